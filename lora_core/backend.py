@@ -1,0 +1,98 @@
+"""The interface that a backend plugin implements."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from lora_core.adapters.adapter import Adapter
+from lora_core.adapters.slots import SlotPlan
+from lora_core.bundle.bundle import Artifact, Bundle, BundledAdapter, Method
+from lora_core.errors import Problem, UnsupportedError
+from lora_core.events import Emit
+from lora_core.models.base import ModelHandle
+from lora_core.quant.policy import QuantPolicy
+from lora_core.sharing.blobs import WeightSharing
+
+if TYPE_CHECKING:
+    from lora_core.runtime.session import Session
+
+
+@attrs.frozen(kw_only=True)
+class Diagnosis:
+    """Whether a backend can work on this machine, and facts worth showing (versions, libraries)."""
+
+    problems: tuple[Problem, ...] = ()
+    facts: Mapping[str, str] = attrs.field(factory=dict)
+
+    @property
+    def works(self) -> bool:
+        """True when nothing stands in the way."""
+        return not self.problems
+
+
+@attrs.frozen(kw_only=True)
+class ExportJob:
+    """Everything one export needs; `options` is an instance of the backend's options class.
+
+    `adapters` already fit `plan`; `plan` may have slots at ranks no adapter needs yet. With no adapters and no
+    reserved slots the plan has no slots, and the bundle has no template.
+    """
+
+    model: ModelHandle
+    adapters: tuple[Adapter, ...]
+    plan: SlotPlan
+    policy: QuantPolicy
+    options: Any
+
+
+@attrs.frozen(kw_only=True)
+class Artifacts:
+    """What an export or a link wrote under `out`, for the manifest.
+
+    For a link, `artifacts`, `adapters` and `methods` are those that are new or replaced (same path or name).
+    """
+
+    foundation: str
+    artifacts: tuple[Artifact, ...]
+    adapters: tuple[BundledAdapter, ...]
+    methods: tuple[Method, ...]
+    versions: Mapping[str, str] = attrs.field(factory=dict)
+    detail: Mapping[str, Any] = attrs.field(factory=dict)
+
+
+class Backend(ABC):
+    """One backend. Instances are made without arguments, cheaply, and import heavy modules in method bodies."""
+
+    @abstractmethod
+    def diagnose(self) -> Diagnosis:
+        """Say whether the backend can work here. Cheap; never raises."""
+
+    @abstractmethod
+    def check(self, job: ExportJob) -> Sequence[Problem]:
+        """Return every problem of `job` at once, before any heavy work."""
+
+    @abstractmethod
+    def export(self, job: ExportJob, out: Path, emit: Emit) -> Artifacts:
+        """Write all artifacts of `job` into the empty directory `out`."""
+
+    @property
+    @abstractmethod
+    def sharing(self) -> WeightSharing:
+        """How this backend stores the base once."""
+
+    def link(self, bundle: Bundle, adapters: Sequence[Adapter], out: Path, emit: Emit) -> Artifacts:
+        """Write what `adapters` add to `bundle` into the empty directory `out`, without the base weights."""
+        raise UnsupportedError(f"Backend {bundle.manifest.backend!r} cannot add adapters to a bundle.")
+
+    def unlink(self, bundle: Bundle, names: Sequence[str], out: Path, emit: Emit) -> Artifacts | None:
+        """Write files that must change when adapters go (None: only files of their own)."""
+        return None
+
+    def open(self, bundle: Bundle, options: Mapping[str, Any]) -> Session:
+        """Open `bundle` on a runtime; raises `UnsupportedError` where this machine cannot."""
+        raise UnsupportedError(f"Backend {bundle.manifest.backend!r} cannot run programs on this machine.")

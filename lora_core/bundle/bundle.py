@@ -1,0 +1,87 @@
+"""A bundle on disk: `manifest.json` and the artifacts it lists."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from lora_core.adapters.slots import SlotPlan
+from lora_core.models.base import ModelSummary
+
+SCHEMA_VERSION = 1
+
+
+@attrs.frozen(kw_only=True)
+class Artifact:
+    """One file of the bundle.
+
+    `path` is relative to the bundle with forward slashes. `role` is one of `foundation`, `program`, `adapter-data`,
+    `template`, `relocations`, `tokenizer`, or a word of the backend's own. `adapter` names the adapter whose file it
+    is and that goes when the adapter is removed.
+    """
+
+    path: str
+    role: str
+    sha256: str
+    size: int
+    adapter: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class BundledAdapter:
+    """An adapter as the manifest knows it: `digest` of its source, `foundation` fingerprint it was linked against,
+    `detail` for the backend (plain JSON data)."""
+
+    name: str
+    digest: str
+    foundation: str
+    rank: int
+    modules: int
+    detail: Mapping[str, Any] = attrs.field(factory=dict)
+
+
+@attrs.frozen(kw_only=True)
+class Method:
+    """A callable entry: `program` is the artifact that holds it, `adapter` the adapter it applies (None: the base)."""
+
+    name: str
+    program: str
+    adapter: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Manifest:
+    """`manifest.json`. Same inputs and versions give the same bytes: no times, no absolute paths.
+
+    `plan` is None if the bundle has no template. `options` are the backend's export options as plain data, `versions`
+    the tools that made it, `detail` the backend's own plain data. `kv_cache` says when a runner must clear the cache.
+    """
+
+    backend: str
+    base: ModelSummary
+    policy: Mapping[str, Any]
+    foundation: str
+    plan: SlotPlan | None
+    options: Mapping[str, Any]
+    versions: Mapping[str, str]
+    artifacts: tuple[Artifact, ...]
+    adapters: tuple[BundledAdapter, ...]
+    methods: tuple[Method, ...]
+    kv_cache: str = "reset-on-adapter-change"
+    detail: Mapping[str, Any] = attrs.field(factory=dict)
+    schema_version: int = SCHEMA_VERSION
+
+
+@attrs.frozen(kw_only=True)
+class Bundle:
+    """A bundle opened for reading: its directory and its manifest."""
+
+    path: Path
+    manifest: Manifest
+
+    def file(self, artifact: Artifact | str) -> Path:
+        """Return the path on disk of an artifact (or of its relative path)."""
+        return self.path / (artifact if isinstance(artifact, str) else artifact.path)

@@ -1,0 +1,69 @@
+"""Past-tense facts that long work reports; the command line turns them into progress."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import attrs
+
+
+@attrs.frozen(kw_only=True)
+class Event:
+    """Base of all events."""
+
+
+@attrs.frozen(kw_only=True)
+class StageStarted(Event):
+    """A stage began. `expected_seconds` is an estimate where one is known."""
+
+    stage: str
+    expected_seconds: float | None = None
+
+
+@attrs.frozen(kw_only=True)
+class StageAdvanced(Event):
+    """`done` of `total` units of the stage are finished."""
+
+    stage: str
+    done: int
+    total: int
+
+
+@attrs.frozen(kw_only=True)
+class StageFinished(Event):
+    """A stage ended after `seconds`."""
+
+    stage: str
+    seconds: float
+
+
+@attrs.frozen(kw_only=True)
+class Warned(Event):
+    """Something the user should know that is not an error."""
+
+    message: str
+
+
+@attrs.frozen(kw_only=True)
+class Noted(Event):
+    """A fact worth a line of progress (what a plan costs, what was reused)."""
+
+    message: str
+
+
+Emit = Callable[[Event], None]
+
+
+def ignore(event: Event) -> None:
+    """Drop an event: the default listener of the library face."""
+
+
+@contextmanager
+def stage(emit: Emit, name: str, *, expected_seconds: float | None = None) -> Iterator[None]:
+    """Report a stage around a block; nothing is reported as finished when the block raises."""
+    emit(StageStarted(stage=name, expected_seconds=expected_seconds))
+    start = time.monotonic()
+    yield
+    emit(StageFinished(stage=name, seconds=time.monotonic() - start))

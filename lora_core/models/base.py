@@ -1,0 +1,131 @@
+"""What a base model is to the rest of lora-core: layers, a module, and what a runner must know."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import attrs
+
+if TYPE_CHECKING:
+    import torch
+
+
+@attrs.frozen(kw_only=True)
+class LayerInfo:
+    """One layer of the base that can be quantized or carry LoRA.
+
+    `name` is the layer's name as adapters spell it (Hugging Face: `model.layers.0.self_attn.q_proj`); `path` is its
+    fully qualified name in `BaseModel.module` (ExecuTorch's Llama: `layers.0.attention.wq`). For an embedding,
+    `in_features` is the number of rows and `out_features` the width. `is_output` marks the output head, which PEFT's
+    `all-linear` leaves out. `tied_to` names the layer whose weight this one shares, if any.
+    """
+
+    name: str
+    path: str
+    kind: Literal["linear", "embedding"]
+    in_features: int
+    out_features: int
+    has_bias: bool = False
+    is_output: bool = False
+    tied_to: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class ModelOptions:
+    """What a backend asks of the module it will lower.
+
+    `attention` is `custom_sdpa` (ExecuTorch's `llama::custom_sdpa` with its KV cache), `sdpa` (plain torch operators
+    with ExecuTorch's KV cache) or `static` (ExecuTorch's static attention for the Neural Engine, caches as inputs and
+    outputs). `full_logits` returns logits of every position, else of the last one only.
+    """
+
+    max_context_len: int = 2048
+    max_seq_len: int = 2048
+    attention: Literal["custom_sdpa", "sdpa", "static"] = "custom_sdpa"
+    full_logits: bool = False
+    dynamic_seq_len: bool = True
+
+
+@attrs.frozen(kw_only=True)
+class TokenizerFiles:
+    """Files that travel with the bundle so that text can be generated: all are copied under `tokenizer/`."""
+
+    files: tuple[Path, ...]
+
+
+@attrs.frozen(kw_only=True)
+class ModelSummary:
+    """What is known of a base without reading its weights; plain data that goes into a bundle's manifest.
+
+    `family` names the architecture (`llama`, `mistral`, `qwen2`, `qwen3`, or `module` for a caller's own nn.Module).
+    `module_names` are all module names as adapters spell them, in the model's own order: PEFT matches its patterns
+    against these. `identities` are the names under which adapters may call this base (hub id, directory name).
+    `eos_ids` end generation. `context_len` is what the model was trained for, if known.
+    """
+
+    name: str
+    family: str
+    layers: tuple[LayerInfo, ...]
+    module_names: tuple[str, ...]
+    identities: tuple[str, ...] = ()
+    config: Mapping[str, Any] = attrs.field(factory=dict)
+    context_len: int | None = None
+    vocab_size: int | None = None
+    bos_id: int | None = None
+    eos_ids: tuple[int, ...] = ()
+
+    def layer(self, name: str) -> LayerInfo:
+        """Return the layer called `name`; KeyError if there is none."""
+        for layer in self.layers:
+            if layer.name == name:
+                return layer
+        raise KeyError(name)
+
+
+@attrs.define(kw_only=True)
+class BaseModel:
+    """A base loaded and ready to lower: float32, eval mode, no LoRA, no gradients.
+
+    `example_args`, `example_kwargs` and `dynamic_shapes` are what `torch.export.export` takes. `constant_methods` is
+    the metadata that ExecuTorch's runners read (`get_max_seq_len`, `get_bos_id`, ...).
+    """
+
+    summary: ModelSummary
+    module: torch.nn.Module
+    example_args: tuple[Any, ...]
+    example_kwargs: dict[str, Any]
+    dynamic_shapes: Any
+    constant_methods: dict[str, Any]
+
+
+class ModelHandle(ABC):
+    """A base that is known but not yet loaded: what `check` sees, and what `export` loads once."""
+
+    @property
+    @abstractmethod
+    def summary(self) -> ModelSummary:
+        """Facts from headers and configuration only."""
+
+    @property
+    @abstractmethod
+    def tokenizer(self) -> TokenizerFiles | None:
+        """The tokenizer files, if the source has any."""
+
+    @abstractmethod
+    def load(self, options: ModelOptions) -> BaseModel:
+        """Read the weights (memory-mapped, once) and build the module; raises `ModelError`."""
+
+
+class ModelSource(ABC):
+    """A way to find base models: Hugging Face checkpoints come with the core, plugins add others."""
+
+    @abstractmethod
+    def sniff(self, ref: str) -> bool:
+        """Say whether `ref` (a path or an id) looks like something this source opens; never raises."""
+
+    @abstractmethod
+    def open(self, ref: str, *, download: bool = False) -> ModelHandle:
+        """Open `ref` without reading weights; raises `ModelError` with every problem found."""

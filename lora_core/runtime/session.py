@@ -1,0 +1,66 @@
+"""A bundle opened on a runtime."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from lora_core.bundle.bundle import Bundle
+
+
+@attrs.frozen(kw_only=True)
+class Loaded:
+    """What loading one method cost. Memory in bytes, of the whole process after the load (`smaps_rollup`)."""
+
+    adapter: str | None
+    seconds: float
+    resident: int
+    anonymous: int
+    file_backed: int
+
+
+class Session(ABC):
+    """Programs of one bundle in one process. `adapter=None` always means the base.
+
+    The KV cache never survives a change of adapter: a session clears it, or refuses a position other than 0.
+    """
+
+    @property
+    @abstractmethod
+    def bundle(self) -> Bundle:
+        """The bundle that is open."""
+
+    @property
+    @abstractmethod
+    def facts(self) -> Mapping[str, Any]:
+        """What a user should know of this runtime: whether it evaluates or executes, whether the weight cache is
+        on (and was read back), library versions."""
+
+    @abstractmethod
+    def load(self, adapter: str | None) -> Loaded:
+        """Make an adapter resident; loading one again is free. Raises `UsageError` for an unknown name."""
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Forget the KV cache of every method."""
+
+    @abstractmethod
+    def step(self, adapter: str | None, tokens: Sequence[int], position: int) -> npt.NDArray[np.float32]:
+        """Feed `tokens` at `position` and return the logits of the last of them, shape (vocab_size,)."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release the programs and their memory."""
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()

@@ -1,0 +1,41 @@
+"""Stored tensors of a bundle as blobs: what the sharing proof is computed from."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import attrs
+
+if TYPE_CHECKING:
+    from lora_core.bundle.bundle import Bundle
+
+
+@attrs.frozen(kw_only=True)
+class Blob:
+    """One stored tensor: where it lies, its SHA-256, and which methods read it.
+
+    `methods` are names of the bundle's methods (`forward` for the base, an adapter's name for its own). `group` is a
+    word for people (`attention`, `embedding`, `lora`).
+    """
+
+    key: str
+    file: str
+    offset: int
+    size: int
+    sha256: str
+    methods: frozenset[str]
+    group: str = ""
+
+
+class WeightSharing(ABC):
+    """How a backend stores the base once; lists the blobs of a bundle by reading the stored bytes."""
+
+    @abstractmethod
+    def blobs(self, bundle: Bundle) -> Iterable[Blob]:
+        """Yield every stored tensor, hashed from its bytes on disk, never from metadata."""
+
+    @abstractmethod
+    def fingerprint(self, bundle: Bundle) -> str:
+        """Return the SHA-256 hex that identifies the stored foundation."""

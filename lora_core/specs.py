@@ -1,0 +1,57 @@
+"""Import-free descriptors: what plugins hand to the hub. A `target` is `package.module:Name`, imported on first use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import attrs
+
+from lora_core.capability import Capability
+
+API_VERSION = 1
+
+
+@attrs.frozen(kw_only=True)
+class BackendSpec:
+    """A backend. `requires` are distributions with the versions it was proven on (`{"executorch": "1.5.1"}`);
+    `policies` are the names of the quantization policies it can do."""
+
+    name: str
+    summary: str
+    target: str
+    options: str
+    capabilities: frozenset[Capability]
+    policies: tuple[str, ...] = ()
+    requires: Mapping[str, str] = attrs.field(factory=dict)
+    install_hint: str = ""
+    api_version: int = API_VERSION
+
+
+@attrs.frozen(kw_only=True)
+class ModelSourceSpec:
+    """A source of base models; `target` is a `lora_core.models.base.ModelSource`."""
+
+    name: str
+    summary: str
+    target: str
+    api_version: int = API_VERSION
+
+
+@attrs.frozen(kw_only=True)
+class AdapterFormatSpec:
+    """A format of adapters; `target` is a `lora_core.adapters.format.AdapterFormat`."""
+
+    name: str
+    summary: str
+    target: str
+    api_version: int = API_VERSION
+
+
+@attrs.frozen(kw_only=True)
+class CommandSpec:
+    """A command added to the command line; `target` is a `click.Command`."""
+
+    name: str
+    summary: str
+    target: str
+    api_version: int = API_VERSION

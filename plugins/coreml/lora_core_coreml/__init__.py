@@ -1,0 +1,1 @@
+"""CoreML through ExecuTorch: one multi-method program, base weights shared by position."""

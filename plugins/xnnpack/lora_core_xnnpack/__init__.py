@@ -1,0 +1,1 @@
+"""XNNPACK through ExecuTorch: programs with one shared foundation file and the weight cache."""

@@ -39,13 +39,15 @@ class Diagnosis:
 class ExportJob:
     """Everything one export needs; `options` is an instance of the backend's options class.
 
-    `adapters` already fit `plan`; `plan` may have slots at ranks no adapter needs yet. With no adapters and no
-    reserved slots the plan has no slots, and the bundle has no template.
+    One template is lowered for each of `plans`: one plan is the union of all adapters, several are the distinct shapes
+    of `plan="per-shape"`. Every adapter fits a plan, and `lora_core.adapters.plans.plan_for` says which one it uses; a
+    plan may have slots at ranks no adapter needs yet. With no adapters and no reserved slots there are no plans, and
+    the bundle has no template. `adapters` are in the order of their names.
     """
 
     model: ModelHandle
     adapters: tuple[Adapter, ...]
-    plan: SlotPlan
+    plans: tuple[SlotPlan, ...]
     policy: QuantPolicy
     options: Any
 
@@ -54,7 +56,9 @@ class ExportJob:
 class Artifacts:
     """What an export or a link wrote under `out`, for the manifest.
 
-    For a link, `artifacts`, `adapters` and `methods` are those that are new or replaced (same path or name).
+    For a link, `artifacts`, `adapters` and `methods` are those that are new or replaced (same path or name), and
+    `detail` updates that of the manifest key by key. `sha256` of an artifact may be left empty: the pipeline hashes
+    the file it finds.
     """
 
     foundation: str
@@ -88,6 +92,14 @@ class Backend(ABC):
     def link(self, bundle: Bundle, adapters: Sequence[Adapter], out: Path, emit: Emit) -> Artifacts:
         """Write what `adapters` add to `bundle` into the empty directory `out`, without the base weights."""
         raise UnsupportedError(f"Backend {bundle.manifest.backend!r} cannot add adapters to a bundle.")
+
+    def links_independently(self, bundle: Bundle) -> bool:
+        """Say whether linking adapters together writes the same files as linking each alone.
+
+        If so, `add` links thousands of adapters in batches of bounded memory, and in several processes on request.
+        False where adapters share a file that a link rewrites (one program for all adapters).
+        """
+        return False
 
     def unlink(self, bundle: Bundle, names: Sequence[str], out: Path, emit: Emit) -> Artifacts | None:
         """Write files that must change when adapters go (None: only files of their own)."""

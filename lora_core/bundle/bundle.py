@@ -33,13 +33,14 @@ class Artifact:
 @attrs.frozen(kw_only=True)
 class BundledAdapter:
     """An adapter as the manifest knows it: `digest` of its source, `foundation` fingerprint it was linked against,
-    `detail` for the backend (plain JSON data)."""
+    `plan` the index in `Manifest.plans` of the template it uses, `detail` for the backend (plain JSON data)."""
 
     name: str
     digest: str
     foundation: str
     rank: int
     modules: int
+    plan: int = 0
     detail: Mapping[str, Any] = attrs.field(factory=dict)
 
 
@@ -56,7 +57,8 @@ class Method:
 class Manifest:
     """`manifest.json`. Same inputs and versions give the same bytes: no times, no absolute paths.
 
-    `plan` is None if the bundle has no template. `options` are the backend's export options as plain data, `versions`
+    `plans` has one slot plan for each template (the union plan, or one for each distinct shape); it is empty if the
+    bundle has no template. The order of artifacts, adapters and methods has no meaning. `options` are the backend's export options as plain data, `versions`
     the tools that made it, `detail` the backend's own plain data. `kv_cache` says when a runner must clear the cache.
     """
 
@@ -64,7 +66,7 @@ class Manifest:
     base: ModelSummary
     policy: Mapping[str, Any]
     foundation: str
-    plan: SlotPlan | None
+    plans: tuple[SlotPlan, ...]
     options: Mapping[str, Any]
     versions: Mapping[str, str]
     artifacts: tuple[Artifact, ...]

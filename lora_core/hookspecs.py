@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pluggy
 
 from lora_core.events import Event
+from lora_core.models.families import ModelFamily
 from lora_core.quant.policy import QuantPolicy
 from lora_core.specs import AdapterFormatSpec, BackendSpec, CommandSpec, ModelSourceSpec
 
@@ -24,6 +25,11 @@ def lora_core_register_backends() -> Sequence[BackendSpec]:  # type: ignore[empt
 @hookspec
 def lora_core_register_model_sources() -> Sequence[ModelSourceSpec]:  # type: ignore[empty-body]
     """Return the model sources this plugin offers."""
+
+
+@hookspec
+def lora_core_register_model_families() -> Sequence[ModelFamily]:  # type: ignore[empty-body]
+    """Return the families of Hugging Face models this plugin adds to those of the core."""
 
 
 @hookspec

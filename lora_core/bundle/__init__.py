@@ -1,1 +1,1 @@
-
+"""Bundles on disk: the manifest, atomic creation and change, locking."""

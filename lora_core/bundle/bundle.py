@@ -33,7 +33,8 @@ class Artifact:
 @attrs.frozen(kw_only=True)
 class BundledAdapter:
     """An adapter as the manifest knows it: `digest` of its source, `foundation` fingerprint it was linked against,
-    `plan` the index in `Manifest.plans` of the template it uses, `detail` for the backend (plain JSON data)."""
+    `plan` the index in `Manifest.plans` of the template it uses, `detail` for the backend (plain JSON data).
+    """
 
     name: str
     digest: str
@@ -58,8 +59,9 @@ class Manifest:
     """`manifest.json`. Same inputs and versions give the same bytes: no times, no absolute paths.
 
     `plans` has one slot plan for each template (the union plan, or one for each distinct shape); it is empty if the
-    bundle has no template. The order of artifacts, adapters and methods has no meaning. `options` are the backend's export options as plain data, `versions`
-    the tools that made it, `detail` the backend's own plain data. `kv_cache` says when a runner must clear the cache.
+    bundle has no template. The order of artifacts, adapters and methods has no meaning. `options` are the backend's
+    export options as plain data, `versions` the tools that made it, `detail` the backend's own plain data. `kv_cache`
+    says when a runner must clear the cache.
     """
 
     backend: str

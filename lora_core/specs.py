@@ -13,8 +13,13 @@ API_VERSION = 1
 
 @attrs.frozen(kw_only=True)
 class BackendSpec:
-    """A backend. `requires` are distributions with the versions it was proven on (`{"executorch": "1.5.1"}`);
-    `policies` are the names of the quantization policies it can do."""
+    """A backend.
+
+    `requires` are distributions with the versions it was proven on (`{"executorch": "1.5.1"}`); `policies` are the
+    names of the quantization policies it can do. `options` is an import-light attrs class, every field with a default
+    and with metadata `help` (a sentence for `--help`), and where they apply `choices` (a tuple of values) and `flag`
+    (the option's name on the command line, if it is not the field's own in kebab case).
+    """
 
     name: str
     summary: str

@@ -1,0 +1,157 @@
+"""The plugin hub: everything that the installed plugins offer, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from importlib.metadata import EntryPoint
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from lora_core import __version__, options, requirements, targets
+from lora_core import hooks as core_hooks
+from lora_core.discovery import Fault, Plugin, admit, discover
+from lora_core.errors import LoraCoreError, PluginError, PolicyError, Problem, UsageError
+from lora_core.events import Event, Warned
+from lora_core.offers import collect
+from lora_core.quant.policy import QuantPolicy
+from lora_core.registry import Origin, Registry
+from lora_core.specs import AdapterFormatSpec, BackendSpec, CommandSpec, ModelSourceSpec
+
+if TYPE_CHECKING:
+    from lora_core.adapters.format import AdapterFormat
+    from lora_core.backend import Backend
+    from lora_core.models.base import ModelSource
+
+T = TypeVar("T")
+
+CORE = Origin(plugin="core", module=core_hooks.__name__, distribution=f"lora-core {__version__}", core=True)
+
+
+class PluginHub:
+    """Discovers plugins when it is made and holds what they offer; nothing heavy is imported until it is asked for.
+
+    Make one where a command or a test begins and pass it on; there is no global one. A faulty plugin never keeps
+    another from working: `faults` names it.
+    """
+
+    def __init__(self, entry_points: Iterable[EntryPoint] | None = None) -> None:
+        """Discover the installed plugins, or exactly those of `entry_points`; the core's own are always there."""
+        core, wrong = admit(core_hooks, CORE)
+        found = discover(entry_points)
+        self._plugins = tuple(plugin for plugin in (core, *found.plugins) if plugin is not None)
+        self._faults = [*(Fault(origin=CORE, problem=problem) for problem in wrong), *found.faults]
+        self._deaf: set[str] = set()
+        # A broken plugin is most often asked for by the name of its backend, which is the plugin's own.
+        broken = {fault.origin.plugin: fault.report for fault in reversed(found.faults)}
+        self.backends: Registry[BackendSpec] = self._registry(
+            "backend",
+            "lora_core_register_backends",
+            BackendSpec,
+            broken=broken,
+            nothing="No plugin offers one; install one, for example `pip install lora-core-xnnpack`.",
+        )
+        self.model_sources: Registry[ModelSourceSpec] = self._registry(
+            "model source", "lora_core_register_model_sources", ModelSourceSpec
+        )
+        self.adapter_formats: Registry[AdapterFormatSpec] = self._registry(
+            "adapter format", "lora_core_register_adapter_formats", AdapterFormatSpec
+        )
+        self.policies: Registry[QuantPolicy] = self._registry(
+            "quantization policy", "lora_core_register_quant_policies", QuantPolicy, error=PolicyError
+        )
+        self.commands: Registry[CommandSpec] = self._registry("command", "lora_core_register_commands", CommandSpec)
+
+    @property
+    def plugins(self) -> tuple[Plugin, ...]:
+        """The plugins that loaded, the core's own first."""
+        return self._plugins
+
+    @property
+    def faults(self) -> tuple[Fault, ...]:
+        """Everything wrong with any plugin, in the order in which it was found."""
+        return tuple(self._faults)
+
+    def backend(self, name: str, *, check_requirements: bool = True) -> Backend:
+        """Import and make the backend `name`; what it raises later names its plugin and distribution.
+
+        `check_requirements=False` skips `BackendSpec.requires`, for work that needs none of it (linking).
+        Raises `UsageError` for an unknown name and `PluginError` for a broken plugin or a missing requirement.
+        """
+        from lora_core.backend import Backend
+
+        entry = self.backends.entry(name)
+        if check_requirements and (problems := self.missing(name)):
+            raise PluginError(problems)
+        spec = entry.value
+        made: Backend = targets.make(spec.target, Backend, f"backend {name!r}", entry.origin, remedy=spec.install_hint)
+        return made
+
+    def missing(self, name: str) -> tuple[Problem, ...]:
+        """Return a problem for each distribution that backend `name` requires and does not find, or not so."""
+        return requirements.missing(self.backends[name])
+
+    def backend_options(self, name: str) -> type[Any]:
+        """Import the options class of backend `name`: an attrs class whose fields are its export options."""
+        entry = self.backends.entry(name)
+        loaded = targets.load(entry.value.options, f"options of backend {name!r}", entry.origin)
+        if not isinstance(loaded, type):
+            raise PluginError(f"The options of backend {name!r} are not a class", where=entry.value.options)
+        return loaded
+
+    def options(self, name: str, values: Mapping[str, Any]) -> Any:
+        """Return the options of backend `name` with `values` by field name; raises `UsageError`, all at once."""
+        return options.build(self.backend_options(name), name, values)
+
+    def model_source(self, name: str) -> ModelSource:
+        """Import and make the model source `name`."""
+        from lora_core.models.base import ModelSource
+
+        entry = self.model_sources.entry(name)
+        made: ModelSource = targets.make(entry.value.target, ModelSource, f"model source {name!r}", entry.origin)
+        return made
+
+    def adapter_format(self, name: str) -> AdapterFormat:
+        """Import and make the adapter format `name`."""
+        from lora_core.adapters.format import AdapterFormat
+
+        entry = self.adapter_formats.entry(name)
+        made: AdapterFormat = targets.make(entry.value.target, AdapterFormat, f"adapter format {name!r}", entry.origin)
+        return made
+
+    def command(self, name: str) -> Any:
+        """Import the `click.Command` that a plugin registered as `name`."""
+        entry = self.commands.entry(name)
+        return targets.load(entry.value.target, f"command {name!r}", entry.origin)
+
+    def tell(self, event: Event) -> None:
+        """Let every plugin hear `event`; one that raises is reported once and then hears nothing more."""
+        for plugin in self._listeners:
+            if plugin.origin.plugin in self._deaf:
+                continue
+            try:
+                plugin.hooks.hook.lora_core_on_event(event=event)
+            except Exception as error:  # noqa: BLE001 kept as a fault, and told to the others
+                self._deaf.add(plugin.origin.plugin)
+                what = f"lora_core_on_event raised {type(error).__name__}: {error}; it hears no more events"
+                fault = Fault(origin=plugin.origin, problem=Problem(what=what, where=plugin.origin.module))
+                self._faults.append(fault)
+                self.tell(Warned(message=str(fault)))
+
+    @cached_property
+    def _listeners(self) -> tuple[Plugin, ...]:
+        return tuple(plugin for plugin in self.plugins if plugin.hooks.hook.lora_core_on_event.get_hookimpls())
+
+    def _registry(
+        self,
+        kind: str,
+        hook: str,
+        wanted: type[T],
+        *,
+        broken: Mapping[str, Problem] | None = None,
+        nothing: str = "No plugin offers one.",
+        error: type[LoraCoreError] = UsageError,
+    ) -> Registry[T]:
+        entries, faults = collect(kind, hook, wanted, self.plugins)
+        self._faults += faults
+        blocked = {fault.name: fault.report for fault in faults if fault.name is not None}
+        return Registry(kind, entries, blocked={**(broken or {}), **blocked}, nothing=nothing, error=error)

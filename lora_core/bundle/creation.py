@@ -1,0 +1,124 @@
+"""Creating a bundle: it appears whole under its name, or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import attrs
+
+from lora_core.bundle.bundle import Bundle, Manifest
+from lora_core.bundle.durable import flush_directory, flush_tree, storage_errors
+from lora_core.bundle.exchange import exchange, restore
+from lora_core.bundle.layout import MANIFEST
+from lora_core.bundle.lock import locked, locked_if_free
+from lora_core.bundle.manifest import dumps, is_manifest
+from lora_core.errors import BundleError
+from lora_core.events import Emit
+
+
+@attrs.frozen(kw_only=True)
+class Creation:
+    """A bundle in the making: `out` is the empty directory for its files."""
+
+    out: Path
+    target: Path
+    force: bool
+    emit: Emit
+
+    def commit(self, manifest: Manifest) -> Bundle:
+        """Write `manifest` beside the files and give the directory its name. Raises `BundleError`, `StorageError`."""
+        with storage_errors("write", self.target):
+            (self.out / MANIFEST).write_bytes(dumps(manifest))
+            flush_tree(self.out)
+            _refuse(self.target, force=self.force)
+            if _is_empty(self.target):
+                self.out.rename(self.target)
+            else:
+                self._replace()
+            flush_directory(self.target.parent)
+        return Bundle(path=self.target, manifest=manifest)
+
+    def _replace(self) -> None:
+        with locked(self.target, self.emit) as old:  # an adapter that is being added is added first, then replaced
+            exchange(self.out, self.target)
+            old.directory = self.out
+            shutil.rmtree(self.out)
+
+
+@contextmanager
+def creation(target: Path, emit: Emit, *, force: bool = False) -> Iterator[Creation]:
+    """Hand out a directory beside `target` for a block that may call `commit` once; without it nothing remains.
+
+    What killed runs for the same target left behind is removed first. Raises `BundleError` if `target` exists and
+    is not a bundle, or is one and `force` is False.
+    """
+    target = target.resolve()
+    with storage_errors("create", target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        restore(target)
+        _remove_leftovers(target)
+        _refuse(target, force=force)
+        with _work_directory(target, emit) as work:
+            out = work / "bundle"
+            out.mkdir()
+            yield Creation(out=out, target=target, force=force, emit=emit)
+
+
+def _prefix(target: Path) -> str:
+    return f".{target.name}.tmp-"
+
+
+@contextmanager
+def _work_directory(target: Path, emit: Emit) -> Iterator[Path]:
+    """Make a directory beside `target`, locked as long as it is in use, and remove it at the end."""
+    with ExitStack() as stack:
+        while True:
+            work = target.parent / f"{_prefix(target)}{os.urandom(4).hex()}"
+            work.mkdir()
+            stack.callback(shutil.rmtree, work, ignore_errors=True)
+            with suppress(FileNotFoundError):  # another run took it for a leftover in the moment before it was locked
+                stack.enter_context(locked(work, emit))
+                break
+        yield work
+
+
+def _remove_leftovers(target: Path) -> None:
+    with os.scandir(target.parent) as entries:
+        leftovers = [Path(entry) for entry in entries if entry.name.startswith(_prefix(target))]
+    for leftover in leftovers:
+        try:
+            with locked_if_free(leftover) as dead:
+                if dead:
+                    shutil.rmtree(leftover)
+        except FileNotFoundError:
+            continue  # its owner has just finished
+
+
+def _refuse(target: Path, *, force: bool) -> None:
+    if not os.path.lexists(target) or _is_empty(target):
+        return
+    if not _is_bundle(target):
+        raise BundleError(
+            f"{str(target)!r} exists and is not a bundle.",
+            where=str(target),
+            remedy="lora-core never deletes what it did not write: choose another directory, or remove it yourself.",
+        )
+    if not force:
+        raise BundleError(
+            f"There is already a bundle at {str(target)!r}.",
+            where=str(target),
+            remedy="Add adapters to it with `lora-core add`, replace it with --force, or choose another directory.",
+        )
+
+
+def _is_empty(target: Path) -> bool:
+    return not os.path.lexists(target) or (target.is_dir() and next(target.iterdir(), None) is None)
+
+
+def _is_bundle(target: Path) -> bool:
+    manifest = target / MANIFEST
+    return manifest.is_file() and is_manifest(manifest.read_bytes())

@@ -1,0 +1,60 @@
+"""Exchanging two directories in one step."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+from lora_core.bundle.lock import locked_if_free
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+_NOT_OFFERED = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP}
+
+
+def exchange(new: Path, old: Path) -> None:
+    """Let the directories `new` and `old` change names, in one step where the system can (Linux: renameat2).
+
+    Elsewhere `old` is missing for the time between two renames. It is then at `aside(old)`, and `restore` puts it back
+    if the process was killed just there.
+    """
+    if _exchange_at_once(new, old):
+        return
+    kept = old.rename(aside(old))
+    try:
+        new.rename(old)
+    except OSError:
+        kept.rename(old)
+        raise
+    kept.rename(new)
+
+
+def aside(target: Path) -> Path:
+    """Return where `target` is kept between two renames."""
+    return target.parent / f".{target.name}.replaced"
+
+
+def restore(target: Path) -> None:
+    """Put back a directory that a killed exchange left aside; does nothing if there is none."""
+    kept = aside(target)
+    if target.exists() or not kept.exists():
+        return
+    with locked_if_free(kept) as lock:  # whoever exchanges holds the lock of the old directory
+        if lock and not target.exists():
+            kept.rename(target)
+            lock.directory = target
+
+
+def _exchange_at_once(new: Path, old: Path) -> bool:
+    import ctypes  # only replacing a bundle needs it
+
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None:
+        return False
+    if renameat2(_AT_FDCWD, os.fsencode(new), _AT_FDCWD, os.fsencode(old), _RENAME_EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in _NOT_OFFERED:
+        return False
+    raise OSError(code, os.strerror(code), str(old))

@@ -1,0 +1,117 @@
+"""Opening a bundle for reading, and checking that its files are those of the manifest."""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from lora_core.bundle.bundle import Bundle
+from lora_core.bundle.durable import storage_error, storage_errors
+from lora_core.bundle.exchange import restore
+from lora_core.bundle.layout import JOURNAL, MANIFEST, STATE
+from lora_core.bundle.lock import locked, locked_if_free
+from lora_core.bundle.manifest import loads
+from lora_core.bundle.transaction import settle
+from lora_core.errors import BundleError, Problem, StorageError
+from lora_core.events import Emit, ignore
+from lora_core.sharing.fingerprint import file_sha256
+
+_CANNOT_WRITE = {errno.EROFS, errno.EACCES, errno.EPERM}
+_READ_ONLY_PATIENCE = 10.0
+_REMEDY = "Export the bundle again, or restore the file."
+
+
+def open_bundle(path: Path | str, emit: Emit = ignore) -> Bundle:
+    """Open the bundle at `path`: finish a change that was killed, read the manifest, check the size of every file.
+
+    Works on a read-only file system too. Raises `BundleError` if there is no bundle, it is damaged, or its schema is
+    newer; `StorageError` if it cannot be read.
+    """
+    root = Path(path)
+    with storage_errors("open", root):
+        restore(root)
+        while True:
+            _tidy(root, emit)
+            data = _read_manifest(root)
+            bundle = Bundle(path=root, manifest=loads(data, str(root / MANIFEST)))
+            problems = list(_size_problems(bundle))
+            if not problems:
+                return bundle
+            # A process that changed the bundle meanwhile explains the differences; then look again.
+            if _read_manifest(root) == data and not (root / STATE / JOURNAL).exists():
+                raise BundleError(problems)
+
+
+def verify_hashes(bundle: Bundle) -> list[Problem]:
+    """Read every file and return what differs from the manifest (nothing if the bundle is whole)."""
+    problems = list(_size_problems(bundle))
+    wrong = {problem.where for problem in problems}
+    for artifact in bundle.manifest.artifacts:
+        file = bundle.file(artifact)
+        if str(file) in wrong:
+            continue
+        with storage_errors("read", file):
+            found = file_sha256(file)
+        if found != artifact.sha256:
+            what = f"{artifact.path!r} has SHA-256 {found}, the manifest says {artifact.sha256}"
+            problems.append(Problem(what=what, where=str(file), remedy=_REMEDY))
+    return problems
+
+
+def _read_manifest(root: Path) -> bytes:
+    try:
+        return (root / MANIFEST).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise BundleError(
+            f"There is no bundle at {str(root)!r}: it has no {MANIFEST}.",
+            where=str(root),
+            remedy="Give the directory that `lora-core export` wrote.",
+        ) from None
+
+
+def _size_problems(bundle: Bundle) -> Iterator[Problem]:
+    for artifact in bundle.manifest.artifacts:
+        file = bundle.file(artifact)
+        try:
+            size = file.stat().st_size
+        except (FileNotFoundError, NotADirectoryError):
+            yield Problem(what=f"{artifact.path!r} is missing", where=str(file), remedy=_REMEDY)
+            continue
+        if size != artifact.size:
+            what = f"{artifact.path!r} has {size} bytes, the manifest says {artifact.size}"
+            yield Problem(what=what, where=str(file), remedy=_REMEDY)
+
+
+def _tidy(root: Path, emit: Emit) -> None:
+    """Finish or drop what a killed process left; wait for a living one only if it is past its commit."""
+    if not (root / STATE).exists():
+        return
+    try:
+        with locked_if_free(root) as free:
+            if free:
+                settle(root)
+        if not free and (root / STATE / JOURNAL).exists():
+            with locked(root, emit):
+                settle(root)
+    except FileNotFoundError:
+        return  # the whole bundle was replaced in this moment
+    except OSError as error:
+        if error.errno not in _CANNOT_WRITE:
+            raise
+        _wait_for_others(root, error)
+
+
+def _wait_for_others(root: Path, error: OSError) -> None:
+    """Without permission to write we can only hope that whoever committed the change is alive and finishes it."""
+    deadline = time.monotonic() + _READ_ONLY_PATIENCE
+    while (root / STATE / JOURNAL).exists():
+        if time.monotonic() > deadline:
+            unfinished = storage_error("finish an interrupted change of", root, error)
+            raise StorageError(
+                unfinished.problems[0].what,
+                where=str(root),
+                remedy="Open the bundle once where it can be written, for instance with `lora-core inspect`.",
+            ) from error
+        time.sleep(0.02)

@@ -1,0 +1,146 @@
+"""Changing a bundle so that it is always the old one or the new one, whatever is killed and whenever.
+
+New files and the new manifest are written to `.lora-core/staging`. Renaming that directory to `.lora-core/journal` is
+the commit: before it the bundle is the old one and the staging area is rubbish; after it the bundle is the new one, and
+whoever opens it next finishes the moves. Every step of finishing can be repeated. All of it happens under the lock.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import attrs
+
+from lora_core.bundle.bundle import Bundle, Manifest
+from lora_core.bundle.durable import flush_directory, flush_tree, storage_error, storage_errors, walk
+from lora_core.bundle.exchange import restore
+from lora_core.bundle.layout import JOURNAL, MANIFEST, STAGING, STATE
+from lora_core.bundle.lock import locked
+from lora_core.bundle.manifest import dumps, loads
+from lora_core.errors import BundleError, Problem
+from lora_core.events import Emit
+
+_FILES = "files"
+_REMOVED = "removed.json"
+
+
+@attrs.frozen(kw_only=True)
+class Change:
+    """A change under way: `bundle` as it is, and `out`, an empty directory for files to add or replace."""
+
+    bundle: Bundle
+    out: Path
+
+    def commit(self, manifest: Manifest) -> Bundle:
+        """Make the files in `out` and `manifest` the bundle, and delete the files that only the old manifest lists.
+
+        Raises `BundleError` if a file that is not the bundle's own stands in the way, `StorageError` if the disk is
+        full or cannot be written; the bundle is then the old one.
+        """
+        root = self.bundle.path
+        staging = self.out.parent
+        old = {artifact.path for artifact in self.bundle.manifest.artifacts}
+        removed = sorted(old - {artifact.path for artifact in manifest.artifacts})
+        with storage_errors("write the change of", root):
+            _refuse_obstacles(root, self.out, old)
+            (staging / MANIFEST).write_bytes(dumps(manifest))
+            if removed:
+                (staging / _REMOVED).write_text(json.dumps(removed), encoding="utf-8")
+            flush_tree(staging)
+            staging.rename(root / STATE / JOURNAL)
+        try:
+            flush_directory(root / STATE)
+            settle(root)
+        except OSError as error:
+            raise storage_error("finish the change (the next command will) of", root, error) from error
+        return attrs.evolve(self.bundle, manifest=manifest)
+
+
+@contextmanager
+def change(path: Path, emit: Emit) -> Iterator[Change]:
+    """Lock the bundle at `path` for a block that may call `commit` once; without it the bundle stays as it is."""
+    restore(path)
+    if not (path / MANIFEST).is_file() and not (path / STATE).is_dir():
+        raise BundleError(f"There is no bundle at {str(path)!r}: it has no {MANIFEST}.", where=str(path))
+    with storage_errors("change", path), locked(path, emit):
+        settle(path)
+        bundle = Bundle(path=path, manifest=loads((path / MANIFEST).read_bytes(), str(path / MANIFEST)))
+        out = path / STATE / STAGING / _FILES
+        out.mkdir(parents=True)
+        try:
+            yield Change(bundle=bundle, out=out)
+        finally:
+            shutil.rmtree(out.parent, ignore_errors=True)
+
+
+def settle(path: Path) -> None:
+    """Finish a change that was committed and drop one that was not. The caller holds the lock."""
+    state = path / STATE
+    if (state / STAGING).exists():
+        shutil.rmtree(state / STAGING)
+    journal = state / JOURNAL
+    if not journal.exists():
+        return
+    touched = {path} | _move_files(journal / _FILES, path)
+    for name in _removed(journal / _REMOVED):
+        touched |= _delete(path, name)
+    if (journal / MANIFEST).exists():
+        (journal / MANIFEST).replace(path / MANIFEST)
+    for directory in sorted(touched):
+        if directory.exists():
+            flush_directory(directory)
+    # In one step it is no journal any more, so a half-deleted one is never taken for a change.
+    journal.rename(state / STAGING)
+    shutil.rmtree(state / STAGING)
+
+
+def _move_files(files: Path, root: Path) -> set[Path]:
+    """Move what is still in `files` to its place and return the directories that changed."""
+    touched: set[Path] = set()
+    for source in walk(files):
+        if source.is_dir():
+            continue
+        target = root / source.relative_to(files)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        source.replace(target)
+        touched |= {parent for parent in target.parents if parent.is_relative_to(root)}
+    return touched
+
+
+def _removed(listing: Path) -> list[str]:
+    return list(json.loads(listing.read_text(encoding="utf-8"))) if listing.exists() else []
+
+
+def _delete(root: Path, name: str) -> set[Path]:
+    """Delete one file and the directories it leaves empty; return the directories that changed."""
+    target = root / name
+    target.unlink(missing_ok=True)
+    for parent in target.parents:
+        if parent == root:
+            break
+        try:
+            parent.rmdir()
+        except OSError:  # not empty, or gone already
+            break
+    return {parent for parent in target.parents if parent.is_relative_to(root)}
+
+
+def _refuse_obstacles(root: Path, files: Path, own: set[str]) -> None:
+    """Refuse, before the commit, whatever would stop the moves after it, or be lost by them."""
+    problems = []
+    for source in walk(files):
+        name = source.relative_to(files).as_posix()
+        target = root / name
+        if source.is_dir():
+            wrong = target.exists() and not target.is_dir()
+        else:
+            wrong = os.path.lexists(target) and (name not in own or target.is_dir())
+        if wrong:
+            problems.append(Problem(what=f"{name!r} is in the way, which the bundle does not list", where=str(target)))
+    if problems:
+        raise BundleError(problems)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,6 +11,8 @@ import attrs
 
 if TYPE_CHECKING:
     import torch
+
+    from lora_core.models.families import ModelFamily
 
 
 @attrs.frozen(kw_only=True)
@@ -129,3 +131,7 @@ class ModelSource(ABC):
     @abstractmethod
     def open(self, ref: str, *, download: bool = False) -> ModelHandle:
         """Open `ref` without reading weights; raises `ModelError` with every problem found."""
+
+    def with_families(self, families: Sequence[ModelFamily]) -> ModelSource:  # noqa: ARG002 - for others
+        """Return a source that knows `families` (the core's and the plugins'); one that needs none returns itself."""
+        return self

@@ -1,0 +1,157 @@
+"""Safetensors checkpoints, single or sharded: headers first, tensors memory-mapped and read once."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import attrs
+
+from lora_core.errors import ModelError, Problem, StorageError
+
+if TYPE_CHECKING:
+    import torch
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+DTYPES = ("F32", "F16", "BF16")
+_SHOWN = 5
+
+
+@attrs.frozen(kw_only=True)
+class StoredTensor:
+    """Where a tensor lies and what its header says; `dtype` is the safetensors type name."""
+
+    path: Path
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@attrs.frozen(kw_only=True)
+class Checkpoint:
+    """The tensors of one checkpoint by name. Only headers have been read."""
+
+    directory: Path
+    tensors: Mapping[str, StoredTensor]
+
+    def check(self, shapes: Mapping[str, tuple[int, ...]], ignorable: re.Pattern[str]) -> list[Problem]:
+        """Compare with the tensors an architecture needs: every missing, unused or misshapen one is reported.
+
+        Tensors whose name matches `ignorable` may be there and are not used.
+        """
+        problems = []
+        missing = [name for name in shapes if name not in self.tensors]
+        if missing:
+            what = f"The checkpoint lacks {_listed('tensor', missing)}"
+            problems.append(Problem(what=what, where=str(self.directory)))
+        unused = [name for name in self.tensors if name not in shapes and not ignorable.search(name)]
+        if unused:
+            problems.append(
+                Problem(
+                    what=f"The checkpoint holds {_listed('tensor', unused)} that this architecture does not use",
+                    where=str(self.directory),
+                    remedy="Check that config.json belongs to these weights.",
+                )
+            )
+        for name, stored in self.tensors.items():
+            where = f"{stored.path}: {name}"
+            if name in shapes and stored.shape != shapes[name]:
+                what = f"Tensor {name} has shape {stored.shape}; config.json asks for {shapes[name]}"
+                problems.append(Problem(what=what, where=where))
+            if name in shapes and stored.dtype not in DTYPES:
+                what = f"Tensor {name} is stored as {stored.dtype}. Supported: {', '.join(DTYPES)}"
+                problems.append(Problem(what=what, where=where))
+        return problems
+
+    def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
+        """Return the named tensors in float32; those stored so are memory-mapped, not copied.
+
+        Raises `StorageError` if a file can no longer be read.
+        """
+        import torch  # heavy: only loading needs it
+        from safetensors import SafetensorError, safe_open
+
+        files: dict[Path, list[str]] = {}
+        for name in names:
+            files.setdefault(self.tensors[name].path, []).append(name)
+        tensors: dict[str, torch.Tensor] = {}
+        for path, wanted in files.items():
+            try:
+                with safe_open(path, framework="pt") as stored:
+                    tensors.update({name: stored.get_tensor(name).to(torch.float32) for name in wanted})
+            except (OSError, SafetensorError) as error:
+                raise StorageError(f"Cannot read the checkpoint: {error}", where=str(path)) from error
+        return tensors
+
+
+def open_checkpoint(directory: Path) -> tuple[Checkpoint, list[Problem]]:
+    """Read the headers of the checkpoint in `directory`; what cannot be read is returned as problems."""
+    if (directory / SINGLE).exists():
+        tensors, problems = _read_headers(directory / SINGLE)
+    elif (directory / INDEX).exists():
+        tensors, problems = _read_shards(directory)
+    else:
+        tensors, problems = {}, [_no_checkpoint(directory)]
+    return Checkpoint(directory=directory, tensors=tensors), problems
+
+
+def _no_checkpoint(directory: Path) -> Problem:
+    found = sorted(path.name for path in directory.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".gguf"))
+    remedy = f"Save the model with save_pretrained, which writes {SINGLE}."
+    said = f"; {found[0]} is of a format that is not read" if found else ""
+    return Problem(what=f"There is no {SINGLE} and no {INDEX}{said}", where=str(directory), remedy=remedy)
+
+
+def _read_headers(path: Path) -> tuple[dict[str, StoredTensor], list[Problem]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        # The NumPy face of safetensors reads headers without importing torch.
+        with safe_open(path, framework="np") as stored:
+            slices = {name: stored.get_slice(name) for name in stored.keys()}  # noqa: SIM118 - not a mapping
+            return {
+                name: StoredTensor(path=path, dtype=part.get_dtype(), shape=tuple(part.get_shape()))
+                for name, part in slices.items()
+            }, []
+    except (OSError, SafetensorError) as error:
+        return {}, [Problem(what=f"The file is not a readable safetensors file: {error}", where=str(path))]
+
+
+def _read_shards(directory: Path) -> tuple[dict[str, StoredTensor], list[Problem]]:
+    index = directory / INDEX
+    try:
+        weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        shards = sorted(set(weight_map.values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return {}, [Problem(what=f"The index has no readable weight_map: {error!r}", where=str(index))]
+    tensors: dict[str, StoredTensor] = {}
+    problems: list[Problem] = []
+    for shard in shards:
+        named = [name for name, file in weight_map.items() if file == shard]
+        if Path(shard).name != shard or not (directory / shard).exists():
+            what = f"Shard {shard} is missing; it holds {_listed('tensor', named)}"
+            problems.append(Problem(what=what, where=str(index), remedy="Download the whole checkpoint again."))
+            continue
+        headers, shard_problems = _read_headers(directory / shard)
+        problems += shard_problems
+        absent = [name for name in named if name not in headers]
+        if absent and not shard_problems:
+            what = f"Shard {shard} lacks {_listed('tensor', absent)} that the index puts there"
+            problems.append(Problem(what=what, where=str(index)))
+        tensors.update({name: headers[name] for name in named if name in headers})
+    return tensors, problems
+
+
+def _listed(noun: str, names: list[str]) -> str:
+    shown = ", ".join(names[:_SHOWN])
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{noun} {shown}" if len(names) == 1 else f"{len(names)} {noun}s: {shown}{more}"
+
+
+def require(problems: list[Problem]) -> None:
+    """Raise `ModelError` with all `problems`, if there are any."""
+    if problems:
+        raise ModelError(problems)

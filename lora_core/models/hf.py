@@ -1,0 +1,162 @@
+"""Hugging Face checkpoints as base models."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from lora_core.errors import ModelError, Problem
+from lora_core.models import hub_cache, layout, tokenizer
+from lora_core.models.architecture import Architecture, read_architecture
+from lora_core.models.base import BaseModel, ModelHandle, ModelOptions, ModelSource, ModelSummary, TokenizerFiles
+from lora_core.models.checkpoint import Checkpoint, open_checkpoint
+from lora_core.models.families import FAMILIES, ModelFamily, find_family, supported
+
+# Buffers that older versions of transformers saved; they follow from the configuration.
+_DERIVED = re.compile(r"\.rotary_emb\.inv_freq$|\.masked_bias$")
+_TIED_HEAD = re.compile(rf"{_DERIVED.pattern}|^{re.escape(layout.OUTPUT)}\.weight$")
+# Fields of config.json that say where it came from, not what it is.
+_VOLATILE = ("_name_or_path", "_model_name_or_path", "transformers_version")
+
+
+class HfModelSource(ModelSource):
+    """Directories that `save_pretrained` wrote (config.json and safetensors), and hub ids in the local cache."""
+
+    def __init__(self, families: Sequence[ModelFamily] = FAMILIES) -> None:
+        """Open models of `families`."""
+        self.families = tuple(families)
+
+    def with_families(self, families: Sequence[ModelFamily]) -> HfModelSource:
+        """Return a source that opens models of `families`."""
+        return HfModelSource(families)
+
+    def sniff(self, ref: str) -> bool:
+        """Say whether `ref` is a directory with a config.json, or no path and spelled like a hub id."""
+        path = Path(ref)
+        try:
+            return (path / "config.json").is_file() or (not path.exists() and hub_cache.is_hub_id(ref))
+        except (OSError, ValueError):
+            return False
+
+    def open(self, ref: str, *, download: bool = False) -> HfModel:
+        """Open a directory or hub id: JSON and tensor headers only. Raises `ModelError` with every problem found."""
+        path = Path(ref)
+        if path.exists() or not hub_cache.is_hub_id(ref):
+            return self._open(_directory(path, self.families), identities=())
+        return self._open(hub_cache.resolve(ref, download=download), identities=(ref,))
+
+    def _open(self, directory: Path, identities: tuple[str, ...]) -> HfModel:
+        where = str(directory / "config.json")
+        config = _read_config(directory, self.families)
+        architecture = None
+        family, problems = find_family(config, self.families, where)
+        if family is not None:
+            config = {**family.defaults, **config}
+            architecture, problems = read_architecture(config, family, where)
+        checkpoint, stored_problems = open_checkpoint(directory)
+        problems += stored_problems
+        if architecture is not None and not stored_problems:
+            ignorable = _TIED_HEAD if architecture.tied else _DERIVED
+            problems += checkpoint.check(layout.tensor_shapes(architecture), ignorable)
+        if problems or architecture is None:
+            raise ModelError(problems)
+        return HfModel(
+            directory=directory,
+            config=config,
+            architecture=architecture,
+            checkpoint=checkpoint,
+            identities=identities,
+        )
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class HfModel(ModelHandle):
+    """A Hugging Face checkpoint, opened. `config` is `config.json` with the family's defaults filled in."""
+
+    directory: Path
+    config: Mapping[str, Any]
+    architecture: Architecture
+    checkpoint: Checkpoint
+    identities: tuple[str, ...] = ()
+
+    @cached_property
+    def summary(self) -> ModelSummary:
+        """Facts from headers and configuration; torch is not imported."""
+        return ModelSummary(
+            name=self._name,
+            family=self.architecture.family,
+            layers=layout.layers(self.architecture),
+            module_names=layout.module_names(self.architecture),
+            identities=tuple(dict.fromkeys((*self.identities, *self._aliases))),
+            config={name: value for name, value in self.config.items() if name not in _VOLATILE},
+            context_len=self.architecture.context_len,
+            vocab_size=self.architecture.vocab_size,
+            bos_id=tokenizer.bos_id(self.directory, self.config),
+            eos_ids=tokenizer.eos_ids(self.directory, self.config),
+        )
+
+    @property
+    def tokenizer(self) -> TokenizerFiles | None:
+        """The tokenizer files of the directory, if it has a tokenizer."""
+        return tokenizer.tokenizer_files(self.directory)
+
+    def load(self, options: ModelOptions) -> BaseModel:
+        """Read the weights and build ExecuTorch's Llama; raises `ModelError`."""
+        return self.load_with(options, {})
+
+    def load_with(self, options: ModelOptions, overrides: Mapping[str, Any]) -> BaseModel:
+        """Do as `load` does, with fields of ExecuTorch's `ModelArgs` that a backend sets itself."""
+        from lora_core.models import inputs, transformer
+
+        module = transformer.build_transformer(self.architecture, self.checkpoint, options, overrides)
+        layers = layout.layers(self.architecture, transformer.paths(options))
+        return BaseModel(
+            summary=attrs.evolve(self.summary, layers=layers),
+            module=module,
+            example_args=inputs.example_args(module, options),
+            example_kwargs={},
+            dynamic_shapes=inputs.dynamic_shapes(options),
+            constant_methods=inputs.constant_methods(self.summary, self.architecture.layers, options),
+        )
+
+    @property
+    def _name(self) -> str:
+        return self.identities[0].rpartition("/")[2] if self.identities else self.directory.resolve().name
+
+    @property
+    def _aliases(self) -> tuple[str, ...]:
+        given = self.config.get("_name_or_path")
+        return (self._name, *([given] if isinstance(given, str) and given else []))
+
+
+def _directory(path: Path, families: Sequence[ModelFamily]) -> Path:
+    if path.is_dir():
+        return path
+    if not path.exists():
+        raise ModelError(f"There is no model directory {str(path)!r}.", remedy=supported(families))
+    kind = "A GGUF file" if path.suffix == ".gguf" else "A single file"
+    raise ModelError(f"{kind} is not read as a base model.", where=str(path), remedy=supported(families))
+
+
+def _read_config(directory: Path, families: Sequence[ModelFamily]) -> dict[str, Any]:
+    path = directory / "config.json"
+    if not path.is_file():
+        what = "The directory has no config.json"
+        if (directory / "adapter_config.json").is_file():
+            what += "; it is an adapter, not a base model"
+        elif any(directory.glob("*.gguf")):
+            what += ", only GGUF, which is not read"
+        raise ModelError(Problem(what=what, where=str(directory), remedy=supported(families)))
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"config.json cannot be read: {error}", where=str(path)) from error
+    if not isinstance(config, dict):
+        raise ModelError("config.json does not hold a JSON object", where=str(path))
+    return config

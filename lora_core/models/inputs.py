@@ -1,0 +1,75 @@
+"""What `torch.export` and ExecuTorch's runners need to know of ExecuTorch's Llama: inputs, shapes, metadata."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lora_core.models.base import ModelOptions, ModelSummary
+
+
+def example_args(module: Any, options: ModelOptions) -> tuple[Any, ...]:
+    """Return example inputs as `Transformer.forward` takes them: tokens and the attention options.
+
+    As ExecuTorch's own exporter chooses them; static attention gets `max_seq_len` tokens a call (1 if that would
+    leave no room for a cache) and its caches, masks and rotary tables.
+    """
+    import torch  # heavy
+
+    if options.attention == "static":
+        return _static_args(module, options)
+    if options.dynamic_seq_len:
+        return torch.tensor([[2, 3, 4]]), {"input_pos": torch.tensor([0])}
+    return torch.tensor([[1]]), {"input_pos": torch.tensor([0])}
+
+
+def dynamic_shapes(options: ModelOptions) -> Any:
+    """Return the dynamic shapes that go with `example_args`, or None if all are static."""
+    import torch  # heavy
+
+    if options.attention == "static" or not options.dynamic_seq_len:
+        return None
+    # One less than the maximum, as ExecuTorch's builder.py has it: torch.export cannot prove the last one.
+    return {1: torch.export.Dim("token_dim", max=options.max_seq_len - 1)}, {"input_pos": {0: 1}}
+
+
+def constant_methods(summary: ModelSummary, layers: int, options: ModelOptions) -> dict[str, Any]:
+    """Return the metadata methods that ExecuTorch's LLM runners read."""
+    methods: dict[str, Any] = {
+        "get_max_seq_len": options.max_seq_len,
+        "get_max_context_len": options.max_context_len,
+        "get_n_layers": layers,
+        "get_vocab_size": summary.vocab_size,
+        "use_kv_cache": options.attention != "static",
+        "use_sdpa_with_kv_cache": options.attention == "custom_sdpa",
+        "enable_dynamic_shape": options.dynamic_seq_len and options.attention != "static",
+    }
+    if summary.bos_id is not None:
+        methods["get_bos_id"] = summary.bos_id
+    if summary.eos_ids:
+        methods["get_eos_ids"] = list(summary.eos_ids)
+    return methods
+
+
+def _static_args(module: Any, options: ModelOptions) -> tuple[Any, ...]:
+    import torch  # heavy
+    from executorch.examples.models.llama.static_attention import StaticAttentionIOManager  # heavy
+
+    length = options.max_seq_len if options.max_seq_len < options.max_context_len else 1
+    manager = StaticAttentionIOManager(
+        module.params,
+        input_len=length,
+        cache_lens=options.max_context_len - length,
+        batch_size=1,
+        dtype=torch.float32,
+        style="smart_mask",
+        mask_val=float("-inf"),
+    )
+    attention = {
+        "masks": manager.masks,
+        "freqs_cos_override": module.rope.freqs_cos[:length],
+        "freqs_sin_override": module.rope.freqs_sin[:length],
+        "in_cache_state": (manager.k_caches, manager.v_caches),
+    }
+    if not options.full_logits:
+        attention["last_valid_token_pos"] = torch.tensor([length - 1])
+    return torch.zeros(1, length, dtype=torch.int32), attention

@@ -1,0 +1,139 @@
+"""Rotary position embedding: what the configuration says, and the frequencies that follow from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+import attrs
+
+from lora_core.errors import Problem
+
+if TYPE_CHECKING:
+    import torch
+
+DEFAULT_THETA = 10000.0
+SUPPORTED_TYPES = ("default", "linear", "llama3")
+_REQUIRED = {
+    "default": (),
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+}
+
+
+@attrs.frozen(kw_only=True)
+class Rope:
+    """Parameters of the rotary embedding, as transformers names them.
+
+    `linear` divides every frequency by `factor`. `llama3` divides those of long wavelength, leaves those of short
+    wavelength, and blends between, relative to `original_context_len`. Neither depends on the sequence length.
+    """
+
+    theta: float = DEFAULT_THETA
+    kind: Literal["default", "linear", "llama3"] = "default"
+    factor: float = 1.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_context_len: int = 8192
+
+    def frequencies(self, head_dim: int) -> torch.Tensor:
+        """Return the `head_dim / 2` inverse frequencies in float32, computed in the order of transformers'
+        `modeling_rope_utils.py`, so that they are equal bit for bit.
+        """
+        import torch  # heavy: frequencies are needed only to build a module
+
+        exponents = torch.arange(0, head_dim, 2, dtype=torch.int64).to(torch.float32) / head_dim
+        plain = 1.0 / (self.theta**exponents)
+        if self.kind == "linear":
+            return plain / self.factor
+        if self.kind == "llama3":
+            return self._blend(plain)
+        return plain
+
+    def _blend(self, plain: torch.Tensor) -> torch.Tensor:
+        import torch  # heavy
+
+        long_wavelength = self.original_context_len / self.low_freq_factor
+        short_wavelength = self.original_context_len / self.high_freq_factor
+        wavelength = 2 * math.pi / plain
+        scaled = torch.where(wavelength > long_wavelength, plain / self.factor, plain)
+        smooth = (self.original_context_len / wavelength - self.low_freq_factor) / (
+            self.high_freq_factor - self.low_freq_factor
+        )
+        smoothed = (1 - smooth) * scaled / self.factor + smooth * scaled
+        medium = ~(wavelength < short_wavelength) * ~(wavelength > long_wavelength)
+        return torch.where(medium, smoothed, scaled)
+
+    def divisors(self, head_dim: int) -> list[float] | None:
+        """Return by what each plain frequency is divided, or None if by nothing."""
+        if self.kind == "default":
+            return None
+        plain = Rope(theta=self.theta).frequencies(head_dim).double()
+        return [float(divisor) for divisor in plain / self.frequencies(head_dim).double()]
+
+    def tables(self, head_dim: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return cosines and sines of positions 0 to `length`, each (length, head_dim), float32."""
+        import torch  # heavy
+
+        positions = torch.arange(length, dtype=torch.int64).to(torch.float32)
+        angles = torch.outer(positions, self.frequencies(head_dim))
+        both_halves = torch.cat((angles, angles), dim=-1)
+        return both_halves.cos(), both_halves.sin()
+
+
+def read_rope(config: Mapping[str, Any], context_len: int, where: str) -> tuple[Rope, list[Problem]]:
+    """Read `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (before), as transformers does.
+
+    Of both spellings `rope_scaling` wins; what the dictionary leaves out comes from the top level.
+    """
+    parameters = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    if not isinstance(parameters, Mapping) or any(isinstance(value, Mapping) for value in parameters.values()):
+        return Rope(), [
+            Problem(
+                what="Rotary embeddings that differ from layer to layer are not supported",
+                where=f"{where}: rope_parameters",
+            )
+        ]
+    kind = parameters.get("rope_type", parameters.get("type", "default"))
+    problems = _check(parameters, config, kind, where)
+    if problems:
+        return Rope(), problems
+    original = config.get("original_max_position_embeddings") or parameters.get("original_max_position_embeddings")
+    rope = Rope(
+        theta=float(parameters.get("rope_theta") or config.get("rope_theta") or DEFAULT_THETA),
+        kind=kind,
+        factor=float(parameters.get("factor", 1.0)),
+        low_freq_factor=float(parameters.get("low_freq_factor", 1.0)),
+        high_freq_factor=float(parameters.get("high_freq_factor", 4.0)),
+        original_context_len=int(original or context_len),
+    )
+    return rope, []
+
+
+def _check(parameters: Mapping[str, Any], config: Mapping[str, Any], kind: object, where: str) -> list[Problem]:
+    if kind not in SUPPORTED_TYPES:
+        return [
+            Problem(
+                what=f"Rotary embedding type {kind!r} is not supported. Supported: {', '.join(SUPPORTED_TYPES)}",
+                where=f"{where}: rope_parameters.rope_type",
+            )
+        ]
+    problems = []
+    partial = parameters.get("partial_rotary_factor", config.get("partial_rotary_factor"))
+    if partial not in (None, 1, 1.0):
+        problems.append(
+            Problem(
+                what=f"Partial rotary embeddings (partial_rotary_factor={partial}) are not supported",
+                where=f"{where}: partial_rotary_factor",
+            )
+        )
+    missing = [name for name in _REQUIRED[str(kind)] if not isinstance(parameters.get(name), int | float)]
+    if missing:
+        problems.append(
+            Problem(
+                what=f"Rotary embedding type {kind!r} needs {', '.join(missing)}, which the configuration lacks",
+                where=f"{where}: rope_parameters",
+            )
+        )
+    return problems

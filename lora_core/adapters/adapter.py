@@ -19,13 +19,24 @@ class LazyTensor(Protocol):
     """
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The tensor's key in its file."""
+        ...
+
     @property
-    def dtype(self) -> str: ...
+    def dtype(self) -> str:
+        """The type it is stored in."""
+        ...
+
     @property
-    def shape(self) -> tuple[int, ...]: ...
+    def shape(self) -> tuple[int, ...]:
+        """Its size along each axis."""
+        ...
+
     @property
-    def path(self) -> Path: ...
+    def path(self) -> Path:
+        """The file that holds it."""
+        ...
 
     def read(self) -> npt.NDArray[np.float32]:
         """Return the data as a C-contiguous float32 array of `shape`."""

@@ -1,0 +1,131 @@
+"""Which modules a PEFT configuration targets.
+
+A transcription of peft 0.21.2: `check_target_module_exists`, `_maybe_include_all_linear_layers` and
+`_find_minimal_target_modules` (peft/tuners/tuners_utils.py), `get_pattern_key` (peft/utils/other.py).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Sequence
+
+import attrs
+
+from lora_core.models.base import LayerInfo
+
+ALL_LINEAR = "all-linear"
+
+# peft/utils/constants.py: target lists at least this long are condensed to suffixes before matching
+_CONDENSED_FROM = 20
+
+# peft/utils/constants.py, TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING: what `target_modules: null` means
+DEFAULT_TARGETS = {
+    "llama": ("q_proj", "v_proj"),
+    "mistral": ("q_proj", "v_proj"),
+    "qwen2": ("q_proj", "v_proj"),
+    "qwen3": ("q_proj", "v_proj"),
+}
+
+
+@attrs.frozen(kw_only=True)
+class TargetSelection:
+    """The fields of a PEFT configuration that choose modules. A string is a regular expression (or `all-linear`) that
+    must match the whole name, a tuple lists names or their last parts.
+    """
+
+    target_modules: str | tuple[str, ...]
+    exclude_modules: str | tuple[str, ...] = ()
+    layers_to_transform: int | tuple[int, ...] | None = None
+    layers_pattern: tuple[str, ...] = ()
+
+    def select(self, module_names: Sequence[str], layers: Iterable[LayerInfo]) -> tuple[str, ...]:
+        """Return the targeted names among `module_names`, in their order; raises `re.error` for a bad expression."""
+        names = [name for name in module_names if name]
+        if isinstance(self.target_modules, str) and self.target_modules.lower() == ALL_LINEAR:
+            linear = tuple(layer.name for layer in layers if layer.kind == "linear" and not layer.is_output)
+            return attrs.evolve(self, target_modules=linear).select(names, ())
+        if isinstance(self.target_modules, str):
+            pattern = re.compile(self.target_modules)
+            return tuple(name for name in names if pattern.fullmatch(name) and not self._excludes(name))
+        targets = frozenset(self.target_modules)
+        if len(targets) >= _CONDENSED_FROM:
+            targets = _condensed(targets, names)
+        return tuple(name for name in names if self._listed(name, targets) and not self._excludes(name))
+
+    def unknown(self, module_names: Sequence[str]) -> tuple[str, ...]:
+        """Return the listed targets that name no module at all."""
+        if isinstance(self.target_modules, str):
+            return ()
+        return tuple(
+            target for target in self.target_modules if not any(_is_or_ends(name, {target}) for name in module_names)
+        )
+
+    def _excludes(self, name: str) -> bool:
+        if isinstance(self.exclude_modules, str):
+            return bool(self.exclude_modules) and re.fullmatch(self.exclude_modules, name) is not None
+        return _is_or_ends(name, self.exclude_modules)
+
+    def _listed(self, name: str, targets: Collection[str]) -> bool:
+        if name in targets:  # a full name is never filtered by layer
+            return True
+        if not _is_or_ends(name, targets):
+            return False
+        layers = self.layers_to_transform
+        if layers is None or layers == ():
+            return True
+        index = self._layer_index(name)
+        return index is not None and (index == layers if isinstance(layers, int) else index in layers)
+
+    def _layer_index(self, name: str) -> int | None:
+        """Return the first number that is a whole part of the name, after `layers_pattern` if there is one."""
+        if not self.layers_pattern:
+            match = re.match(r".*?\.[^.]*\.(?P<idx>\d+)\.", name)
+            return int(match["idx"]) if match else None
+        for pattern in self.layers_pattern:
+            match = re.match(rf"(?:^|.*?\.){pattern}\.(?P<idx>\d+)\.", name)
+            if match is not None:
+                return int(match["idx"])
+        return None
+
+
+def pattern_key(patterns: Iterable[str], name: str) -> str:
+    """Return the first key of a `rank_pattern` or `alpha_pattern` that matches the end of `name`, else `name`."""
+    for pattern in patterns:
+        if re.match(rf"(.*\.)?({pattern})$", name):
+            return pattern
+    return name
+
+
+def parse_targets(text: str) -> str | tuple[str, ...]:
+    """Read `--targets`: `all-linear`, a comma-separated list of names or last parts, else a regular expression."""
+    if text.strip().lower() == ALL_LINEAR:
+        return ALL_LINEAR
+    if re.fullmatch(r"[\w.,\s-]+", text):
+        return tuple(part for part in re.split(r"[,\s]+", text) if part)
+    return text
+
+
+def _is_or_ends(name: str, targets: Collection[str]) -> bool:
+    return name in targets or any(name.endswith(f".{target}") for target in targets)
+
+
+def _condensed(targets: frozenset[str], names: Sequence[str]) -> frozenset[str]:
+    """Return the fewest suffixes that separate `targets` from the other names, as PEFT does for long lists.
+
+    It matters for the result: a suffix is filtered by `layers_to_transform`, a full name is not.
+    """
+    others = {suffix for name in names if not _is_or_ends(name, targets) for suffix in _suffixes(name)}
+    required: set[str] = set()
+    for target, suffixes in sorted(((target, _suffixes(target)) for target in targets), key=lambda item: item[1]):
+        for suffix in suffixes:
+            if suffix in required or suffix in others:
+                continue
+            if not any(target.endswith(f".{known}") for known in required):
+                required.add(suffix)
+                break
+    return frozenset(required) if required and len(required) < len(targets) else targets
+
+
+def _suffixes(name: str) -> list[str]:
+    parts = name.split(".")
+    return [".".join(parts[start:]) for start in range(len(parts))][::-1]

@@ -1,0 +1,171 @@
+"""Lazy tensors of a safetensors file, without torch.
+
+Format: https://huggingface.co/docs/safetensors (8 bytes little-endian header length, JSON header, data without holes).
+The library validates the file; offsets come from the header because the library does not hand them out, and bfloat16
+has no numpy type of its own. Data is read, not mapped: a mapped file that is cut short while in use kills the
+process with SIGBUS, a read of it is an error that can be reported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import attrs
+import numpy as np
+
+from lora_core.errors import AdapterError, Problem, StorageError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+READABLE = ("F32", "F16", "BF16")
+_COPY_AGAIN = "The file is cut short or damaged: copy or download it again."
+
+
+@attrs.frozen(kw_only=True)
+class StoredTensor:
+    """A tensor of a safetensors file (a `LazyTensor`): `size` bytes at `offset` of `path`.
+
+    `stamp` is the file's size and modification time when its header was read: data of a file that was replaced since
+    is refused rather than mixed with the old header.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    path: Path
+    offset: int
+    size: int
+    stamp: tuple[int, int]
+
+    def read(self) -> npt.NDArray[np.float32]:
+        """Return the data as a C-contiguous float32 array; raises `AdapterError` if the file changed since."""
+        try:
+            with self.path.open("rb", buffering=0) as file:
+                if _stamp(os.fstat(file.fileno())) != self.stamp:
+                    raise AdapterError(self._problem("The file changed while it was in use"))
+                file.seek(self.offset)
+                raw = self._load(file)
+        except OSError as error:
+            raise StorageError(f"Cannot read tensor {self.name!r}: {error}.", where=str(self.path)) from error
+        return widen(raw, self.dtype).reshape(self.shape)
+
+    def _load(self, file: BinaryIO) -> npt.NDArray[np.uint8]:
+        raw = np.empty(self.size, dtype=np.uint8)
+        view, done = raw.data, 0
+        while done < self.size:
+            count = file.readinto(view[done:])  # type: ignore[attr-defined]
+            if not count:
+                raise AdapterError(self._problem("The file ends within this tensor", _COPY_AGAIN))
+            done += count
+        return raw
+
+    def _problem(self, what: str, remedy: str = "Run the command again.") -> Problem:
+        return Problem(what=what, where=f"{self.path}: {self.name}", remedy=remedy)
+
+
+@attrs.frozen(kw_only=True)
+class Scan:
+    """What one pass over the data found: SHA-256 of the whole file, and the tensors that hold NaN or infinity."""
+
+    sha256: str
+    not_finite: tuple[str, ...]
+
+
+def widen(raw: npt.NDArray[np.uint8], dtype: str) -> npt.NDArray[np.float32]:
+    """Return the float32 values of stored bytes; exact for every type in `READABLE`."""
+    if dtype == "F32":
+        return raw.view("<f4").astype(np.float32, copy=False)
+    if dtype == "F16":
+        return raw.view("<f2").astype(np.float32)
+    if dtype == "BF16":  # the upper half of a float32
+        return (raw.view("<u2").astype(np.uint32) << np.uint32(16)).view(np.float32)
+    raise ValueError(f"no float32 reading of {dtype}")
+
+
+def open_tensors(path: Path) -> tuple[StoredTensor, ...]:
+    """Return the tensors of the safetensors file at `path`, in the order of their data, reading the header only.
+
+    Raises `AdapterError` for a file that is missing, damaged or no safetensors file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        stamp = _stamp(path.stat())
+        if not path.is_file() or stamp[0] < 8:
+            raise AdapterError("This is no safetensors file.", where=str(path), remedy=_COPY_AGAIN)
+        with safe_open(path, framework="numpy"):
+            pass  # validates sizes, offsets and types of the whole header
+        return _parse_header(path, stamp)
+    except FileNotFoundError as error:
+        raise AdapterError("There is no such file.", where=str(path)) from error
+    except SafetensorError as error:
+        raise AdapterError(_damage(path, str(error))) from error
+    except OSError as error:
+        raise StorageError(f"Cannot read the file: {error}.", where=str(path)) from error
+
+
+def scan(path: Path, tensors: Sequence[StoredTensor]) -> Scan:
+    """Read the file once, hashing it and looking for NaN and infinity; memory is that of its largest tensor."""
+    digest = hashlib.sha256()
+    not_finite = []
+    try:
+        with path.open("rb") as file:
+            digest.update(file.read(min((tensor.offset for tensor in tensors), default=-1)))
+            for tensor in tensors:
+                raw = tensor._load(file)
+                digest.update(raw.data)
+                if tensor.dtype in READABLE and not _finite(raw, tensor.dtype):
+                    not_finite.append(tensor.name)
+    except OSError as error:
+        raise StorageError(f"Cannot read the file: {error}.", where=str(path)) from error
+    return Scan(sha256=digest.hexdigest(), not_finite=tuple(not_finite))
+
+
+def _finite(raw: npt.NDArray[np.uint8], dtype: str) -> bool:
+    with np.errstate(invalid="ignore"):
+        return bool(np.isfinite(widen(raw, dtype)).all())
+
+
+def _stamp(status: os.stat_result) -> tuple[int, int]:
+    return status.st_size, status.st_mtime_ns
+
+
+def _header(path: Path) -> tuple[dict[str, Any], int]:
+    with path.open("rb") as file:
+        length = min(int.from_bytes(file.read(8), "little"), path.stat().st_size)
+        return json.loads(file.read(length)), 8 + length
+
+
+def _parse_header(path: Path, stamp: tuple[int, int]) -> tuple[StoredTensor, ...]:
+    header, start = _header(path)
+    header.pop("__metadata__", None)
+    tensors = [
+        StoredTensor(
+            name=name,
+            dtype=entry["dtype"],
+            shape=tuple(entry["shape"]),
+            path=path,
+            offset=start + entry["data_offsets"][0],
+            size=entry["data_offsets"][1] - entry["data_offsets"][0],
+            stamp=stamp,
+        )
+        for name, entry in header.items()
+    ]
+    return tuple(sorted(tensors, key=lambda tensor: (tensor.offset, tensor.size)))
+
+
+def _damage(path: Path, reason: str) -> Problem:
+    """Say which tensor is cut off, where the header still tells."""
+    try:
+        header, start = _header(path)
+        ends = [(entry["data_offsets"][1] + start, name) for name, entry in header.items() if name != "__metadata__"]
+        cut = min((end, name) for end, name in ends if end > path.stat().st_size)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError, MemoryError):
+        return Problem(what=f"The weights cannot be read: {reason}", where=str(path), remedy=_COPY_AGAIN)
+    return Problem(what="The weights are cut short", where=f"{path}: {cut[1]}", remedy=_COPY_AGAIN)

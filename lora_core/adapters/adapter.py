@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -92,3 +93,13 @@ class Adapter:
     def max_rank(self) -> int:
         """The largest rank of any pair."""
         return max(pair.rank for pair in self.pairs)
+
+    def scaled(self, strength: float) -> Adapter:
+        """Return this adapter with its effect times `strength`; the digest tells the strength, 1 changes nothing."""
+        if strength == 1.0:
+            return self
+        return attrs.evolve(
+            self,
+            pairs=tuple(attrs.evolve(pair, scaling=pair.scaling * strength) for pair in self.pairs),
+            digest=hashlib.sha256(f"{self.digest}@{strength!r}".encode()).hexdigest(),
+        )

@@ -64,7 +64,7 @@ class StoredHalves:
 
 
 def pairs_of(
-    stored: StoredHalves, config: PeftLoraConfig, base: ModelSummary, *, config_path: Path, strength: float
+    stored: StoredHalves, config: PeftLoraConfig, base: ModelSummary, *, config_path: Path
 ) -> tuple[tuple[LoraPair, ...], tuple[Problem, ...]]:
     """Return the pairs of an adapter in natural order, and every problem: the pairs hold only if there is none."""
     layers = {layer.name: layer for layer in base.layers}
@@ -82,7 +82,7 @@ def pairs_of(
         misfits = [*_misshapen(stored.path, half, layer, config.rank(module), config_path)]
         problems += misfits
         if not misfits:
-            pairs.append(LoraPair(module=module, a=half["A"], b=half["B"], scaling=config.scaling(module) * strength))
+            pairs.append(LoraPair(module=module, a=half["A"], b=half["B"], scaling=config.scaling(module)))
     return tuple(pairs), tuple(problems)
 
 

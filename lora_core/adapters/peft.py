@@ -65,7 +65,7 @@ def _read(name: str, weights: Path, config_path: Path, base: ModelSummary, stren
         problems += stored.problems
         problems += stored.unused_problems(tuple(refused_fields(raw)))
         if config is not None:
-            pairs, misfits = pairs_of(stored, config, base, config_path=config_path, strength=strength)
+            pairs, misfits = pairs_of(stored, config, base, config_path=config_path)
             problems += misfits
         problems += (_not_finite(weights, tensor) for tensor in found.not_finite)
     if problems or config is None:
@@ -73,10 +73,10 @@ def _read(name: str, weights: Path, config_path: Path, base: ModelSummary, stren
     return Adapter(
         name=name,
         pairs=pairs,
-        digest=_digest(weights_hash, config_bytes, strength),
+        digest=hashlib.sha256(weights_hash.encode() + hashlib.sha256(config_bytes).hexdigest().encode()).hexdigest(),
         source=source,
         base_model=config.base_model,
-    )
+    ).scaled(strength)
 
 
 def _config(path: Path, family: str, problems: list[Problem]) -> tuple[dict[str, Any], bytes, PeftLoraConfig | None]:
@@ -117,11 +117,3 @@ def _not_finite(path: Path, tensor: str) -> Problem:
 def _named(name: str, problems: Iterable[Problem]) -> list[Problem]:
     """Say in each problem which adapter it is about."""
     return [attrs.evolve(problem, what=f"Adapter {name!r}: {problem.what}") for problem in problems]
-
-
-def _digest(weights: str, config: bytes, strength: float) -> str:
-    """Hash what decides the adapter's numbers: both files, and the strength where there is one."""
-    digest = hashlib.sha256(weights.encode() + hashlib.sha256(config).hexdigest().encode())
-    if strength != 1.0:
-        digest.update(f"@{strength!r}".encode())
-    return digest.hexdigest()

@@ -12,6 +12,7 @@ from lora_core import hooks as core_hooks
 from lora_core.discovery import Fault, Plugin, admit, discover
 from lora_core.errors import LoraCoreError, PluginError, PolicyError, Problem, UsageError
 from lora_core.events import Event, Warned
+from lora_core.models.families import ModelFamily
 from lora_core.offers import collect
 from lora_core.quant.policy import QuantPolicy
 from lora_core.registry import Origin, Registry
@@ -52,6 +53,9 @@ class PluginHub:
         )
         self.model_sources: Registry[ModelSourceSpec] = self._registry(
             "model source", "lora_core_register_model_sources", ModelSourceSpec
+        )
+        self.model_families: Registry[ModelFamily] = self._registry(
+            "model family", "lora_core_register_model_families", ModelFamily
         )
         self.adapter_formats: Registry[AdapterFormatSpec] = self._registry(
             "adapter format", "lora_core_register_adapter_formats", AdapterFormatSpec
@@ -103,12 +107,12 @@ class PluginHub:
         return options.build(self.backend_options(name), name, values)
 
     def model_source(self, name: str) -> ModelSource:
-        """Import and make the model source `name`."""
+        """Import and make the model source `name`, which then knows the model families of all plugins."""
         from lora_core.models.base import ModelSource
 
         entry = self.model_sources.entry(name)
         made: ModelSource = targets.make(entry.value.target, ModelSource, f"model source {name!r}", entry.origin)
-        return made
+        return made.with_families(tuple(self.model_families.values()))
 
     def adapter_format(self, name: str) -> AdapterFormat:
         """Import and make the adapter format `name`."""

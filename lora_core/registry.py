@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import attrs
 
@@ -43,7 +43,7 @@ class Clash:
     """One name offered more than once: `entries` are those that are not used, `problem` says why."""
 
     name: str
-    entries: tuple[Entry[object], ...]
+    entries: tuple[Entry[Any], ...]
     problem: Problem
 
 

@@ -1,0 +1,75 @@
+"""Turn what ended a command into a message on stderr and the documented exit code; never a traceback."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+from pathlib import Path
+
+from lora_core.cli.console import Console
+from lora_core.errors import ExitCode, LoraCoreError, Problem, StorageError, UnsupportedError
+
+
+def report(error: BaseException, console: Console) -> ExitCode:
+    """Tell the user about `error` and return the exit code of the process."""
+    if isinstance(error, KeyboardInterrupt):
+        console.say("interrupted; nothing was changed")
+        console.noise.discard()
+        return ExitCode.INTERRUPTED
+    known = classified(error)
+    if known is None:
+        return _defect(error, console)
+    if error.__cause__ is not None:
+        _keep_trace(error, console)
+    console.say(message(known.problems))
+    _name_log(console)
+    return known.exit_code
+
+
+def classified(error: BaseException) -> LoraCoreError | None:
+    """Return the error of our tree that `error` is or stands for, or None if it is a defect."""
+    if isinstance(error, LoraCoreError):
+        return error
+    if isinstance(error, OSError):
+        what = error.strerror or str(error) or type(error).__name__
+        remedy = "Free some space and run the command again." if error.errno == errno.ENOSPC else ""
+        return StorageError(what, where=" -> ".join(_paths(error)), remedy=remedy)
+    if isinstance(error, MemoryError):
+        return UnsupportedError(
+            "This machine has not enough memory for it", remedy="Close other programs or use a smaller model."
+        )
+    return None
+
+
+def message(problems: Sequence[Problem]) -> str:
+    """Return the lines that tell of all `problems`."""
+    if len(problems) == 1:
+        return f"error: {problems[0]}"
+    return "\n".join([f"error: {len(problems)} problems:", *(f"  - {problem}" for problem in problems)])
+
+
+def _defect(error: BaseException, console: Console) -> ExitCode:
+    _keep_trace(error, console)
+    text = str(error).strip().splitlines()
+    told = f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+    console.say(f"error: This is a defect in lora-core: {told}. Please report it with the command and the log.")
+    _name_log(console)
+    return ExitCode.DEFECT
+
+
+def _keep_trace(error: BaseException, console: Console) -> None:
+    import traceback
+
+    console.noise.write("".join(traceback.format_exception(error)))
+
+
+def _name_log(console: Console) -> None:
+    log = console.noise.kept()
+    if log is not None:
+        console.say(f"log: {log}")
+    else:
+        console.noise.discard()
+
+
+def _paths(error: OSError) -> list[str]:
+    return [str(Path(name)) for name in (error.filename, error.filename2) if isinstance(name, str | Path)]

@@ -1,0 +1,118 @@
+"""Lower torch modules to ExecuTorch programs for XNNPACK, with constants outside of the program.
+
+The steps and their order are those of ExecuTorch 1.5.1's own LLM exporter (`extension/llm/export/builder.py` and
+`_to_edge_and_lower_llama_xnnpack` of `examples/models/llama/export_llama_lib.py`), for any module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from lora_core.models.base import BaseModel
+from lora_core_xnnpack.fast_lowering import fast_lowering
+
+if TYPE_CHECKING:
+    import torch
+    from executorch.exir import ExecutorchProgramManager
+    from torch.export import ExportedProgram
+
+FOUNDATION_TAG = "foundation"
+LORA_TAG = "lora"
+LORA_MARKS = ("lora_a", "lora_b")
+
+
+def tag_of(node: torch.fx.Node) -> str:
+    """Say which file the constant behind `node` goes to: LoRA parameters are named by their modules."""
+    return LORA_TAG if any(mark in node.name for mark in LORA_MARKS) else FOUNDATION_TAG
+
+
+@attrs.frozen(kw_only=True)
+class Lowered:
+    """A lowered program: ExecuTorch's manager and the data it put outside of the program, by tag and key."""
+
+    manager: ExecutorchProgramManager
+
+    @property
+    def pte(self) -> bytes:
+        """The program file's bytes."""
+        return bytes(self.manager.buffer)
+
+    def data_keys(self, tag: str) -> tuple[str, ...]:
+        """Return the keys stored under `tag`, in stored order."""
+        from lora_core_xnnpack.stored_data import tagged_entries
+
+        return tuple(tagged_entries(self.manager, tag))
+
+
+def _trace(module: torch.nn.Module, model: BaseModel) -> ExportedProgram:
+    import torch
+    from torch.nn.attention import SDPBackend
+
+    # The math kernel is for tracing only; ExecuTorch's exporter does the same (builder.py, `_export`).
+    with torch.nn.attention.sdpa_kernel([SDPBackend.MATH]), torch.no_grad():
+        program = torch.export.export(
+            module,
+            model.example_args,
+            kwargs=model.example_kwargs,
+            dynamic_shapes=model.dynamic_shapes,
+            strict=True,
+        )
+        return program.run_decompositions({})
+
+
+def _tagged(module: torch.nn.Module, model: BaseModel) -> ExportedProgram:
+    from executorch.exir.passes.external_constants_pass import delegate_external_constants_pass_unlifted
+    from executorch.extension.llm.export.export_passes import RemoveRedundantTransposes
+
+    unlifted = _trace(module, model).module()
+    graph_module = RemoveRedundantTransposes()(unlifted).graph_module
+    delegate_external_constants_pass_unlifted(module=graph_module, gen_tag_fn=tag_of)
+    return _trace(graph_module, model)
+
+
+def _partitioners() -> list[Any]:
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import (
+        XnnpackDynamicallyQuantizedPartitioner,
+        XnnpackPartitioner,
+    )
+
+    # Dynamically quantized linear layers first: the greedy partitioner would swallow them (export_llama_lib.py).
+    return [XnnpackDynamicallyQuantizedPartitioner(), XnnpackPartitioner()]
+
+
+def lower(methods: Mapping[str, torch.nn.Module], model: BaseModel, *, constant_methods: Mapping[str, Any]) -> Lowered:
+    """Lower `methods` (all with the example inputs of `model`) into one program.
+
+    Constants go to named data under the tags `foundation` and `lora`. With several methods, mutable buffers (the KV
+    cache) are shared between them.
+    """
+    from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge_transform_and_lower
+    from executorch.exir.passes import MemoryPlanningPass
+    from executorch.exir.passes.quant_fusion_pass import QuantFusionPass  # noqa: F401  registers the fused operators
+    from executorch.exir.passes.sym_shape_eval_pass import ConstraintBasedSymShapeEvalPass
+    from executorch.extension.llm.export.builder import ConvertToLinearPass
+
+    with fast_lowering():
+        programs = {name: _tagged(module, model) for name, module in methods.items()}
+        edge = to_edge_transform_and_lower(
+            programs,
+            partitioner=_partitioners(),
+            compile_config=EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True),
+            constant_methods=dict(constant_methods),
+        )
+        edge = edge.transform([ConvertToLinearPass()])
+        manager = edge.to_executorch(
+            ExecutorchBackendConfig(
+                extract_delegate_segments=True,
+                do_quant_fusion_and_const_prop=True,
+                memory_planning_pass=MemoryPlanningPass(
+                    alloc_graph_input=False, share_mutable_buffers=len(methods) > 1
+                ),
+                sym_shape_eval_pass=ConstraintBasedSymShapeEvalPass(),
+                external_constants=tag_of,
+            )
+        )
+    return Lowered(manager=manager)

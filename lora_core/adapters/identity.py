@@ -1,0 +1,30 @@
+"""Whether an adapter says it belongs to another base."""
+
+from __future__ import annotations
+
+from lora_core.adapters.adapter import Adapter
+from lora_core.models.base import ModelSummary
+
+
+def other_base(adapter: Adapter, base: ModelSummary) -> str | None:
+    """Return a warning if `base_model_name_or_path` of `adapter` contradicts the base's identities, else None.
+
+    Names are compared without case; a path or hub id also by its last part, because the same model is called by its
+    hub id in one place and by its directory in another. The name is a hint that anyone can edit, so this is no error:
+    what fits by shape is used.
+    """
+    if not adapter.base_model or not base.identities:
+        return None
+    known = {part for identity in base.identities for part in _names(identity)}
+    if known & _names(adapter.base_model):
+        return None
+    return (
+        f"Adapter {adapter.name!r} was trained for {adapter.base_model!r}, but this base is "
+        f"{' or '.join(repr(identity) for identity in base.identities)}. If that is another model, the adapter's "
+        f"answers will be wrong. ({adapter.source}: base_model_name_or_path)"
+    )
+
+
+def _names(identity: str) -> set[str]:
+    whole = identity.replace("\\", "/").rstrip("/").lower()
+    return {whole, whole.rpartition("/")[2]}

@@ -32,20 +32,11 @@ RESERVED_BEGINNINGS = ("get_", "use_", "enable_", "append_", "kv_")
 
 def name_problem(name: str) -> Problem | None:
     """Return what is wrong with `name` as an adapter's name, with a name that would do; None if nothing is."""
+    suggestion = f"For example {safe_name(name)!r}."
     if not _NAME.fullmatch(name):
-        return Problem(what=f"{name!r} cannot be an adapter's name", remedy=f"{_RULE} {_suggest(name)}".strip())
-    lowered = name.lower()
-    if lowered in RESERVED:
-        return Problem(what=f"Adapter name {name!r} is reserved", remedy=_suggest(name))
-    for ending in RESERVED_ENDINGS:
-        if lowered.endswith(ending):
-            what = f"Adapter name {name!r} is reserved: names that end in {ending!r} are methods of other adapters"
-            return Problem(what=what, remedy=_suggest(name))
-    for beginning in RESERVED_BEGINNINGS:
-        if lowered.startswith(beginning):
-            what = f"Adapter name {name!r} is reserved: methods that begin with {beginning!r} are a runner's metadata"
-            return Problem(what=what, remedy=_suggest(name))
-    return None
+        return Problem(what=f"{name!r} cannot be an adapter's name", remedy=f"{_RULE} {suggestion}")
+    reason = _reserved(name.lower())
+    return None if reason is None else Problem(what=f"Adapter name {name!r} is reserved: {reason}", remedy=suggestion)
 
 
 def name_problems(names: Sequence[str], *, taken: Iterable[str] = ()) -> list[Problem]:
@@ -70,11 +61,19 @@ def safe_name(text: str) -> str:
     """Return a valid name made from `text` (a directory's name, say); not necessarily unique."""
     name = re.sub(r"[^A-Za-z0-9]+", "_", text).strip("_")[:56] or "adapter"
     name = name if name[0].isalpha() else f"a_{name}"
-    return name if name_problem(name) is None else f"my_{name}_lora"
+    return name if _reserved(name.lower()) is None else f"my_{name}_lora"
 
 
-def _suggest(name: str) -> str:
-    return f"For example {safe_name(name)!r}."
+def _reserved(name: str) -> str | None:
+    if name in RESERVED:
+        return "bundles and runtimes use it for themselves"
+    for ending in RESERVED_ENDINGS:
+        if name.endswith(ending):
+            return f"names that end in {ending!r} are methods and files of other adapters"
+    for beginning in RESERVED_BEGINNINGS:
+        if name.startswith(beginning):
+            return f"methods that begin with {beginning!r} are a runner's metadata"
+    return None
 
 
 def _clash(name: str, other: str, what: str, remedy: str) -> Problem:

@@ -1,0 +1,96 @@
+"""Tiny random models of every family, saved as Hugging Face saves them, beside the reference they are compared with."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import transformers
+
+SIZES = {
+    "vocab_size": 128,
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+}
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 500000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+FAMILIES = {
+    "llama2": ("LlamaConfig", {"num_key_value_heads": 4}),
+    "llama3.1-scaled-rope": ("LlamaConfig", {"rope_parameters": LLAMA3_ROPE}),
+    "llama3.2-scaled-rope-tied": (
+        "LlamaConfig",
+        {"rope_parameters": {**LLAMA3_ROPE, "factor": 32.0, "low_freq_factor": 2.0}, "tie_word_embeddings": True},
+    ),
+    "llama-linear-rope": ("LlamaConfig", {"rope_parameters": {"rope_type": "linear", "factor": 4.0}}),
+    "llama-every-bias": ("LlamaConfig", {"attention_bias": True, "mlp_bias": True, "head_dim": 32}),
+    "smollm2-tied": (
+        "LlamaConfig",
+        {
+            "num_attention_heads": 3,
+            "num_key_value_heads": 1,
+            "tie_word_embeddings": True,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 100000.0},
+        },
+    ),
+    "mistral-within-window": ("MistralConfig", {"sliding_window": 64}),
+    "mistral-own-head-dim": ("MistralConfig", {"sliding_window": None, "head_dim": 24}),
+    "qwen2": ("Qwen2Config", {"rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0}}),
+    "qwen2.5-tied": ("Qwen2Config", {"tie_word_embeddings": True, "rms_norm_eps": 1e-5}),
+    "qwen3-own-head-dim-tied": ("Qwen3Config", {"head_dim": 32, "tie_word_embeddings": True}),
+    "qwen3-attention-bias": ("Qwen3Config", {"head_dim": 16, "attention_bias": True}),
+}
+
+
+def randomize(module: torch.nn.Module, seed: int = 0) -> None:
+    """Fill every parameter, norms and biases too, so that none can be left out without a difference."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in module.parameters():
+        # Large enough that a missing bias, scale or rotation moves logits by far more than any tolerance here.
+        spread = 0.2 if parameter.dim() > 1 else 0.5
+        parameter.data = torch.randn(parameter.shape, generator=generator) * spread
+
+
+def config_of(family: str, **changes: object) -> transformers.PreTrainedConfig:
+    kind, own = FAMILIES[family]
+    return getattr(transformers, kind)(**{**SIZES, **own, **changes})
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., SimpleNamespace]:
+    """Return a maker of tiny models: `.directory`, and `.reference`, what transformers loads from it in float32."""
+    made: dict[object, SimpleNamespace] = {}
+
+    def make(family: str, *, dtype: torch.dtype = torch.float32, shard: str = "1GB", **changes: object):
+        key = (family, dtype, shard, tuple(sorted(changes.items())))
+        if key not in made:
+            directory: Path = tmp_path_factory.mktemp("tiny") / family
+            model = transformers.AutoModelForCausalLM.from_config(config_of(family, **changes))
+            randomize(model)
+            model.tie_weights()
+            model.to(dtype).save_pretrained(directory, max_shard_size=shard)
+            reference = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+            made[key] = SimpleNamespace(directory=directory, reference=reference.eval().requires_grad_(False))
+        return made[key]
+
+    return make
+
+
+@pytest.fixture
+def llama_directory(tiny: Callable[..., SimpleNamespace], tmp_path: Path) -> Path:
+    """Return a copy of a tiny Llama that a test may damage."""
+    import shutil
+
+    directory = tmp_path / "llama"
+    shutil.copytree(tiny("llama2").directory, directory)
+    return directory

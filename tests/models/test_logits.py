@@ -1,0 +1,139 @@
+"""Logits of the module that gets exported, against transformers on the same checkpoint."""
+
+import pytest
+import torch
+
+from lora_core.models.base import ModelOptions
+from lora_core.models.hf import HfModelSource
+
+CONTEXT = 64
+PREFILL = 40
+TOLERANCE = 1e-4
+
+FAMILIES = [
+    "llama2",
+    "llama3.1-scaled-rope",
+    "llama3.2-scaled-rope-tied",
+    "llama-linear-rope",
+    "llama-every-bias",
+    "smollm2-tied",
+    "mistral-within-window",
+    "mistral-own-head-dim",
+    "qwen2",
+    "qwen2.5-tied",
+    "qwen3-own-head-dim-tied",
+    "qwen3-attention-bias",
+]
+
+
+def tokens_of(model, seed: int = 1) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, model.config.vocab_size, (1, CONTEXT), generator=generator)
+
+
+def load(directory, **options):
+    return HfModelSource().open(str(directory)).load(
+        ModelOptions(max_context_len=CONTEXT, max_seq_len=CONTEXT, **options)
+    )
+
+
+def prefill_then_decode(module: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+    logits = [module(tokens[:, :PREFILL], {"input_pos": torch.tensor([0])})]
+    for position in range(PREFILL, tokens.shape[1]):
+        logits.append(module(tokens[:, position : position + 1], {"input_pos": torch.tensor([position])}))
+    return torch.cat(logits, dim=1)
+
+
+def largest_difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    assert ours.shape == theirs.shape
+    return float((ours - theirs).abs().max())
+
+
+@pytest.mark.parametrize("attention", ["custom_sdpa", "sdpa"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_prefill_and_decode_equal_transformers(tiny, family, attention):
+    model = tiny(family)
+    tokens = tokens_of(model.reference)
+    ours = prefill_then_decode(load(model.directory, attention=attention, full_logits=True).module, tokens)
+    theirs = model.reference(tokens).logits
+    assert float(theirs.std()) > 0.1
+    assert largest_difference(ours, theirs) <= TOLERANCE
+
+
+@pytest.mark.parametrize("attention", ["custom_sdpa", "sdpa"])
+def test_fixed_sequence_length_decodes_token_by_token(tiny, attention):
+    model = tiny("qwen3-own-head-dim-tied")
+    tokens = tokens_of(model.reference)[:, :8]
+    base = load(model.directory, attention=attention, dynamic_seq_len=False)
+    assert base.dynamic_shapes is None
+    ours = [
+        base.module(tokens[:, position : position + 1], {"input_pos": torch.tensor([position])})
+        for position in range(8)
+    ]
+    assert largest_difference(torch.stack(ours, dim=1), model.reference(tokens).logits) <= TOLERANCE
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_static_attention_equals_transformers(tiny, family):
+    from executorch.examples.models.llama.static_attention import StaticAttentionIOManager
+
+    model = tiny(family)
+    tokens = tokens_of(model.reference)[:, :24]
+    options = ModelOptions(max_context_len=CONTEXT, max_seq_len=8, attention="static", full_logits=True)
+    base = HfModelSource().open(str(model.directory)).load(options)
+    # ExecuTorch's own runner of static attention makes the rotary tables from ModelArgs, not from the module.
+    manager = StaticAttentionIOManager(
+        base.module.params, input_len=8, cache_lens=CONTEXT - 8, style="smart_mask", mask_val=float("-inf")
+    )
+    ours = manager.prefill(base.module, tokens[0].tolist())
+    assert largest_difference(ours[:, -1], model.reference(tokens).logits[:, -1]) <= TOLERANCE
+
+
+@pytest.mark.parametrize("attention", ["custom_sdpa", "sdpa"])
+def test_logits_are_of_the_last_token_unless_all_are_asked_for(tiny, attention):
+    model = tiny("llama2")
+    tokens = tokens_of(model.reference)
+    ours = load(model.directory, attention=attention).module(tokens, {"input_pos": torch.tensor([0])})
+    assert largest_difference(ours, model.reference(tokens).logits[:, -1]) <= TOLERANCE
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shard", ["1GB", "40KB"], ids=["single", "sharded"])
+def test_half_precision_checkpoints_are_computed_in_float32(tiny, dtype, shard):
+    model = tiny("smollm2-tied", dtype=dtype, shard=shard)
+    assert (model.directory / "model.safetensors.index.json").exists() == (shard == "40KB")
+    tokens = tokens_of(model.reference)
+    base = load(model.directory, full_logits=True)
+    assert {parameter.dtype for parameter in base.module.parameters()} == {torch.float32}
+    ours = prefill_then_decode(base.module, tokens)
+    assert largest_difference(ours, model.reference(tokens).logits) <= TOLERANCE
+
+
+def test_sharded_checkpoint_equals_the_single_file(tiny):
+    tokens = tokens_of(tiny("llama2").reference)
+    single, sharded = tiny("llama2"), tiny("llama2", shard="40KB")
+    assert len(list(sharded.directory.glob("model-*.safetensors"))) > 2
+    ours = [load(model.directory, full_logits=True).module for model in (single, sharded)]
+    assert torch.equal(*(prefill_then_decode(module, tokens) for module in ours))
+
+
+def test_older_configuration_spelling_means_the_same(tiny, llama_directory):
+    import json
+
+    scaled = {"type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    path = llama_directory / "config.json"
+    config = json.loads(path.read_text())
+    del config["rope_parameters"]
+    config |= {"rope_theta": 500000.0, "rope_scaling": {**scaled, "original_max_position_embeddings": 32}}
+    path.write_text(json.dumps(config))
+    tokens = tokens_of(tiny("llama3.1-scaled-rope").reference)
+    expected = tiny("llama3.1-scaled-rope").reference(tokens).logits
+    ours = prefill_then_decode(load(llama_directory, full_logits=True).module, tokens)
+    # Both tiny Llamas have the same weights up to the number of key and value heads, so compare with transformers.
+    import transformers
+
+    reference = transformers.AutoModelForCausalLM.from_pretrained(llama_directory, dtype=torch.float32).eval()
+    with torch.no_grad():
+        theirs = reference(tokens).logits
+    assert theirs.shape == expected.shape
+    assert largest_difference(ours, theirs) <= TOLERANCE

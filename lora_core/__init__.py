@@ -1,5 +1,166 @@
-"""One base model, any number of LoRA adapters, files that on-device runtimes load."""
+"""One base model, any number of LoRA adapters, files that on-device runtimes load.
+
+The library face: `export`, `add`, `remove`, `inspect`, `open`, `verify` and `bench`. Importing this package imports
+nothing heavy; each function imports what it needs. Every error is a `lora_core.errors.LoraCoreError`; progress comes
+as events (`lora_core.events`) to `emit`; nothing is printed.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from lora_core.events import Emit, ignore
+
+if TYPE_CHECKING:
+    from lora_core.adapters.reference import AdapterReference
+    from lora_core.bundle.bundle import Bundle
+    from lora_core.hub import PluginHub
+    from lora_core.models.base import ModelHandle
+    from lora_core.pipeline.bench import BenchReport
+    from lora_core.pipeline.inspect import InspectReport
+    from lora_core.pipeline.verify import VerifyReport
+    from lora_core.quant.policy import QuantPolicy
+    from lora_core.runtime.session import Session
+
 __version__ = "0.1.0"
+__all__ = ["Adapters", "add", "bench", "export", "inspect", "open", "remove", "verify"]
+
+Adapters: TypeAlias = "Mapping[str, str | Path] | Sequence[AdapterReference]"
+"""Directories by adapter name, or references (which can also be two files, a composite, or have a strength)."""
+
+
+def export(
+    model: str | Path | ModelHandle,
+    *,
+    adapters: Adapters = (),
+    backend: str,
+    policy: str | QuantPolicy = "fp32",
+    out: str | Path,
+    options: Mapping[str, Any] | None = None,
+    plan: Literal["union", "per-shape"] = "union",
+    max_rank: int | None = None,
+    targets: str | Sequence[str] | None = None,
+    group_size: int | None = None,
+    embedding: str | None = None,
+    cache: str | Path | None = None,
+    download: bool = False,
+    force: bool = False,
+    emit: Emit = ignore,
+    hub: PluginHub | None = None,
+) -> Bundle:
+    """Write the bundle `out` of `model` with `adapters` for `backend`, and return it.
+
+    `model` is a checkpoint directory, a hub id (fetched only with `download`), or a handle such as
+    `lora_core.models.module.ModuleModel` around your own `nn.Module`. `options` are fields of the backend's options
+    class by name. `plan`, `max_rank` and `targets` say which slots the bundle has: those its adapters need, and more
+    for adapters to come. `group_size` and `embedding` ("BITS,GROUP") adjust the policy. `cache` is a directory of
+    lowered templates to reuse and fill (None: no cache). An existing `out` is refused unless `force` replaces it.
+
+    Raises `UsageError`, `ModelError`, `AdapterError`, `PolicyError`, `UnsupportedError`, `PluginError` or
+    `StorageError`, each with all problems found, before the long work wherever possible; `out` is then untouched.
+    """
+    from lora_core.pipeline.export import export as run
+
+    return run(
+        model,
+        adapters=adapters,
+        backend=backend,
+        policy=policy,
+        out=Path(out),
+        options=options or {},
+        plan=plan,
+        max_rank=max_rank,
+        targets=targets,
+        group_size=group_size,
+        embedding=embedding,
+        cache=None if cache is None else Path(cache),
+        download=download,
+        force=force,
+        emit=emit,
+        hub=_hub(hub),
+    )
+
+
+def add(
+    bundle: str | Path | Bundle,
+    adapters: Adapters,
+    *,
+    jobs: int = 1,
+    emit: Emit = ignore,
+    hub: PluginHub | None = None,
+) -> Bundle:
+    """Link `adapters` into `bundle` and return the new bundle; needs neither the base weights nor torch.
+
+    `jobs` processes share the work when there are many adapters. Raises `UsageError` (a name), `AdapterError` (an
+    adapter that is wrong, or outside the slot plan), `BundleError` or `UnsupportedError`; the bundle is then unchanged.
+    """
+    from lora_core.pipeline.add import add as run
+
+    return run(_path(bundle), adapters, jobs=jobs, emit=emit, hub=_hub(hub))
+
+
+def remove(
+    bundle: str | Path | Bundle, names: Sequence[str], *, emit: Emit = ignore, hub: PluginHub | None = None
+) -> Bundle:
+    """Remove the adapters `names` from `bundle` and return the new bundle; raises `UsageError` or `BundleError`."""
+    from lora_core.pipeline.remove import remove as run
+
+    return run(_path(bundle), names, emit=emit, hub=_hub(hub))
+
+
+def inspect(bundle: str | Path | Bundle, *, emit: Emit = ignore, hub: PluginHub | None = None) -> InspectReport:
+    """Return files, methods, adapters and the sharing report of `bundle`, from the bytes on disk."""
+    from lora_core.pipeline.inspect import inspect as run
+
+    return run(_path(bundle), emit=emit, hub=_hub(hub))
+
+
+def open(
+    bundle: str | Path | Bundle, *, options: Mapping[str, Any] | None = None, hub: PluginHub | None = None
+) -> Session:
+    """Open `bundle` on its backend's runtime; `options` are the backend's own (XNNPACK: `weight_cache`).
+
+    Raises `UnsupportedError` where this machine cannot run it.
+    """
+    from lora_core.bundle.store import open_bundle
+
+    opened = open_bundle(_path(bundle))
+    return _hub(hub).backend(opened.manifest.backend).open(opened, options or {})
+
+
+def verify(
+    bundle: str | Path | Bundle,
+    model: str | Path | ModelHandle,
+    *,
+    adapters: Adapters = (),
+    emit: Emit = ignore,
+    hub: PluginHub | None = None,
+) -> VerifyReport:
+    """Compare every method of `bundle` with a reference made from `model` and `adapters`; check hashes and sharing.
+
+    Returns the report whether or not everything holds: see its `passed`.
+    """
+    from lora_core.pipeline.verify import verify as run
+
+    return run(_path(bundle), model, adapters=adapters, emit=emit, hub=_hub(hub))
+
+
+def bench(bundle: str | Path | Bundle, *, emit: Emit = ignore, hub: PluginHub | None = None) -> BenchReport:
+    """Measure load time, time to first token, tokens per second, memory and switching of `bundle`."""
+    from lora_core.pipeline.bench import bench as run
+
+    return run(_path(bundle), emit=emit, hub=_hub(hub))
+
+
+def _hub(hub: PluginHub | None) -> PluginHub:
+    if hub is not None:
+        return hub
+    from lora_core.hub import PluginHub
+
+    return PluginHub()
+
+
+def _path(bundle: str | Path | Bundle) -> Path:
+    return Path(bundle) if isinstance(bundle, str | Path) else bundle.path

@@ -48,7 +48,7 @@ class Command(click.Command):
             try:
                 self.make_parser(ctx).parse_args(args=list(rest))
             except click.NoSuchOption as error:
-                problems.append(self.unknown_option(error))
+                problems.append(self.unknown_option(ctx, error))
                 if not _drop(rest, error.option_name):
                     return problems
             except click.UsageError:
@@ -56,7 +56,7 @@ class Command(click.Command):
             else:
                 return problems
 
-    def unknown_option(self, error: click.NoSuchOption) -> Problem:
+    def unknown_option(self, ctx: click.Context, error: click.NoSuchOption) -> Problem:  # noqa: ARG002 for subclasses
         """Return the problem of one unknown option."""
         return Problem(what=error.message.rstrip("."), remedy=_guesses(error.possibilities))
 

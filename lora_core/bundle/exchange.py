@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from pathlib import Path
 
 from lora_core.bundle.lock import locked_if_free
@@ -17,7 +18,7 @@ def exchange(new: Path, old: Path) -> None:
     """Let the directories `new` and `old` change names, in one step where the system can (Linux: renameat2).
 
     Elsewhere `old` is missing for the time between two renames. It is then at `aside(old)`, and `restore` puts it back
-    if the process was killed just there.
+    if the process was killed just there. The caller holds the lock of `old`.
     """
     if _exchange_at_once(new, old):
         return
@@ -36,12 +37,19 @@ def aside(target: Path) -> Path:
 
 
 def restore(target: Path) -> None:
-    """Put back a directory that a killed exchange left aside; does nothing if there is none."""
+    """Undo an exchange that was killed between its renames, or remove what one left that was killed after them.
+
+    Whoever exchanges holds the lock of the old directory, so nothing is taken from a living process.
+    """
     kept = aside(target)
-    if target.exists() or not kept.exists():
+    if not kept.exists():
         return
-    with locked_if_free(kept) as lock:  # whoever exchanges holds the lock of the old directory
-        if lock and not target.exists():
+    with locked_if_free(kept) as lock:
+        if lock is None:
+            return
+        if target.exists():
+            shutil.rmtree(kept)
+        else:
             kept.rename(target)
             lock.directory = target
 

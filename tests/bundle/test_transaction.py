@@ -1,0 +1,254 @@
+"""A bundle is always the old one or the new one, whatever is killed or fails and whenever."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import resource
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from lora_core.bundle.layout import JOURNAL, STAGING, STATE
+from lora_core.bundle.lock import locked
+from lora_core.bundle.transaction import change
+from lora_core.errors import BundleError, StorageError
+from lora_core.events import Noted, ignore
+
+BASE = {"base.bin": b"base" * 100, "shared/program.bin": b"one"}
+OLD = {**BASE, "adapters/old.bin": b"old"}
+NEW = {**BASE, "shared/program.bin": b"two!", "adapters/new.bin": b"new", "adapters/more.bin": b"more"}
+
+
+def test_a_change_adds_replaces_and_deletes(bundles, tmp_path):
+    bundles.create(tmp_path / "b", OLD)
+    bundles.set(tmp_path / "b", NEW)
+    assert bundles.read(tmp_path / "b") == NEW
+
+
+def test_a_changed_bundle_has_the_files_and_bytes_of_one_made_anew(bundles, tmp_path):
+    bundles.create(tmp_path / "changed", OLD)
+    bundles.set(tmp_path / "changed", NEW)
+    bundles.create(tmp_path / "new", NEW)
+    names = bundles.everything(tmp_path / "new")
+    assert bundles.everything(tmp_path / "changed") == names
+    for name in names:
+        if (tmp_path / "new" / name).is_file():
+            assert (tmp_path / "changed" / name).read_bytes() == (tmp_path / "new" / name).read_bytes()
+
+
+def test_deleting_the_last_file_of_a_directory_deletes_the_directory(bundles, tmp_path):
+    bundles.create(tmp_path / "b", OLD)
+    bundles.set(tmp_path / "b", BASE)
+    assert bundles.everything(tmp_path / "b") == {"manifest.json", "base.bin", "shared", "shared/program.bin"}
+
+
+def test_a_block_that_does_not_commit_changes_nothing(bundles, tmp_path):
+    bundles.create(tmp_path / "b", OLD)
+    with change(tmp_path / "b", ignore) as changing:
+        (changing.out / "stray.bin").write_bytes(b"x")
+    assert bundles.read(tmp_path / "b") == OLD
+    assert STATE not in bundles.everything(tmp_path / "b")
+
+
+def test_killed_before_any_file_operation_the_bundle_is_old_or_new_and_nothing_is_left(bundles, tmp_path, kill_at):
+    seen = set()
+    number = 1
+    while True:
+        path = tmp_path / str(number)
+        bundles.create(path, OLD)
+        if not kill_at(number, path, lambda path=path: bundles.set(path, NEW)):
+            break
+        found = bundles.read(path)
+        assert found in (OLD, NEW), f"killed at operation {number}"
+        seen.add(len(found))
+        assert {name.split("/")[0] for name in bundles.everything(path)} == {
+            *(name.split("/")[0] for name in found),
+            "manifest.json",
+        }
+        bundles.set(path, NEW)
+        assert bundles.read(path) == NEW
+        shutil.rmtree(path)
+        number += 1
+    assert number > 30
+    assert seen == {len(OLD), len(NEW)}
+
+
+def test_killed_while_finishing_a_killed_change_it_is_still_finished(bundles, tmp_path, kill_at):
+    committed = tmp_path / "committed"
+    number = 20
+    while not (committed / STATE / JOURNAL).exists():
+        shutil.rmtree(committed, ignore_errors=True)
+        bundles.create(committed, OLD)
+        number += 1
+        assert kill_at(number, committed, lambda: bundles.set(committed, NEW))
+    number = 0
+    survived = False
+    while not survived:
+        number += 1
+        path = tmp_path / str(number)
+        shutil.copytree(committed, path)
+        survived = not kill_at(number, path, lambda path=path: bundles.read(path))
+        assert bundles.read(path) == NEW
+        shutil.rmtree(path)
+    assert number > 10
+
+
+def test_sixty_kills_at_random_instants_leave_old_or_new_and_nothing_that_grows(bundles, tmp_path):
+    path = tmp_path / "b"
+    bundles.create(path, OLD)
+    chance = random.Random(7)
+    states = []
+    for _ in range(60):
+        pid = os.fork()
+        if pid == 0:
+            try:
+                while True:
+                    bundles.set(path, NEW)
+                    bundles.set(path, OLD)
+            finally:
+                os._exit(70)
+        time.sleep(chance.uniform(0.0005, 0.06))
+        os.kill(pid, signal.SIGKILL)
+        _, status = os.waitpid(pid, 0)
+        assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
+        left = bundles.everything(path)
+        assert len(left) < 25
+        found = bundles.read(path)
+        assert found in (OLD, NEW)
+        states.append(found == OLD)
+        assert STATE not in bundles.everything(path)
+    assert {True, False} == set(states)
+
+
+def test_failing_at_any_file_operation_says_so_and_leaves_old_or_new(bundles, tmp_path, strike_at, child):
+    def fail() -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    number = 1
+    outcomes = set()
+    while True:
+        path = tmp_path / str(number)
+        bundles.create(path, OLD)
+
+        def act(number=number, path=path) -> None:
+            strike_at(number, path, fail)
+            error = bundles.failure(lambda: bundles.set(path, NEW))
+            if error is not None:
+                assert str(path) in str(error)
+                assert "No space left" in str(error)
+                raise SystemExit(3)
+
+        ended = child(act)
+        outcomes.add(ended)
+        assert ended in (0, 3)
+        assert bundles.read(path) in ((OLD, NEW) if ended else (NEW,))
+        assert STATE not in bundles.everything(path)
+        shutil.rmtree(path)
+        if number > 90:
+            break
+        number += 1
+    assert outcomes == {0, 3}
+
+
+def test_a_file_too_large_for_the_system_fails_cleanly(bundles, tmp_path, child, capfd):
+    path = tmp_path / "b"
+    bundles.create(path, OLD)
+
+    def act() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+        with pytest.raises(StorageError, match="File too large"):
+            bundles.set(path, {**NEW, "adapters/big.bin": b"x" * 10_000})
+
+    assert child(act) == 0
+    assert bundles.read(path) == OLD
+    assert STATE not in bundles.everything(path)
+
+
+def test_an_error_of_the_block_removes_what_it_staged(bundles, tmp_path):
+    bundles.create(tmp_path / "b", OLD)
+
+    def interrupted() -> None:
+        with change(tmp_path / "b", ignore) as changing:
+            (changing.out / "half.bin").write_bytes(b"x")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert bundles.everything(tmp_path / "b").isdisjoint({STATE, f"{STATE}/{STAGING}"})
+
+
+def test_a_file_that_the_bundle_does_not_list_is_never_overwritten(bundles, tmp_path):
+    bundles.create(tmp_path / "b", OLD)
+    (tmp_path / "b/adapters/new.bin").write_bytes(b"mine")
+    (tmp_path / "b/adapters/more.bin").mkdir()
+    with pytest.raises(BundleError) as caught:
+        bundles.set(tmp_path / "b", NEW)
+    assert len(caught.value.problems) == 2
+    assert (tmp_path / "b/adapters/new.bin").read_bytes() == b"mine"
+    assert bundles.read(tmp_path / "b") == OLD
+
+
+def test_eight_processes_that_change_a_bundle_at_once_all_succeed(bundles, tmp_path):
+    path = tmp_path / "b"
+    bundles.create(path, BASE)
+
+    def add(name: str) -> None:
+        with change(path, ignore) as changing:
+            listed = [artifact.path for artifact in changing.bundle.manifest.artifacts]
+            files = {listing: (path / listing).read_bytes() for listing in listed}
+            new = {f"adapters/{name}.bin": name.encode()}
+            bundles.write(changing.out, new)
+            changing.commit(bundles.manifest({**files, **new}))
+
+    pids = []
+    for i in range(8):
+        pid = os.fork()
+        if pid == 0:
+            try:
+                for j in range(4):
+                    add(f"a{i}-{j}")
+                os._exit(0)
+            finally:
+                os._exit(70)
+        pids.append(pid)
+    assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids] == [0] * 8
+    expected = {f"adapters/a{i}-{j}.bin": f"a{i}-{j}".encode() for i in range(8) for j in range(4)}
+    assert bundles.read(path) == {**BASE, **expected}
+
+
+def test_a_writer_that_waits_for_long_says_so(bundles, tmp_path, monkeypatch):
+    monkeypatch.setattr("lora_core.bundle.lock.PATIENCE", 0.05)
+    path = tmp_path / "b"
+    bundles.create(path, BASE)
+    ready, held = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            with locked(path, ignore):
+                os.write(held, b"x")
+                time.sleep(0.4)
+        finally:
+            os._exit(0)
+    os.read(ready, 1)
+    told = []
+    with change(path, told.append):
+        pass
+    os.waitpid(pid, 0)
+    os.close(ready)
+    os.close(held)
+    assert [type(event) for event in told] == [Noted]
+    assert str(path) in told[0].message
+
+
+def test_changing_what_is_not_a_bundle_is_refused_and_leaves_no_trace(tmp_path):
+    with pytest.raises(BundleError, match="no bundle"), change(tmp_path, ignore):
+        pass
+    with pytest.raises(BundleError, match="no bundle"), change(tmp_path / "nowhere", ignore):
+        pass
+    assert list(Path(tmp_path).iterdir()) == []

@@ -10,8 +10,8 @@ One reference is one `--adapter`:
 | any of these with `@STRENGTH` at the end | the same, its effect times STRENGTH |
 
 A PART is the NAME of another reference of the same command, whatever their order and with the strength it has there
-(`mix=pirate:0.7+shout:0.3`), or a directory with a slash in it (`mix=adapters/pirate:0.7+adapters/shout:0.3`), whose adapter is then only a part and not
-one of its own. `NAME+NAME` alone, without strengths, adds them at full strength. Strengths are plain decimal numbers,
+(`mix=pirate:0.7+shout:0.3`), or a directory with a slash in it (`mix=adapters/pirate:0.7+adapters/shout:0.3`), whose
+adapter is then only a part and not one of its own. `NAME+NAME` alone, without strengths, adds them at full strength. Strengths are plain decimal numbers,
 negative ones take an effect away. A directory that looks like something else is written with a slash: `x=./a+b`,
 `x=runs/v@2/`.
 """

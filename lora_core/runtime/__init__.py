@@ -1,1 +1,1 @@
-
+"""Running bundles: sessions, tokenizers, chat templates, generation, reports and benchmarks."""

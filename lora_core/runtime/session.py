@@ -41,7 +41,8 @@ class Session(ABC):
     @abstractmethod
     def facts(self) -> Mapping[str, Any]:
         """What a user should know of this runtime: whether it evaluates or executes, whether the weight cache is
-        on (and was read back), library versions."""
+        on (and was read back), library versions, and `context_len`, the number of tokens that fit.
+        """
 
     @abstractmethod
     def load(self, adapter: str | None) -> Loaded:

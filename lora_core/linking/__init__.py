@@ -1,1 +1,1 @@
-
+"""Templates and their placeholders: what linking starts from."""

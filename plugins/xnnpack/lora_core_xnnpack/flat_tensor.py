@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import attrs
 import flatbuffers
 
 from lora_core.errors import BundleError
+from lora_core_xnnpack.named_blobs import Buffer, StoredBlob, named_blobs
 
 SEGMENT_ALIGNMENT = 128
 _HEADER_LENGTH = 40  # FlatTensorHeader.EXPECTED_LENGTH
 _PADDED_HEADER = 48  # rounded up to the flatbuffer's alignment of 16
 _HEADER = struct.Struct("<4sIQQQQ")
-Buffer = bytes | bytearray | memoryview
 
 
 @attrs.frozen(kw_only=True)
@@ -31,15 +31,6 @@ class DataBlob:
     key: str
     alignment: int
     data: Buffer
-
-
-@attrs.frozen(kw_only=True)
-class StoredBlob:
-    """One named blob of a file: where its bytes lie."""
-
-    key: str
-    offset: int
-    size: int
 
 
 def aligned(offset: int, alignment: int) -> int:
@@ -111,35 +102,6 @@ def serialize(blobs: Sequence[DataBlob]) -> list[Buffer]:
     return parts
 
 
-def _vector(data: Buffer, table: int, field: int) -> tuple[int, int]:
-    """Return position of the first element and the number of elements of a table's vector field."""
-    at = _field(data, table, field)
-    if not at:
-        return 0, 0
-    start = at + int(struct.unpack_from("<I", data, at)[0])
-    return start + 4, int(struct.unpack_from("<I", data, start)[0])
-
-
-def _field(data: Buffer, table: int, field: int) -> int:
-    vtable = table - struct.unpack_from("<i", data, table)[0]
-    slot = 4 + 2 * field
-    if slot >= struct.unpack_from("<H", data, vtable)[0]:
-        return 0
-    relative = int(struct.unpack_from("<H", data, vtable + slot)[0])
-    return table + relative if relative else 0
-
-
-def _tables(data: Buffer, table: int, field: int) -> Iterator[int]:
-    start, count = _vector(data, table, field)
-    for position in range(start, start + 4 * count, 4):
-        yield position + struct.unpack_from("<I", data, position)[0]
-
-
-def _number(data: Buffer, table: int, field: int, code: str) -> int:
-    at = _field(data, table, field)
-    return int(struct.unpack_from(code, data, at)[0]) if at else 0
-
-
 def stored_blobs(data: Buffer, path: Path) -> list[StoredBlob]:
     """List the named blobs of a data file; offsets are from the file's start.
 
@@ -149,17 +111,7 @@ def stored_blobs(data: Buffer, path: Path) -> list[StoredBlob]:
         magic, _, _, _, base, _ = _HEADER.unpack_from(data, 8)
         if bytes(data[4:8]) != b"FT01" or magic != b"FH01":
             raise ValueError("no FlatTensor header")
-        root = struct.unpack_from("<I", data)[0]
-        segments = [(_number(data, table, 0, "<Q"), _number(data, table, 1, "<Q")) for table in _tables(data, root, 1)]
-        blobs = []
-        for table in _tables(data, root, 2):
-            at = _field(data, table, 0)
-            start = at + struct.unpack_from("<I", data, at)[0]
-            key = bytes(data[start + 4 : start + 4 + struct.unpack_from("<I", data, start)[0]]).decode()
-            offset, size = segments[_number(data, table, 1, "<I")]
-            if base + offset + size > len(data):
-                raise ValueError(f"blob {key} ends behind the end of the file")
-            blobs.append(StoredBlob(key=key, offset=base + offset, size=size))
+        blobs = named_blobs(data, base, segments_field=1, named_field=2)
     except (struct.error, ValueError, IndexError) as error:
         raise BundleError(
             f"{path.name} is not a whole ExecuTorch data file: {error}.",

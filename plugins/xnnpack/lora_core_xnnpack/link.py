@@ -91,9 +91,7 @@ def _patched_payloads(template: Template, keys: Sequence[str]) -> DelegatePayloa
     return payloads
 
 
-def link_matrices(
-    template: Template, matrices: Mapping[str, tuple[Matrix, Matrix]], *, embed: bool
-) -> Linked:
+def link_matrices(template: Template, matrices: Mapping[str, tuple[Matrix, Matrix]], *, embed: bool) -> Linked:
     """Link A/B matrices, one pair for each slot of the template, at the template's shapes, scaling folded into B.
 
     With `embed` the adapter's data lies in the program file, else in a data file of its own.

@@ -6,7 +6,7 @@ The steps and their order are those of ExecuTorch 1.5.1's own LLM exporter (`ext
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -21,17 +21,19 @@ if TYPE_CHECKING:
 
 FOUNDATION_TAG = "foundation"
 LORA_TAG = "lora"
-LORA_MARKS = ("lora_a", "lora_b")
+_LORA_MARKS = ("lora_a", "lora_b")
+
+Tag = Callable[["torch.fx.Node"], str | None]
 
 
 def tag_of(node: torch.fx.Node) -> str:
     """Say which file the constant behind `node` goes to: LoRA parameters are named by their modules."""
-    return LORA_TAG if any(mark in node.name for mark in LORA_MARKS) else FOUNDATION_TAG
+    return LORA_TAG if any(mark in node.name for mark in _LORA_MARKS) else FOUNDATION_TAG
 
 
 @attrs.frozen(kw_only=True)
 class Lowered:
-    """A lowered program: ExecuTorch's manager and the data it put outside of the program, by tag and key."""
+    """A lowered program: ExecuTorch's manager, which holds the program and the data put outside of it, by tag."""
 
     manager: ExecutorchProgramManager
 
@@ -39,12 +41,6 @@ class Lowered:
     def pte(self) -> bytes:
         """The program file's bytes."""
         return bytes(self.manager.buffer)
-
-    def data_keys(self, tag: str) -> tuple[str, ...]:
-        """Return the keys stored under `tag`, in stored order."""
-        from lora_core_xnnpack.stored_data import tagged_entries
-
-        return tuple(tagged_entries(self.manager, tag))
 
 
 def _trace(module: torch.nn.Module, model: BaseModel) -> ExportedProgram:
@@ -63,13 +59,13 @@ def _trace(module: torch.nn.Module, model: BaseModel) -> ExportedProgram:
         return program.run_decompositions({})
 
 
-def _tagged(module: torch.nn.Module, model: BaseModel) -> ExportedProgram:
+def _tagged(module: torch.nn.Module, model: BaseModel, tag: Tag) -> ExportedProgram:
     from executorch.exir.passes.external_constants_pass import delegate_external_constants_pass_unlifted
     from executorch.extension.llm.export.export_passes import RemoveRedundantTransposes
 
     unlifted = _trace(module, model).module()
     graph_module = RemoveRedundantTransposes()(unlifted).graph_module
-    delegate_external_constants_pass_unlifted(module=graph_module, gen_tag_fn=tag_of)
+    delegate_external_constants_pass_unlifted(module=graph_module, gen_tag_fn=tag)
     return _trace(graph_module, model)
 
 
@@ -83,25 +79,24 @@ def _partitioners() -> list[Any]:
     return [XnnpackDynamicallyQuantizedPartitioner(), XnnpackPartitioner()]
 
 
-def lower(methods: Mapping[str, torch.nn.Module], model: BaseModel, *, constant_methods: Mapping[str, Any]) -> Lowered:
+def lower(methods: Mapping[str, torch.nn.Module], model: BaseModel, *, tag: Tag = tag_of) -> Lowered:
     """Lower `methods` (all with the example inputs of `model`) into one program.
 
-    Constants go to named data under the tags `foundation` and `lora`. With several methods, mutable buffers (the KV
-    cache) are shared between them.
+    `tag` names the data file that the constant behind a graph node goes to; None keeps it in the program. With several
+    methods, mutable buffers (the KV cache) are shared between them.
     """
     from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge_transform_and_lower
     from executorch.exir.passes import MemoryPlanningPass
-    from executorch.exir.passes.quant_fusion_pass import QuantFusionPass  # noqa: F401  registers the fused operators
     from executorch.exir.passes.sym_shape_eval_pass import ConstraintBasedSymShapeEvalPass
     from executorch.extension.llm.export.builder import ConvertToLinearPass
 
     with fast_lowering():
-        programs = {name: _tagged(module, model) for name, module in methods.items()}
+        programs = {name: _tagged(module, model, tag) for name, module in methods.items()}
         edge = to_edge_transform_and_lower(
             programs,
             partitioner=_partitioners(),
             compile_config=EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True),
-            constant_methods=dict(constant_methods),
+            constant_methods=dict(model.constant_methods),
         )
         edge = edge.transform([ConvertToLinearPass()])
         manager = edge.to_executorch(
@@ -112,7 +107,7 @@ def lower(methods: Mapping[str, torch.nn.Module], model: BaseModel, *, constant_
                     alloc_graph_input=False, share_mutable_buffers=len(methods) > 1
                 ),
                 sym_shape_eval_pass=ConstraintBasedSymShapeEvalPass(),
-                external_constants=tag_of,
+                external_constants=tag,
             )
         )
     return Lowered(manager=manager)

@@ -52,7 +52,7 @@ def _pack_tail(program: bytes, flatbuffer_size: int) -> ProgramTail:
         vectors=(vectors[0], vectors[1], vectors[2]),
         vtables=tuple((tuple(int(part) for part in key), int(offset)) for key, offset in builder.vtables.items()),
         version=int(unpacked.version),
-        header_length=_header_length(program),
+        header_length=_header_length(),
         file_identifier=program[4:8],
         constant_segment=None if unpacked.constantSegment is None else _segment_offsets(unpacked.constantSegment),
         mutable_segments=(
@@ -63,7 +63,7 @@ def _pack_tail(program: bytes, flatbuffer_size: int) -> ProgramTail:
     )
 
 
-def _header_length(program: bytes) -> int:
+def _header_length() -> int:
     # The header is padded to the largest force_align of the schema (serialize_pte_binary); what stands behind it is
     # the flatbuffer from its 9th byte on, so the root offset tells nothing, but the schema does.
     from executorch.exir._serialize._program import _ExtendedHeader
@@ -149,9 +149,7 @@ def make_template(
             raise LoraCoreError(f"The key of {module} {matrix} stands outside of the delegates' payloads.")
         rows, columns = values.shape
         tensors.append(
-            TensorRelocation(
-                module=module, matrix=matrix, shape=(rows, columns), alignment=int(alignment), sites=sites
-            )
+            TensorRelocation(module=module, matrix=matrix, shape=(rows, columns), alignment=int(alignment), sites=sites)
         )
     sizes = {values.nbytes for _, _, values in by_key.values()}
     return Template(

@@ -1,0 +1,72 @@
+"""The XNNPACK backend: what it exports, links, opens and proves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_core.adapters.adapter import Adapter
+from lora_core.backend import Artifacts, Backend, Diagnosis, ExportJob
+from lora_core.bundle.bundle import Bundle
+from lora_core.errors import Problem
+from lora_core.events import Emit
+from lora_core.sharing.blobs import WeightSharing
+
+if TYPE_CHECKING:
+    from lora_core.runtime.session import Session
+
+
+class XnnpackBackend(Backend):
+    """ExecuTorch programs for CPUs with one shared foundation file."""
+
+    def diagnose(self) -> Diagnosis:
+        """Look for the libraries without importing them."""
+        from lora_core_xnnpack.diagnosis import diagnose
+
+        return diagnose()
+
+    def check(self, job: ExportJob) -> Sequence[Problem]:
+        """Return what the policy, the options or the model rule out."""
+        from lora_core_xnnpack.quant import unsupported
+
+        problems = unsupported(job.policy)
+        if job.options.max_seq_len > job.options.max_context_len:
+            problems.append(
+                Problem(
+                    what=f"--max-seq-len {job.options.max_seq_len} is more than --max-context-len "
+                    f"{job.options.max_context_len}; one call cannot be longer than the KV cache",
+                    remedy="Lower the first or raise the second.",
+                )
+            )
+        return problems
+
+    def export(self, job: ExportJob, out: Path, emit: Emit) -> Artifacts:
+        """Lower the base once and one template for each plan, and link every adapter."""
+        from lora_core_xnnpack.exporting import export_split
+
+        return export_split(job, out, emit)
+
+    @property
+    def sharing(self) -> WeightSharing:
+        """The foundation file, shared by all programs."""
+        from lora_core_xnnpack.sharing import XnnpackSharing
+
+        return XnnpackSharing()
+
+    def links_independently(self, bundle: Bundle) -> bool:
+        """Each adapter has files of its own in the split layout."""
+        return bundle.manifest.options["layout"] == "split"
+
+    def link(self, bundle: Bundle, adapters: Sequence[Adapter], out: Path, emit: Emit) -> Artifacts:
+        """Link `adapters` into the bundle's templates: neither base weights nor ExecuTorch are needed."""
+        from lora_core_xnnpack.linking import LinkTarget, link_all, require_template
+
+        require_template(bundle)
+        return link_all(LinkTarget.of_bundle(bundle), adapters, out, emit)
+
+    def open(self, bundle: Bundle, options: Mapping[str, Any]) -> Session:
+        """Open the bundle on ExecuTorch's runtime; `options`: `weight_cache` (True, False)."""
+        from lora_core_xnnpack.session import XnnpackSession
+
+        return XnnpackSession(bundle, options)

@@ -1,0 +1,79 @@
+"""Read what an ExecuTorch file stores by name: the tables that FlatTensor data files and programs have in common."""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from collections.abc import Iterator
+
+import attrs
+
+Buffer = bytes | bytearray | memoryview | mmap.mmap
+
+
+@attrs.frozen(kw_only=True)
+class StoredBlob:
+    """One named blob of a file: where its bytes lie, from the file's start."""
+
+    key: str
+    offset: int
+    size: int
+
+
+def field(data: Buffer, table: int, index: int) -> int:
+    """Return the position of a flatbuffer table's field, 0 if the table does not have it."""
+    vtable = table - struct.unpack_from("<i", data, table)[0]
+    slot = 4 + 2 * index
+    if slot >= struct.unpack_from("<H", data, vtable)[0]:
+        return 0
+    relative = int(struct.unpack_from("<H", data, vtable + slot)[0])
+    return table + relative if relative else 0
+
+
+def tables(data: Buffer, table: int, index: int) -> Iterator[int]:
+    """Yield the positions of the tables of a vector field."""
+    at = field(data, table, index)
+    if not at:
+        return
+    start = at + int(struct.unpack_from("<I", data, at)[0])
+    count = int(struct.unpack_from("<I", data, start)[0])
+    for position in range(start + 4, start + 4 + 4 * count, 4):
+        yield position + struct.unpack_from("<I", data, position)[0]
+
+
+def number(data: Buffer, table: int, index: int, code: str) -> int:
+    """Return an unsigned integer field (`struct` code), 0 if it is left at its default."""
+    at = field(data, table, index)
+    return int(struct.unpack_from(code, data, at)[0]) if at else 0
+
+
+def text(data: Buffer, table: int, index: int) -> str:
+    """Return a string field."""
+    at = field(data, table, index)
+    start = at + struct.unpack_from("<I", data, at)[0]
+    return bytes(data[start + 4 : start + 4 + struct.unpack_from("<I", data, start)[0]]).decode("utf-8")
+
+
+def named_blobs(data: Buffer, base: int, *, segments_field: int, named_field: int) -> list[StoredBlob]:
+    """List the named blobs of a file whose root table has these fields; segments start at `base`.
+
+    Raises `ValueError`, `struct.error` or `IndexError` if the file is not whole.
+    """
+    root = struct.unpack_from("<I", data)[0]
+    segments = [
+        (number(data, table, 0, "<Q"), number(data, table, 1, "<Q")) for table in tables(data, root, segments_field)
+    ]
+    blobs = []
+    for table in tables(data, root, named_field):
+        key = text(data, table, 0)
+        offset, size = segments[number(data, table, 1, "<I")]
+        if base + offset + size > len(data):
+            raise ValueError(f"blob {key} ends behind the end of the file")
+        blobs.append(StoredBlob(key=key, offset=base + offset, size=size))
+    return blobs
+
+
+def names_key(data: Buffer, key: str) -> bool:
+    """Say whether a program names `key`: as a whole flatbuffer string, in its plans or a delegate's payload."""
+    encoded = key.encode("utf-8")
+    return data.find(struct.pack("<I", len(encoded)) + encoded + b"\0") >= 0  # type: ignore[union-attr]

@@ -1,0 +1,77 @@
+"""The blobs of an XNNPACK bundle, read and hashed from its files."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+from lora_core.bundle.bundle import Bundle
+from lora_core.errors import BundleError
+from lora_core.sharing.blobs import Blob, WeightSharing
+from lora_core.sharing.fingerprint import foundation_file_fingerprint
+from lora_core_xnnpack.flat_tensor import stored_blobs
+from lora_core_xnnpack.named_blobs import Buffer, StoredBlob, named_blobs, names_key
+
+_DATA_ROLES = ("foundation", "adapter-data")
+
+
+def program_blobs(data: Buffer, path: Path) -> list[StoredBlob]:
+    """List the named data inside a program file; raises `BundleError` if it is not a whole program."""
+    try:
+        if bytes(data[4:6]) != b"ET" or bytes(data[8:12]) != b"eh00":
+            raise ValueError("no ExecuTorch header")
+        base = struct.unpack_from("<Q", data, 24)[0]
+        return named_blobs(data, base, segments_field=4, named_field=7)
+    except (struct.error, ValueError, IndexError) as error:
+        raise BundleError(
+            f"{path.name} is not a whole ExecuTorch program: {error}.",
+            where=str(path),
+            remedy="Export the bundle again, or restore the file from a copy.",
+        ) from error
+
+
+class XnnpackSharing(WeightSharing):
+    """Base weights lie once in `foundation.ptd`; a program names the blobs it reads by key."""
+
+    def fingerprint(self, bundle: Bundle) -> str:
+        """Return the SHA-256 of the foundation file's bytes."""
+        return foundation_file_fingerprint(bundle)
+
+    def blobs(self, bundle: Bundle) -> Iterator[Blob]:
+        """Yield every named blob of the data files and programs; a method reads a blob if its program names the key."""
+        programs = {method.program: _mapped(bundle.file(method.program)) for method in bundle.manifest.methods}
+        for artifact in bundle.manifest.artifacts:
+            if artifact.role not in (*_DATA_ROLES, "program"):
+                continue
+            path = bundle.file(artifact)
+            data = programs[artifact.path] if artifact.path in programs else _mapped(path)
+            stored = program_blobs(data, path) if artifact.role == "program" else stored_blobs(data, path)
+            for blob in stored:
+                yield Blob(
+                    key=blob.key,
+                    file=artifact.path,
+                    offset=blob.offset,
+                    size=blob.size,
+                    sha256=hashlib.sha256(data[blob.offset : blob.offset + blob.size]).hexdigest(),
+                    methods=_readers(bundle, programs, blob.key, artifact.adapter),
+                    group="base" if artifact.role == "foundation" else "lora",
+                )
+
+
+def _readers(bundle: Bundle, programs: dict[str, Buffer], key: str, owner: str | None) -> frozenset[str]:
+    return frozenset(
+        method.name
+        for method in bundle.manifest.methods
+        if owner in (None, method.adapter) and names_key(programs[method.program], key)
+    )
+
+
+def _mapped(path: Path) -> Buffer:
+    try:
+        with path.open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError) as error:
+        raise BundleError(f"Cannot read {path.name}: {error}.", where=str(path)) from error

@@ -43,7 +43,7 @@ class ExportJob:
     of `plan="per-shape"`. Every adapter fits a plan, and `lora_core.adapters.plans.plan_for` says which one it uses; a
     plan may have slots at ranks no adapter needs yet. With no adapters and no reserved slots there are no plans, and
     the bundle has no template. `adapters` are in the order of their names.
-    `cache` is a directory where the backend may keep lowered templates for later exports (None: neither read nor write).
+    `cache` is a directory where the backend may keep lowered templates for later exports (None: do not).
     """
 
     model: ModelHandle

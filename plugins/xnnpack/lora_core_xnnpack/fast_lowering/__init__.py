@@ -10,15 +10,19 @@ from importlib.metadata import PackageNotFoundError, version
 import attrs
 
 from lora_core_xnnpack.fast_lowering.collector import collect_rarely
+from lora_core_xnnpack.fast_lowering.decompositions import decompose_once
 from lora_core_xnnpack.fast_lowering.patching import Patches
 from lora_core_xnnpack.fast_lowering.provenance import share_provenance
 from lora_core_xnnpack.fast_lowering.recompile import recompile_lazily
+from lora_core_xnnpack.fast_lowering.xnnpack_passes import skip_idle_passes
 
 PROVEN_VERSIONS: Mapping[str, str] = {"torch": "2.13.0", "executorch": "1.5.1"}
 
 PATCHES: Mapping[str, Callable[[Patches], None]] = {
     "provenance": share_provenance,
     "recompile": recompile_lazily,
+    "decompositions": decompose_once,
+    "xnnpack passes": skip_idle_passes,
     "collector": collect_rarely,
 }
 

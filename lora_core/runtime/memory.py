@@ -26,7 +26,7 @@ class Memory:
 
 
 def measure() -> Memory:
-    """Return the memory of this process now (Linux), or its peak (elsewhere, where the standard library has no more)."""
+    """Return the memory of this process now (Linux), or its peak (elsewhere: the standard library has no more)."""
     try:
         return parse_smaps_rollup(SMAPS_ROLLUP.read_text())
     except OSError:

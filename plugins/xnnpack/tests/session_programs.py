@@ -1,7 +1,7 @@
 """Make small real programs for the session's tests: `python session_programs.py OUT`.
 
-A random two-layer Llama of ExecuTorch's own, with custom SDPA and KV cache, whose foundation weighs about 35 MB, is lowered
-to XNNPACK as `forward`, and once more with LoRA for each of two adapters. The same adapters are written in every layout:
+A random one-layer Llama of ExecuTorch's own, with custom SDPA and KV cache, whose foundation weighs about 30 MB, is
+lowered to XNNPACK with and without LoRA. Two adapters are written in every layout (multi-method: the first):
 
     base.pte foundation.ptd               the base
     external/NAME.pte external/NAME.ptd   program and adapter data
@@ -33,10 +33,12 @@ from executorch.exir import (
     ExecutorchProgramManager,
     to_edge_transform_and_lower,
 )
+from executorch.exir._serialize._named_data_store import NamedDataStoreOutput
+from executorch.exir._serialize._program import deserialize_pte_binary, serialize_pte_binary
 from executorch.exir.passes import MemoryPlanningPass
 from executorch.exir.passes.external_constants_pass import delegate_external_constants_pass_unlifted
+from executorch.extension.flat_tensor.serialize.serialize import FlatTensorSerializer
 from executorch.extension.llm.export.partitioner_lib import get_xnnpack_partitioner
-from lora_core_xnnpack.joining import join_program
 
 MAX_CONTEXT = 64
 MAX_SEQ = 16
@@ -153,6 +155,15 @@ def lora_tensors(adapter: str) -> list[bytes]:
     return [value.numpy().tobytes() for name, value in build_model(adapter).state_dict().items() if "lora" in name]
 
 
+def join_as_executorch_does(program: bytes, data: bytes) -> bytes:
+    payload = FlatTensorSerializer().deserialize(data)
+    file = deserialize_pte_binary(program)
+    file.named_data = NamedDataStoreOutput(
+        buffers=list(payload.buffers), pte_data=dict(payload.named_data), external_data={}
+    )
+    return bytes(serialize_pte_binary(file, extract_delegate_segments=True))
+
+
 def eager_logits(adapter: str | None) -> np.ndarray:
     model = build_model(adapter)
     rows = []
@@ -175,10 +186,10 @@ def main(out: Path) -> None:
     for name, (pte, ptd) in files.items():
         (out / "external" / f"{name}.pte").write_bytes(pte)
         (out / "external" / f"{name}.ptd").write_bytes(ptd)
-        (out / "embedded" / f"{name}.pte").write_bytes(join_program(pte, ptd))
+        (out / "embedded" / f"{name}.pte").write_bytes(join_as_executorch_does(pte, ptd))
     both = program(edge, {"forward": "forward", ADAPTERS[0]: ADAPTERS[0]})
     (out / "multimethod" / "model.pte").write_bytes(
-        join_program(both.buffer, bytes(both._tensor_data[ADAPTERS[0]]))
+        join_as_executorch_does(both.buffer, bytes(both._tensor_data[ADAPTERS[0]]))
     )
     logits = {name: eager_logits(name) for name in ADAPTERS}
     np.savez(out / "expected.npz", tokens=np.array(TOKENS), base=eager_logits(None), **logits)

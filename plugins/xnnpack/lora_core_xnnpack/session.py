@@ -1,0 +1,177 @@
+"""A bundle opened on ExecuTorch's runtime: several adapters in one process over one foundation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lora_core.bundle.bundle import Bundle, Method
+from lora_core.errors import BundleError, UsageError
+from lora_core.runtime.kv_cache import KvCache
+from lora_core.runtime.memory import measure
+from lora_core.runtime.session import Loaded, Session
+from lora_core.suggestions import did_you_mean
+from lora_core_xnnpack.programs import LoadedMethod, ProgramShelf
+from lora_core_xnnpack.runtime_library import load_runtime
+from lora_core_xnnpack.weight_cache import WeightCacheState, switch_weight_cache, workspace_sharing
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+OPTIONS = ("threads", "weight_cache")
+
+
+class XnnpackSession(Session):
+    """Programs of one bundle in one process. Nothing is loaded before `load` or `step` asks for it.
+
+    With the weight cache on, all programs share the packed foundation, whichever session loaded them.
+    """
+
+    def __init__(self, bundle: Bundle, options: Mapping[str, Any] | None = None) -> None:
+        """Open `bundle`. `options`: `weight_cache` (True) and `threads` (as many as there are cores).
+
+        Raises `UsageError` for another option, `UnsupportedError` where ExecuTorch is not installed.
+        """
+        self._wanted, threads = _read_options(options or {})
+        self._bundle = bundle
+        self._runtime = load_runtime()
+        if threads:
+            self._runtime._unsafe_reset_threadpool(threads)
+        self._weight_cache = switch_weight_cache(self._wanted)
+        self._shelf = ProgramShelf(bundle, self._runtime)
+        self._methods: dict[str | None, LoadedMethod] = {}
+        self._loads: dict[str | None, Loaded] = {}
+        self._context_len: int | None = None
+        self._cache: KvCache | None = None
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle that is open."""
+        return self._bundle
+
+    @property
+    def weight_cache(self) -> WeightCacheState:
+        """Whether programs share the packed foundation, as the runtime reads it back."""
+        return self._weight_cache
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """How this runtime runs the bundle; `context_len` is known once a program is loaded."""
+        facts: dict[str, Any] = {
+            "runtime": f"ExecuTorch {version('executorch')}, XNNPACK",
+            "executes": True,
+            "weight_cache": str(self._weight_cache),
+            "workspace_sharing": workspace_sharing(),
+            "threads": self._runtime._threadpool_get_thread_count(),
+            "kv_cache": self._bundle.manifest.kv_cache,
+        }
+        return facts if self._context_len is None else facts | {"context_len": self._context_len}
+
+    def load(self, adapter: str | None) -> Loaded:
+        """Load the program of `adapter` and map the foundation; raises `UsageError` or `BundleError`."""
+        if adapter in self._loads:
+            return self._loads[adapter]
+        method = self._method(adapter)
+        self._check_foundation(adapter)
+        start = time.perf_counter()
+        self._switch()
+        self._methods[adapter] = self._shelf.load(method)
+        seconds = time.perf_counter() - start
+        if self._cache is None:
+            self._context_len = self._read_context_len(method)
+            self._cache = KvCache(self._bundle.manifest.kv_cache, self._context_len)
+        memory = measure()
+        self._loads[adapter] = Loaded(
+            adapter=adapter,
+            seconds=seconds,
+            resident=memory.resident,
+            anonymous=memory.anonymous,
+            file_backed=memory.file_backed,
+        )
+        return self._loads[adapter]
+
+    def reset(self) -> None:
+        """Forget the KV cache: every adapter starts again at position 0."""
+        if self._cache is not None:
+            self._cache.reset()
+
+    def step(self, adapter: str | None, tokens: Sequence[int], position: int) -> npt.NDArray[np.float32]:
+        """Feed `tokens`, in as few calls as the program allows, and return the logits of the last.
+
+        Raises `UsageError` if the KV cache holds another adapter's positions or fewer than `position`.
+        """
+        self.load(adapter)
+        cache, method = self._cache, self._methods[adapter]
+        assert cache is not None
+        cache.check(adapter, position, len(tokens))
+        self._check_vocabulary(tokens)
+        cache.wrote(adapter, position, 0)  # a call that fails half way leaves nothing behind
+        logits = np.empty(0, np.float32)
+        for start in range(0, len(tokens), method.longest_step):
+            logits = method(tokens[start : start + method.longest_step], position + start)
+        cache.wrote(adapter, position, len(tokens))
+        return logits
+
+    def close(self) -> None:
+        """Release the programs and their memory."""
+        self._methods.clear()
+        self._loads.clear()
+        self._shelf.close()
+        self.reset()
+
+    def _method(self, adapter: str | None) -> Method:
+        methods = {method.adapter: method for method in self._bundle.manifest.methods}
+        if adapter not in methods:
+            names = [name for name in methods if name is not None]
+            raise UsageError(
+                f"The bundle has no adapter {adapter!r}",
+                where=str(self._bundle.path),
+                remedy=did_you_mean(str(adapter), names),
+            )
+        return methods[adapter]
+
+    def _check_foundation(self, adapter: str | None) -> None:
+        manifest = self._bundle.manifest
+        for entry in manifest.adapters:
+            if entry.name == adapter and entry.foundation != manifest.foundation:
+                raise BundleError(
+                    f"Adapter {adapter!r} was linked against foundation {entry.foundation[:12]}..., and this bundle's "
+                    f"is {manifest.foundation[:12]}...",
+                    where=str(self._bundle.path / "manifest.json"),
+                    remedy="Add the adapter again from its source.",
+                )
+
+    def _check_vocabulary(self, tokens: Sequence[int]) -> None:
+        size = self._bundle.manifest.base.vocab_size
+        wrong = [token for token in tokens if token < 0 or (size is not None and token >= size)]
+        if wrong:
+            raise UsageError(f"Token {wrong[0]} is not in the vocabulary of {size} tokens")
+
+    def _switch(self) -> None:
+        # Another session of this process may have switched the cache since.
+        self._weight_cache = switch_weight_cache(self._wanted)
+
+    def _read_context_len(self, method: Method) -> int:
+        length = self._shelf.metadata(method, "get_max_context_len")
+        if length is None:
+            length = self._bundle.manifest.options.get("max_context_len")
+        if not isinstance(length, int):
+            raise BundleError("Neither program nor manifest says how many tokens fit", where=method.program)
+        return length
+
+
+def _read_options(options: Mapping[str, Any]) -> tuple[bool, int]:
+    """Return `weight_cache` and `threads` (0: the runtime decides)."""
+    for name in options:
+        if name not in OPTIONS:
+            raise UsageError(f"The XNNPACK session has no option {name!r}", remedy=did_you_mean(name, OPTIONS))
+    weight_cache, threads = options.get("weight_cache", True), options.get("threads", 0)
+    if not isinstance(weight_cache, bool):
+        raise UsageError(f"Option 'weight_cache' is {weight_cache!r}, and must be True or False")
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 0:
+        raise UsageError(f"Option 'threads' is {threads!r}, and must be a number of threads")
+    return weight_cache, threads

@@ -34,7 +34,7 @@ class Creation:
         with storage_errors("write", self.target):
             (self.out / MANIFEST).write_bytes(dumps(manifest))
             flush_tree(self.out)
-            _refuse(self.target, force=self.force)
+            _raise(refusal(self.target, force=self.force))
             if _is_empty(self.target):
                 self.out.rename(self.target)
             else:
@@ -61,7 +61,7 @@ def creation(target: Path, emit: Emit, *, force: bool = False) -> Iterator[Creat
         target.parent.mkdir(parents=True, exist_ok=True)
         restore(target)
         _remove_leftovers(target)
-        _refuse(target, force=force)
+        _raise(refusal(target, force=force))
         with _work_directory(target, emit) as work:
             out = work / "bundle"
             out.mkdir()
@@ -98,21 +98,28 @@ def _remove_leftovers(target: Path) -> None:
             continue  # its owner has just finished
 
 
-def _refuse(target: Path, *, force: bool) -> None:
+def refusal(target: Path, *, force: bool) -> BundleError | None:
+    """Return why no bundle may be written to `target`, whether for what is there or for want of `force`."""
     if not os.path.lexists(target) or _is_empty(target):
-        return
+        return None
     if not _is_bundle(target):
-        raise BundleError(
+        return BundleError(
             f"{str(target)!r} exists and is not a bundle.",
             where=str(target),
             remedy="lora-core never deletes what it did not write: choose another directory, or remove it yourself.",
         )
     if not force:
-        raise BundleError(
+        return BundleError(
             f"There is already a bundle at {str(target)!r}.",
             where=str(target),
             remedy="Add adapters to it with `lora-core add`, replace it with --force, or choose another directory.",
         )
+    return None
+
+
+def _raise(error: BundleError | None) -> None:
+    if error is not None:
+        raise error
 
 
 def _is_empty(target: Path) -> bool:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from lora_core.bundle.bundle import Bundle
+from lora_core.bundle.bundle import Artifact, Bundle
 from lora_core.bundle.durable import storage_error, storage_errors
 from lora_core.bundle.exchange import restore
 from lora_core.bundle.layout import JOURNAL, MANIFEST, STATE
@@ -36,7 +36,7 @@ def open_bundle(path: Path | str, emit: Emit = ignore) -> Bundle:
             _tidy(root, emit)
             data = _read_manifest(root)
             bundle = Bundle(path=root, manifest=loads(data, str(root / MANIFEST)))
-            problems = list(_size_problems(bundle))
+            problems = list(size_problems(bundle))
             if not problems:
                 return bundle
             # A process that changed the bundle meanwhile explains the differences; then look again.
@@ -46,18 +46,20 @@ def open_bundle(path: Path | str, emit: Emit = ignore) -> Bundle:
 
 def verify_hashes(bundle: Bundle) -> list[Problem]:
     """Read every file and return what differs from the manifest (nothing if the bundle is whole)."""
-    problems = list(_size_problems(bundle))
+    problems = list(size_problems(bundle))
     wrong = {problem.where for problem in problems}
-    for artifact in bundle.manifest.artifacts:
-        file = bundle.file(artifact)
-        if str(file) in wrong:
-            continue
-        with storage_errors("read", file):
-            found = file_sha256(file)
-        if found != artifact.sha256:
-            what = f"{artifact.path!r} has SHA-256 {found}, the manifest says {artifact.sha256}"
-            problems.append(Problem(what=what, where=str(file), remedy=_REMEDY))
-    return problems
+    intact = [artifact for artifact in bundle.manifest.artifacts if str(bundle.file(artifact)) not in wrong]
+    return problems + [problem for artifact in intact for problem in hash_problems(bundle, artifact)]
+
+
+def hash_problems(bundle: Bundle, artifact: Artifact) -> Iterator[Problem]:
+    """Read the file of one artifact and yield a problem if its bytes are not those of the manifest."""
+    file = bundle.file(artifact)
+    with storage_errors("read", file):
+        found = file_sha256(file)
+    if found != artifact.sha256:
+        what = f"{artifact.path!r} has SHA-256 {found}, the manifest says {artifact.sha256}"
+        yield Problem(what=what, where=str(file), remedy=_REMEDY)
 
 
 def _read_manifest(root: Path) -> bytes:
@@ -71,7 +73,8 @@ def _read_manifest(root: Path) -> bytes:
         ) from None
 
 
-def _size_problems(bundle: Bundle) -> Iterator[Problem]:
+def size_problems(bundle: Bundle) -> Iterator[Problem]:
+    """Yield a problem for every file that is missing or whose size is not that of the manifest."""
     for artifact in bundle.manifest.artifacts:
         file = bundle.file(artifact)
         try:

@@ -1,0 +1,139 @@
+"""Add: adapters are linked into a bundle, without the base weights."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lora_core.adapters.names import name_problems
+from lora_core.adapters.reference import AdapterReference
+from lora_core.backend import Backend
+from lora_core.bundle.bundle import Artifact, Bundle
+from lora_core.bundle.layout import MANIFEST
+from lora_core.bundle.store import hash_problems, size_problems
+from lora_core.bundle.transaction import Change, change
+from lora_core.capability import Capability
+from lora_core.errors import BundleError, Problem, UnsupportedError, UsageError
+from lora_core.events import Emit, StageAdvanced, stage
+from lora_core.pipeline.batches import BATCH, WORTH_A_PROCESS, Batch, Linked, link_here, link_in_processes, split
+from lora_core.pipeline.complaints import Complaints
+from lora_core.pipeline.given import adapter_formats, adapter_references
+from lora_core.pipeline.recording import checked, updated
+
+if TYPE_CHECKING:
+    from lora_core.hub import PluginHub
+
+_STAGE = "Link"
+
+
+def add(
+    path: Path,
+    adapters: Mapping[str, str | Path] | Sequence[AdapterReference],
+    *,
+    jobs: int,
+    emit: Emit,
+    hub: PluginHub,
+) -> Bundle:
+    """Link adapters into the bundle at `path`; `lora_core.add` documents arguments and errors."""
+    references = adapter_references(adapters)
+    if not references:
+        raise UsageError("There is no adapter to add.")
+    if jobs < 1:
+        raise UsageError(f"There must be at least one job, not {jobs}.")
+    with change(path, emit) as changing:
+        bundle = changing.bundle
+        backend = _linker(bundle, hub)
+        _check(bundle, references)
+        work = changing.out.parent / "batches"
+        work.mkdir()
+        independent = backend.links_independently(bundle)
+        batches = split(references, BATCH if independent else len(references), work)
+        if not independent:
+            batches = [Batch(references=references, out=work / "batch-0")]
+        processes = min(jobs, len(batches), len(references) // WORTH_A_PROCESS)
+        with stage(emit, _STAGE):
+            if processes > 1:
+                results = link_in_processes(batches, bundle, hub, processes)
+            else:
+                results = link_here(batches, bundle, backend, adapter_formats(hub), emit)
+            return _commit(changing, batches, results, emit)
+
+
+def _linker(bundle: Bundle, hub: PluginHub) -> Backend:
+    """Return the backend that made `bundle`, if it can link."""
+    name = bundle.manifest.backend
+    spec = hub.backends[name]
+    if Capability.LINK not in spec.capabilities:
+        raise UnsupportedError(
+            f"Backend {name!r} cannot add adapters to a bundle.", remedy="Export again with all adapters."
+        )
+    return hub.backend(name, check_requirements=False)
+
+
+def _check(bundle: Bundle, references: Sequence[AdapterReference]) -> None:
+    """Refuse names in use, a bundle without a template, and files that are not those of the manifest."""
+    complaints = Complaints()
+    complaints.add(BundleError, list(_damage(bundle)))
+    if not bundle.manifest.plans:
+        what = "The bundle has no template: it was exported without adapters and without room for any"
+        remedy = "Export again with --max-rank and --targets, for instance --max-rank 16 --targets all-linear."
+        complaints.add(BundleError, [Problem(what=what, where=str(bundle.path), remedy=remedy)])
+    taken = [adapter.name for adapter in bundle.manifest.adapters]
+    complaints.add(UsageError, name_problems([reference.name for reference in references], taken=taken))
+    complaints.raise_any()
+
+
+def _damage(bundle: Bundle) -> Iterator[Problem]:
+    """Yield what is wrong with the files that adapters are linked against.
+
+    Sizes always; the bytes of what linking reads (templates), and of every file of the base that changed after the
+    manifest was written: the foundation is far too large to be read each time.
+    """
+    yield from size_problems(bundle)
+    written = (bundle.path / MANIFEST).stat().st_ctime_ns
+    for artifact in bundle.manifest.artifacts:
+        file = bundle.file(artifact)
+        if artifact.adapter is not None or not file.exists() or file.stat().st_size != artifact.size:
+            continue
+        if artifact.role in ("template", "relocations") or file.stat().st_ctime_ns > written:
+            yield from _foreign(bundle, artifact)
+
+
+def _foreign(bundle: Bundle, artifact: Artifact) -> Iterator[Problem]:
+    for problem in hash_problems(bundle, artifact):
+        if artifact.role == "foundation":
+            what = f"{artifact.path!r} is not the foundation that this bundle was made with: {problem.what}"
+            yield Problem(what=what, where=problem.where, remedy=problem.remedy)
+        else:
+            yield problem
+
+
+def _commit(changing: Change, batches: Sequence[Batch], results: Iterator[Linked], emit: Emit) -> Bundle:
+    """Collect the results of all batches into one change; raise the problems of all of them together."""
+    complaints = Complaints()
+    manifest = changing.bundle.manifest
+    done, total = 0, sum(len(batch.references) for batch in batches)
+    for batch, linked in zip(batches, results, strict=True):
+        for event in linked.events:
+            emit(event)
+        with complaints.collect():
+            if linked.artifacts is None:
+                raise linked.error or AssertionError("a batch gives artifacts or an error")
+            manifest = updated(manifest, linked.artifacts)
+            _move(batch.out, changing.out)
+        done += len(batch.references)
+        emit(StageAdvanced(stage=_STAGE, done=done, total=total))
+    complaints.raise_any()
+    shutil.rmtree(batches[0].out.parent)
+    return changing.commit(checked(manifest))
+
+
+def _move(source: Path, target: Path) -> None:
+    """Move the files below `source` to the same places below `target`."""
+    for found in sorted(source.rglob("*")):
+        if not found.is_dir():
+            moved = target / found.relative_to(source)
+            moved.parent.mkdir(parents=True, exist_ok=True)
+            found.rename(moved)

@@ -1,0 +1,50 @@
+"""What callers give, as the pipeline uses it: a model by reference, adapters by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lora_core.adapters.reference import AdapterReference
+from lora_core.errors import ModelError
+from lora_core.models.base import ModelHandle
+from lora_core.pipeline.complaints import Complaints
+
+if TYPE_CHECKING:
+    from lora_core.adapters.format import AdapterFormat
+    from lora_core.hub import PluginHub
+
+
+def adapter_references(adapters: Mapping[str, str | Path] | Iterable[AdapterReference]) -> tuple[AdapterReference, ...]:
+    """Return references for directories by name, or the references as they are; raises `UsageError` for bad names."""
+    if isinstance(adapters, Mapping):
+        complaints = Complaints()
+        references = []
+        for name, path in adapters.items():
+            with complaints.collect():
+                references.append(AdapterReference(name=name, directory=Path(path)))
+        complaints.raise_any()
+        return tuple(references)
+    return tuple(adapters)
+
+
+def adapter_formats(hub: PluginHub) -> Sequence[AdapterFormat]:
+    """Return every adapter format that plugins offer, in their order."""
+    return tuple(hub.adapter_format(name) for name in hub.adapter_formats)
+
+
+def open_model(model: str | Path | ModelHandle, hub: PluginHub, *, download: bool) -> ModelHandle:
+    """Return `model` if it is a handle, else open it with the first source that knows it.
+
+    Raises `ModelError` if no source does, or with what the source finds wrong.
+    """
+    if isinstance(model, ModelHandle):
+        return model
+    reference = str(model)
+    for name in hub.model_sources:
+        source = hub.model_source(name)
+        if source.sniff(reference):
+            return source.open(reference, download=download)
+    known = "; ".join(f"{name}: {spec.summary}" for name, spec in hub.model_sources.items())
+    raise ModelError(f"{reference!r} is no model that any source knows.", remedy=f"Sources are: {known}.")

@@ -1,0 +1,115 @@
+"""Inspect: what a bundle holds, and the proof of what is shared, from the bytes on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from lora_core.bundle.bundle import Bundle
+from lora_core.bundle.store import open_bundle, verify_hashes
+from lora_core.errors import Problem
+from lora_core.events import Emit, stage
+from lora_core.sharing.report import SharingReport
+
+if TYPE_CHECKING:
+    from lora_core.hub import PluginHub
+    from lora_core.sharing.blobs import WeightSharing
+
+
+@attrs.frozen(kw_only=True)
+class InspectReport:
+    """A bundle, its sharing report, and what is wrong with it.
+
+    `problems` are files that differ from the manifest, a foundation other than the one that was recorded, adapters
+    linked against another one, and bytes of the base that are stored more than once.
+    """
+
+    bundle: Bundle
+    sharing: SharingReport
+    problems: tuple[Problem, ...]
+
+    @property
+    def passed(self) -> bool:
+        """True if there is no problem."""
+        return not self.problems
+
+    @property
+    def base_methods(self) -> tuple[str, ...]:
+        """Names of the methods of the base."""
+        return tuple(method.name for method in self.bundle.manifest.methods if method.adapter is None)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files that the manifest lists."""
+        return sum(artifact.size for artifact in self.bundle.manifest.artifacts)
+
+    def adapter_size(self, name: str) -> int:
+        """Return the bytes of the files that go when the adapter `name` goes."""
+        return sum(artifact.size for artifact in self.bundle.manifest.artifacts if artifact.adapter == name)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as plain data."""
+        manifest = self.bundle.manifest
+        return {
+            "path": str(self.bundle.path),
+            "schema_version": manifest.schema_version,
+            "backend": manifest.backend,
+            "base": {
+                "name": manifest.base.name,
+                "family": manifest.base.family,
+                "layers": len(manifest.base.layers),
+                "context_len": manifest.base.context_len,
+                "vocab_size": manifest.base.vocab_size,
+            },
+            "policy": dict(manifest.policy),
+            "options": dict(manifest.options),
+            "versions": dict(manifest.versions),
+            "foundation": manifest.foundation,
+            "kv_cache": manifest.kv_cache,
+            "plans": [
+                {"slots": len(plan.slots), "max_rank": plan.max_rank, "adapter_bytes": plan.size}
+                for plan in manifest.plans
+            ],
+            "bytes": self.size,
+            "files": [attrs.asdict(artifact) for artifact in manifest.artifacts],
+            "adapters": [
+                {**attrs.asdict(adapter), "bytes": self.adapter_size(adapter.name)} for adapter in manifest.adapters
+            ],
+            "methods": [attrs.asdict(method) for method in manifest.methods],
+            "sharing": self.sharing.to_json(),
+            "problems": [attrs.asdict(problem) for problem in self.problems],
+        }
+
+
+def inspect(path: Path, *, emit: Emit, hub: PluginHub) -> InspectReport:
+    """Report on the bundle at `path`; `lora_core.inspect` documents arguments and errors."""
+    with stage(emit, "Inspect"):
+        bundle = open_bundle(path, emit)
+        sharing = hub.backend(bundle.manifest.backend, check_requirements=False).sharing
+        methods = [method.name for method in bundle.manifest.methods]
+        report = SharingReport.from_blobs(sharing.blobs(bundle), methods)
+        problems = [*verify_hashes(bundle), *_foundation_problems(bundle, sharing)]
+        inspected = InspectReport(bundle=bundle, sharing=report, problems=tuple(problems))
+        return attrs.evolve(inspected, problems=(*problems, *_duplicate_problems(inspected)))
+
+
+def _foundation_problems(bundle: Bundle, sharing: WeightSharing) -> Iterator[Problem]:
+    recorded = bundle.manifest.foundation
+    found = sharing.fingerprint(bundle)
+    if found != recorded:
+        what = f"The stored foundation has fingerprint {found}, the manifest says {recorded}"
+        yield Problem(what=what, where=str(bundle.path), remedy="Restore the foundation that was exported.")
+    for adapter in bundle.manifest.adapters:
+        if adapter.foundation != recorded:
+            what = f"Adapter {adapter.name!r} was linked against foundation {adapter.foundation}, not {recorded}"
+            yield Problem(what=what, where=str(bundle.path), remedy="Remove it and add it again.")
+
+
+def _duplicate_problems(report: InspectReport) -> Iterator[Problem]:
+    for duplicate in report.sharing.duplicates_of(report.base_methods):
+        places = ", ".join(f"{file} at {offset}" for file, offset, _ in duplicate.places)
+        what = f"{duplicate.size} bytes of the base are stored {len(duplicate.places)} times: {places}"
+        yield Problem(what=what, where=str(report.bundle.path))

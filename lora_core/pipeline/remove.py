@@ -1,0 +1,56 @@
+"""Remove: adapters leave a bundle, and their files with them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import attrs
+
+from lora_core.bundle.bundle import Bundle, Manifest
+from lora_core.bundle.transaction import change
+from lora_core.errors import Problem, UsageError
+from lora_core.events import Emit, stage
+from lora_core.pipeline.recording import checked, recorded, updated
+from lora_core.suggestions import did_you_mean
+
+if TYPE_CHECKING:
+    from lora_core.hub import PluginHub
+
+
+def remove(path: Path, names: Sequence[str], *, emit: Emit, hub: PluginHub) -> Bundle:
+    """Remove adapters from the bundle at `path`; `lora_core.remove` documents arguments and errors."""
+    wanted = tuple(dict.fromkeys(names))
+    if not wanted:
+        raise UsageError("There is no adapter to remove.")
+    with change(path, emit) as changing, stage(emit, "Remove"):
+        bundle = changing.bundle
+        known = [adapter.name for adapter in bundle.manifest.adapters]
+        unknown = [
+            Problem(
+                what=f"The bundle has no adapter {name!r}",
+                where=str(path),
+                remedy=did_you_mean(name, known, nothing="It has none."),
+            )
+            for name in wanted
+            if name not in known
+        ]
+        if unknown:
+            raise UsageError(unknown)
+        backend = hub.backend(bundle.manifest.backend, check_requirements=False)
+        rewritten = backend.unlink(bundle, wanted, changing.out, emit)
+        manifest = _without(bundle.manifest, frozenset(wanted))
+        if rewritten is not None:
+            complete = recorded(rewritten.artifacts, changing.out, bundle.manifest.backend)
+            manifest = updated(manifest, attrs.evolve(rewritten, artifacts=complete))
+        return changing.commit(checked(manifest))
+
+
+def _without(manifest: Manifest, names: frozenset[str]) -> Manifest:
+    return attrs.evolve(
+        manifest,
+        artifacts=tuple(each for each in manifest.artifacts if each.adapter not in names),
+        adapters=tuple(each for each in manifest.adapters if each.name not in names),
+        methods=tuple(each for each in manifest.methods if each.adapter not in names),
+    )

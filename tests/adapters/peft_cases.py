@@ -24,7 +24,7 @@ _SHAPE = {
     "pad_token_id": 0,
 }
 
-_CONFIGS = {
+_CONFIGS: dict[str, tuple[Any, dict[str, Any]]] = {
     "llama": (transformers.LlamaConfig, {"tie_word_embeddings": True}),
     "mistral": (transformers.MistralConfig, {"sliding_window": None}),
     "qwen2": (transformers.Qwen2Config, {"tie_word_embeddings": False}),
@@ -189,16 +189,16 @@ def summary_of(model: torch.nn.Module, family: str) -> ModelSummary:
     layers = []
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Linear):
-            sizes, kind = (module.in_features, module.out_features), "linear"
+            sizes = (module.in_features, module.out_features)
         elif isinstance(module, torch.nn.Embedding):
-            sizes, kind = (module.num_embeddings, module.embedding_dim), "embedding"
+            sizes = (module.num_embeddings, module.embedding_dim)
         else:
             continue
         layers.append(
             LayerInfo(
                 name=name,
                 path=name,
-                kind=kind,
+                kind="linear" if isinstance(module, torch.nn.Linear) else "embedding",
                 in_features=sizes[0],
                 out_features=sizes[1],
                 has_bias=getattr(module, "bias", None) is not None,

@@ -1,0 +1,38 @@
+"""Whether an adapter's own words about its base are contradicted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import attrs
+import pytest
+
+from lora_core.adapters.identity import other_base
+from tests.adapters.toy import base_of, made
+
+
+@pytest.mark.parametrize(
+    "said",
+    [None, "", "org/toy", "ORG/Toy", "mirror/toy", "toy", "/models/toy/", "C:\\models\\toy", "toy-dir", "x/toy-dir"],
+)
+def test_base_that_is_called_alike_is_not_warned_about(said: str | None, tmp_path: Path) -> None:
+    adapter = attrs.evolve(made(tmp_path, base_of(), "q_proj"), base_model=said)
+
+    assert other_base(adapter, base_of()) is None
+
+
+@pytest.mark.parametrize("said", ["org/other", "toy2", "toy/checkpoint-100"])
+def test_other_base_is_warned_about_by_both_names(said: str, tmp_path: Path) -> None:
+    adapter = attrs.evolve(made(tmp_path, base_of(), "q_proj"), base_model=said)
+
+    warning = other_base(adapter, base_of())
+
+    assert warning is not None
+    assert repr(said) in warning
+    assert "'org/toy' or 'toy-dir'" in warning
+
+
+def test_base_without_identities_contradicts_nothing(tmp_path: Path) -> None:
+    adapter = attrs.evolve(made(tmp_path, base_of(), "q_proj"), base_model="org/other")
+
+    assert other_base(adapter, attrs.evolve(base_of(), identities=())) is None

@@ -45,9 +45,9 @@ def _hidden(field: attrs.Attribute[Any]) -> bool:
 
 
 def _option(field: attrs.Attribute[Any], hint: Any) -> click.Option:
-    name = PREFIX + field.alias
-    flag = field.metadata.get("flag")
-    word = flag if isinstance(flag, str) else "--" + field.alias.replace("_", "-")
+    alias = field.alias or field.name
+    name = PREFIX + alias
+    word = field.metadata.get("flag") or "--" + alias.replace("_", "-")
     help_text = field.metadata["help"]
     kind, many = _scalar(hint)
     if kind is bool:
@@ -63,7 +63,7 @@ def _option(field: attrs.Attribute[Any], hint: Any) -> click.Option:
 
 
 def _scalar(hint: Any) -> tuple[Any, bool]:
-    """Return the type of one value, and whether several may be given: `int | None` is one int, `tuple[str, ...]` many."""
+    """Return the type of one value, and whether there may be several: one int for `int | None`, many for tuples."""
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
         return _scalar(next(part for part in typing.get_args(hint) if part is not type(None)))

@@ -81,6 +81,11 @@ class Console:
 
         self.result(json.dumps(value, indent=2, ensure_ascii=False))
 
+    def note(self, text: str) -> None:
+        """Write a line to stderr that `--quiet` leaves out."""
+        if not self._verbosity.quiet:
+            self.say(text)
+
     def say(self, text: str) -> None:
         """Write a line to stderr."""
         self._progress.pause()

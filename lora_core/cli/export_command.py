@@ -6,14 +6,17 @@ from collections.abc import Sequence
 
 import click
 
-from lora_core.cli.backend_options import options_by_backend, options_of
+from lora_core.cli.backend_options import options_by_backend, options_of, taken
 from lora_core.cli.command import Command
 from lora_core.errors import Problem
 from lora_core.hub import PluginHub
 
 
 class ExportCommand(Command):
-    """Has the options of the backend that `--backend` names; `--help` shows those of every installed backend."""
+    """Has the options of the backend that `--backend` names; `--help` shows those of every installed backend.
+
+    The callback gets those that were given as `options`, by field name.
+    """
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """Return the common options and those of the chosen backend."""
@@ -27,7 +30,9 @@ class ExportCommand(Command):
         # An unknown backend is refused here, before its options look unknown as well.
         if backend is not None and "--help" not in args:
             ctx.meta["lora_core.backend_options"] = options_of(hub, backend)
-        return super().parse_args(ctx, args)
+        rest = super().parse_args(ctx, args)
+        ctx.params["options"] = taken(ctx.params)
+        return rest
 
     def unknown_option(self, ctx: click.Context, error: click.NoSuchOption) -> Problem:
         """Say whose option it is, if another backend has it."""

@@ -16,6 +16,10 @@ def report(error: BaseException, console: Console) -> ExitCode:
         console.say("interrupted; nothing was changed")
         console.noise.discard()
         return ExitCode.INTERRUPTED
+    if isinstance(error, BrokenPipeError):
+        # The reader of stdout left; it has what it wanted.
+        console.noise.discard()
+        return ExitCode.OK
     known = classified(error)
     if known is None:
         return _defect(error, console)

@@ -1,1 +1,4 @@
-"""What backend plugins test themselves with: tiny models and adapters, and the conformance kit."""
+"""The conformance kit: checks that a backend plugin runs against itself, and the tiny checkpoints they use.
+
+`lora_core.testing.conformance.conform` runs them all and returns a report; nothing here needs pytest.
+"""

@@ -1,0 +1,1 @@
+"""An example backend: the base and its adapters as plain safetensors files."""

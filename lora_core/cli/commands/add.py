@@ -1,0 +1,53 @@
+"""`lora-core add`: link adapters into a bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from lora_core.cli.adapter_options import ADAPTER, ADAPTER_FILES, each_directory, references
+from lora_core.cli.command import Command
+from lora_core.errors import UsageError
+
+if TYPE_CHECKING:
+    from lora_core.cli.console import Console
+
+DIRECTORY = click.Path(file_okay=False, path_type=Path)
+
+
+def add(
+    console: Console,
+    *,
+    bundle: Path,
+    adapter: tuple[str, ...],
+    adapter_files: tuple[tuple[str, Path, Path], ...],
+    from_dir: Path | None,
+    jobs: int,
+) -> None:
+    """Link, then say what was added."""
+    import lora_core
+
+    more = each_directory(from_dir) if from_dir is not None else ()
+    wanted = references(adapter, adapter_files, more=more)
+    if not wanted:
+        raise UsageError("There is nothing to add", remedy="Give --adapter NAME=DIR or --from-dir DIR.")
+    changed = lora_core.add(bundle, wanted, jobs=jobs, emit=console.emit, hub=console.hub)
+    names = [reference.name for reference in wanted]
+    told = ", ".join(names) if len(names) <= 10 else f"{len(names)} adapters"
+    console.result(f"{changed.path}: added {told}; it has {len(changed.manifest.adapters)} now")
+
+
+command = Command(
+    "add",
+    callback=add,
+    help="Link adapters into BUNDLE without lowering anything again; neither the base weights nor torch are needed.",
+    params=[
+        click.Argument(["bundle"], type=DIRECTORY),
+        ADAPTER,
+        ADAPTER_FILES,
+        click.Option(["--from-dir"], type=DIRECTORY, help="Add every subdirectory of this directory, by its name."),
+        click.Option(["--jobs"], type=click.IntRange(min=1), default=1, show_default=True, help="Processes that link."),
+    ],
+)

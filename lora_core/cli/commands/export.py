@@ -1,0 +1,106 @@
+"""`lora-core export`: write a bundle."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lora_core.cli.adapter_options import ADAPTER, ADAPTER_FILES, references
+from lora_core.cli.export_command import ExportCommand
+
+if TYPE_CHECKING:
+    from lora_core.cli.console import Console
+
+DIRECTORY = click.Path(file_okay=False, path_type=Path)
+
+
+def export(
+    console: Console,
+    *,
+    backend: str,
+    model: str,
+    download: bool,
+    adapter: tuple[str, ...],
+    adapter_files: tuple[tuple[str, Path, Path], ...],
+    policy: str,
+    group_size: int | None,
+    embedding: str | None,
+    plan: Any,
+    max_rank: int | None,
+    targets: str | None,
+    cache: Path | None,
+    no_cache: bool,
+    output: Path,
+    force: bool,
+    options: Mapping[str, Any],
+) -> None:
+    """Export, then say where the bundle is."""
+    import lora_core
+
+    bundle = lora_core.export(
+        model,
+        adapters=references(adapter, adapter_files),
+        backend=backend,
+        policy=policy,
+        out=output,
+        options=options,
+        plan=plan,
+        max_rank=max_rank,
+        targets=_targets(targets),
+        group_size=group_size,
+        embedding=embedding,
+        cache=None if no_cache else cache or default_cache(),
+        download=download,
+        force=force,
+        emit=console.emit,
+        hub=console.hub,
+    )
+    names = ", ".join(each.name for each in bundle.manifest.adapters) or "none"
+    console.result(f"{bundle.path}: {backend}, policy {policy}, adapters: {names}")
+
+
+def default_cache() -> Path:
+    """Return the directory of lowered templates when none is given."""
+    root = os.environ.get("XDG_CACHE_HOME")
+    return (Path(root) if root else Path.home() / ".cache") / "lora-core" / "templates"
+
+
+def _targets(text: str | None) -> str | list[str] | None:
+    """Return names for `q_proj,v_proj`, else the text: `all-linear`, or a regular expression."""
+    if text is None or not text.replace(",", "").replace("_", "").replace(".", "").replace("-", "").isalnum():
+        return text
+    return text if text == "all-linear" else text.split(",")
+
+
+command = ExportCommand(
+    "export",
+    callback=export,
+    help="Export a model with its adapters to a bundle: the base stored once, adapters beside it.",
+    params=[
+        click.Option(["--backend"], required=True, help="Backend, one of those `lora-core backends` lists."),
+        click.Option(["--model"], required=True, help="Checkpoint directory, or a hub id in the local cache."),
+        click.Option(["--download"], is_flag=True, help="Allow a hub id to be downloaded."),
+        ADAPTER,
+        ADAPTER_FILES,
+        click.Option(["--policy"], default="fp32", show_default=True, help="Quantization policy."),
+        click.Option(["--group-size"], type=int, help="Group size of the policy's linear layers; 0: per channel."),
+        click.Option(["--embedding"], metavar="BITS,GROUP", help="Quantize embeddings: 8,0 is 8 bits per channel."),
+        click.Option(
+            ["--plan"],
+            type=click.Choice(["union", "per-shape"]),
+            default="union",
+            show_default=True,
+            help="One template with every slot at its largest rank, or one for each shape of adapter.",
+        ),
+        click.Option(["--max-rank"], type=click.IntRange(min=1), help="Reserve this rank for adapters to come."),
+        click.Option(["--targets"], help="Reserve these layers too: q_proj,v_proj, a pattern, or all-linear."),
+        click.Option(["--cache"], type=DIRECTORY, help="Cache of lowered templates. Default: ~/.cache/lora-core."),
+        click.Option(["--no-cache"], is_flag=True, help="Lower anew, and keep nothing for the next time."),
+        click.Option(["--output", "-o"], type=DIRECTORY, required=True, help="The bundle to write."),
+        click.Option(["--force"], is_flag=True, help="Replace an existing bundle."),
+    ],
+)

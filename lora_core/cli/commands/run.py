@@ -1,0 +1,136 @@
+"""`lora-core run`: generate text from a bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lora_core.cli.command import Command
+
+if TYPE_CHECKING:
+    from lora_core.cli.console import Console
+    from lora_core.runtime.report import RunReport
+
+BASE = "base"
+
+
+def run(
+    console: Console,
+    *,
+    bundle: Path,
+    adapter: tuple[str, ...],
+    prompt: tuple[str, ...],
+    system: str | None,
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float,
+    seed: int,
+    raw: bool,
+    weight_cache: str | None,
+    as_json: bool,
+) -> None:
+    """Answer every prompt with every adapter: text on stdout as it comes, speed and memory on stderr at the end."""
+    import lora_core
+    from lora_core.events import stage
+    from lora_core.runtime.run import RunListener, RunSettings
+    from lora_core.runtime.run import run as answer
+    from lora_core.runtime.sampling import Sampling
+
+    settings = RunSettings(
+        max_new_tokens=max_new_tokens,
+        sampling=Sampling(temperature=temperature, top_p=top_p, seed=seed),
+        raw=raw,
+        system=system,
+    )
+    names = [None if name == BASE else name for name in adapter or (BASE,)]
+    options: dict[str, Any] = {} if weight_cache is None else {"weight_cache": weight_cache == "on"}
+    with stage(console.emit, "open the bundle"):
+        session = lora_core.open(bundle, options=options, hub=console.hub)
+    with session:
+        listener = RunListener() if as_json else _listener(console, titles=len(names) * len(prompt) > 1)
+        report = answer(session, prompt, names, settings, listener=listener)
+    if as_json:
+        console.json(report.as_dict())
+    else:
+        console.result("")
+        _summarize(console, report)
+
+
+def _listener(console: Console, *, titles: bool) -> Any:
+    from lora_core.runtime.run import RunListener
+
+    first = True
+
+    def on_answer(adapter: str | None, prompt: str) -> None:
+        nonlocal first
+        if titles:
+            console.result(f"{'' if first else chr(10) * 2}== {adapter or BASE}: {prompt}")
+        first = False
+
+    def on_text(piece: str) -> None:
+        console.result(piece, end="")
+        if console.closed:
+            # Nobody reads what would still be generated.
+            raise BrokenPipeError
+
+    return RunListener(on_answer=on_answer, on_text=on_text)
+
+
+def _summarize(console: Console, report: RunReport) -> None:
+    from lora_core.cli.table import size, table
+
+    loads = [
+        [load.adapter or BASE, load.seconds, size(load.resident), size(load.anonymous), size(load.file_backed)]
+        for load in report.loads
+    ]
+    before = ["before loading", None, size(report.before.resident), size(report.before.anonymous), None]
+    console.note(table(["loaded", "seconds", "resident", "anonymous", "file-backed"], [before, *loads]))
+    speeds = [
+        [
+            answer.adapter or BASE,
+            answer.generation.prompt_tokens,
+            len(answer.generation.tokens),
+            answer.generation.first_token_seconds,
+            answer.decode_tokens_per_second,
+            answer.generation.stopped_by,
+        ]
+        for answer in report.answers
+    ]
+    console.note(table(["answer", "prompt", "tokens", "first token s", "tokens/s", "stopped by"], speeds))
+    console.note("; ".join(f"{fact}: {value}" for fact, value in report.facts.items()))
+
+
+command = Command(
+    "run",
+    callback=run,
+    help="Generate text from BUNDLE on its backend's runtime.",
+    params=[
+        click.Argument(["bundle"], type=click.Path(file_okay=False, path_type=Path)),
+        click.Option(
+            ["--adapter"], multiple=True, metavar="NAME", help="Adapter to use; `base` for none (default). Repeatable."
+        ),
+        click.Option(["--prompt"], multiple=True, required=True, help="What to ask. Repeatable."),
+        click.Option(["--system"], help="System message, for models with a chat template."),
+        click.Option(["--max-new-tokens"], type=click.IntRange(min=1), default=128, show_default=True),
+        click.Option(
+            ["--temperature"], type=click.FloatRange(min=0), default=0.0, show_default=True, help="0 is greedy."
+        ),
+        click.Option(
+            ["--top-p"],
+            type=click.FloatRange(min=0, max=1, min_open=True),
+            default=1.0,
+            show_default=True,
+            help="Sample from the most likely tokens that reach this probability.",
+        ),
+        click.Option(["--seed"], type=click.IntRange(min=0), default=0, show_default=True),
+        click.Option(["--raw"], is_flag=True, help="Feed the prompt as it is, without the chat template."),
+        click.Option(
+            ["--weight-cache"],
+            type=click.Choice(["on", "off"]),
+            help="Share the base's weights in memory among programs, where the backend has such a cache.",
+        ),
+        click.Option(["--json", "as_json"], is_flag=True, help="Print JSON."),
+    ],
+)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -124,7 +125,7 @@ def _read_shards(directory: Path) -> tuple[dict[str, StoredTensor], list[Problem
     index = directory / INDEX
     try:
         weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        shards = sorted(set(weight_map.values()))
+        shards = sorted({os.fspath(file) for file in weight_map.values()})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return {}, [Problem(what=f"The index has no readable weight_map: {error!r}", where=str(index))]
     tensors: dict[str, StoredTensor] = {}

@@ -1,0 +1,159 @@
+"""Damaged and odd checkpoints: every problem at once, each with its file and tensor."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from lora_core.errors import ExitCode, ModelError
+from lora_core.models.base import ModelOptions
+from lora_core.models.hf import HfModelSource
+
+OPTIONS = ModelOptions(max_context_len=32, max_seq_len=32)
+
+
+@pytest.fixture
+def sharded(tiny, tmp_path):
+    directory = tmp_path / "sharded"
+    shutil.copytree(tiny("llama2", shard="40KB").directory, directory)
+    return directory
+
+
+def open_model(directory):
+    return HfModelSource().open(str(directory))
+
+
+def problems_of(directory) -> list[str]:
+    with pytest.raises(ModelError) as raised:
+        open_model(directory)
+    assert raised.value.exit_code is ExitCode.INPUT
+    return [str(problem).replace(str(directory), "DIR") for problem in raised.value.problems]
+
+
+def rewrite(directory, change) -> None:
+    path = directory / "model.safetensors"
+    tensors = load_file(path)
+    change(tensors)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+
+
+def test_missing_misshapen_unused_and_unreadable_tensors_are_reported_together(llama_directory):
+    def damage(tensors):
+        del tensors["model.norm.weight"]
+        tensors["model.layers.0.self_attn.q_proj.weight"] = torch.zeros(48, 40)
+        tensors["model.layers.0.self_attn.q_proj.bias"] = torch.zeros(48)
+        tensors["model.layers.1.mlp.up_proj.weight"] = torch.zeros(80, 48, dtype=torch.int8)
+
+    rewrite(llama_directory, damage)
+    assert problems_of(llama_directory) == [
+        "The checkpoint lacks tensor model.norm.weight. (DIR)",
+        "The checkpoint holds tensor model.layers.0.self_attn.q_proj.bias that this architecture does not use. "
+        "Check that config.json belongs to these weights. (DIR)",
+        "Tensor model.layers.0.self_attn.q_proj.weight has shape (48, 40); config.json asks for (48, 48). "
+        "(DIR/model.safetensors: model.layers.0.self_attn.q_proj.weight)",
+        "Tensor model.layers.1.mlp.up_proj.weight is stored as I8. Supported: F32, F16, BF16. "
+        "(DIR/model.safetensors: model.layers.1.mlp.up_proj.weight)",
+    ]
+
+
+def test_long_lists_of_tensors_are_shortened(llama_directory):
+    rewrite(llama_directory, lambda tensors: [tensors.pop(name) for name in list(tensors) if ".layers.1." in name])
+    (problem,) = problems_of(llama_directory)
+    assert problem.startswith("The checkpoint lacks 9 tensors: model.layers.1.self_attn.q_proj.weight, ")
+    assert problem.endswith(" and 4 more. (DIR)")
+
+
+def test_configuration_and_checkpoint_problems_come_together(llama_directory):
+    path = llama_directory / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "hidden_act": "relu"}))
+    (llama_directory / "model.safetensors").write_bytes(b"no safetensors")
+    activation, unreadable = problems_of(llama_directory)
+    assert "Activation 'relu' is not supported" in activation
+    assert "not a readable safetensors file" in unreadable
+
+
+def test_truncated_file_is_named(llama_directory):
+    path = llama_directory / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-10])
+    (problem,) = problems_of(llama_directory)
+    assert problem.endswith("(DIR/model.safetensors)")
+    assert "not a readable safetensors file" in problem
+
+
+def test_missing_shards_are_all_named(sharded):
+    index = json.loads((sharded / "model.safetensors.index.json").read_text())
+    shards = sorted(set(index["weight_map"].values()))
+    for shard in (shards[0], shards[2]):
+        (sharded / shard).unlink()
+    found = problems_of(sharded)
+    assert [shard in problem for shard, problem in zip((shards[0], shards[2]), found, strict=True)] == [True, True]
+    assert all("is missing; it holds" in problem for problem in found)
+
+
+def test_tensor_absent_from_its_shard_is_named(sharded):
+    index = json.loads((sharded / "model.safetensors.index.json").read_text())
+    shard = index["weight_map"]["model.norm.weight"]
+    tensors = load_file(sharded / shard)
+    del tensors["model.norm.weight"]
+    save_file(tensors, sharded / shard)
+    assert problems_of(sharded) == [
+        f"Shard {shard} lacks tensor model.norm.weight that the index puts there. (DIR/model.safetensors.index.json)"
+    ]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"metadata": {}}', '{"weight_map": ["a"]}', '{"weight_map": {"a": 1}}'])
+def test_unreadable_index_is_named(sharded, text):
+    (sharded / "model.safetensors.index.json").write_text(text)
+    (problem,) = problems_of(sharded)
+    assert "The index has no readable weight_map" in problem
+
+
+def test_index_cannot_lead_out_of_the_directory(sharded):
+    path = sharded / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    shard = index["weight_map"]["model.norm.weight"]
+    shutil.copy(sharded / shard, sharded.parent / shard)
+    index["weight_map"] = {name: f"../{file}" for name, file in index["weight_map"].items() if file == shard}
+    path.write_text(json.dumps(index))
+    (problem,) = problems_of(sharded)
+    assert f"Shard ../{shard} is missing" in problem
+
+
+def test_pickle_checkpoint_is_not_opened(llama_directory):
+    (llama_directory / "model.safetensors").rename(llama_directory / "pytorch_model.bin")
+    assert problems_of(llama_directory) == [
+        "There is no model.safetensors and no model.safetensors.index.json; pytorch_model.bin is of a format that is "
+        "not read. Save the model with save_pretrained, which writes model.safetensors. (DIR)"
+    ]
+
+
+def test_buffers_that_older_versions_saved_are_no_problem(llama_directory):
+    frequencies = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(6)}
+    rewrite(llama_directory, lambda tensors: tensors.update(frequencies))
+    assert open_model(llama_directory).summary.family == "llama"
+
+
+@pytest.fixture
+def tied(tiny, tmp_path):
+    directory = tmp_path / "tied"
+    shutil.copytree(tiny("smollm2-tied").directory, directory)
+    return directory
+
+
+def test_stored_copy_of_a_tied_output_head_is_accepted(tied):
+    rewrite(tied, lambda tensors: tensors.update({"lm_head.weight": tensors["model.embed_tokens.weight"].clone()}))
+    module = open_model(tied).load(OPTIONS).module
+    assert module.output.weight.data_ptr() == module.tok_embeddings.weight.data_ptr()
+
+
+def test_output_head_that_contradicts_the_tie_is_refused(tied):
+    rewrite(tied, lambda tensors: tensors.update({"lm_head.weight": tensors["model.embed_tokens.weight"] + 1}))
+    with pytest.raises(ModelError, match="ties the output head to the embedding, but the checkpoint holds another"):
+        open_model(tied).load(OPTIONS)
+
+
+def test_untied_model_without_output_head_is_refused(llama_directory):
+    rewrite(llama_directory, lambda tensors: tensors.pop("lm_head.weight"))
+    assert problems_of(llama_directory) == ["The checkpoint lacks tensor lm_head.weight. (DIR)"]

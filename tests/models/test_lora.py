@@ -1,0 +1,247 @@
+"""LoRA injected into the module that gets exported, against PEFT, and into any other module."""
+
+import functools
+
+import numpy as np
+import pytest
+import torch
+
+from lora_core.adapters.peft import PeftFormat
+from lora_core.adapters.slots import Slot, SlotPlan, padded_pair
+from lora_core.errors import AdapterError
+from lora_core.models.base import LayerInfo, ModelOptions
+from lora_core.models.hf import HfModelSource
+from lora_core.models.lora import LoraLinear, eject, inject, lora_layers
+from tests.adapters.peft_cases import CASES, peft_model, tiny_model
+
+TOLERANCE = 1e-5
+
+
+def tokens() -> torch.Tensor:
+    return torch.randint(0, 128, (1, 24), generator=torch.Generator().manual_seed(3))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """Return the directory of the base that the PEFT cases of a family adapt."""
+
+    @functools.cache
+    def save(family: str) -> str:
+        directory = tmp_path_factory.mktemp(family)
+        tiny_model(family).save_pretrained(directory)
+        return str(directory)
+
+    return save
+
+
+def load(directory, attention: str = "sdpa"):
+    options = ModelOptions(max_context_len=32, max_seq_len=32, attention=attention, full_logits=True)
+    return HfModelSource().open(directory).load(options)
+
+
+def run(module: torch.nn.Module) -> torch.Tensor:
+    return module(tokens(), {"input_pos": torch.tensor([0])})
+
+
+def bound(plan: SlotPlan, adapter):
+    return {slot.module: padded_pair(pair, slot) for slot, pair in plan.bind(adapter)}
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_injected_logits_equal_peft(checkpoint, tmp_path, case):
+    expected = peft_model(case, tmp_path)(tokens()).logits.detach()
+    base = load(checkpoint(case.family))
+    adapter = PeftFormat().read("tested", tmp_path, base.summary)
+    plan = SlotPlan.from_adapters([adapter], base.summary.layers)
+    ours = run(inject(base.module, plan, base.summary.layers, bound(plan, adapter)))
+    # An adapter of the output head makes logits near 100, where float32 itself is coarser than the tolerance.
+    assert float((ours - expected).abs().max()) <= TOLERANCE * max(1.0, float(expected.abs().max()))
+
+
+CASE_BY_NAME = {case.name: case for case in CASES}
+
+
+@pytest.mark.parametrize("attention", ["custom_sdpa", "sdpa"])
+def test_adapters_share_a_padded_plan_without_changing_their_logits(checkpoint, tmp_path, attention):
+    base = load(checkpoint("llama"), attention)
+    cases = [CASE_BY_NAME["rank-1"], CASE_BY_NAME["rank-pattern-suffix"]]
+    expected = [peft_model(case, tmp_path / case.name)(tokens()).logits.detach() for case in cases]
+    adapters = [PeftFormat().read(case.name, tmp_path / case.name, base.summary) for case in cases]
+    plan = SlotPlan.from_adapters(adapters, base.summary.layers, max_rank=16, targets="all-linear")
+    for adapter, logits in zip(adapters, expected, strict=True):
+        module = inject(base.module, plan, base.summary.layers, bound(plan, adapter))
+        assert len(list(lora_layers(module))) == 21
+        assert float((run(module) - logits).abs().max()) <= TOLERANCE
+        eject(module)
+
+
+def test_static_attention_carries_lora_too(checkpoint, tmp_path):
+    case = CASE_BY_NAME["everything-qwen3"]
+    expected = peft_model(case, tmp_path)(tokens()).logits.detach()
+    options = ModelOptions(max_context_len=48, max_seq_len=24, attention="static", full_logits=True)
+    base = HfModelSource().open(checkpoint("qwen3")).load(options)
+    adapter = PeftFormat().read("tested", tmp_path, base.summary)
+    plan = SlotPlan.from_adapters([adapter], base.summary.layers)
+    inject(base.module, plan, base.summary.layers, bound(plan, adapter))
+    _, attention = base.example_args
+    attention["masks"][24][:, :, 24:] = torch.triu(torch.full((24, 24), float("-inf")), diagonal=1)
+    logits, _ = base.module(tokens(), attention)
+    assert float((logits - expected).abs().max()) <= TOLERANCE
+
+
+def one_slot(rank: int = 2, **values):
+    slot = Slot(module="first", in_features=6, out_features=4, rank=rank)
+    layers = [LayerInfo(name="first", path="0", kind="linear", in_features=6, out_features=4)]
+    return SlotPlan(slots=(slot,)), layers
+
+
+def random_pair(rank: int = 2, seed: int = 0):
+    generator = np.random.default_rng(seed)
+    return generator.random((rank, 6), dtype=np.float32), generator.random((4, rank), dtype=np.float32)
+
+
+def test_wrapped_layer_adds_the_product_of_b_and_a():
+    module = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.ReLU())
+    plan, layers = one_slot()
+    a, b = random_pair()
+    x = torch.rand(3, 6)
+    expected = torch.relu(module[0](x) + x @ torch.from_numpy(b @ a).T)
+    inject(module, plan, layers, {"first": (a, b)})
+    torch.testing.assert_close(module(x), expected)
+
+
+def test_wrapped_layer_keeps_the_base_and_its_weight_and_bias_readable():
+    base = torch.nn.Linear(6, 4)
+    module = torch.nn.Sequential(base)
+    plan, layers = one_slot()
+    inject(module, plan, layers, {"first": random_pair()})
+    wrapped = module[0]
+    assert wrapped.base is base
+    assert wrapped.weight is base.weight
+    assert wrapped.bias is base.bias
+    assert (wrapped.in_features, wrapped.out_features, wrapped.rank) == (6, 4, 2)
+    assert {name for name, _ in module.named_parameters()} == {
+        "0.base.weight",
+        "0.base.bias",
+        "0.lora_a.weight",
+        "0.lora_b.weight",
+    }
+
+
+def test_state_dict_with_the_old_names_still_loads():
+    module = torch.nn.Sequential(torch.nn.Linear(6, 4))
+    old = {name: torch.randn_like(tensor) for name, tensor in module.state_dict().items()}
+    plan, layers = one_slot()
+    inject(module, plan, layers, {"first": random_pair()})
+    result = module.load_state_dict(old, strict=False)
+    assert result.unexpected_keys == []
+    assert result.missing_keys == ["0.lora_a.weight", "0.lora_b.weight"]
+    assert torch.equal(module[0].weight, old["0.weight"])
+    assert torch.equal(module[0].bias, old["0.bias"])
+
+
+def test_state_dict_of_a_wrapped_module_loads_into_another():
+    plan, layers = one_slot()
+    first, second = (
+        inject(torch.nn.Sequential(torch.nn.Linear(6, 4)), plan, layers, {"first": random_pair(seed=seed)})
+        for seed in (1, 2)
+    )
+    second.load_state_dict(first.state_dict())
+    x = torch.rand(2, 6)
+    assert torch.equal(first(x), second(x))
+
+
+def test_eject_restores_the_very_same_modules(tiny):
+    base = load(str(tiny("llama2").directory))
+    before = dict(base.module.named_modules())
+    linear = [layer for layer in base.summary.layers if layer.kind == "linear"]
+    plan = SlotPlan(
+        slots=tuple(
+            Slot(module=layer.name, in_features=layer.in_features, out_features=layer.out_features, rank=2)
+            for layer in linear
+        )
+    )
+    values = {
+        slot.module: (np.ones((2, slot.in_features), np.float32), np.ones((slot.out_features, 2), np.float32))
+        for slot in plan.slots
+    }
+    inject(base.module, plan, base.summary.layers, values)
+    assert sum(isinstance(module, LoraLinear) for module in base.module.modules()) == len(linear) == 15
+    eject(base.module)
+    after = dict(base.module.named_modules())
+    assert list(after) == list(before)
+    assert all(after[name] is before[name] for name in before)
+
+
+def test_slot_that_is_the_module_itself_is_wrapped_and_ejected():
+    base = torch.nn.Linear(6, 4)
+    plan, _ = one_slot()
+    layers = [LayerInfo(name="first", path="", kind="linear", in_features=6, out_features=4)]
+    wrapped = inject(base, plan, layers, {"first": random_pair()})
+    assert isinstance(wrapped, LoraLinear)
+    assert eject(wrapped) is base
+
+
+def test_quantized_base_layer_is_left_alone():
+    from torchao.quantization import Int8DynamicActivationIntxWeightConfig, quantize_
+    from torchao.quantization.granularity import PerAxis
+
+    module = torch.nn.Sequential(torch.nn.Linear(6, 4))
+    config = Int8DynamicActivationIntxWeightConfig(weight_dtype=torch.int8, weight_granularity=PerAxis(0))
+    quantize_(module, config)
+    weight = module[0].weight
+    x = torch.rand(3, 6)
+    quantized = module(x)
+    a, b = random_pair()
+    plan, layers = one_slot()
+    inject(module, plan, layers, {"first": (a, b)})
+    assert module[0].weight is weight
+    torch.testing.assert_close(module(x), quantized + x @ torch.from_numpy(b @ a).T)
+
+
+def test_values_are_used_without_a_copy():
+    a, b = random_pair()
+    module = torch.nn.Sequential(torch.nn.Linear(6, 4))
+    plan, layers = one_slot()
+    inject(module, plan, layers, {"first": (a, b)})
+    assert module[0].lora_a.weight.data_ptr() == a.ctypes.data
+    assert module[0].lora_b.weight.data_ptr() == b.ctypes.data
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_exported_graph_does_not_depend_on_the_values(seed):
+    plan, layers = one_slot()
+    graphs = []
+    for values in (random_pair(seed=0), random_pair(seed=seed)):
+        module = inject(torch.nn.Sequential(torch.nn.Linear(6, 4)), plan, layers, {"first": values}).eval()
+        graphs.append(torch.export.export(module, (torch.rand(1, 6),)).graph_module.code)
+    assert graphs[0] == graphs[1]
+    assert "mul" not in graphs[0]
+
+
+def test_everything_that_does_not_fit_is_reported_and_nothing_is_changed():
+    module = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.Linear(4, 4), torch.nn.Linear(4, 4))
+    layers = [
+        LayerInfo(name=name, path=str(index), kind="linear", in_features=width, out_features=4)
+        for index, (name, width) in enumerate((("first", 6), ("second", 4), ("third", 4)))
+    ]
+    slots = [Slot(module=name, in_features=6, out_features=4, rank=2) for name in ("first", "second", "fourth")]
+    values = {"first": random_pair(rank=3), "fourth": random_pair(), "third": random_pair()}
+    with pytest.raises(AdapterError) as raised:
+        inject(module, SlotPlan(slots=tuple(slots)), layers, values)
+    assert [problem.what for problem in raised.value.problems] == [
+        "A of slot first has shape (3, 6); the slot needs (2, 6)",
+        "B of slot first has shape (4, 3); the slot needs (4, 2)",
+        "Slot second has no values",
+        "Slot fourth is no linear layer of the model",
+        "There is no slot for the values of third",
+    ]
+    assert not list(lora_layers(module))
+
+
+def test_injecting_twice_is_refused():
+    module = torch.nn.Sequential(torch.nn.Linear(6, 4))
+    plan, layers = one_slot()
+    inject(module, plan, layers, {"first": random_pair()})
+    with pytest.raises(AdapterError, match="already carries LoRA"):
+        inject(module, plan, layers, {"first": random_pair()})

@@ -1,0 +1,110 @@
+"""A caller's own module as a base model."""
+
+import numpy as np
+import torch
+
+from lora_core.adapters.slots import Slot, SlotPlan
+from lora_core.models.base import ModelOptions
+from lora_core.models.lora import inject
+from lora_core.models.module import ModuleModel
+
+
+class Classifier(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens = torch.nn.Embedding(10, 6)
+        self.mixer = torch.nn.ModuleDict({"up": torch.nn.Linear(6, 8), "norm": torch.nn.LayerNorm(8)})
+        self.attention = torch.nn.MultiheadAttention(8, 2)
+        self.head = torch.nn.Linear(8, 3, bias=False)
+
+    def forward(self, tokens: torch.Tensor, *, scale: float = 1.0) -> torch.Tensor:
+        x = self.mixer["norm"](self.mixer["up"](self.tokens(tokens)))
+        x, _ = self.attention(x, x, x)
+        return self.head(x) * scale
+
+
+class TiedDecoder(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = torch.nn.Embedding(10, 6)
+        self.out = torch.nn.Linear(6, 10, bias=False)
+        self.out.weight = self.embed.weight
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.out(self.embed(tokens))
+
+
+def model(module: torch.nn.Module, **options) -> ModuleModel:
+    return ModuleModel(module=module, example_args=(torch.tensor([[1, 2, 3]]),), **options)
+
+
+def test_layers_are_the_linear_and_embedding_modules_by_path():
+    summary = model(Classifier(), name="classifier").summary
+    assert (summary.name, summary.family) == ("classifier", "module")
+    # The attention's out_proj is read, never called: LoRA on it would have no effect.
+    assert [(layer.name, layer.kind, layer.in_features, layer.out_features) for layer in summary.layers] == [
+        ("tokens", "embedding", 10, 6),
+        ("mixer.up", "linear", 6, 8),
+        ("head", "linear", 8, 3),
+    ]
+    assert all(layer.path == layer.name for layer in summary.layers)
+    assert [layer.has_bias for layer in summary.layers] == [False, True, False]
+    assert summary.module_names == (
+        "tokens",
+        "mixer",
+        "mixer.up",
+        "mixer.norm",
+        "attention",
+        "attention.out_proj",
+        "head",
+    )
+
+
+def test_output_head_is_the_one_named():
+    summary = model(Classifier(), output="head").summary
+    assert [layer.name for layer in summary.layers if layer.is_output] == ["head"]
+
+
+def test_linear_that_shares_the_weight_of_an_embedding_is_the_output_head():
+    layer = model(TiedDecoder()).summary.layer("out")
+    assert (layer.is_output, layer.tied_to) == (True, "embed")
+
+
+def test_loaded_module_is_the_callers_own_ready_to_export():
+    module = Classifier()
+    token_count = torch.export.Dim("tokens", min=2, max=16)
+    base = model(
+        module,
+        example_kwargs={"scale": 2.0},
+        dynamic_shapes={"tokens": {1: token_count}, "scale": None},
+        constant_methods={"get_vocab_size": 10},
+    ).load(ModelOptions())
+    assert base.module is module
+    assert not module.training
+    assert not any(parameter.requires_grad for parameter in module.parameters())
+    assert base.constant_methods == {"get_vocab_size": 10}
+    exported = torch.export.export(
+        base.module, base.example_args, base.example_kwargs, dynamic_shapes=base.dynamic_shapes
+    )
+    longer = torch.tensor([[1, 2, 3, 4, 5]])
+    torch.testing.assert_close(exported.module()(longer, scale=2.0), module(longer, scale=2.0))
+
+
+def test_lora_attaches_to_any_module():
+    base = model(Classifier()).load(ModelOptions())
+    before = base.module(*base.example_args)
+    slot = Slot(module="mixer.up", in_features=6, out_features=8, rank=2)
+    values = {"mixer.up": (np.ones((2, 6), np.float32), np.arange(16, dtype=np.float32).reshape(8, 2))}
+    inject(base.module, SlotPlan(slots=(slot,)), base.summary.layers, values)
+    assert not torch.allclose(base.module(*base.example_args), before)
+
+
+def test_lora_on_a_tied_output_head_leaves_the_embedding_alone():
+    base = model(TiedDecoder()).load(ModelOptions())
+    tokens = base.example_args[0]
+    embedded, logits = base.module.embed(tokens), base.module(tokens)
+    slot = Slot(module="out", in_features=6, out_features=10, rank=1)
+    a, b = np.ones((1, 6), np.float32), np.ones((10, 1), np.float32)
+    inject(base.module, SlotPlan(slots=(slot,)), base.summary.layers, {"out": (a, b)})
+    assert torch.equal(base.module.embed(tokens), embedded)
+    torch.testing.assert_close(base.module(tokens), logits + embedded.sum(-1, keepdim=True))

@@ -1,0 +1,104 @@
+"""Rotary tables, against transformers at every position, and what is refused."""
+
+import pytest
+import torch
+import transformers
+
+from lora_core.models.rope import Rope, read_rope
+
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"rope_type": "default", "rope_theta": 10000.0},
+        {"rope_type": "default", "rope_theta": 1000000.0},
+        {"rope_type": "linear", "rope_theta": 10000.0, "factor": 3.0},
+        {**LLAMA3, "rope_theta": 500000.0, "original_max_position_embeddings": 8192},
+        {**LLAMA3, "rope_theta": 500000.0, "factor": 32.0, "original_max_position_embeddings": 8192},
+        {**LLAMA3, "rope_theta": 10000.0, "low_freq_factor": 2.0, "original_max_position_embeddings": 100},
+    ],
+    ids=lambda parameters: "-".join(str(value) for value in parameters.values()),
+)
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_tables_equal_transformers_bit_for_bit(parameters, head_dim):
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+    config = transformers.LlamaConfig(
+        hidden_size=4 * head_dim, num_attention_heads=4, max_position_embeddings=131072, rope_parameters=parameters
+    )
+    positions = torch.arange(20000)
+    theirs = LlamaRotaryEmbedding(config)(torch.zeros(1), positions[None])
+    rope, problems = read_rope({"rope_parameters": parameters}, 131072, "config.json")
+    ours = rope.tables(head_dim, len(positions))
+    assert problems == []
+    assert all(torch.equal(own, their[0]) for own, their in zip(ours, theirs, strict=True))
+
+
+def test_scaling_given_to_executorch_is_the_same_scaling():
+    from executorch.examples.models.llama.model_args import ModelArgs
+    from executorch.examples.models.llama.rope import Rope as ExecuTorchRope
+
+    rope = Rope(theta=500000.0, kind="llama3", factor=8.0, original_context_len=64)
+    divisors = rope.divisors(32)
+    arguments = ModelArgs(
+        dim=128,
+        n_heads=4,
+        max_context_len=512,
+        use_hf_rope=True,
+        rope_theta=500000.0,
+        rope_scaling_short_factor=divisors,
+        rope_scaling_long_factor=divisors,
+        rope_scaling_attention_factor=1.0,
+    )
+    theirs = ExecuTorchRope(arguments)
+    ours = rope.tables(32, 512)
+    # ExecuTorch computes this path in double precision: an angle of 500 rounds to 3e-5 in float32.
+    torch.testing.assert_close(theirs.freqs_cos, ours[0], atol=1e-4, rtol=0)
+    torch.testing.assert_close(theirs.freqs_sin, ours[1], atol=1e-4, rtol=0)
+
+
+def test_older_spelling_is_read():
+    older = {
+        "rope_theta": 500000.0,
+        "rope_scaling": {"type": LLAMA3["rope_type"], **LLAMA3, "original_max_position_embeddings": 4096},
+    }
+    rope, problems = read_rope(older, 131072, "config.json")
+    assert problems == []
+    assert rope == Rope(theta=500000.0, kind="llama3", factor=8.0, original_context_len=4096)
+
+
+def test_original_context_defaults_to_the_context_of_the_model():
+    rope, _ = read_rope({"rope_parameters": LLAMA3}, 777, "config.json")
+    assert rope.original_context_len == 777
+
+
+def test_missing_parameters_mean_the_default():
+    rope, problems = read_rope({"rope_scaling": None}, 2048, "config.json")
+    assert problems == []
+    assert (rope.theta, rope.kind, rope.divisors(64)) == (10000.0, "default", None)
+
+
+@pytest.mark.parametrize("kind", ["yarn", "dynamic", "longrope", "proportional", "su"])
+def test_rotary_types_that_are_not_computed_are_refused_by_name(kind):
+    _, problems = read_rope({"rope_scaling": {"type": kind, "factor": 2.0}}, 2048, "dir/config.json")
+    assert [str(problem) for problem in problems] == [
+        f"Rotary embedding type {kind!r} is not supported. Supported: default, linear, llama3. "
+        "(dir/config.json: rope_parameters.rope_type)"
+    ]
+
+
+def test_every_problem_of_the_rotary_parameters_is_reported():
+    config = {"partial_rotary_factor": 0.5, "rope_scaling": {"rope_type": "llama3", "factor": 8.0}}
+    _, problems = read_rope(config, 2048, "config.json")
+    assert [problem.where for problem in problems] == [
+        "config.json: partial_rotary_factor",
+        "config.json: rope_parameters",
+    ]
+    assert "low_freq_factor, high_freq_factor" in problems[1].what
+
+
+def test_parameters_nested_by_layer_type_are_refused():
+    _, problems = read_rope({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, 2048, "config.json")
+    assert "from layer to layer" in problems[0].what

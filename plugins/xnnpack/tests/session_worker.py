@@ -1,0 +1,208 @@
+"""Scenarios for the session's tests: `python session_worker.py PROGRAMS SCENARIO [ARGUMENT ...]` prints JSON.
+
+Each runs in a process of its own, because the weight cache and the threads belong to the process. `PROGRAMS` is what
+`session_programs.py` wrote.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+from lora_core_xnnpack import weight_cache
+from lora_core_xnnpack.backend_options import BackendOptions, OptionError
+from lora_core_xnnpack.runtime_library import load_runtime, runtime_library
+from lora_core_xnnpack.session import XnnpackSession
+
+from lora_core.bundle.bundle import Artifact, Bundle, BundledAdapter, Manifest, Method
+from lora_core.errors import LoraCoreError
+from lora_core.models.base import ModelSummary
+from lora_core.runtime.memory import measure
+
+FOUNDATION = "f" * 64
+ADAPTERS = {"external": ("loud", "quiet"), "embedded": ("loud", "quiet"), "multimethod": ("loud",)}
+
+
+def bundle(programs: Path, layout: str) -> Bundle:
+    """Describe the files of one layout as a bundle."""
+    model = "multimethod/model.pte"
+    split = layout != "multimethod"
+    methods = [Method(name="forward", program="base.pte" if split else model)]
+    artifacts = [artifact(programs, "foundation.ptd", "foundation"), artifact(programs, methods[0].program, "program")]
+    for name in ADAPTERS[layout]:
+        methods.append(Method(name=name, program=f"{layout}/{name}.pte" if split else model, adapter=name))
+        if split:
+            artifacts.append(artifact(programs, f"{layout}/{name}.pte", "program", name))
+        if layout == "external":
+            artifacts.append(artifact(programs, f"{layout}/{name}.ptd", "adapter-data", name))
+    adapters = [
+        BundledAdapter(name=name, digest="", foundation=FOUNDATION, rank=8, modules=2) for name in ADAPTERS[layout]
+    ]
+    manifest = Manifest(
+        backend="xnnpack",
+        base=ModelSummary(name="tiny", family="module", layers=(), module_names=(), vocab_size=256),
+        policy={},
+        foundation=FOUNDATION,
+        plans=(),
+        options={},
+        versions={},
+        artifacts=tuple(artifacts),
+        adapters=tuple(adapters),
+        methods=tuple(methods),
+    )
+    return Bundle(path=programs, manifest=manifest)
+
+
+def artifact(programs: Path, path: str, role: str, adapter: str | None = None) -> Artifact:
+    return Artifact(path=path, role=role, sha256="", size=(programs / path).stat().st_size, adapter=adapter)
+
+
+def answers(programs: Path, layout: str, cache: str) -> dict[str, Any]:
+    """Load everything, then compare prefill and every single step of every method with the eager model."""
+    expected = np.load(programs / "expected.npz")
+    tokens = [int(token) for token in expected["tokens"]]
+    with XnnpackSession(bundle(programs, layout), {"weight_cache": cache == "on"}) as session:
+        before = measure()
+        adapters = [method.adapter for method in session.bundle.manifest.methods]
+        loads = [session.load(adapter) for adapter in adapters]
+        errors: dict[str, float] = {}
+        for adapter in adapters:
+            rows = expected[adapter or "base"]
+            prefill = session.step(adapter, tokens, 0)
+            steps = [session.step(adapter, [token], position) for position, token in enumerate(tokens)]
+            assert len(tokens) > 15, "the prompt must need more than one call"
+            errors[adapter or "base"] = float(max(np.abs(prefill - rows[-1]).max(), np.abs(steps - rows).max()))
+        effect = np.abs(expected["loud"] - expected["base"]).max()
+        return {
+            "errors": errors,
+            "effect": float(effect),
+            "facts": dict(session.facts),
+            "growth": [load.anonymous - last.anonymous for last, load in zip([before, *loads], loads, strict=False)],
+            "seconds": [load.seconds for load in loads],
+            "file_backed": [load.file_backed for load in loads],
+        }
+
+
+def kv_rules(programs: Path, layout: str) -> dict[str, Any]:
+    """Change adapters without starting again, and say what happened to each attempt."""
+    expected = np.load(programs / "expected.npz")
+    tokens = [int(token) for token in expected["tokens"]]
+    with XnnpackSession(bundle(programs, layout)) as session:
+        session.step(None, tokens[:4], 0)
+        session.load("loud")
+        told = {
+            "another adapter goes on": attempt(lambda: session.step("loud", tokens[4:5], 4)),
+            "the owner goes on after that": attempt(lambda: session.step(None, tokens[4:5], 4)),
+            "another adapter starts again": attempt(lambda: session.step("loud", tokens[:4], 0)),
+            "the first one comes back": attempt(lambda: session.step(None, tokens[5:6], 5)),
+            "a gap": attempt(lambda: session.step("loud", tokens[:1], 9)),
+            "a step back": attempt(lambda: session.step("loud", tokens[2:4], 2)),
+        }
+        after = session.step("loud", tokens[4:5], 4)
+        session.reset()
+        told["after a reset"] = attempt(lambda: session.step("loud", tokens[5:6], 5))
+        told["too long"] = attempt(lambda: session.step("loud", [5] * 65, 0))
+        told["exactly full"] = attempt(lambda: session.step("loud", [5] * 64, 0))
+        told["no tokens"] = attempt(lambda: session.step("loud", [], 0))
+        told["unknown token"] = attempt(lambda: session.step("loud", [256], 0))
+        error = float(np.abs(after - expected["loud"][4]).max())
+    return {"told": told, "error": error}
+
+
+def refusals(programs: Path) -> dict[str, Any]:
+    """Open bundles that are wrong in one way each."""
+    whole = bundle(programs, "external")
+    manifest = whole.manifest
+
+    def load(changed: Bundle, adapter: str | None = "loud", **options: Any) -> str:
+        return attempt(lambda: XnnpackSession(changed, options).load(adapter))
+
+    def with_adapter_foundation(foundation: str) -> Bundle:
+        adapters = tuple(attrs.evolve(each, foundation=foundation) for each in manifest.adapters)
+        return attrs.evolve(whole, manifest=attrs.evolve(manifest, adapters=adapters))
+
+    def with_foundation(data: bytes) -> Bundle:
+        (programs / "other.ptd").write_bytes(data)
+        entry = artifact(programs, "other.ptd", "foundation")
+        artifacts = (entry, *(each for each in manifest.artifacts if each.role != "foundation"))
+        return attrs.evolve(whole, manifest=attrs.evolve(manifest, artifacts=artifacts))
+
+    def with_size(path: str, size: int) -> Bundle:
+        artifacts = tuple(attrs.evolve(a, size=size) if a.path == path else a for a in manifest.artifacts)
+        return attrs.evolve(whole, manifest=attrs.evolve(manifest, artifacts=artifacts))
+
+    policy = attrs.evolve(whole, manifest=attrs.evolve(manifest, kv_cache="keep-forever"))
+    foundation = (programs / "foundation.ptd").read_bytes()
+    key = foundation.index(b"tok_embeddings")
+    return {
+        "whole": load(whole),
+        "unknown adapter": load(whole, "lod"),
+        "unknown option": load(whole, weight_cash=True),
+        "option of another type": load(whole, weight_cache="on"),
+        "adapter of another foundation": load(with_adapter_foundation("e" * 64)),
+        "foundation without the base's tensors": load(with_foundation((programs / "external/quiet.ptd").read_bytes())),
+        "foundation with another name": load(with_foundation(foundation[:key] + b"X" + foundation[key + 1 :])),
+        "file of another size": load(with_size("external/loud.ptd", 7)),
+        "missing file": load(attrs.evolve(whole, path=programs / "nowhere")),
+        "unknown policy": load(policy),
+    }
+
+
+def attempt(action: Callable[[], object]) -> str:
+    """Return `ok`, or the error that lora-core raised."""
+    try:
+        action()
+    except LoraCoreError as error:
+        return f"{type(error).__name__}: {error}"
+    return "ok"
+
+
+def options(programs: Path) -> dict[str, Any]:
+    """Read options that exist and one that does not, and lose the interface altogether."""
+    load_runtime()
+    runtime = BackendOptions(runtime_library())
+    told: dict[str, Any] = {"before": runtime.flag(weight_cache.WEIGHT_CACHE)}
+    for wanted in (True, False, True):
+        told[f"switched {wanted}"] = [
+            str(weight_cache.switch_weight_cache(wanted)),
+            runtime.flag("weight_cache_enabled"),
+        ]
+    for name, read in (("flag", runtime.flag), ("number", runtime.number)):
+        try:
+            told[f"unknown {name}"] = read("weight_cash_enabled")
+        except OptionError as error:
+            told[f"unknown {name}"] = str(error)
+    told["workspace"] = weight_cache.workspace_sharing()
+
+    weight_cache.runtime_library = lambda: Path("libc.so.6")  # a library without the options interface
+    session = XnnpackSession(bundle(programs, "embedded"))
+    session.load(None)
+    told["without the interface"] = [session.weight_cache.state, session.weight_cache.reason, str(session.facts)]
+    return told
+
+
+def joined(programs: Path) -> dict[str, Any]:
+    """Compare our joined program with the one that ExecuTorch's own serializer wrote."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # importing the exporter warns of its own dependencies
+        from executorch.exir._serialize._program import deserialize_pte_binary
+    from lora_core_xnnpack.joining import join_program
+
+    files = [programs / "external" / f"loud.{suffix}" for suffix in ("pte", "ptd")]
+    ours = deserialize_pte_binary(b"".join(bytes(part) for part in join_program(files[0], files[1:])))
+    theirs = deserialize_pte_binary((programs / "embedded" / "loud.pte").read_bytes())
+    keys = [{key: bytes(file.named_data.buffers[entry.buffer_index]) for key, entry in file.named_data.pte_data.items()}
+            for file in (ours, theirs)]  # fmt: skip
+    return {"programs": ours.program == theirs.program, "data": keys[0] == keys[1], "blobs": len(keys[0])}
+
+
+if __name__ == "__main__":
+    scenario: Callable[..., dict[str, Any]] = globals()[sys.argv[2]]
+    print(json.dumps(scenario(Path(sys.argv[1]), *sys.argv[3:])))

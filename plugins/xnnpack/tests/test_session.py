@@ -1,0 +1,149 @@
+"""A bundle on ExecuTorch's runtime. Programs are real and small; each scenario has a process of its own, because the
+weight cache belongs to the process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).parent
+LAYOUTS = ("external", "embedded", "multimethod")
+# One layer in float32: sums of up to 4096 products in another order.
+TOLERANCE = 2e-5
+
+
+def python(script: str, *arguments: str) -> str:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(HERE / script), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("programs")
+    python("session_programs.py", str(out))
+    return out
+
+
+@pytest.fixture(scope="session")
+def scenario(programs: Path):
+    seen: dict[tuple[str, ...], dict[str, Any]] = {}
+
+    def run(*arguments: str) -> dict[str, Any]:
+        if arguments not in seen:
+            seen[arguments] = json.loads(python("session_worker.py", str(programs), *arguments).splitlines()[-1])
+        return seen[arguments]
+
+    return run
+
+
+@pytest.mark.parametrize("cache", ["on", "off"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_method_computes_what_the_eager_model_does(scenario, layout, cache):
+    told = scenario("answers", layout, cache)
+    assert max(told["errors"].values()) < TOLERANCE
+    assert told["effect"] > 1000 * TOLERANCE
+
+
+@pytest.mark.parametrize("cache", ["on", "off"])
+def test_facts_say_whether_the_weight_cache_reads_back_as_on(scenario, cache):
+    assert scenario("answers", "external", cache)["facts"]["weight_cache"] == cache
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_further_program_does_not_hold_the_foundation_again_with_the_cache_on(scenario, programs, layout):
+    foundation = (programs / "foundation.ptd").stat().st_size
+    first, *further = scenario("answers", layout, "on")["growth"]
+    assert first > 0.8 * foundation
+    assert max(further) < 0.15 * foundation
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_program_holds_the_foundation_with_the_cache_off(scenario, programs, layout):
+    foundation = (programs / "foundation.ptd").stat().st_size
+    assert min(scenario("answers", layout, "off")["growth"]) > 0.8 * foundation
+
+
+def test_facts_give_the_context_that_the_program_was_exported_for(scenario):
+    assert scenario("answers", "embedded", "on")["facts"]["context_len"] == 64
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_kv_cache_never_survives_a_change_of_adapter(scenario, layout):
+    told = scenario("kv_rules", layout)["told"]
+    assert "belongs to the base, so adapter 'loud' cannot continue at 4" in told["another adapter goes on"]
+    assert told["the owner goes on after that"] == "ok"
+    assert told["another adapter starts again"] == "ok"
+    assert "belongs to adapter 'loud', so the base cannot continue" in told["the first one comes back"]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_kv_cache_is_read_only_where_it_was_written(scenario, layout):
+    told = scenario("kv_rules", layout)["told"]
+    assert "Position 9 cannot follow a KV cache that is filled to 4" in told["a gap"]
+    assert told["a step back"] == "ok"
+    assert "filled to 0" in told["after a reset"]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_an_adapter_that_starts_again_sees_nothing_of_the_one_before(scenario, layout):
+    assert scenario("kv_rules", layout)["error"] < TOLERANCE
+
+
+def test_steps_outside_of_context_and_vocabulary_are_refused(scenario):
+    told = scenario("kv_rules", "external")["told"]
+    assert "do not fit in the context of 64 tokens" in told["too long"]
+    assert told["exactly full"] == "ok"
+    assert "at least one token" in told["no tokens"]
+    assert "Token 256 is not in the vocabulary of 256 tokens" in told["unknown token"]
+
+
+@pytest.mark.parametrize(
+    ("case", "told"),
+    [
+        ("whole", "ok"),
+        ("unknown adapter", "UsageError: The bundle has no adapter 'lod'. Did you mean 'loud'? Choices: loud, quiet."),
+        ("unknown option", "UsageError: The XNNPACK session has no option 'weight_cash'"),
+        ("option of another type", "UsageError: Option 'weight_cache' is 'on', and must be True or False"),
+        ("adapter of another foundation", "BundleError: Adapter 'loud' was linked against foundation eeeeeeeeeeee"),
+        ("foundation without the base's tensors", "BundleError: ExecuTorch cannot load"),
+        ("foundation with another name", "BundleError: ExecuTorch cannot load"),
+        ("file of another size", "BundleError: external/loud.ptd has 57984 bytes, and the manifest says 7 bytes"),
+        ("missing file", "BundleError: foundation.ptd is missing"),
+        ("unknown policy", "BundleError: The bundle asks for the KV cache policy 'keep-forever'"),
+    ],
+)
+def test_what_cannot_be_right_is_refused(scenario, case, told):
+    assert scenario("refusals")[case].startswith(told)
+
+
+def test_weight_cache_is_off_until_switched_and_reads_back_each_time(scenario):
+    told = scenario("options")
+    assert told["before"] is False
+    assert told["switched True"] == ["on", True]
+    assert told["switched False"] == ["off", False]
+
+
+def test_an_option_that_the_runtime_does_not_know_is_not_taken_for_set(scenario):
+    told = scenario("options")
+    assert told["unknown flag"] == "the runtime does not know option 'weight_cash_enabled'"
+    assert told["unknown number"] == "the runtime does not know option 'weight_cash_enabled'"
+
+
+def test_sharing_is_not_claimed_where_the_option_cannot_be_set(scenario):
+    state, reason, facts = scenario("options")["without the interface"]
+    assert state == "impossible"
+    assert "libc.so.6 does not export the options interface" in reason
+    assert "'weight_cache': 'impossible" in facts
+
+
+def test_a_joined_program_is_what_executorch_reads_as_program_with_data(scenario):
+    assert scenario("joined") == {"programs": True, "data": True, "blobs": 4}

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from lora_core.adapters.targets import LAYER_INDEX, NAME_END
 from lora_core.errors import Problem
 
 _REQUIRED = ("peft_type", "r", "lora_alpha", "target_modules")
@@ -64,11 +65,12 @@ def _is_rank(value: object) -> bool:
     return isinstance(value, int) and _is_int(value) and 0 < value < 2**31
 
 
-def _is_pattern(value: object) -> bool:
+def _is_pattern(value: object, around: str = "{}") -> bool:
+    """Accept a regular expression that also compiles where it is put (`around`, from `targets`)."""
     if not isinstance(value, str):
         return False
     try:
-        re.compile(value)
+        re.compile(around.format(value))
     except (re.error, RecursionError, OverflowError):
         return False
     return True
@@ -86,14 +88,17 @@ def _is_layers(value: object) -> bool:
 
 
 def _is_patterns(value: object) -> bool:
-    return value is None or _is_pattern(value) or (isinstance(value, list) and all(map(_is_pattern, value)))
+    patterns = value if isinstance(value, list) else [value]
+    return value is None or all(_is_pattern(pattern, LAYER_INDEX) for pattern in patterns)
 
 
 def _is_map_of(valid: Callable[[object], bool]) -> Callable[[object], bool]:
     def check(value: object) -> bool:
         if value is None:
             return True
-        return isinstance(value, dict) and all(_is_pattern(key) and valid(item) for key, item in value.items())
+        return isinstance(value, dict) and all(
+            _is_pattern(key, NAME_END) and valid(item) for key, item in value.items()
+        )
 
     return check
 

@@ -11,13 +11,14 @@ One reference is one `--adapter`:
 
 A PART is the NAME of another reference of the same command, whatever their order and with the strength it has there
 (`mix=pirate:0.7+shout:0.3`), or a directory with a slash in it (`mix=adapters/pirate:0.7+adapters/shout:0.3`), whose
-adapter is then only a part and not one of its own. `NAME+NAME` alone, without strengths, adds them at full strength. Strengths are plain decimal numbers,
-negative ones take an effect away. A directory that looks like something else is written with a slash: `x=./a+b`,
-`x=runs/v@2/`.
+adapter is then only a part and not one of its own. `NAME+NAME` alone, without strengths, adds them at full strength.
+Strengths are plain decimal numbers, negative ones take an effect away. A directory that looks like something else is
+written with a slash: `x=./a+b`, `x=runs/v@2/`.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -66,6 +67,8 @@ class AdapterReference:
         problem = name_problem(self.name)
         if problem is not None:
             raise UsageError(problem)
+        if not all(map(math.isfinite, (self.strength, *(part.strength for part in self.parts)))):
+            raise UsageError(f"A strength of adapter {self.name!r} is not a finite number.")
         if (self.weights is None) != (self.config is None):
             given = self.weights or self.config
             raise UsageError(f"Adapter {self.name!r} is given as one file, {str(given)!r}.", remedy=_BOTH)

@@ -15,6 +15,10 @@ from lora_core.models.base import LayerInfo
 
 ALL_LINEAR = "all-linear"
 
+# where PEFT puts a key of `rank_pattern` or `alpha_pattern`, and a `layers_pattern`
+NAME_END = r"(.*\.)?({})$"
+LAYER_INDEX = r"(?:^|.*?\.){}\.(?P<idx>\d+)\."
+
 # peft/utils/constants.py: target lists at least this long are condensed to suffixes before matching
 _CONDENSED_FROM = 20
 
@@ -82,7 +86,7 @@ class TargetSelection:
             match = re.match(r".*?\.[^.]*\.(?P<idx>\d+)\.", name)
             return int(match["idx"]) if match else None
         for pattern in self.layers_pattern:
-            match = re.match(rf"(?:^|.*?\.){pattern}\.(?P<idx>\d+)\.", name)
+            match = re.match(LAYER_INDEX.format(pattern), name)
             if match is not None:
                 return int(match["idx"])
         return None
@@ -91,7 +95,7 @@ class TargetSelection:
 def pattern_key(patterns: Iterable[str], name: str) -> str:
     """Return the first key of a `rank_pattern` or `alpha_pattern` that matches the end of `name`, else `name`."""
     for pattern in patterns:
-        if re.match(rf"(.*\.)?({pattern})$", name):
+        if re.match(NAME_END.format(pattern), name):
             return pattern
     return name
 

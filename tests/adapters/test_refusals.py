@@ -121,6 +121,7 @@ MALFORMED: list[tuple[str, Any]] = [
     ("rank_pattern", {"q_proj": 0}),
     ("rank_pattern", {"q_proj": "4"}),
     ("rank_pattern", {"(": 4}),
+    ("rank_pattern", {"(?i)Q_PROJ": 4}),  # valid alone, but not where PEFT puts it
     ("rank_pattern", ["q_proj"]),
     ("alpha_pattern", {"q_proj": None}),
     ("target_modules", 3),

@@ -61,7 +61,7 @@ class SharingReport:
     @classmethod
     def from_blobs(cls, blobs: Iterable[Blob], methods: Sequence[str]) -> SharingReport:
         """Sum `blobs` for a bundle with `methods`; raises `ValueError` if a blob names another method."""
-        stored = list(blobs)
+        stored = _by_place(blobs)
         unknown = {method for blob in stored for method in blob.methods} - set(methods)
         if unknown:
             raise ValueError(f"blobs name methods that the bundle does not have: {', '.join(sorted(unknown))}")
@@ -118,6 +118,16 @@ class SharingReport:
         }
 
 
+def _by_place(blobs: Iterable[Blob]) -> list[Blob]:
+    """Return the blobs with those of one place as one: a tensor may be stored under several names."""
+    places: dict[tuple[str, int, int], Blob] = {}
+    for blob in blobs:
+        place = (blob.file, blob.offset, blob.size)
+        known = places.get(place)
+        places[place] = blob if known is None else attrs.evolve(known, methods=known.methods | blob.methods)
+    return list(places.values())
+
+
 def _distinct(blobs: Iterable[Blob]) -> int:
     return sum({blob.sha256: blob.size for blob in blobs}.values())
 
@@ -129,8 +139,7 @@ def _duplicates(blobs: Iterable[Blob]) -> tuple[Duplicate, ...]:
             copies[blob.sha256][blob.file, blob.offset, blob.key] = blob
     found = []
     for digest, places in copies.items():
-        # Two names for the same place are one copy.
-        if len({(file, offset) for file, offset, _ in places}) > 1:
+        if len(places) > 1:
             methods = frozenset(method for blob in places.values() for method in blob.methods)
             size = next(iter(places.values())).size
             found.append(Duplicate(sha256=digest, size=size, places=tuple(sorted(places)), methods=methods))

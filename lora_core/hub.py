@@ -42,13 +42,11 @@ class PluginHub:
         self._plugins = tuple(plugin for plugin in (core, *found.plugins) if plugin is not None)
         self._faults = [*(Fault(origin=CORE, problem=problem) for problem in wrong), *found.faults]
         self._deaf: set[str] = set()
-        # A broken plugin is most often asked for by the name of its backend, which is the plugin's own.
-        broken = {fault.origin.plugin: fault.report for fault in reversed(found.faults)}
         self.backends: Registry[BackendSpec] = self._registry(
             "backend",
             "lora_core_register_backends",
             BackendSpec,
-            broken=broken,
+            named_by_plugin=True,
             nothing="No plugin offers one; install one, for example `pip install lora-core-xnnpack`.",
         )
         self.model_sources: Registry[ModelSourceSpec] = self._registry(
@@ -151,11 +149,14 @@ class PluginHub:
         hook: str,
         wanted: type[T],
         *,
-        broken: Mapping[str, Problem] | None = None,
+        named_by_plugin: bool = False,
         nothing: str = "No plugin offers one.",
         error: type[LoraCoreError] = UsageError,
     ) -> Registry[T]:
         entries, faults = collect(kind, hook, wanted, self.plugins)
         self._faults += faults
-        blocked = {fault.name: fault.report for fault in faults if fault.name is not None}
-        return Registry(kind, entries, blocked={**(broken or {}), **blocked}, nothing=nothing, error=error)
+        blocked = {fault.name: fault.report for fault in reversed(faults) if fault.name is not None}
+        if named_by_plugin:
+            # What a broken plugin would have offered is most often asked for by the plugin's own name.
+            blocked = {fault.origin.plugin: fault.report for fault in reversed(self._faults)} | blocked
+        return Registry(kind, entries, blocked=blocked, nothing=nothing, error=error)

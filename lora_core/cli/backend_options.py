@@ -14,7 +14,7 @@ import click
 from lora_core.errors import LoraCoreError
 from lora_core.hub import PluginHub
 
-PREFIX = "backend_option:"
+PREFIX = "backend_option_"
 
 
 def options_of(hub: PluginHub, backend: str) -> list[click.Option]:

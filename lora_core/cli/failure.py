@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lora_core.cli.console import Console
 from lora_core.errors import ExitCode, LoraCoreError, Problem, StorageError, UnsupportedError
+from lora_core.registry import Origin
 
 
 def report(error: BaseException, console: Console) -> ExitCode:
@@ -23,7 +24,7 @@ def report(error: BaseException, console: Console) -> ExitCode:
     known = classified(error)
     if known is None:
         return _defect(error, console)
-    if error.__cause__ is not None:
+    if known.exit_code is ExitCode.PLUGIN and error.__cause__ is not None:
         _keep_trace(error, console)
     console.say(message(known.problems))
     _name_log(console)
@@ -56,15 +57,29 @@ def _defect(error: BaseException, console: Console) -> ExitCode:
     _keep_trace(error, console)
     text = str(error).strip().splitlines()
     told = f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
-    console.say(f"error: This is a defect in lora-core: {told}. Please report it with the command and the log.")
+    culprit = _culprit(error, console)
+    who = f"{culprit.distribution} (plugin {culprit.plugin!r})" if culprit is not None else "lora-core"
+    console.say(f"error: This is a defect in {who}: {told}. Please report it with the command and the log.")
     _name_log(console)
-    return ExitCode.DEFECT
+    return ExitCode.DEFECT if culprit is None else ExitCode.PLUGIN
+
+
+def _culprit(error: BaseException, console: Console) -> Origin | None:
+    """Return the plugin in whose code `error` arose or passed last, if any."""
+    import traceback
+
+    packages = {plugin.origin.module.partition(".")[0]: plugin.origin for plugin in console.hub.plugins}
+    for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
+        origin = packages.get(str(frame.f_globals.get("__name__")).partition(".")[0])
+        if origin is not None:
+            return None if origin.core else origin
+    return None
 
 
 def _keep_trace(error: BaseException, console: Console) -> None:
     import traceback
 
-    console.noise.write("".join(traceback.format_exception(error)))
+    console.noise.write("".join(traceback.format_exception(error)), worth_keeping=True)
 
 
 def _name_log(console: Console) -> None:

@@ -23,6 +23,7 @@ class Noise:
         self.path: Path | None = log_file
         self._temporary = log_file is None
         self._follower: Follower | None = None
+        self._own = 0
 
     def __enter__(self) -> Noise:
         _flush()
@@ -49,21 +50,26 @@ class Noise:
         for stream in (self.stdout, self.stderr):
             stream.close()
 
-    def write(self, text: str) -> None:
-        """Add `text` to the log; a log that cannot be written never stops the command."""
+    def write(self, text: str, *, worth_keeping: bool = False) -> None:
+        """Add `text` to the log; a log that cannot be written never stops the command.
+
+        A default log is kept for the noise of others and for what is `worth_keeping`.
+        """
         if self.path is None:
             return
         try:
-            with self.path.open("a", encoding="utf-8", errors="replace") as log:
-                log.write(text)
+            with self.path.open("ab") as log:
+                written = log.write(text.encode("utf-8", "replace"))
         except OSError:
             self.path = None
+        else:
+            self._own += 0 if worth_keeping else written
 
     def kept(self) -> Path | None:
-        """Return the log if it holds anything."""
+        """Return the log if it holds anything worth keeping."""
         _flush()
         try:
-            return self.path if self.path is not None and self.path.stat().st_size else None
+            return self.path if self.path is not None and self.path.stat().st_size > self._own else None
         except OSError:
             return None
 

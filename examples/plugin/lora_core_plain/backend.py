@@ -25,8 +25,14 @@ class PlainBackend(Backend):
 
     def export(self, job, out, emit):
         with stage(emit, "Store the base"):
-            module = job.model.load(ModelOptions(attention="sdpa")).module
-            weights = {name: weight.numpy().astype(job.options.dtype) for name, weight in module.named_parameters()}
+            base = job.model.load(ModelOptions(attention="sdpa"))
+            weights = {
+                name: weight.numpy().astype(job.options.dtype) for name, weight in base.module.named_parameters()
+            }
+            # A tied output head has the embedding's weights: stored once.
+            for layer in base.summary.layers:
+                if layer.tied_to is not None:
+                    weights.pop(f"{layer.path}.weight")
             data = save(weights)
             (out / FOUNDATION).write_bytes(data)
         foundation = sha256(data).hexdigest()

@@ -1,0 +1,1 @@
+"""Reference evaluation of stored CoreML functions by coremltools' own operator semantics."""

@@ -1,0 +1,34 @@
+"""What this plugin offers: descriptors only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lora_core.capability import Capability
+from lora_core.hookspecs import hookimpl
+from lora_core.quant.policy import QuantPolicy
+from lora_core.specs import BackendSpec
+from lora_core_coreml.quant import POLICIES
+
+COREML = BackendSpec(
+    name="coreml",
+    summary="CoreML through ExecuTorch: adapters are methods of one program, base weights stored once.",
+    target="lora_core_coreml.backend:CoremlBackend",
+    options="lora_core_coreml.options:CoremlOptions",
+    capabilities=frozenset({Capability.EXPORT, Capability.LINK, Capability.EVALUATE}),
+    policies=tuple(policy.name for policy in POLICIES),
+    requires={"coremltools": "9.0", "executorch": "1.5.1", "torch": "2.13.0", "torchao": "0.18.0"},
+    install_hint="pip install lora-core-coreml",
+)
+
+
+@hookimpl
+def lora_core_register_backends() -> Sequence[BackendSpec]:
+    """Offer the CoreML backend."""
+    return [COREML]
+
+
+@hookimpl
+def lora_core_register_quant_policies() -> Sequence[QuantPolicy]:
+    """Offer the policies that CoreML programs are made with."""
+    return POLICIES

@@ -1,0 +1,60 @@
+"""Options of a CoreML export: what the command line offers and a bundle's manifest records."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import attrs
+
+from lora_core.errors import Problem
+from lora_core_coreml.naming import METHOD_HELP
+
+
+@attrs.frozen(kw_only=True)
+class CoremlOptions:
+    """Options of a CoreML export. Methods: see `naming.METHOD_HELP`."""
+
+    max_context_len: int = attrs.field(
+        default=1024, metadata={"help": "Tokens of prompt and answer together; caches hold one call's input less."}
+    )
+    input_len: int = attrs.field(
+        default=32, metadata={"help": "Tokens of one call of forward, or of prefill with --multifunction."}
+    )
+    dtype: Literal["fp16", "fp32"] = attrs.field(
+        default="fp16", metadata={"help": "Precision of weights and computation; the Neural Engine needs fp16."}
+    )
+    multifunction: bool = attrs.field(
+        default=False, metadata={"help": f"Separate methods for decode and prefill that share weights. {METHOD_HELP}"}
+    )
+    linear_split: bool = attrs.field(
+        default=True, metadata={"help": "Split wide linear layers for the Neural Engine; LoRA's own are never split."}
+    )
+    split_size: int = attrs.field(default=1024, metadata={"help": "Output features of one part of a split layer."})
+    max_splits: int = attrs.field(default=8, metadata={"help": "Most parts of a split layer."})
+    graph_breaks: bool = attrs.field(
+        default=False, metadata={"help": "Cut the program before the first and after the last transformer block."}
+    )
+    emit_mlpackage: bool = attrs.field(
+        default=False, metadata={"help": "Also write the CoreML packages as .mlpackage, for use in Xcode."}
+    )
+
+    def problems(self) -> list[Problem]:
+        """Return what is wrong with the options."""
+        found = []
+        for name in ("input_len", "split_size", "max_splits"):
+            if getattr(self, name) < 1:
+                flag = f"--{name.replace('_', '-')}"
+                found.append(Problem(what=f"{flag} is {getattr(self, name)}", remedy="Give at least 1.", where=flag))
+        if self.dtype not in ("fp16", "fp32"):
+            remedy = "Choose fp16 or fp32."
+            found.append(Problem(what=f"--dtype {self.dtype!r} is unknown", remedy=remedy, where="--dtype"))
+        if self.max_context_len <= self.input_len:
+            what = f"--max-context-len {self.max_context_len} leaves no cache beside --input-len {self.input_len}"
+            remedy = "Make the context longer than the input of one call."
+            found.append(Problem(what=what, remedy=remedy, where="--max-context-len"))
+        return found
+
+    @property
+    def float16(self) -> bool:
+        """True if weights and computation are float16."""
+        return self.dtype == "fp16"

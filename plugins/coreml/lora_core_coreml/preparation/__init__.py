@@ -1,0 +1,1 @@
+"""From a loaded base to modules that torch.export and CoreML can take."""

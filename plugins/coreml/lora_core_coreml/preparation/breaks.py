@@ -1,0 +1,66 @@
+"""Graph breaks: operators that CoreML does not take, so that a program is cut into several packages there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import torch  # noqa: TID253 - this module is only imported to lower a model
+
+from lora_core.models.base import LayerInfo
+
+_LIBRARY = torch.library.Library("lora_core_coreml", "DEF")
+_LIBRARY.define("graph_break(Tensor x) -> Tensor")
+
+
+@torch.library.impl(_LIBRARY, "graph_break", "CompositeExplicitAutograd")  # type: ignore[untyped-decorator]
+def _graph_break(x: torch.Tensor) -> torch.Tensor:
+    return x.clone()
+
+
+class Broken(torch.nn.Module):
+    """A block with a graph break before or after it."""
+
+    def __init__(self, block: torch.nn.Module, *, before: bool) -> None:
+        super().__init__()
+        self.block = block
+        self.before = before
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the block, with its tensor arguments or its tensor results passed through a break."""
+        if self.before:
+            return self.block(*map(_pass, args), **kwargs)
+        return tuple(map(_pass, self.block(*args, **kwargs)))
+
+
+def add(module: Any, layers: tuple[LayerInfo, ...]) -> tuple[LayerInfo, ...]:
+    """Cut before the first and after the last block of `module`; return `layers` with their paths corrected."""
+    blocks = getattr(module, "layers", None)
+    if not isinstance(blocks, torch.nn.ModuleList) or not len(blocks):
+        return layers
+    last = len(blocks) - 1
+    blocks[0] = Broken(blocks[0], before=True)
+    blocks[last] = Broken(blocks[last], before=False)
+    moved = {f"layers.{index}.": f"layers.{index}.block." + ("block." if last == 0 else "") for index in (0, last)}
+    return tuple(_moved(layer, moved) for layer in layers)
+
+
+def remove(edge: Any) -> None:
+    """Take the breaks out of a lowered program again; they have done their work."""
+    for name in edge.methods:
+        graph = edge.exported_program(name).graph_module.graph
+        for node in graph.nodes:
+            if node.op == "call_function" and "graph_break" in str(node.target):
+                node.replace_all_uses_with(node.args[0])
+        graph.eliminate_dead_code()
+
+
+def _pass(value: Any) -> Any:
+    return torch.ops.lora_core_coreml.graph_break(value) if isinstance(value, torch.Tensor) else value
+
+
+def _moved(layer: LayerInfo, moved: dict[str, str]) -> LayerInfo:
+    for prefix, replacement in moved.items():
+        if layer.path.startswith(prefix):
+            return attrs.evolve(layer, path=replacement + layer.path.removeprefix(prefix))
+    return layer

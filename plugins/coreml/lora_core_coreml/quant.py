@@ -1,0 +1,91 @@
+"""Quantization: the policies CoreML programs are made with, and schemes turned into torchao's calls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lora_core.errors import Problem
+from lora_core.models.base import LayerInfo
+from lora_core.quant.policy import QuantPolicy, Scheme
+
+_CHANNEL4 = Scheme(bits=4, granularity="channel")
+_BLOCK4 = Scheme(bits=4, granularity="group", group_size=32)
+_CHANNEL8 = Scheme(bits=8, granularity="channel")
+
+POLICIES = (
+    QuantPolicy(name="fp16", summary="No quantization: weights in the precision of --dtype."),
+    QuantPolicy(
+        name="c4w",
+        summary="4-bit linear layers with one scale per channel (Neural Engine), 8-bit embedding.",
+        linear=_CHANNEL4,
+        output=_CHANNEL4,
+        embedding=_CHANNEL8,
+    ),
+    QuantPolicy(
+        name="b4w",
+        summary="4-bit linear layers in blocks of 32, 8-bit embedding.",
+        linear=_BLOCK4,
+        output=_BLOCK4,
+        embedding=_CHANNEL8,
+    ),
+    QuantPolicy(name="emb8", summary="8-bit embedding only.", embedding=_CHANNEL8),
+    QuantPolicy(
+        name="emb4",
+        summary="4-bit embedding in groups of 32 only.",
+        embedding=_BLOCK4,
+    ),
+)
+
+
+def policy_problems(policy: QuantPolicy) -> list[Problem]:
+    """Return what of `policy` CoreML programs cannot have."""
+    problems = []
+    if policy.lora is not None:
+        what = f"Policy {policy.name!r} quantizes LoRA matrices"
+        problems.append(Problem(what=what, where="--policy", remedy="CoreML programs keep them in --dtype."))
+    for kind in ("linear", "output", "embedding"):
+        scheme: Scheme | None = getattr(policy, kind)
+        wrong = _unsupported(scheme) if scheme is not None else None
+        if wrong:
+            what = f"Policy {policy.name!r} asks for {wrong} in {kind} layers, which CoreML programs do not have here"
+            remedy = f"Choose one of {', '.join(known.name for known in POLICIES)}."
+            problems.append(Problem(what=what, where="--policy", remedy=remedy))
+    return problems
+
+
+def apply(module: Any, schemes: Mapping[str, Scheme | None], layers: tuple[LayerInfo, ...]) -> None:
+    """Quantize the layers of `module` in place; a layer that was split is quantized part by part, which is exact
+    for scales per channel or per group of inputs.
+    """
+    import torch
+    from torchao.quantization.granularity import PerAxis, PerGroup
+    from torchao.quantization.quant_api import IntxWeightOnlyConfig, quantize_
+
+    for layer in layers:
+        scheme = schemes.get(layer.name)
+        if scheme is None or scheme.bits == 16:
+            continue
+        granularity = PerGroup(scheme.group_size) if scheme.group_size else PerAxis(0)
+        config = IntxWeightOnlyConfig(weight_dtype=getattr(torch, f"int{scheme.bits}"), granularity=granularity)
+        kind = torch.nn.Embedding if layer.kind == "embedding" else torch.nn.Linear
+        quantize_(module, config, _chooser(layer.path, kind))
+
+
+def _chooser(path: str, kind: type) -> Any:
+    def chosen(module: Any, name: str) -> bool:
+        return isinstance(module, kind) and (name == path or name.startswith(f"{path}."))
+
+    return chosen
+
+
+def _unsupported(scheme: Scheme) -> str | None:
+    if scheme.activations != "float":
+        return f"{scheme.activations} activations"
+    if not scheme.symmetric:
+        return "asymmetric weights"
+    if scheme.bits not in (4, 8, 16):
+        return f"{scheme.bits}-bit weights"
+    if scheme.granularity == "tensor":
+        return "one scale for a whole tensor"
+    return None

@@ -1,0 +1,116 @@
+"""The sharing proof: every constant that the stored functions refer to, hashed from the program's bytes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from lora_core.bundle.bundle import Bundle
+from lora_core.errors import BundleError
+from lora_core.sharing.blobs import Blob, WeightSharing
+from lora_core_coreml import naming
+from lora_core_coreml.storage import blobfile, mil, package, pte
+from lora_core_coreml.storage.blobfile import BlobKey
+from lora_core_coreml.storage.package import StoredPackage
+
+
+class CoremlSharing(WeightSharing):
+    """Each partition has one blob file; methods share a blob by referring to the same offset."""
+
+    def blobs(self, bundle: Bundle) -> Iterable[Blob]:
+        """Yield every blob of every package with the methods whose functions refer to it.
+
+        A stored blob that no function refers to is yielded too, with no methods: nothing stored stays unseen.
+        """
+        for program in sorted({method.program for method in bundle.manifest.methods}):
+            path = bundle.file(program)
+            for index, found in enumerate(package.stored_packages(pte.read(path))):
+                yield from _package_blobs(found, program, index)
+
+    def fingerprint(self, bundle: Bundle) -> str:
+        """Hash the base's constants: those that the base's own functions refer to, in the order they are stored."""
+        digests = []
+        (program,) = {method.program for method in bundle.manifest.methods}
+        for found in package.stored_packages(pte.read(bundle.file(program))):
+            digests.append(_foundation_digest(found))
+        return fingerprint_of(digests)
+
+
+def fingerprint_of(digests: Sequence[str]) -> str:
+    """Return one fingerprint for the foundations of all partitions."""
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def _foundation_digest(found: StoredPackage) -> str:
+    """Hash a blob file from behind its header to the end of the last blob that a base method refers to."""
+    model = mil.parse_model(found.read(package.MODEL))
+    end = blobfile.ALIGNMENT
+    digest = hashlib.sha256()
+    if package.WEIGHTS not in found.files:
+        return digest.hexdigest()
+    start, size = found.region(package.WEIGHTS)
+    with blobfile.mapped(found.program) as buffer, memoryview(buffer) as view, view[start : start + size] as weights:
+        for name, function in model.mlProgram.functions.items():
+            if name in naming.RESERVED:
+                for _, value in mil.blob_references(function):
+                    blob = blobfile.blob_at(weights, value.offset, where=str(found.program))
+                    end = max(end, blobfile.aligned(blob.end))
+        with weights[blobfile.ALIGNMENT : end] as body:
+            digest.update(body)
+    return digest.hexdigest()
+
+
+def _package_blobs(found: StoredPackage, program: str, index: int) -> Iterator[Blob]:
+    if package.WEIGHTS not in found.files:
+        return
+    model = mil.parse_model(found.read(package.MODEL))
+    methods: dict[int, set[str]] = defaultdict(set)
+    names: dict[int, str] = {}
+    for method, function in sorted(model.mlProgram.functions.items()):
+        for name, value in mil.blob_references(function):
+            methods[value.offset].add(method)
+            names.setdefault(value.offset, name)
+    start, size = found.region(package.WEIGHTS)
+    for blob, key in stored_blobs(found.program, start, size):
+        name = names.get(blob.offset, "")
+        yield Blob(
+            key=f"partition_{index}/{blob.offset}",
+            file=program,
+            offset=start + blob.data_offset,
+            size=blob.size,
+            sha256=key.sha256,
+            methods=frozenset(methods.pop(blob.offset, ())),
+            group=_group(name),
+        )
+    if methods:
+        offsets = ", ".join(map(str, sorted(methods)))
+        raise BundleError(f"Functions refer to weights at offsets where none is stored: {offsets}", where=program)
+
+
+def stored_blobs(path: Path, start: int, size: int) -> Iterator[tuple[blobfile.StoredBlob, BlobKey]]:
+    """Yield every blob of the blob file at `start` of `path`, one record after the other, with its hash."""
+    with blobfile.mapped(path) as buffer, memoryview(buffer) as view, view[start : start + size] as weights:
+        count = int.from_bytes(weights[:4], "little")
+        offset = blobfile.ALIGNMENT
+        for _ in range(count):
+            blob = blobfile.blob_at(weights, offset, where=str(path))
+            yield blob, blobfile.key_of(weights, blob)
+            offset = blobfile.aligned(blob.end)
+        if offset != blobfile.aligned(size):
+            raise BundleError(f"The blob file has {size - offset} bytes behind its last weight", where=str(path))
+
+
+def _group(name: str) -> str:
+    for word, group in (
+        ("lora_", "lora"),
+        ("tok_embeddings", "embedding"),
+        ("attention", "attention"),
+        ("feed_forward", "mlp"),
+        ("output", "output"),
+        ("norm", "norm"),
+    ):
+        if word in name:
+            return group
+    return "other" if name else "unreferenced"

@@ -1,0 +1,87 @@
+"""The `model.mlmodel` protobuf: programs, functions and their references into the blob file.
+
+coremltools ships the protobuf classes, but importing coremltools takes seconds and pulls in torch, which linking an
+adapter does not need. So the generated modules are imported from their directory as a package of our own; a process
+that imports coremltools as well gets the same classes, because protobuf keeps one class for each descriptor.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.machinery
+import importlib.util
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from lora_core.errors import UnsupportedError
+
+WEIGHTS_NAME = "@model_path/weights/weight.bin"
+_ALIAS = "lora_core_coreml._coremltools_proto"
+
+
+def proto() -> Any:
+    """Return coremltools' `Model_pb2` module without importing coremltools; raises `UnsupportedError`."""
+    if _ALIAS not in sys.modules:
+        found = importlib.util.find_spec("coremltools")
+        if found is None or not found.submodule_search_locations:
+            raise UnsupportedError(
+                "coremltools is not installed", remedy="Install lora-core-coreml with its dependencies."
+            )
+        spec = importlib.machinery.ModuleSpec(_ALIAS, None, is_package=True)
+        spec.submodule_search_locations = [f"{found.submodule_search_locations[0]}/proto"]
+        sys.modules[_ALIAS] = importlib.util.module_from_spec(spec)
+    return importlib.import_module(f"{_ALIAS}.Model_pb2")
+
+
+def new_model() -> Any:
+    """Return an empty `CoreML.Specification.Model`."""
+    return proto().Model()
+
+
+def parse_model(data: bytes) -> Any:
+    """Parse a serialized `CoreML.Specification.Model`."""
+    model = new_model()
+    model.ParseFromString(data)
+    return model
+
+
+def serialize(message: Any) -> bytes:
+    """Serialize with sorted map keys, so that equal messages have equal bytes."""
+    data: bytes = message.SerializeToString(deterministic=True)
+    return data
+
+
+def blob_references(function: Any) -> Iterator[tuple[str, Any]]:
+    """Yield (constant's name, its `BlobFileValue`) for every reference of a function into the blob file, in order.
+
+    A reference stands in an attribute of an operation (`const`), or in an inline argument (`constexpr_*`).
+    """
+    for block in _blocks(function):
+        for operation in block.operations:
+            name = operation.outputs[0].name if operation.outputs else operation.type
+            for key in sorted(operation.attributes):
+                value = operation.attributes[key]
+                if value.WhichOneof("value") == "blobFileValue":
+                    yield name, value.blobFileValue
+            for key in sorted(operation.inputs):
+                for binding in operation.inputs[key].arguments:
+                    if binding.WhichOneof("binding") != "value":
+                        continue
+                    if binding.value.WhichOneof("value") == "blobFileValue":
+                        yield f"{name}.{key}", binding.value.blobFileValue
+
+
+def operations(function: Any) -> Iterator[Any]:
+    """Yield the operations of a function, those of nested blocks included."""
+    for block in _blocks(function):
+        yield from block.operations
+
+
+def _blocks(function: Any) -> Iterator[Any]:
+    pending = [function.block_specializations[function.opset]]
+    while pending:
+        block = pending.pop(0)
+        yield block
+        for operation in block.operations:
+            pending.extend(operation.blocks)

@@ -1,0 +1,127 @@
+"""Chat templates, against transformers rendering the same."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+
+import pytest
+
+from lora_core.errors import BundleError
+from lora_core.runtime.chat import ChatTemplate
+from lora_core.runtime.tokenizer import TextTokenizer
+
+CHATML = """{% for message in messages %}
+    {% if loop.first and messages[0]['role'] != 'system' %}
+{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}
+    {% endif %}
+{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}
+{% endfor %}
+{% if add_generation_prompt %}
+    {{ '<|im_start|>assistant\n' }}
+{% endif %}
+"""
+TEMPLATES = {
+    "chatml": CHATML,
+    "special tokens": "{{ bos_token }}{% for m in messages %}{{ m.content | trim }}{{ eos_token }}{% endfor %}",
+    "json": "{{ messages | tojson }}{{ messages | tojson(indent=2) }}",
+    "loop controls": "{% for m in messages %}{% if loop.index > 1 %}{% break %}{% endif %}{{ m.content }}{% endfor %}",
+    "generation": "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %};{% endfor %}",
+    "namespace": "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}",
+    "tools": "{% if tools %}tools{% elif tools is none %}none{% endif %}{% if x is defined %}x{% endif %}",
+    "date": "{{ strftime_now('%Y') }}{{ bos_token }}",
+}
+MESSAGES = [
+    {"role": "user", "content": ' Grüße <b>&amp; "quotes" </b> '},
+    {"role": "assistant", "content": "東京 🙂"},
+    {"role": "user", "content": "and\nlines"},
+]
+
+
+@pytest.fixture
+def directory(byte_tokenizer, tmp_path: Path) -> Path:
+    byte_tokenizer.save(str(tmp_path / "tokenizer.json"))
+    write_config(tmp_path)
+    return tmp_path
+
+
+def write_config(directory: Path, **fields: object) -> None:
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<|im_start|>",
+        "eos_token": {"__type": "AddedToken", "content": "<|im_end|>", "special": True, "lstrip": False},
+    }
+    (directory / "tokenizer_config.json").write_text(json.dumps(config | fields))
+
+
+def transformers_tokenizer(directory: Path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # transformers warns of its own dependencies on import
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(directory)
+
+
+@pytest.mark.parametrize("ask", [True, False])
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_prompts_are_what_transformers_renders(directory, name, ask):
+    (directory / "chat_template.jinja").write_text(TEMPLATES[name], encoding="utf-8")
+    template = ChatTemplate.read(directory)
+    theirs = transformers_tokenizer(directory)
+    expected = theirs.apply_chat_template(MESSAGES, tokenize=False, add_generation_prompt=ask)
+    assert template is not None
+    assert template.render(MESSAGES, add_generation_prompt=ask) == expected
+
+
+def test_tokens_are_what_transformers_gives(directory):
+    (directory / "chat_template.jinja").write_text(CHATML, encoding="utf-8")
+    theirs = transformers_tokenizer(directory)
+    expected = theirs.apply_chat_template(MESSAGES, add_generation_prompt=True, return_dict=False)
+    ours = TextTokenizer.read(directory)
+    assert ours.encode_chat(MESSAGES) == expected
+    assert ours.decode(expected) == theirs.decode(expected, skip_special_tokens=True)
+    assert ours.encode("Grüße 🙂") == theirs("Grüße 🙂")["input_ids"]
+
+
+def test_the_template_file_comes_before_the_configuration(directory):
+    write_config(directory, chat_template="from the configuration")
+    assert ChatTemplate.read(directory).render(MESSAGES) == "from the configuration"
+    (directory / "chat_template.jinja").write_text("from the file")
+    assert ChatTemplate.read(directory).render(MESSAGES) == "from the file"
+
+
+def test_of_several_named_templates_the_default_is_used(directory):
+    named = [{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "plain"}]
+    write_config(directory, chat_template=named)
+    assert ChatTemplate.read(directory).render(MESSAGES) == "plain"
+
+
+def test_a_model_without_a_template_has_none(directory):
+    assert ChatTemplate.read(directory) is None
+
+
+def test_a_template_may_refuse_with_a_reason(directory):
+    (directory / "chat_template.jinja").write_text("{{ raise_exception('roles must alternate') }}")
+    with pytest.raises(BundleError, match=r"roles must alternate.*chat_template\.jinja"):
+        ChatTemplate.read(directory).render(MESSAGES)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ messages.append({'role': 'x'}) }}",
+        "{% for m in messages %}",
+    ],
+)
+def test_a_template_that_is_broken_or_leaves_the_sandbox_is_refused(directory, source):
+    (directory / "chat_template.jinja").write_text(source)
+    with pytest.raises(BundleError, match="chat template cannot be used"):
+        ChatTemplate.read(directory).render(MESSAGES)
+
+
+def test_a_configuration_that_is_no_json_is_named(directory):
+    (directory / "tokenizer_config.json").write_text("{")
+    with pytest.raises(BundleError, match=r"not JSON.*tokenizer_config\.json"):
+        ChatTemplate.read(directory)

@@ -48,7 +48,9 @@ class HfModelSource(ModelSource):
         """Open a directory or hub id: JSON and tensor headers only. Raises `ModelError` with every problem found."""
         path = Path(ref)
         if path.exists() or not hub_cache.is_hub_id(ref):
-            return self._open(_directory(path, self.families), identities=())
+            directory = _directory(path, self.families)
+            hub_id = hub_cache.id_of_snapshot(directory.absolute())
+            return self._open(directory, identities=(hub_id,) if hub_id else ())
         return self._open(hub_cache.resolve(ref, download=download), identities=(ref,))
 
     def _open(self, directory: Path, identities: tuple[str, ...]) -> HfModel:

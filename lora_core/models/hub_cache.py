@@ -39,6 +39,15 @@ def find_snapshot(ref: str) -> Path | None:
     return snapshot if commit and snapshot.is_dir() else None
 
 
+def id_of_snapshot(directory: Path) -> str | None:
+    """Return the hub id of a directory that is a snapshot in a hub cache (`models--org--name/snapshots/COMMIT`)."""
+    repository = directory.parent.parent.name
+    if directory.parent.name != "snapshots" or not repository.startswith("models--"):
+        return None
+    ref = repository.removeprefix("models--").replace("--", "/", 1)
+    return ref if is_hub_id(ref) else None
+
+
 def resolve(ref: str, *, download: bool) -> Path:
     """Return the directory of hub id `ref`; reaches the network only with `download`. Raises `ModelError`."""
     if download:

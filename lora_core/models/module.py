@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from lora_core.errors import ModelError
 from lora_core.models.base import BaseModel, LayerInfo, ModelHandle, ModelOptions, ModelSummary, TokenizerFiles
 
 if TYPE_CHECKING:
@@ -19,7 +21,8 @@ class ModuleModel(ModelHandle):
 
     Its layers are all `nn.Linear` and `nn.Embedding` modules, named by their paths. A linear layer whose weight is an
     embedding's is its output head. `output` names the output head otherwise (None: there is none that adapters leave
-    out). The module is exported as it is: it must be float32, and is put in eval mode when it is loaded.
+    out). The module must be float32 and stays as it is: what is quantized, wrapped and lowered is a copy of its
+    structure that shares its weights.
     """
 
     module: torch.nn.Module
@@ -48,10 +51,14 @@ class ModuleModel(ModelHandle):
         return self.tokenizer_files
 
     def load(self, options: ModelOptions) -> BaseModel:  # noqa: ARG002 - the caller's module is as it is
-        """Return the module itself, in eval mode and without gradients; `options` cannot change it."""
+        """Return the module in eval mode and without gradients; `options` cannot change it.
+
+        Raises `ModelError` if it is not float32.
+        """
+        _check_dtypes(self.module)
         return BaseModel(
             summary=self.summary,
-            module=self.module.requires_grad_(False).eval(),
+            module=_shared_copy(self.module).eval(),
             example_args=self.example_args,
             example_kwargs=dict(self.example_kwargs),
             dynamic_shapes=self.dynamic_shapes,
@@ -89,3 +96,29 @@ class ModuleModel(ModelHandle):
                     is_output=tied_to is not None or name == self.output,
                     tied_to=tied_to,
                 )
+
+
+def _shared_copy(module: torch.nn.Module) -> torch.nn.Module:
+    """Return a copy of the structure whose parameters share the storage of the original's; buffers are copied."""
+    import torch  # the caller's module has imported it already
+
+    shared: dict[int, Any] = {
+        id(parameter): torch.nn.Parameter(parameter.detach(), requires_grad=False) for parameter in module.parameters()
+    }
+    return copy.deepcopy(module, shared)
+
+
+def _check_dtypes(module: torch.nn.Module) -> None:
+    import torch  # the caller's module has imported it already
+
+    other = [
+        f"{name} ({str(parameter.dtype).removeprefix('torch.')})"
+        for name, parameter in module.named_parameters()
+        if parameter.is_floating_point() and parameter.dtype != torch.float32
+    ]
+    if other:
+        more = f" and {len(other) - 3} more" if len(other) > 3 else ""
+        raise ModelError(
+            f"A module is exported in float32; these parameters are not: {', '.join(other[:3])}{more}.",
+            remedy="Call .float() on it first.",
+        )

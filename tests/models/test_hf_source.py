@@ -51,6 +51,12 @@ def test_hub_id_is_found_in_the_local_cache(cache, llama_directory):
     assert model.summary.identities == ("someone/tiny-llama", "tiny-llama")
 
 
+def test_snapshot_given_as_a_directory_keeps_its_hub_id(cache, llama_directory):
+    put_in_cache(cache, llama_directory)
+    summary = open_model(cache / "models--someone--tiny-llama" / "snapshots" / COMMIT).summary
+    assert (summary.name, summary.identities) == ("tiny-llama", ("someone/tiny-llama", "tiny-llama"))
+
+
 @pytest.mark.parametrize(
     ("variables", "expected"),
     [

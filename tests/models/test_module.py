@@ -1,9 +1,11 @@
 """A caller's own module as a base model."""
 
 import numpy as np
+import pytest
 import torch
 
 from lora_core.adapters.slots import Slot, SlotPlan
+from lora_core.errors import ModelError
 from lora_core.models.base import ModelOptions
 from lora_core.models.lora import inject
 from lora_core.models.module import ModuleModel
@@ -70,7 +72,7 @@ def test_linear_that_shares_the_weight_of_an_embedding_is_the_output_head():
     assert (layer.is_output, layer.tied_to) == (True, "embed")
 
 
-def test_loaded_module_is_the_callers_own_ready_to_export():
+def test_loaded_module_is_ready_to_export():
     module = Classifier()
     token_count = torch.export.Dim("tokens", min=2, max=16)
     base = model(
@@ -79,15 +81,33 @@ def test_loaded_module_is_the_callers_own_ready_to_export():
         dynamic_shapes={"tokens": {1: token_count}, "scale": None},
         constant_methods={"get_vocab_size": 10},
     ).load(ModelOptions())
-    assert base.module is module
-    assert not module.training
-    assert not any(parameter.requires_grad for parameter in module.parameters())
+    assert not base.module.training
+    assert not any(parameter.requires_grad for parameter in base.module.parameters())
     assert base.constant_methods == {"get_vocab_size": 10}
     exported = torch.export.export(
         base.module, base.example_args, base.example_kwargs, dynamic_shapes=base.dynamic_shapes
     )
     longer = torch.tensor([[1, 2, 3, 4, 5]])
     torch.testing.assert_close(exported.module()(longer, scale=2.0), module(longer, scale=2.0))
+
+
+def test_callers_module_stays_as_it_is_and_shares_its_weights():
+    module = TiedDecoder()
+    base = model(module).load(ModelOptions())
+    slot = Slot(module="out", in_features=6, out_features=10, rank=1)
+    values = {"out": (np.ones((1, 6), np.float32), np.ones((10, 1), np.float32))}
+    inject(base.module, SlotPlan(slots=(slot,)), base.summary.layers, values)
+    assert type(module.out) is torch.nn.Linear
+    assert module.training
+    assert all(parameter.requires_grad for parameter in module.parameters())
+    pointers = {parameter.data_ptr() for name, parameter in base.module.named_parameters() if "lora" not in name}
+    assert pointers == {module.embed.weight.data_ptr()}
+    assert base.module.out.weight is base.module.embed.weight
+
+
+def test_module_that_is_not_float32_is_refused():
+    with pytest.raises(ModelError, match=r"embed.weight \(bfloat16\)\. Call \.float\(\) on it first\."):
+        model(TiedDecoder().to(torch.bfloat16)).load(ModelOptions())
 
 
 def test_lora_attaches_to_any_module():

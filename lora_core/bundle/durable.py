@@ -10,9 +10,6 @@ from pathlib import Path
 
 from lora_core.errors import StorageError
 
-FEW_FILES = 8
-"""From here on one syncfs is cheaper than an fsync for each file (ext4: 500 files take 40 ms instead of 1,900)."""
-
 _REMEDIES = {
     errno.ENOSPC: "Free some space and run the command again.",
     errno.EDQUOT: "Free some of your quota and run the command again.",
@@ -41,27 +38,20 @@ def storage_error(doing: str, path: Path, error: OSError) -> StorageError:
     )
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """Write `data` to a new or existing file and flush it to the disk."""
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def flush_directory(path: Path) -> None:
     """Make the entries of a directory durable: names created, renamed or removed in it."""
     _flush(path)
 
 
 def flush_tree(root: Path) -> None:
-    """Make every file below `root` and every directory entry durable."""
-    files = walk(root)
-    if len(files) > FEW_FILES and _flush_file_system(root):
-        return
-    for path in files:
-        _flush(path)
-    _flush(root)
+    """Make every file below `root` and every directory entry durable.
+
+    With one syncfs where there is one (Linux). On ext4 that took a third of the time of an fsync for each of three
+    files, a fiftieth for 500, and not more while another process wrote gigabytes.
+    """
+    if not _flush_file_system(root):
+        for path in (*walk(root), root):
+            _flush(path)
 
 
 def walk(root: Path) -> Sequence[Path]:
@@ -82,8 +72,8 @@ def _flush(path: Path) -> None:
 
 
 def _flush_file_system(path: Path) -> bool:
-    """Flush the whole file system that holds `path`; False where the system cannot (only Linux has syncfs)."""
-    import ctypes  # few commands write many files
+    """Flush the whole file system that holds `path`; False where the system cannot."""
+    import ctypes  # readers do without
 
     syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
     if syncfs is None:

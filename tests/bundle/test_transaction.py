@@ -252,3 +252,19 @@ def test_changing_what_is_not_a_bundle_is_refused_and_leaves_no_trace(tmp_path):
     with pytest.raises(BundleError, match="no bundle"), change(tmp_path / "nowhere", ignore):
         pass
     assert list(Path(tmp_path).iterdir()) == []
+
+
+def test_without_syncfs_every_file_and_directory_is_flushed_by_itself(bundles, tmp_path, monkeypatch):
+    flushed = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        flushed.append(os.readlink(f"/proc/self/fd/{descriptor}").rpartition("/")[2])
+        real(descriptor)
+
+    bundles.create(tmp_path / "b", OLD)
+    monkeypatch.setattr("lora_core.bundle.durable._flush_file_system", lambda path: False)
+    monkeypatch.setattr(os, "fsync", fsync)
+    bundles.set(tmp_path / "b", NEW)
+    assert {"new.bin", "more.bin", "program.bin", "adapters", "shared", "manifest.json", "staging"} <= set(flushed)
+    assert flushed.index("staging") < flushed.index(STATE) < flushed.index("b")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -74,6 +75,10 @@ class Console:
             self.noise.stdout.flush()
         except BrokenPipeError:
             self.closed = True
+            # What the stream still buffers has to go somewhere when it is closed.
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.noise.stdout.fileno())
+            os.close(nowhere)
 
     def json(self, value: Any) -> None:
         """Write `value` to stdout as JSON."""

@@ -26,10 +26,10 @@ class Noise:
         self._own = 0
 
     def __enter__(self) -> Noise:
+        target = self._open_log()
         _flush()
         self.stdout = _duplicate(1)
         self.stderr = _duplicate(2)
-        target = self._open_log()
         os.dup2(target, 1)
         os.dup2(target, 2)
         if target > 2:

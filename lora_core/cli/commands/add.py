@@ -36,7 +36,7 @@ def add(
     changed = lora_core.add(bundle, wanted, jobs=jobs, emit=console.emit, hub=console.hub)
     names = [reference.name for reference in wanted]
     told = ", ".join(names) if len(names) <= 10 else f"{len(names)} adapters"
-    console.result(f"{changed.path}: added {told}; it has {len(changed.manifest.adapters)} now")
+    console.result(f"{bundle}: added {told}; it has {len(changed.manifest.adapters)} now")
 
 
 command = Command(

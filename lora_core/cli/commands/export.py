@@ -60,7 +60,7 @@ def export(
         hub=console.hub,
     )
     names = ", ".join(each.name for each in bundle.manifest.adapters) or "none"
-    console.result(f"{bundle.path}: {backend}, policy {policy}, adapters: {names}")
+    console.result(f"{output}: {backend}, policy {policy}, adapters: {names}")
 
 
 def default_cache() -> Path:

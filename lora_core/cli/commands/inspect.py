@@ -32,15 +32,15 @@ def inspect(console: Console, *, bundle: Path, as_json: bool, html: Path | None)
     elif html is not None:
         console.result(str(html))
     else:
-        console.result("\n\n".join(_sections(report)))
+        console.result("\n\n".join(_sections(bundle, report)))
     return ExitCode.OK if report.passed else ExitCode.CHECK_FAILED
 
 
-def _sections(report: InspectReport) -> Iterator[str]:
+def _sections(path: Path, report: InspectReport) -> Iterator[str]:
     manifest = report.bundle.manifest
     yield "\n".join(
         [
-            f"{report.bundle.path}: {manifest.base.name} ({manifest.base.family}) for {manifest.backend}",
+            f"{path}: {manifest.base.name} ({manifest.base.family}) for {manifest.backend}",
             f"policy {manifest.policy.get('name', '?')}, {size(report.size)} in {len(manifest.artifacts)} files",
             f"foundation {manifest.foundation}",
         ]

@@ -19,7 +19,7 @@ def remove(console: Console, *, bundle: Path, names: tuple[str, ...]) -> None:
 
     changed = lora_core.remove(bundle, names, emit=console.emit, hub=console.hub)
     left = ", ".join(each.name for each in changed.manifest.adapters) or "none"
-    console.result(f"{changed.path}: removed {', '.join(names)}; adapters left: {left}")
+    console.result(f"{bundle}: removed {', '.join(names)}; adapters left: {left}")
 
 
 command = Command(

@@ -1,0 +1,78 @@
+"""Commands do what the library does, and print what it returns."""
+
+from __future__ import annotations
+
+import json
+
+from tests.cli.shell import Shell
+
+
+def test_export_add_remove_inspect(shell: Shell) -> None:
+    added = shell.run("add", "bundle", "--from-dir", "adapters/../more")
+    assert added.code == 2
+    (shell.directory / "more").mkdir()
+    (shell.directory / "adapters" / "bob").rename(shell.directory / "more" / "bob")
+    assert shell.run("add", "bundle", "--from-dir", "more").out == "bundle: added bob; it has 2 now\n"
+    facts = json.loads(shell.run("inspect", "bundle", "--json").out)
+    assert [adapter["name"] for adapter in facts["adapters"]] == ["alice", "bob"]
+    assert facts["problems"] == []
+    removed = shell.run("remove", "bundle", "alice", "bob")
+    assert removed.out == "bundle: removed alice, bob; adapters left: none\n"
+
+
+def test_adapter_files_are_as_good_as_a_directory(shell: Shell) -> None:
+    files = ("adapters/bob/adapter_model.safetensors", "adapters/bob/adapter_config.json")
+    assert shell.run("add", "bundle", "--adapter-files", "bob", *files).code == 0
+    stored = (shell.directory / "bundle" / "bob.safetensors").read_bytes()
+    assert shell.run("remove", "bundle", "bob").code == 0
+    assert shell.run("add", "bundle", "--adapter", "bob=adapters/bob").code == 0
+    assert (shell.directory / "bundle" / "bob.safetensors").read_bytes() == stored
+
+
+def test_inspect_shows_the_sharing_proof(shell: Shell) -> None:
+    outcome = shell.run("inspect", "bundle")
+    assert outcome.code == 0, outcome
+    assert "foundation.safetensors" in outcome.out
+    assert "Stored twice: 0 B." in outcome.out
+
+
+def test_backends_shows_what_is_installed_and_what_is_broken(shell: Shell) -> None:
+    (shell.sites[0] / "lora_core_plain").is_dir()
+    facts = json.loads(shell.run("backends", "--json").out)
+    plain = next(backend for backend in facts["backends"] if backend["name"] == "plain")
+    assert plain["distribution"] == "lora-core-plain 0.1.0"
+    assert plain["capabilities"] == ["export", "link"]
+    assert plain["missing"] == []
+
+
+def test_doctor_reports_every_backend(shell: Shell) -> None:
+    facts = json.loads(shell.run("doctor", "--json").out)
+    assert facts["backends"]["plain"]["problems"] == []
+    assert "xnnpack" in facts["backends"]
+    assert facts["machine"]["python"]
+
+
+def test_export_help_groups_the_options_of_every_backend(shell: Shell) -> None:
+    text = shell.run("export", "--help").out
+    common, _, of_backends = text.partition("With --backend")
+    assert "--policy" in common
+    assert "--dtype" not in common
+    assert "plain:" in of_backends
+    assert "--adapter-data" in of_backends
+
+
+def test_export_takes_the_options_of_the_backend(shell: Shell) -> None:
+    words = ("export", "--backend", "plain", "--model", "model", "-o", "half", "--dtype", "float16")
+    assert shell.run(*words).code == 0
+    manifest = json.loads((shell.directory / "half" / "manifest.json").read_text("utf-8"))
+    assert manifest["options"] == {"dtype": "float16"}
+    half, full = ((shell.directory / name / "foundation.safetensors").stat().st_size for name in ("half", "bundle"))
+    assert half < 0.6 * full
+
+
+def test_conform_passes_for_the_example_plugin(shell: Shell) -> None:
+    report = json.loads(shell.run("conform", "plain", "--check", "works", "--check", "no run", "--json").out)
+    assert [(result["name"], result["outcome"]) for result in report["results"]] == [
+        ("works", "passed"),
+        ("no run", "passed"),
+    ]

@@ -11,18 +11,21 @@ import ctypes
 from collections.abc import Callable
 from pathlib import Path
 
-_BACKEND = b"XnnpackBackend"
+BACKEND = b"XnnpackBackend"
 _OPTION_SPAN = "EPKcNS0_4SpanINS0_13BackendOptionEEE"
 _SET = f"_ZN10executorch7runtime10set_option{_OPTION_SPAN}"
 _GET = f"_ZN10executorch7runtime10get_option{_OPTION_SPAN}"
-_BOOL, _INT = 0, 1
+_BOOL, _INT, _TEXT = 0, 1, 2
+_TEXT_SIZE = 256
 
 
 class OptionError(Exception):
     """The runtime does not have the option, or its interface is another than this module knows."""
 
 
-class _Option(ctypes.Structure):
+class Option(ctypes.Structure):
+    """`BackendOption`: `index` says which alternative of the variant `storage` holds."""
+
     _fields_ = (
         ("key", ctypes.c_char * 64),
         ("storage", ctypes.c_ubyte * 256),
@@ -31,8 +34,10 @@ class _Option(ctypes.Structure):
     )
 
 
-class _Span(ctypes.Structure):
-    _fields_ = (("data", ctypes.POINTER(_Option)), ("size", ctypes.c_size_t))
+class OptionSpan(ctypes.Structure):
+    """`Span<BackendOption>`."""
+
+    _fields_ = (("data", ctypes.POINTER(Option)), ("size", ctypes.c_size_t))
 
 
 class BackendOptions:
@@ -75,21 +80,31 @@ class BackendOptions:
             raise OptionError(f"the runtime does not know option {key!r}")
         return answers[0]
 
-    def _call(self, function: Callable[[bytes, _Span], int], option: _Option) -> None:
-        error = function(_BACKEND, _Span(ctypes.pointer(option), 1))
+    def _call(self, function: Callable[[bytes, OptionSpan], int], option: Option) -> None:
+        error = function(BACKEND, OptionSpan(ctypes.pointer(option), 1))
         if error:
             raise OptionError(f"the runtime refused option {option.key.decode()!r} with error {error}")
 
 
-def _function(library: ctypes.CDLL, symbol: str) -> Callable[[bytes, _Span], int]:
+def text_option(key: str, value: str) -> Option:
+    """Return an option with a text, which the runtime limits to 255 bytes; raises `OptionError` for a longer one."""
+    encoded = value.encode()
+    if len(encoded) >= _TEXT_SIZE:
+        raise OptionError(f"the runtime takes at most {_TEXT_SIZE - 1} bytes for option {key!r}: {value}")
+    option = Option(key=key.encode(), index=_TEXT)
+    ctypes.memmove(option.storage, encoded, len(encoded))
+    return option
+
+
+def _function(library: ctypes.CDLL, symbol: str) -> Callable[[bytes, OptionSpan], int]:
     function = getattr(library, symbol)
-    function.argtypes = (ctypes.c_char_p, _Span)
+    function.argtypes = (ctypes.c_char_p, OptionSpan)
     function.restype = ctypes.c_uint32
     return function  # type: ignore[no-any-return]
 
 
-def _option(key: str, kind: int, value: int) -> _Option:
-    option = _Option(key=key.encode(), index=kind)
+def _option(key: str, kind: int, value: int) -> Option:
+    option = Option(key=key.encode(), index=kind)
     if kind == _BOOL:
         option.storage[0] = value
     else:
@@ -97,5 +112,5 @@ def _option(key: str, kind: int, value: int) -> _Option:
     return option
 
 
-def _value(option: _Option, kind: int) -> int:
+def _value(option: Option, kind: int) -> int:
     return option.storage[0] if kind == _BOOL else ctypes.c_int.from_buffer_copy(option.storage).value

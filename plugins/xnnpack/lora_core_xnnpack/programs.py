@@ -8,71 +8,47 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from lora_core.bundle.bundle import Artifact, Bundle, Method
 from lora_core.errors import BundleError
 from lora_core_xnnpack.joining import join_program
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
+from lora_core_xnnpack.open_program import LoadedMethod, OpenProgram, open_program
+from lora_core_xnnpack.packed_cache import PackedCache
 
 FORWARD = "forward"
-
-
-class LoadedMethod:
-    """One method, ready to run: tokens in, logits out."""
-
-    def __init__(self, method: Any, program: Any) -> None:
-        self._method = method
-        self._program = program  # the method reads its program's memory
-        self.longest_step: int = method.method_meta().input_tensor_meta(0).sizes()[1]
-
-    def __call__(self, tokens: Sequence[int], position: int) -> npt.NDArray[np.float32]:
-        """Return the logits of the last of at most `longest_step` tokens."""
-        import torch
-
-        inputs = (torch.tensor([list(tokens)], dtype=torch.long), torch.tensor([position], dtype=torch.long))
-        logits = self._method.call(inputs, clone_outputs=False)[0]
-        last: npt.NDArray[np.float32] = logits.reshape(-1, logits.shape[-1])[-1].float().numpy().copy()
-        return last
 
 
 class ProgramShelf:
     """The programs that a session has opened, each once; methods of one program share its memory."""
 
-    def __init__(self, bundle: Bundle, runtime: ModuleType) -> None:
+    def __init__(self, bundle: Bundle, runtime: ModuleType, packed: PackedCache | None) -> None:
         self._bundle = bundle
         self._runtime = runtime
-        self._programs: dict[str, Any] = {}
+        self._packed = packed
+        self._programs: dict[str, OpenProgram] = {}
 
     def load(self, method: Method) -> LoadedMethod:
         """Load `method` with its program; raises `BundleError` if the files are not what the manifest says."""
         foundation = self._foundation()
         if method.program not in self._programs:
             with self._program_file(method) as path, _blamed(path, foundation):
-                self._programs[method.program] = self._runtime._load_program(str(path), data_path=str(foundation))
-                return self._load(method, path, foundation)
-        return self._load(method, self._bundle.file(method.program), foundation)
+                self._programs[method.program] = open_program(self._runtime, path, foundation, self._packed)
+                return self._load(method)
+        with _blamed(self._bundle.file(method.program), foundation):
+            return self._load(method)
 
     def metadata(self, method: Method, name: str) -> int | None:
         """Return what the metadata method `name` of a loaded method's program says, None if there is none."""
         program = self._programs[method.program]
-        if name not in _names(program):
-            return None
-        return int(program.load_method(name).call(())[0])
+        return program.constant(name) if name in program.names() else None
 
     def close(self) -> None:
         """Let go of all programs."""
         self._programs.clear()
 
-    def _load(self, method: Method, path: Path, foundation: Path) -> LoadedMethod:
+    def _load(self, method: Method) -> LoadedMethod:
         program = self._programs[method.program]
-        name = method.name if method.name in _names(program) else FORWARD
-        with _blamed(path, foundation):
-            return LoadedMethod(program.load_method(name), program)
+        return program.load(method.name if method.name in program.names() else FORWARD)
 
     def _foundation(self) -> Path:
         found = [artifact for artifact in self._bundle.manifest.artifacts if artifact.role == "foundation"]
@@ -128,7 +104,3 @@ def _blamed(program: Path, foundation: Path) -> Iterator[None]:
             where=str(program),
             remedy="Check the bundle with `lora-core verify`: a file is damaged, or belongs to another bundle.",
         ) from error
-
-
-def _names(program: Any) -> set[str]:
-    return {program.get_method_name(index) for index in range(program.num_methods())}

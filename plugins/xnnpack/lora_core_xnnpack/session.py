@@ -15,14 +15,15 @@ from lora_core.runtime.kv_cache import KvCache
 from lora_core.runtime.memory import measure
 from lora_core.runtime.session import Loaded, Session
 from lora_core.suggestions import did_you_mean
-from lora_core_xnnpack.programs import LoadedMethod, ProgramShelf
+from lora_core_xnnpack.open_program import LoadedMethod
+from lora_core_xnnpack.packed_cache import PackedCache, PackedState
+from lora_core_xnnpack.programs import ProgramShelf
 from lora_core_xnnpack.runtime_library import load_runtime
+from lora_core_xnnpack.session_options import SessionOptions
 from lora_core_xnnpack.weight_cache import WeightCacheState, switch_weight_cache, workspace_sharing
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-
-OPTIONS = ("threads", "weight_cache")
 
 
 class XnnpackSession(Session):
@@ -32,17 +33,18 @@ class XnnpackSession(Session):
     """
 
     def __init__(self, bundle: Bundle, options: Mapping[str, Any] | None = None) -> None:
-        """Open `bundle`. `options`: `weight_cache` (True) and `threads` (as many as there are cores).
+        """Open `bundle` with `options`, the fields of `SessionOptions`.
 
         Raises `UsageError` for another option, `UnsupportedError` where ExecuTorch is not installed.
         """
-        self._wanted, threads = _read_options(options or {})
+        self._options = SessionOptions.read(options or {})
         self._bundle = bundle
         self._runtime = load_runtime()
-        if threads:
-            self._runtime._unsafe_reset_threadpool(threads)
-        self._weight_cache = switch_weight_cache(self._wanted)
-        self._shelf = ProgramShelf(bundle, self._runtime)
+        if self._options.threads:
+            self._runtime._unsafe_reset_threadpool(self._options.threads)
+        self._weight_cache = switch_weight_cache(self._options.weight_cache)
+        self._packed = self._open_packed()
+        self._shelf = ProgramShelf(bundle, self._runtime, self._packed)
         self._methods: dict[str | None, LoadedMethod] = {}
         self._loads: dict[str | None, Loaded] = {}
         self._context_len: int | None = None
@@ -59,12 +61,18 @@ class XnnpackSession(Session):
         return self._weight_cache
 
     @property
+    def packed(self) -> PackedState | None:
+        """What became of the file of packed weights; None if none was asked for."""
+        return self._packed.state if self._packed is not None else None
+
+    @property
     def facts(self) -> Mapping[str, Any]:
         """How this runtime runs the bundle; `context_len` is known once a program is loaded."""
         facts: dict[str, Any] = {
             "runtime": f"ExecuTorch {version('executorch')}, XNNPACK",
             "executes": True,
             "weight_cache": str(self._weight_cache),
+            "packed_cache": "off" if self.packed is None else str(self.packed),
             "workspace_sharing": workspace_sharing(),
             "threads": self._runtime._threadpool_get_thread_count(),
             "kv_cache": self._bundle.manifest.kv_cache,
@@ -80,6 +88,8 @@ class XnnpackSession(Session):
         start = time.perf_counter()
         self._switch()
         self._methods[adapter] = self._shelf.load(method)
+        if self._packed is not None:
+            self._packed.confirm()
         seconds = time.perf_counter() - start
         if self._cache is None:
             self._context_len = self._read_context_len(method)
@@ -122,6 +132,17 @@ class XnnpackSession(Session):
         self._loads.clear()
         self._shelf.close()
         self.reset()
+        if self._packed is not None:
+            self._packed.close()
+            self._packed = None
+
+    def _open_packed(self) -> PackedCache | None:
+        if self._options.packed_cache is None:
+            return None
+        packed = PackedCache(self._options.packed_cache, self._bundle.manifest.foundation)
+        if self._weight_cache.state != "on":
+            packed.give_up(f"the weight cache is {self._weight_cache.state}")
+        return packed
 
     def _method(self, adapter: str | None) -> Method:
         methods = {method.adapter: method for method in self._bundle.manifest.methods}
@@ -153,7 +174,7 @@ class XnnpackSession(Session):
 
     def _switch(self) -> None:
         # Another session of this process may have switched the cache since.
-        self._weight_cache = switch_weight_cache(self._wanted)
+        self._weight_cache = switch_weight_cache(self._options.weight_cache)
 
     def _read_context_len(self, method: Method) -> int:
         length = self._shelf.metadata(method, "get_max_context_len")
@@ -162,16 +183,3 @@ class XnnpackSession(Session):
         if not isinstance(length, int):
             raise BundleError("Neither program nor manifest says how many tokens fit", where=method.program)
         return length
-
-
-def _read_options(options: Mapping[str, Any]) -> tuple[bool, int]:
-    """Return `weight_cache` and `threads` (0: the runtime decides)."""
-    for name in options:
-        if name not in OPTIONS:
-            raise UsageError(f"The XNNPACK session has no option {name!r}", remedy=did_you_mean(name, OPTIONS))
-    weight_cache, threads = options.get("weight_cache", True), options.get("threads", 0)
-    if not isinstance(weight_cache, bool):
-        raise UsageError(f"Option 'weight_cache' is {weight_cache!r}, and must be True or False")
-    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 0:
-        raise UsageError(f"Option 'threads' is {threads!r}, and must be a number of threads")
-    return weight_cache, threads

@@ -46,7 +46,8 @@ def save(program: ProgramObject, directory: Path) -> list[Path]:
         path.write_bytes(mil.serialize(model))
         written.append(path)
     path = directory / _OBJECT
-    path.write_text(json.dumps(_to_json(program), indent=1, sort_keys=True) + "\n")
+    # Keys keep their order: flatc lays out a table's fields in the order they are given.
+    path.write_text(json.dumps(_to_json(program), indent=1) + "\n")
     return [*written, path]
 
 

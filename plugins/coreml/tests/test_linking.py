@@ -105,7 +105,7 @@ def test_every_function_refers_to_weights_of_its_declared_shape(bundle: Bundle) 
     assert set(model.mlProgram.functions) == {"forward", "shout", "pirate"}
     for function in model.mlProgram.functions.values():
         for operation in mil.operations(function):
-            value = operation.attributes["val"] if "val" in operation.attributes else None
+            value = operation.attributes.get("val")
             if value is None or value.WhichOneof("value") != "blobFileValue":
                 continue
             count = 1

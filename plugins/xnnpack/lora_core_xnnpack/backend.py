@@ -56,7 +56,7 @@ class XnnpackBackend(Backend):
 
     def links_independently(self, bundle: Bundle) -> bool:
         """Each adapter has files of its own in the split layout."""
-        return bundle.manifest.options["layout"] == "split"
+        return str(bundle.manifest.options["layout"]) == "split"
 
     def link(self, bundle: Bundle, adapters: Sequence[Adapter], out: Path, emit: Emit) -> Artifacts:
         """Link `adapters` into the bundle's templates: neither base weights nor ExecuTorch are needed."""

@@ -7,7 +7,7 @@ does, so that its bytes equal ExecuTorch's own serializer's; a test holds the tw
 
 from __future__ import annotations
 
-import math
+import hashlib
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ import attrs
 import flatbuffers
 
 from lora_core.errors import BundleError
-from lora_core_xnnpack.named_blobs import Buffer, StoredBlob, named_blobs
+from lora_core_xnnpack.named_blobs import Buffer, StoredBlob, TensorLayout, named_blobs
 
 SEGMENT_ALIGNMENT = 128
 _HEADER_LENGTH = 40  # FlatTensorHeader.EXPECTED_LENGTH
@@ -26,11 +26,21 @@ _HEADER = struct.Struct("<4sIQQQQ")
 
 @attrs.frozen(kw_only=True)
 class DataBlob:
-    """One named blob: `key`, `alignment` of its segment in bytes, its `data`, or `data_size` where it is not read."""
+    """One named blob: its `key`, its `data`, and its `layout` where it is a tensor that kernels read by name.
+
+    `digest` is the SHA-256 hex of the data; a content key is that by itself. Blobs of one digest are stored once.
+    """
 
     key: str
-    alignment: int
     data: Buffer
+    digest: str
+    layout: TensorLayout | None = None
+
+    @classmethod
+    def under_content_key(cls, data: Buffer) -> DataBlob:
+        """Return `data` under the key that ExecuTorch gives XNNPACK constants: the SHA-256 hex of the bytes."""
+        digest = hashlib.sha256(data).hexdigest()
+        return cls(key=digest, data=data, digest=digest)
 
 
 def aligned(offset: int, alignment: int) -> int:
@@ -38,15 +48,24 @@ def aligned(offset: int, alignment: int) -> int:
     return -(-offset // alignment) * alignment
 
 
-def layout_segments(sizes: Sequence[int], alignments: Sequence[int]) -> list[int]:
+def layout_segments(sizes: Sequence[int]) -> list[int]:
     """Return the offset of each segment, in bytes from the segment base, for segments laid one after another."""
     offsets: list[int] = []
     end = 0
-    for size, alignment in zip(sizes, alignments, strict=True):
-        offset = aligned(end, math.lcm(SEGMENT_ALIGNMENT, alignment))
-        offsets.append(offset)
-        end = offset + size
+    for size in sizes:
+        offsets.append(aligned(end, SEGMENT_ALIGNMENT))
+        end = offsets[-1] + size
     return offsets
+
+
+def padded_segments(segments: Sequence[Buffer], offsets: Sequence[int]) -> list[Buffer]:
+    """Return `segments` with the zero bytes between them that bring each to its offset."""
+    parts: list[Buffer] = []
+    end = 0
+    for segment, offset in zip(segments, offsets, strict=True):
+        parts += [bytes(offset - end), segment]
+        end = offset + len(segment)
+    return parts
 
 
 def _table_vector(builder: flatbuffers.Builder, tables: Sequence[int]) -> int:
@@ -56,50 +75,70 @@ def _table_vector(builder: flatbuffers.Builder, tables: Sequence[int]) -> int:
     return int(builder.EndVector())
 
 
-def _flatbuffer(keys: Sequence[str], offsets: Sequence[int], sizes: Sequence[int]) -> bytes:
-    # flatc adds a table's fields from large to small and, within a size, from the last to the first (idl_parser.cpp).
-    builder = flatbuffers.Builder(1024 + 160 * len(keys))
-    segments = []
-    for offset, size in zip(offsets, sizes, strict=True):
-        builder.StartObject(2)
-        builder.PrependUint64Slot(1, size, 0)
-        builder.PrependUint64Slot(0, offset, 0)
-        segments.append(builder.EndObject())
-    segment_vector = _table_vector(builder, segments)
-    named = []
-    for index, key in enumerate(keys):
-        name = builder.CreateString(key)
-        builder.StartObject(3)
-        builder.PrependUint32Slot(1, index, 0)
-        builder.PrependUOffsetTRelativeSlot(0, name, 0)
-        named.append(builder.EndObject())
-    named_vector = _table_vector(builder, named)
+# flatc adds a table's fields from large to small and, within a size, from the last to the first (idl_parser.cpp).
+def _segment_table(builder: flatbuffers.Builder, offset: int, size: int) -> int:
+    builder.StartObject(2)
+    builder.PrependUint64Slot(1, size, 0)
+    builder.PrependUint64Slot(0, offset, 0)
+    return int(builder.EndObject())
+
+
+def _layout_table(builder: flatbuffers.Builder, layout: TensorLayout) -> int:
+    builder.StartVector(4, len(layout.sizes), 4)
+    for size in reversed(layout.sizes):
+        builder.PrependInt32(size)
+    sizes = builder.EndVector()
+    builder.StartVector(1, len(layout.dim_order), 1)
+    for dim in reversed(layout.dim_order):
+        builder.PrependUint8(dim)
+    order = builder.EndVector()
     builder.StartObject(3)
-    builder.PrependUOffsetTRelativeSlot(2, named_vector, 0)
-    builder.PrependUOffsetTRelativeSlot(1, segment_vector, 0)
+    builder.PrependUOffsetTRelativeSlot(2, order, 0)
+    builder.PrependUOffsetTRelativeSlot(1, sizes, 0)
+    builder.PrependInt8Slot(0, layout.scalar_type, 0)
+    return int(builder.EndObject())
+
+
+def _named_table(builder: flatbuffers.Builder, blob: DataBlob, segment: int) -> int:
+    name = builder.CreateString(blob.key)
+    layout = None if blob.layout is None else _layout_table(builder, blob.layout)
+    builder.StartObject(3)
+    if layout is not None:
+        builder.PrependUOffsetTRelativeSlot(2, layout, 0)
+    builder.PrependUint32Slot(1, segment, 0)
+    builder.PrependUOffsetTRelativeSlot(0, name, 0)
+    return int(builder.EndObject())
+
+
+def _flatbuffer(blobs: Sequence[DataBlob], placed: dict[str, int], offsets: list[int], sizes: list[int]) -> bytes:
+    builder = flatbuffers.Builder(1024 + 160 * len(blobs))
+    spans = zip(offsets, sizes, strict=True)
+    segments = _table_vector(builder, [_segment_table(builder, offset, size) for offset, size in spans])
+    named = _table_vector(builder, [_named_table(builder, blob, placed[blob.digest]) for blob in blobs])
+    builder.StartObject(3)
+    builder.PrependUOffsetTRelativeSlot(2, named, 0)
+    builder.PrependUOffsetTRelativeSlot(1, segments, 0)
     builder.Finish(builder.EndObject(), file_identifier=b"FT01")
     return bytes(builder.Output())
 
 
 def serialize(blobs: Sequence[DataBlob]) -> list[Buffer]:
-    """Return a data file as a list of buffers to be written one after another.
-
-    Keys must be distinct, and so must the data: deduplicate before (content keys do it by themselves).
-    """
-    sizes = [len(blob.data) for blob in blobs]
-    offsets = layout_segments(sizes, [blob.alignment for blob in blobs])
-    flatbuffer = _flatbuffer([blob.key for blob in blobs], offsets, sizes)
+    """Return a data file as a list of buffers to be written one after another; the keys must be distinct."""
+    placed: dict[str, int] = {}
+    stored: list[Buffer] = []
+    for blob in blobs:
+        if blob.digest not in placed:
+            placed[blob.digest] = len(stored)
+            stored.append(blob.data)
+    sizes = [len(data) for data in stored]
+    offsets = layout_segments(sizes)
+    flatbuffer = _flatbuffer(blobs, placed, offsets, sizes)
     base = aligned(len(flatbuffer) + _PADDED_HEADER, SEGMENT_ALIGNMENT)
-    total = offsets[-1] + sizes[-1] if blobs else 0
+    total = offsets[-1] + sizes[-1] if stored else 0
     root = struct.pack("<I", struct.unpack_from("<I", flatbuffer)[0] + _PADDED_HEADER)
     header = _HEADER.pack(b"FH01", _HEADER_LENGTH, _PADDED_HEADER, len(flatbuffer), base, total)
-    head = root + flatbuffer[4:8] + header.ljust(_PADDED_HEADER, b"\0") + flatbuffer[8:]
-    parts: list[Buffer] = [head.ljust(base, b"\0")]
-    end = 0
-    for blob, offset, size in zip(blobs, offsets, sizes, strict=True):
-        parts += [bytes(offset - end), blob.data]
-        end = offset + size
-    return parts
+    front = root + flatbuffer[4:8] + header.ljust(_PADDED_HEADER, b"\0") + flatbuffer[8:]
+    return [front.ljust(base, b"\0"), *padded_segments(stored, offsets)]
 
 
 def stored_blobs(data: Buffer, path: Path) -> list[StoredBlob]:
@@ -111,11 +150,10 @@ def stored_blobs(data: Buffer, path: Path) -> list[StoredBlob]:
         magic, _, _, _, base, _ = _HEADER.unpack_from(data, 8)
         if bytes(data[4:8]) != b"FT01" or magic != b"FH01":
             raise ValueError("no FlatTensor header")
-        blobs = named_blobs(data, base, segments_field=1, named_field=2)
+        return named_blobs(data, base, segments_field=1, named_field=2)
     except (struct.error, ValueError, IndexError) as error:
         raise BundleError(
             f"{path.name} is not a whole ExecuTorch data file: {error}.",
             where=str(path),
             remedy="Export the bundle again, or restore the file from a copy.",
         ) from error
-    return blobs

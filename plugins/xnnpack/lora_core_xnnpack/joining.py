@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lora_core.errors import BundleError
-from lora_core_xnnpack.flat_tensor import SEGMENT_ALIGNMENT, aligned, stored_blobs
+from lora_core_xnnpack.flat_tensor import aligned, stored_blobs
 from lora_core_xnnpack.named_blobs import Buffer, field, number, tables, text
-from lora_core_xnnpack.program_layout import ProgramTail, Segment, SegmentOffsets, assemble
+from lora_core_xnnpack.program_layout import ProgramTail, SegmentOffsets, assemble
 
 _HEADER = struct.Struct("<4sIQQQ")  # as in program_layout: magic, length, program size, segment base, segment data size
 _ALIGNMENT = 64  # more than any alignment inside a program's flatbuffer (program.fbs: 16)
@@ -36,11 +36,11 @@ def join_program(program: Path, data: Sequence[Path]) -> list[Buffer]:
         content = memoryview(_mapped(path))
         for blob in stored_blobs(content, path):
             named.append((blob.key, len(segments)))
-            segments.append(Segment(data=content[blob.offset : blob.offset + blob.size], alignment=SEGMENT_ALIGNMENT))
+            segments.append(content[blob.offset : blob.offset + blob.size])
     return assemble(tail, segments, named)
 
 
-def _take_apart(old: Buffer) -> tuple[ProgramTail, list[Segment], list[tuple[str, int]]]:
+def _take_apart(old: Buffer) -> tuple[ProgramTail, list[Buffer], list[tuple[str, int]]]:
     magic, _, size, base, _ = _HEADER.unpack_from(old, 8)
     if bytes(old[4:6]) != b"ET" or magic != b"eh00":
         raise ValueError("it has no ExecuTorch header")
@@ -48,10 +48,10 @@ def _take_apart(old: Buffer) -> tuple[ProgramTail, list[Segment], list[tuple[str
     # Padded behind, so that what was aligned from the front is aligned from the back, as flatbuffers are written.
     flatbuffer = bytes(old[:size]).ljust(aligned(size, _ALIGNMENT), b"\0")
     view = memoryview(old)
-    segments = []
+    segments: list[Buffer] = []
     for table in tables(old, root, _SEGMENTS):
         start = base + number(old, table, 0, "<Q")
-        segments.append(Segment(data=view[start : start + number(old, table, 1, "<Q")]))
+        segments.append(view[start : start + number(old, table, 1, "<Q")])
     plans, constants, delegates = (
         len(flatbuffer) - _target(old, root, index) for index in (_PLANS, _CONSTANTS, _DELEGATE_DATA)
     )

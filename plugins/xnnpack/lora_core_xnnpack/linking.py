@@ -103,15 +103,16 @@ def _link(target: LinkTarget, adapter: Adapter, out: Path) -> tuple[list[Artifac
 
 
 def _write(linked: Linked, name: str, out: Path) -> list[Artifact]:
-    _write_parts(out / f"{name}.pte", linked.program)
+    write_parts(out / f"{name}.pte", linked.program)
     files = [written(out, f"{name}.pte", "program", name)]
     if linked.data is not None:
-        _write_parts(out / f"{name}.ptd", linked.data)
+        write_parts(out / f"{name}.ptd", linked.data)
         files.append(written(out, f"{name}.ptd", "adapter-data", name))
     return files
 
 
-def _write_parts(path: Path, parts: Sequence[Buffer]) -> None:
+def write_parts(path: Path, parts: Sequence[Buffer]) -> None:
+    """Write buffers one after another into a new file."""
     with path.open("xb") as file:
         file.writelines(parts)
 

@@ -12,12 +12,24 @@ Buffer = bytes | bytearray | memoryview | mmap.mmap
 
 
 @attrs.frozen(kw_only=True)
+class TensorLayout:
+    """How a stored tensor lies in memory: ExecuTorch's scalar type, its sizes, and its dimensions from outer to inner
+    (`exir/tensor_layout.py`).
+    """
+
+    scalar_type: int
+    sizes: tuple[int, ...]
+    dim_order: tuple[int, ...]
+
+
+@attrs.frozen(kw_only=True)
 class StoredBlob:
-    """One named blob of a file: where its bytes lie, from the file's start."""
+    """One named blob of a file: where its bytes lie, from the file's start; `layout` only in data files."""
 
     key: str
     offset: int
     size: int
+    layout: TensorLayout | None = None
 
 
 def field(data: Buffer, table: int, index: int) -> int:
@@ -54,6 +66,28 @@ def text(data: Buffer, table: int, index: int) -> str:
     return bytes(data[start + 4 : start + 4 + struct.unpack_from("<I", data, start)[0]]).decode("utf-8")
 
 
+def numbers(data: Buffer, table: int, index: int, code: str) -> tuple[int, ...]:
+    """Return a vector of integers (`struct` code of one)."""
+    at = field(data, table, index)
+    if not at:
+        return ()
+    start = at + int(struct.unpack_from("<I", data, at)[0])
+    count = int(struct.unpack_from("<I", data, start)[0])
+    return struct.unpack_from(f"<{count}{code}", data, start + 4)
+
+
+def _layout(data: Buffer, named: int) -> TensorLayout | None:
+    at = field(data, named, 2)
+    if not at:
+        return None
+    table = at + struct.unpack_from("<I", data, at)[0]
+    return TensorLayout(
+        scalar_type=number(data, table, 0, "<b"),
+        sizes=numbers(data, table, 1, "i"),
+        dim_order=numbers(data, table, 2, "B"),
+    )
+
+
 def named_blobs(data: Buffer, base: int, *, segments_field: int, named_field: int) -> list[StoredBlob]:
     """List the named blobs of a file whose root table has these fields; segments start at `base`.
 
@@ -69,7 +103,7 @@ def named_blobs(data: Buffer, base: int, *, segments_field: int, named_field: in
         offset, size = segments[number(data, table, 1, "<I")]
         if base + offset + size > len(data):
             raise ValueError(f"blob {key} ends behind the end of the file")
-        blobs.append(StoredBlob(key=key, offset=base + offset, size=size))
+        blobs.append(StoredBlob(key=key, offset=base + offset, size=size, layout=_layout(data, table)))
     return blobs
 
 

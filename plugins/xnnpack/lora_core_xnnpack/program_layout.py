@@ -14,7 +14,8 @@ from collections.abc import Sequence
 import attrs
 import flatbuffers
 
-from lora_core_xnnpack.flat_tensor import SEGMENT_ALIGNMENT, Buffer, aligned, layout_segments
+from lora_core_xnnpack.flat_tensor import SEGMENT_ALIGNMENT, aligned, layout_segments, padded_segments
+from lora_core_xnnpack.named_blobs import Buffer
 
 _HEADER = struct.Struct("<4sIQQQ")  # _ExtendedHeader: magic, length, program size, segment base, segment data size
 
@@ -44,14 +45,6 @@ class ProgramTail:
     file_identifier: bytes
     constant_segment: SegmentOffsets | None
     mutable_segments: tuple[SegmentOffsets, ...] | None
-
-
-@attrs.frozen(kw_only=True)
-class Segment:
-    """Bytes of one segment and its alignment."""
-
-    data: Buffer
-    alignment: int = 1
 
 
 def _builder_behind(tail: ProgramTail, room: int) -> flatbuffers.Builder:
@@ -113,30 +106,26 @@ def _flatbuffer(
     builder.PrependUint32Slot(0, tail.version, 0)
     for slot, vector in enumerate(tail.vectors, start=1):
         builder.PrependUOffsetTRelativeSlot(slot, vector, 0)
-    for slot, vector in ((4, segments), (5, constant), (6, mutable), (7, names)):
-        if vector is not None:
-            builder.PrependUOffsetTRelativeSlot(slot, vector, 0)
+    for slot, table in ((4, segments), (5, constant), (6, mutable), (7, names)):
+        if table is not None:
+            builder.PrependUOffsetTRelativeSlot(slot, table, 0)
     builder.Finish(builder.EndObject(), file_identifier=tail.file_identifier)
     return bytes(builder.Output())
 
 
-def assemble(tail: ProgramTail, segments: Sequence[Segment], named: Sequence[tuple[str, int]]) -> list[Buffer]:
+def assemble(tail: ProgramTail, segments: Sequence[Buffer], named: Sequence[tuple[str, int]]) -> list[Buffer]:
     """Return a program file as buffers to be written one after another.
 
     `segments` are all segments in order, `named` the pairs of key and segment index that go into the program's named
     data. Every reference of the tail to a segment must already be right.
     """
-    sizes = [len(segment.data) for segment in segments]
-    offsets = layout_segments(sizes, [segment.alignment for segment in segments])
+    sizes = [len(segment) for segment in segments]
+    offsets = layout_segments(sizes)
     flatbuffer = _flatbuffer(tail, offsets, sizes, named)
     program_size = tail.header_length + len(flatbuffer)
     base = aligned(program_size, SEGMENT_ALIGNMENT)
     total = offsets[-1] + sizes[-1]
     header = _HEADER.pack(b"eh00", _HEADER.size, program_size, base, total).ljust(tail.header_length, b"\0")
     root = struct.pack("<I", struct.unpack_from("<I", flatbuffer)[0] + tail.header_length)
-    parts: list[Buffer] = [(root + flatbuffer[4:8] + header + flatbuffer[8:]).ljust(base, b"\0")]
-    end = 0
-    for segment, offset, size in zip(segments, offsets, sizes, strict=True):
-        parts += [bytes(offset - end), segment.data]
-        end = offset + size
-    return parts
+    front = (root + flatbuffer[4:8] + header + flatbuffer[8:]).ljust(base, b"\0")
+    return [front, *padded_segments(segments, offsets)]

@@ -17,7 +17,6 @@ from lora_core.errors import BundleError
 from lora_core_xnnpack.program_layout import ProgramTail, SegmentOffsets
 
 SCHEMA_VERSION = 1
-KEY_LENGTH = 64
 
 
 @attrs.frozen(kw_only=True)
@@ -35,7 +34,6 @@ class TensorRelocation:
     module: str
     matrix: Literal["a", "b"]
     shape: tuple[int, int]
-    alignment: int
     sites: tuple[KeySite, ...]
 
 

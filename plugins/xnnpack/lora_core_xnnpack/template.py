@@ -12,7 +12,8 @@ from executorch.exir._serialize import _flatbuffer_program
 from executorch.exir._serialize.generated.executorch_flatbuffer.Program import Program, ProgramT
 
 from lora_core.errors import LoraCoreError
-from lora_core_xnnpack.link import Matrix, Template, content_key
+from lora_core_xnnpack.flat_tensor import SEGMENT_ALIGNMENT, DataBlob
+from lora_core_xnnpack.link import Matrix, Template
 from lora_core_xnnpack.lowering import LORA_TAG, Lowered
 from lora_core_xnnpack.program_layout import ProgramTail, SegmentOffsets
 from lora_core_xnnpack.relocations import (
@@ -110,10 +111,12 @@ def _sites(program: bytes, segments: tuple[TemplateSegment, ...], indices: set[i
     return tuple(sites)
 
 
-def _stored_order(manager: ExecutorchProgramManager) -> Mapping[str, int]:
-    """Return the keys of the LoRA data in stored order, each with its alignment in bytes."""
+def _stored_order(manager: ExecutorchProgramManager) -> tuple[str, ...]:
+    """Return the keys of the LoRA data in stored order."""
     entries = manager._named_data.external_data.get(LORA_TAG, {}) if manager._named_data else {}
-    return {key: entry.alignment for key, entry in entries.items()}
+    if any(SEGMENT_ALIGNMENT % entry.alignment for entry in entries.values()):
+        raise LoraCoreError("ExecuTorch asks for LoRA data at another alignment than that of its segments.")
+    return tuple(entries)
 
 
 def make_template(
@@ -135,22 +138,20 @@ def make_template(
     delegate_segments = {reference.segment for reference in delegates}
     by_key: dict[str, tuple[str, Literal["a", "b"], Matrix]] = {}
     for module, (a, b) in placeholders.items():
-        by_key[content_key(a.tobytes())] = (module, "a", a)
-        by_key[content_key(b.tobytes())] = (module, "b", b)
+        by_key[DataBlob.under_content_key(a.tobytes()).key] = (module, "a", a)
+        by_key[DataBlob.under_content_key(b.tobytes()).key] = (module, "b", b)
     order = _stored_order(lowered.manager)
     if set(order) != set(by_key):
         missing = sorted(f"{module} {matrix}" for key, (module, matrix, _) in by_key.items() if key not in order)
         raise LoraCoreError(f"ExecuTorch did not store these LoRA matrices as XNNPACK constants: {', '.join(missing)}.")
     tensors = []
-    for key, alignment in order.items():
+    for key in order:
         module, matrix, values = by_key[key]
         sites = _sites(program, segments, delegate_segments, key)
         if not sites or program.count(key.encode("ascii")) != len(sites):
             raise LoraCoreError(f"The key of {module} {matrix} stands outside of the delegates' payloads.")
         rows, columns = values.shape
-        tensors.append(
-            TensorRelocation(module=module, matrix=matrix, shape=(rows, columns), alignment=int(alignment), sites=sites)
-        )
+        tensors.append(TensorRelocation(module=module, matrix=matrix, shape=(rows, columns), sites=sites))
     sizes = {values.nbytes for _, _, values in by_key.values()}
     return Template(
         program=program,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from lora_core.bundle.transaction import Change, change
 from lora_core.capability import Capability
 from lora_core.errors import BundleError, Problem, UnsupportedError, UsageError
 from lora_core.events import Emit, StageAdvanced, stage
-from lora_core.pipeline.batches import BATCH, WORTH_A_PROCESS, Batch, Linked, link_here, link_in_processes, split
+from lora_core.pipeline.batches import BATCH, WORTH_A_PROCESS, Batch, Linked, link_here, split
 from lora_core.pipeline.complaints import Complaints
 from lora_core.pipeline.given import adapter_formats, adapter_references
 from lora_core.pipeline.recording import checked, updated
@@ -46,7 +47,7 @@ def add(
         bundle = changing.bundle
         backend = _linker(bundle, hub)
         _check(bundle, references)
-        work = changing.out.parent / "batches"
+        work = changing.out.parent / f"batches-{os.urandom(4).hex()}"
         work.mkdir()
         independent = backend.links_independently(bundle)
         batches = split(references, BATCH if independent else len(references), work)
@@ -55,6 +56,8 @@ def add(
         processes = min(jobs, len(batches), len(references) // WORTH_A_PROCESS)
         with stage(emit, _STAGE):
             if processes > 1:
+                from lora_core.pipeline.workers import link_in_processes  # most calls link in this process
+
                 results = link_in_processes(batches, bundle, hub, processes)
             else:
                 results = link_here(batches, bundle, backend, adapter_formats(hub), emit)

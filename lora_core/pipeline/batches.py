@@ -1,13 +1,13 @@
-"""Linking in batches: thousands of adapters in bounded memory, in one process or in several."""
+"""Linking in batches: thousands of adapters in bounded memory."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from lora_core.adapters.adapter import Adapter
 from lora_core.adapters.format import AdapterFormat
 from lora_core.adapters.identity import other_base
 from lora_core.adapters.plans import plan_for
@@ -18,10 +18,6 @@ from lora_core.bundle.bundle import Bundle
 from lora_core.errors import AdapterError, LoraCoreError, Problem
 from lora_core.events import Emit, Event, Warned, ignore
 from lora_core.pipeline.recording import blame, on_plans, recorded, unrecorded
-
-if TYPE_CHECKING:
-    from lora_core.hub import PluginHub
-    from lora_core.registry import Entry
 
 BATCH = 32
 """Adapters that are open at a time; headers only, their tensors are read one by one."""
@@ -84,53 +80,7 @@ def link_here(
     return (batch.link(bundle, backend, formats, emit) for batch in batches)
 
 
-def link_in_processes(batches: Sequence[Batch], bundle: Bundle, hub: PluginHub, jobs: int) -> Iterator[Linked]:
-    """Link batches in `jobs` processes of their own; results come in the order of the batches.
-
-    New processes and not forks: a fork would keep the bundle's lock if this process were killed.
-    """
-    from concurrent.futures import ProcessPoolExecutor
-    from concurrent.futures.process import BrokenProcessPool
-    from multiprocessing import get_context
-
-    work = _Work(
-        bundle=bundle,
-        backend=hub.backends.entry(bundle.manifest.backend),
-        formats=tuple(hub.adapter_formats.entry(name) for name in hub.adapter_formats),
-    )
-    try:
-        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-            yield from pool.map(work, batches)
-    except BrokenProcessPool as error:
-        raise LoraCoreError(
-            "A process that linked adapters ended unexpectedly.", remedy="Link in one process (--jobs 1) to see why."
-        ) from error
-
-
-@attrs.frozen(kw_only=True)
-class _Work:
-    """What a process needs to link: descriptors, from which it imports backend and formats itself."""
-
-    bundle: Bundle
-    backend: Entry[Any]
-    formats: tuple[Entry[Any], ...]
-
-    def __call__(self, batch: Batch) -> Linked:
-        from lora_core import targets
-
-        made: Callable[..., Any] = targets.make
-        try:
-            backend = made(self.backend.value.target, Backend, f"backend {self.backend.name!r}", self.backend.origin)
-            formats = [
-                made(entry.value.target, AdapterFormat, f"adapter format {entry.name!r}", entry.origin)
-                for entry in self.formats
-            ]
-        except LoraCoreError as error:
-            return Linked(error=error)
-        return batch.link(self.bundle, backend, formats)
-
-
-def _refuse_misfits(bundle: Bundle, adapters: Sequence[Any]) -> None:
+def _refuse_misfits(bundle: Bundle, adapters: Sequence[Adapter]) -> None:
     plans = bundle.manifest.plans
     largest = max(plans, key=lambda plan: plan.size)
     problems: list[Problem] = []

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -177,6 +179,10 @@ class FakeBackend(Backend):
         artifacts: list[Artifact] = []
         joint = dict(present)
         for adapter in adapters:
+            if adapter.name == "deadly":
+                os._exit(9)
+            if adapter.name == "slow":
+                time.sleep(60)
             tensors = bound(adapter, plans)
             if layout == "joint":
                 joint |= {f"{adapter.name}/{key}": value for key, value in tensors.items()}

@@ -66,6 +66,71 @@ def test_several_processes_write_what_one_does(export, add, make_adapter, conten
     assert progress == [(4, 12), (8, 12), (12, 12)] * 2
 
 
+SCRIPT = """
+import sys
+from importlib.metadata import EntryPoint
+import lora_core
+from lora_core.hub import PluginHub
+from lora_core.pipeline import add
+add.BATCH = add.WORTH_A_PROCESS = 1
+print("once")
+hub = PluginHub([EntryPoint("fake", "fake_backend", "lora_core")])
+adapters = dict(zip(sys.argv[2::2], sys.argv[3::2]))
+lora_core.add(sys.argv[1], adapters, jobs=2, hub=hub, emit=lambda event: print(event, flush=True))
+"""
+
+
+def script(bundle: Path, adapters: dict[str, Path]) -> subprocess.Popen[str]:
+    """Start a script that adds in two processes, written as a careless user would: without a `__main__` guard."""
+    arguments = [str(bundle), *(text for name, path in adapters.items() for text in (name, str(path)))]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    command = [sys.executable, "-c", SCRIPT, *arguments]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_several_processes_do_not_run_the_callers_script_again(export, make_adapter, tmp_path):
+    export("b", max_rank=4, targets=["q_proj", "v_proj"])
+    running = script(tmp_path / "b", {name: make_adapter(name) for name in ("x", "y")})
+    told, failed = running.communicate()
+    assert running.returncode == 0, failed
+    assert told.count("once") == 1
+    assert [adapter.name for adapter in open_bundle(tmp_path / "b").manifest.adapters] == ["x", "y"]
+
+
+def test_a_process_that_dies_while_linking_is_reported_and_changes_nothing(
+    export, add, make_adapter, contents, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(add_module, "BATCH", 1)
+    monkeypatch.setattr(add_module, "WORTH_A_PROCESS", 1)
+    export("b", max_rank=4, targets=["q_proj", "v_proj"])
+    adapters = {name: make_adapter(name) for name in ("deadly", "fine")}
+    said = refused(tmp_path, contents, lambda name, given: add(name, given, jobs=2), adapters, LoraCoreError)
+    assert "ended unexpectedly" in said
+
+
+def test_problems_found_in_other_processes_come_back_whole(export, add, make_adapter, contents, tmp_path, monkeypatch):
+    monkeypatch.setattr(add_module, "BATCH", 1)
+    monkeypatch.setattr(add_module, "WORTH_A_PROCESS", 1)
+    export("b", max_rank=2, targets=["q_proj", "v_proj"])
+    adapters = {name: make_adapter(name, rank=8) for name in ("x", "y")}
+    said = refused(tmp_path, contents, lambda name, given: add(name, given, jobs=2), adapters, AdapterError)
+    assert "'x' has rank 8" in said
+    assert "'y' has rank 8" in said
+
+
+def test_processes_end_when_the_one_that_started_them_is_killed(export, make_adapter, contents, tmp_path):
+    export("b", max_rank=4, targets=["q_proj", "v_proj"])
+    before = contents(tmp_path / "b")
+    running = script(tmp_path / "b", {name: make_adapter(name) for name in ("quick", "slow")})
+    while "StageAdvanced" not in running.stdout.readline():
+        assert running.poll() is None
+    running.kill()
+    # Returns when no process holds the other end of the pipes any more; the slow one would hold it for a minute.
+    running.communicate(timeout=30)
+    assert open_bundle(tmp_path / "b").manifest.adapters == ()
+    assert contents(tmp_path / "b") == before
+
+
 def test_composites_are_added_with_their_parts_from_any_batch(export, add, make_adapter, monkeypatch, tmp_path):
     monkeypatch.setattr(add_module, "BATCH", 1)
     export("b", max_rank=8, targets=["q_proj", "v_proj"])

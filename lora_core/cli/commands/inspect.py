@@ -24,9 +24,9 @@ def inspect(console: Console, *, bundle: Path, as_json: bool, html: Path | None)
 
     report = lora_core.inspect(bundle, emit=console.emit, hub=console.hub)
     if html is not None:
-        from lora_core.pipeline.page import write_page
+        from lora_core.cli.page import render
 
-        write_page(report, html)
+        html.write_text(render(report), encoding="utf-8")
     if as_json:
         console.json(report.to_json())
     elif html is not None:

@@ -53,7 +53,6 @@ def build_transformer(
     if empty or result.unexpected_keys:
         raise ModelError(f"ExecuTorch's Llama has other parameters: {', '.join(empty + result.unexpected_keys)}")
     _set_rope(module, architecture)
-    _share_masks(module)
     if options.attention == "custom_sdpa":
         _use_custom_sdpa(module)
     return module.requires_grad_(False).eval()
@@ -141,13 +140,6 @@ def _set_rope(module: Any, architecture: Architecture) -> None:
     """Replace the rotary tables by transformers' own float32 arithmetic, equal bit for bit at every position."""
     length = module.rope.freqs_cos.shape[0]
     module.rope.freqs_cos, module.rope.freqs_sin = architecture.rope.tables(architecture.head_dim, length)
-
-
-def _share_masks(module: Any) -> None:
-    """Let all layers read one causal mask: ExecuTorch makes one of max_context_len squared for each."""
-    for layer in module.layers:
-        if hasattr(layer.attention, "mask"):
-            layer.attention.mask = module.layers[0].attention.mask
 
 
 def _use_custom_sdpa(module: Any) -> None:

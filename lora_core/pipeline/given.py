@@ -46,5 +46,8 @@ def open_model(model: str | Path | ModelHandle, hub: PluginHub, *, download: boo
         source = hub.model_source(name)
         if source.sniff(reference):
             return source.open(reference, download=download)
+    if "huggingface" in hub.model_sources:
+        # The core's own source says what it finds instead (GGUF, an adapter, nothing) and what is supported.
+        return hub.model_source("huggingface").open(reference, download=download)
     known = "; ".join(f"{name}: {spec.summary}" for name, spec in hub.model_sources.items())
     raise ModelError(f"{reference!r} is no model that any source knows.", remedy=f"Sources are: {known}.")

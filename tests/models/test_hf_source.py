@@ -11,9 +11,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from lora_core.errors import ModelError
+from lora_core.hub import PluginHub
 from lora_core.models import hub_cache
 from lora_core.models.hf import HfModelSource
 from lora_core.models.tokenizer import eos_ids
+from lora_core.pipeline import given
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -119,6 +121,14 @@ def test_directory_without_configuration_is_refused(tmp_path, files, said):
     with pytest.raises(ModelError) as raised:
         open_model(tmp_path)
     assert str(raised.value).startswith(said)
+
+
+@pytest.mark.parametrize("ref", ["model.gguf", "no-such-model"])
+def test_reference_that_no_source_knows_is_explained_with_what_is_supported(tmp_path, monkeypatch, ref):
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match=r"Supported: Hugging Face checkpoints .* of LlamaForCausalLM"):
+        given.open_model(ref, PluginHub(entry_points=()), download=False)
 
 
 def test_path_that_does_not_exist_is_refused(tmp_path):

@@ -120,7 +120,7 @@ class _Merger:
                 blob = blobfile.blob_at(buffer, value.offset, where=str(weights))
                 key = blobfile.key_of(buffer, blob)
                 if key not in self._offsets:
-                    self._offsets[key] = self._append(blob, buffer[blob.data_offset : blob.end])
+                    self._offsets[key] = self._append(blob, bytes(buffer[blob.data_offset : blob.end]))
                 value.offset = self._offsets[key]
         return Function(message=function, description=_description(model))
 

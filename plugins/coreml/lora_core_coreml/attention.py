@@ -1,4 +1,4 @@
-"""The inputs and outputs of static attention, in numpy: masks, rotary tables and caches, as the metadata places them."""
+"""Inputs and outputs of static attention in numpy: masks, rotary tables and caches, as the metadata places them."""
 
 from __future__ import annotations
 

@@ -75,6 +75,7 @@ class EvaluatedFunction:
             self._forget()
 
     def _evaluate(self, operation: Any, floating: Any) -> None:
+        results: Any
         if operation.op_type.startswith("constexpr_"):
             results = self._constant(operation)
         elif operation.op_type in REFERENCES:

@@ -17,6 +17,7 @@ Reference = Callable[[Values], npt.NDArray[Any]]
 REASONS: dict[str, str] = {
     "silu": "coremltools 9.0 has no value inference for it",
     "reduce_mean": "its value inference hands numpy a keep_dims that numpy 2 refuses",
+    "reduce_max": "as reduce_mean",
     "rsqrt": "its value inference widens float16 to float32",
     "linear": "its value inference multiplies float16 matrices without BLAS; ours accumulates in float32 as it does",
     "matmul": "as linear",
@@ -35,23 +36,26 @@ def silu(values: Values) -> npt.NDArray[Any]:
 
 def reduce_mean(values: Values) -> npt.NDArray[Any]:
     """Return the mean over `axes`, accumulated in float32."""
-    x, axes = values["x"], values.get("axes")
-    over = None if axes is None else tuple(int(axis) for axis in np.atleast_1d(axes))
-    return np.mean(x, axis=over, keepdims=bool(values.get("keep_dims", False)), dtype=np.float32)
+    return np.asarray(np.mean(values["x"], axis=_axes(values), keepdims=_keep(values), dtype=np.float32))
+
+
+def reduce_max(values: Values) -> npt.NDArray[Any]:
+    """Return the maximum over `axes`."""
+    result: npt.NDArray[Any] = np.max(values["x"], axis=_axes(values), keepdims=_keep(values))
+    return result
 
 
 def rsqrt(values: Values) -> npt.NDArray[Any]:
     """Return 1 / sqrt(x + epsilon)."""
     x = values["x"]
-    result: npt.NDArray[Any] = 1.0 / np.sqrt(x.astype(np.float32) + np.float32(values.get("epsilon", 0.0)))
-    return result
+    return np.asarray(1.0 / np.sqrt(x.astype(np.float32) + np.float32(values.get("epsilon", 0.0))))
 
 
 def linear(values: Values) -> npt.NDArray[Any]:
     """Return x @ weight.T + bias, accumulated in float32 and rounded once before the bias is added."""
     x, weight, bias = values["x"], values["weight"], values.get("bias")
-    product = (x.astype(np.float32) @ weight.astype(np.float32).T).astype(x.dtype)
-    return product if bias is None else product + bias
+    product: npt.NDArray[Any] = (x.astype(np.float32) @ weight.astype(np.float32).T).astype(x.dtype)
+    return product if bias is None else np.asarray(product + bias)
 
 
 def matmul(values: Values) -> npt.NDArray[Any]:
@@ -72,9 +76,19 @@ def cast(values: Values) -> npt.NDArray[Any]:
     return np.asarray(values["x"]).astype(types.get(wanted) or np.dtype(wanted))
 
 
+def _axes(values: Values) -> tuple[int, ...] | None:
+    axes = values.get("axes")
+    return None if axes is None else tuple(int(axis) for axis in np.atleast_1d(axes))
+
+
+def _keep(values: Values) -> bool:
+    return bool(values.get("keep_dims", False))
+
+
 REFERENCES: dict[str, Reference] = {
     "silu": silu,
     "reduce_mean": reduce_mean,
+    "reduce_max": reduce_max,
     "rsqrt": rsqrt,
     "linear": linear,
     "matmul": matmul,

@@ -18,7 +18,7 @@ def _graph_break(x: torch.Tensor) -> torch.Tensor:
     return x.clone()
 
 
-class Broken(torch.nn.Module):
+class Broken(torch.nn.Module):  # type: ignore[misc]  # torch is untyped here
     """A block with a graph break before or after it."""
 
     def __init__(self, block: torch.nn.Module, *, before: bool) -> None:

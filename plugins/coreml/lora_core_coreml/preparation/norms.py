@@ -15,14 +15,15 @@ import torch  # noqa: TID253 - this module is only imported to lower a model
 _FLOOR = 2.0**-6
 
 
-class ScaledRMSNorm(torch.nn.Module):
+class ScaledRMSNorm(torch.nn.Module):  # type: ignore[misc]  # torch is untyped here
     """RMSNorm over the last dimension with every intermediate within float16's range."""
 
     def __init__(self, weight: torch.Tensor | None, eps: float) -> None:
         super().__init__()
-        # coremltools 9.0 takes no scalar in clamp_min or maximum, only a tensor of the same type.
+        # Tensors, not numbers: coremltools 9.0 takes no number in clamp_min, and turns number / tensor into an
+        # `inverse` that adds 1e-4 to the divisor.
         self.register_buffer("floor", torch.tensor([_FLOOR]))
-        self.root_eps = eps**0.5
+        self.register_buffer("root_eps", torch.tensor([eps**0.5]))
         self.weight = None if weight is None else torch.nn.Parameter(weight, requires_grad=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -23,14 +23,14 @@ def attach(module: Any, plan: SlotPlan, layers: Sequence[LayerInfo], dtype: Any)
 
     from lora_core.models.lora import inject, lora_layers
 
-    stored = np.float16 if dtype == torch.float16 else np.float32
     sentinels: dict[BlobKey, tuple[str, Matrix]] = {}
     values = {}
     for number, slot in enumerate(plan.slots):
         a = _sentinel((number, 0), (slot.rank, slot.in_features))
         b = _sentinel((number, 1), (slot.out_features, slot.rank))
-        sentinels[key_of_array(a.astype(stored))] = (slot.module, "a")
-        sentinels[key_of_array(b.astype(stored))] = (slot.module, "b")
+        half = dtype == torch.float16
+        sentinels[key_of_array(a.astype(np.float16) if half else a)] = (slot.module, "a")
+        sentinels[key_of_array(b.astype(np.float16) if half else b)] = (slot.module, "b")
         values[slot.module] = (a, b)
     inject(module, plan, layers, values)
     for _, layer in lora_layers(module):

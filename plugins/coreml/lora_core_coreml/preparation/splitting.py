@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch  # noqa: TID253 - this module is only imported to lower a model
 
 
-class SplitLinear(torch.nn.Module):
+class SplitLinear(torch.nn.Module):  # type: ignore[misc]  # torch is untyped here
     """A linear layer as `parts` layers, each with an equal share of the output features."""
 
     def __init__(self, linear: torch.nn.Linear, parts: int) -> None:

@@ -1,0 +1,173 @@
+"""Stored functions evaluated: every method agrees with the eager model, and damage shows."""
+
+import copy
+import json
+import shutil
+from pathlib import Path
+
+import attrs
+import numpy as np
+import pytest
+import torch
+from lora_core_coreml.backend import CoremlBackend
+from lora_core_coreml.storage import blobfile, mil, package, pte
+
+from lora_core.bundle.bundle import Bundle
+from lora_core.errors import BundleError, LoraCoreError, UsageError
+
+TOKENS = [5, 17, 3, 99, 42, 7, 8]
+# Logits are below 4 and float16 has 11 bits, with rounding after every operation of two layers.
+STRICT = 0.02
+# Weights are rounded to float16 once; nothing else is.
+ACCUMULATING = 0.01
+
+
+def eager(exporter, tiny_model, name: str | None) -> np.ndarray:
+    """Logits of every position from transformers, with the adapter merged into the weights."""
+    model = copy.deepcopy(tiny_model.reference)
+    for pair in exporter.adapter(name).pairs if name else ():
+        weight = model.get_submodule(pair.module).weight
+        weight.data += torch.from_numpy(pair.scaling * (pair.b.read() @ pair.a.read()))
+    with torch.no_grad():
+        return model(torch.tensor([TOKENS])).logits[0].numpy()
+
+
+@pytest.mark.parametrize("name", [None, "shout", "pirate"])
+@pytest.mark.parametrize(("precision", "limit"), [("float16", STRICT), ("float32", ACCUMULATING)])
+def test_a_method_agrees_with_the_eager_model(exporter, tiny_model, bundle: Bundle, name, precision, limit) -> None:
+    expected = eager(exporter, tiny_model, name)
+    with CoremlBackend().open(bundle, {"precision": precision}) as session:
+        together = session.step(name, TOKENS, 0)
+        session.reset()
+        one_by_one = [session.step(name, [token], position) for position, token in enumerate(TOKENS)]
+    assert np.abs(together - expected[-1]).max() < limit
+    assert np.abs(np.stack(one_by_one) - expected).max() < limit
+
+
+def test_adapters_change_the_output_by_far_more_than_the_limit(exporter, tiny_model) -> None:
+    base = eager(exporter, tiny_model, None)
+    for name in ("shout", "pirate"):
+        assert np.abs(eager(exporter, tiny_model, name) - base).max() > 20 * STRICT
+
+
+def test_the_session_says_that_it_evaluates(bundle: Bundle) -> None:
+    with CoremlBackend().open(bundle, {}) as session:
+        assert session.facts["evaluates"] is True
+        assert "nothing ran on CoreML" in session.facts["runtime"]
+        assert "silu" in session.facts["own_references"]
+        assert session.facts["context_len"] == 24
+
+
+def test_an_unknown_adapter_is_refused_with_the_known_ones(bundle: Bundle) -> None:
+    with CoremlBackend().open(bundle, {}) as session, pytest.raises(UsageError, match="pirate, shout"):
+        session.load("parrot")
+
+
+def test_a_cache_does_not_survive_a_change_of_adapter(bundle: Bundle) -> None:
+    with CoremlBackend().open(bundle, {}) as session:
+        session.step("shout", TOKENS[:2], 0)
+        with pytest.raises(UsageError, match="belongs to"):
+            session.step("pirate", TOKENS[2:3], 2)
+
+
+def test_an_unknown_session_option_is_refused(bundle: Bundle) -> None:
+    with pytest.raises(UsageError, match="precision"):
+        CoremlBackend().open(bundle, {"precision": "float64"})
+    with pytest.raises(UsageError, match="speed"):
+        CoremlBackend().open(bundle, {"speed": 2})
+
+
+def damaged(bundle: Bundle, folder: Path, change) -> Bundle:
+    """Return a copy of `bundle` whose program's CoreML model or weights `change` has edited in place."""
+    copied = attrs.evolve(bundle, path=folder / "damaged")
+    shutil.copytree(bundle.path, copied.path)
+    path = copied.path / "model.pte"
+    (found,) = package.stored_packages(pte.read(path))
+    data = bytearray(path.read_bytes())
+    change(data, found)
+    path.write_bytes(bytes(data))
+    return copied
+
+
+def rewrite_model(data: bytearray, found: package.StoredPackage, change) -> None:
+    start, size = found.region(package.MODEL)
+    model = mil.parse_model(bytes(data[start : start + size]))
+    change(model)
+    serialized = mil.serialize(model)
+    assert len(serialized) == size
+    data[start : start + size] = serialized
+
+
+def offset_moved(data: bytearray, found: package.StoredPackage) -> None:
+    def swap(model) -> None:
+        references = [v for n, v in mil.blob_references(model.mlProgram.functions["shout"]) if "wqs_0_lora_a" in n]
+        references[0].offset, references[1].offset = references[1].offset, references[0].offset
+
+    rewrite_model(data, found, swap)
+
+
+def functions_swapped(data: bytearray, found: package.StoredPackage) -> None:
+    def swap(model) -> None:
+        functions = model.mlProgram.functions
+        kept = copy.deepcopy(functions["shout"])
+        functions["shout"].CopyFrom(functions["pirate"])
+        functions["pirate"].CopyFrom(kept)
+
+    rewrite_model(data, found, swap)
+
+
+def weight_flipped(data: bytearray, found: package.StoredPackage) -> None:
+    start, size = found.region(package.MODEL)
+    model = mil.parse_model(bytes(data[start : start + size]))
+    name, value = next(
+        (n, v) for n, v in mil.blob_references(model.mlProgram.functions["shout"]) if "wvs_0_lora_b" in n
+    )
+    weights, length = found.region(package.WEIGHTS)
+    blob = blobfile.blob_at(bytes(data[weights : weights + length]), value.offset, where=name)
+    data[weights + blob.data_offset + 1] ^= 0x40  # the highest exponent bit of the first weight
+
+
+@pytest.mark.parametrize("change", [offset_moved, functions_swapped, weight_flipped])
+def test_a_damaged_package_differs_from_the_eager_model(exporter, tiny_model, bundle: Bundle, tmp_path, change) -> None:
+    expected = eager(exporter, tiny_model, "shout")[-1]
+    with CoremlBackend().open(damaged(bundle, tmp_path, change), {"precision": "float32"}) as session:
+        found = session.step("shout", TOKENS, 0)
+    assert not np.abs(found - expected).max() < 5 * ACCUMULATING
+
+
+def test_an_offset_outside_the_blob_file_is_an_error_that_names_the_function(bundle: Bundle, tmp_path) -> None:
+    def outside(model) -> None:
+        references = [value for _, value in mil.blob_references(model.mlProgram.functions["shout"])]
+        references[-1].offset += 32  # same length on disk, and no record begins there
+
+    broken = damaged(bundle, tmp_path, lambda data, found: rewrite_model(data, found, outside))
+    with pytest.raises(BundleError, match="shout"), CoremlBackend().open(broken, {}) as session:
+        session.step("shout", TOKENS, 0)
+    with pytest.raises(BundleError):
+        list(CoremlBackend().sharing.blobs(broken))
+
+
+def test_a_program_cut_short_is_an_error(bundle: Bundle, tmp_path) -> None:
+    cut = attrs.evolve(bundle, path=tmp_path)
+    data = (bundle.path / "model.pte").read_bytes()
+    (tmp_path / "model.pte").write_bytes(data[: len(data) // 2])
+    with pytest.raises(LoraCoreError, match=r"[Ss]egment"):
+        CoremlBackend().open(cut, {})
+
+
+def test_the_metadata_places_every_cache(bundle: Bundle) -> None:
+    from lora_core_coreml.evaluation.program import EvaluatedProgram
+
+    program = EvaluatedProgram(bundle.path / "model.pte")
+    try:
+        assert program.constant("adapters") == ["pirate", "shout"]
+        assert program.constant("adapter_methods") == ["pirate", "shout"]
+        assert program.constant("forward_input_len") == [4]
+        assert program.constant("vocab_size") == [160]
+        (caches,) = program.constant("kv_cache_specs")
+        assert caches[:, 4].tolist() == [20, 20]
+        assert len({*caches[:, 0], *caches[:, 2]}) == 4
+        assert len({*caches[:, 1], *caches[:, 3]}) == 4
+        assert json.dumps(sorted(program.methods)) == '["forward", "pirate", "shout"]'
+    finally:
+        program.close()

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from lora_core.bundle.bundle import Bundle
     from lora_core.hub import PluginHub
     from lora_core.models.base import ModelHandle
-    from lora_core.pipeline.bench import BenchReport
     from lora_core.pipeline.inspect import InspectReport
     from lora_core.pipeline.verify import VerifyReport
     from lora_core.quant.policy import QuantPolicy
+    from lora_core.runtime.bench import BenchReport, BenchSettings
     from lora_core.runtime.session import Session
 
 __version__ = "0.1.0"
@@ -135,23 +135,48 @@ def verify(
     model: str | Path | ModelHandle,
     *,
     adapters: Adapters = (),
+    prompts: Sequence[str] = (),
+    tokens: int | None = None,
+    reference: Literal["auto", "transformers", "eager"] = "auto",
+    options: Mapping[str, Any] | None = None,
     emit: Emit = ignore,
     hub: PluginHub | None = None,
 ) -> VerifyReport:
     """Compare every method of `bundle` with a reference made from `model` and `adapters`; check hashes and sharing.
 
-    Returns the report whether or not everything holds: see its `passed`.
+    `adapters` are those of the bundle as they were given to it; one that is left out has no reference. Logits are
+    compared for `tokens` steps (default 16) after each of `prompts` (default: a few texts). `reference` is transformers
+    with peft, or our own eager module; `auto` takes the first where it is installed. `options` are those of `open`.
+
+    Returns the report whether or not everything holds: see its `passed` and `unchecked`. Raises as `open` and `export`
+    do for a bundle, model or adapter that cannot be read.
     """
+    from lora_core.pipeline.verify import VerifySettings
     from lora_core.pipeline.verify import verify as run
 
-    return run(_path(bundle), model, adapters=adapters, emit=emit, hub=_hub(hub))
+    settings = VerifySettings(prompts=tuple(prompts), tokens=tokens, reference=reference, session=options or {})
+    return run(_path(bundle), model, adapters=adapters, settings=settings, emit=emit, hub=_hub(hub))
 
 
-def bench(bundle: str | Path | Bundle, *, emit: Emit = ignore, hub: PluginHub | None = None) -> BenchReport:
-    """Measure load time, time to first token, tokens per second, memory and switching of `bundle`."""
-    from lora_core.pipeline.bench import bench as run
+def bench(
+    bundle: str | Path | Bundle,
+    *,
+    adapters: Sequence[str] | None = None,
+    settings: BenchSettings | None = None,
+    options: Mapping[str, Any] | None = None,
+    emit: Emit = ignore,
+    hub: PluginHub | None = None,
+) -> BenchReport:
+    """Measure load times, speed of every method, memory and changes of adapter of `bundle`.
 
-    return run(_path(bundle), emit=emit, hub=_hub(hub))
+    `adapters` are names (None: all of the bundle); `options` are the runtime's, as for `open`. Memory is that of this
+    process: measure in one that has done nothing else. Raises as `open` does, and `UsageError` for unknown names.
+    """
+    from lora_core.runtime.bench import bench as run
+
+    with open(bundle, options=options, hub=hub) as session:
+        names = [adapter.name for adapter in session.bundle.manifest.adapters]
+        return run(session, names if adapters is None else adapters, settings, emit=emit)
 
 
 def _hub(hub: PluginHub | None) -> PluginHub:

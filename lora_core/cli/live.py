@@ -29,8 +29,10 @@ class LiveStage:
 class LiveProgress:
     """Draws running stages once something has lasted half a second, so that quick commands never import rich."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, *, patience: float = PATIENCE_SECONDS) -> None:
+        """Draw on `stream`, a terminal, once a stage has lasted `patience` seconds."""
         self._stream = stream
+        self._patience = patience
         self._stages: dict[str, LiveStage] = {}
         self._display: RichProgress | None = None
         self._timer: threading.Timer | None = None
@@ -52,6 +54,27 @@ class LiveProgress:
             elif isinstance(event, Noted):
                 self._say(event.message)
             self._draw()
+
+    def show_now(self) -> None:
+        """Put the display on the terminal if a stage is waiting for it."""
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        with self._lock:
+            if self._timer is None:
+                return
+            self._timer = None
+            columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+            # redirect_*: stdout and stderr of this process are the log while the display is up.
+            self._display = Progress(
+                *columns,
+                console=Console(file=self._stream, force_terminal=True),
+                transient=True,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
+            self._draw()
+            self._display.start()
 
     def pause(self) -> None:
         """Take the display off the terminal; it comes back with the next stage."""
@@ -86,29 +109,9 @@ class LiveProgress:
 
     def _start_waiting(self) -> None:
         if self._display is None and self._timer is None:
-            self._timer = threading.Timer(PATIENCE_SECONDS, self._show)
+            self._timer = threading.Timer(self._patience, self.show_now)
             self._timer.daemon = True
             self._timer.start()
-
-    def _show(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-        with self._lock:
-            if self._timer is None:
-                return
-            self._timer = None
-            columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-            # redirect_*: stdout and stderr of this process are the log while the display is up.
-            self._display = Progress(
-                *columns,
-                console=Console(file=self._stream, force_terminal=True),
-                transient=True,
-                redirect_stdout=False,
-                redirect_stderr=False,
-            )
-            self._draw()
-            self._display.start()
 
     def _draw(self) -> None:
         if self._display is None:

@@ -11,9 +11,11 @@ import attrs
 
 from lora_core_xnnpack.fast_lowering.collector import collect_rarely
 from lora_core_xnnpack.fast_lowering.decompositions import decompose_once
+from lora_core_xnnpack.fast_lowering.partitions import describe_nothing, sort_in_place
 from lora_core_xnnpack.fast_lowering.patching import Patches
 from lora_core_xnnpack.fast_lowering.provenance import share_provenance
 from lora_core_xnnpack.fast_lowering.recompile import recompile_lazily
+from lora_core_xnnpack.fast_lowering.replay import replay_from_memory
 from lora_core_xnnpack.fast_lowering.xnnpack_passes import skip_idle_passes
 
 PROVEN_VERSIONS: Mapping[str, str] = {"torch": "2.13.0", "executorch": "1.5.1"}
@@ -23,6 +25,9 @@ PATCHES: Mapping[str, Callable[[Patches], None]] = {
     "recompile": recompile_lazily,
     "decompositions": decompose_once,
     "xnnpack passes": skip_idle_passes,
+    "replay": replay_from_memory,
+    "descriptions": describe_nothing,
+    "sort": sort_in_place,
     "collector": collect_rarely,
 }
 

@@ -21,7 +21,7 @@ def decompose_once(patches: Patches) -> None:
     import torch
     from torch.export import ExportedProgram
 
-    # In every table, but its rule keeps it whenever the size is symbolic, and static sizes are gone after the first run.
+    # In every table, but its rule keeps it where the size is symbolic, and the first run removed the static ones.
     fixed_points = {torch.ops.aten.sym_size.int}
     original = ExportedProgram.run_decompositions
 

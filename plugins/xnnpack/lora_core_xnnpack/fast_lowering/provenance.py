@@ -23,7 +23,8 @@ def share_provenance(patches: Patches) -> None:
         __slots__ = ("graph", "meta", "name", "target")
 
         def __init__(self, node: Any) -> None:
-            self.name, self.target, self.graph, self.meta = node.name, node.target, node.graph, {}
+            self.name, self.target, self.graph = node.name, node.target, node.graph
+            self.meta: dict[str, Any] = {}
 
     original = NodeSource.__init__
 

@@ -11,10 +11,10 @@ from lora_core_xnnpack.fast_lowering.patching import Patches
 def skip_idle_passes(patches: Patches) -> None:
     """Leave out the passes that look for operators a partition does not have.
 
-    ExecuTorch 1.5.1 (`backends/xnnpack/_passes`) runs all of them on every delegate, and nearly each ends in a replay of
-    the graph although it found nothing; two also export, on first use, the patterns they look for. A replay of
-    an unchanged graph gives the same operators, order, shapes and debug handles, which is all that the
-    serializer reads. A pass that is not listed here always runs. Drop when ExecuTorch's passes report `modified=False`.
+    ExecuTorch 1.5.1 (`backends/xnnpack/_passes`) runs all of them on every delegate, and nearly each ends in a replay
+    of the graph although it found nothing; two also export, on first use, the patterns they look for. A replay of an
+    unchanged graph gives the same operators, order, shapes and debug handles, which is all that the serializer
+    reads. A pass that is not listed here always runs. Drop when ExecuTorch's passes report `modified=False`.
     """
     from executorch.backends.xnnpack._passes import XNNPACKPassManager
 

@@ -36,7 +36,7 @@ def export(
     *,
     adapters: Adapters = (),
     backend: str,
-    policy: str | QuantPolicy = "fp32",
+    policy: str | QuantPolicy | None = None,
     out: str | Path,
     options: Mapping[str, Any] | None = None,
     plan: Literal["union", "per-shape"] = "union",
@@ -63,11 +63,12 @@ def export(
     """
     from lora_core.pipeline.export import export as run
 
+    hub = _hub(hub)
     return run(
         model,
         adapters=adapters,
         backend=backend,
-        policy=policy,
+        policy=policy if policy is not None else _first_policy(hub, backend),
         out=Path(out),
         options=options or {},
         plan=plan,
@@ -79,7 +80,7 @@ def export(
         download=download,
         force=force,
         emit=emit,
-        hub=_hub(hub),
+        hub=hub,
     )
 
 
@@ -185,6 +186,11 @@ def _hub(hub: PluginHub | None) -> PluginHub:
     from lora_core.hub import PluginHub
 
     return PluginHub()
+
+
+def _first_policy(hub: PluginHub, backend: str) -> str:
+    offered = hub.backends[backend].policies if backend in hub.backends else ()
+    return offered[0] if offered else "fp32"
 
 
 def _path(bundle: str | Path | Bundle) -> Path:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import attrs
 
 from lora_core.capability import Capability
+from lora_core.verification.limits import Limits
 
 API_VERSION = 1
 
@@ -29,6 +30,7 @@ class BackendSpec:
     policies: tuple[str, ...] = ()
     requires: Mapping[str, str] = attrs.field(factory=dict)
     install_hint: str = ""
+    limits: Mapping[str, Limits] = attrs.field(factory=dict)
     api_version: int = API_VERSION
 
 

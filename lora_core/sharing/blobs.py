@@ -30,7 +30,13 @@ class Blob:
 
 
 class WeightSharing(ABC):
-    """How a backend stores the base once; lists the blobs of a bundle by reading the stored bytes."""
+    """How a backend stores the base once; lists the blobs of a bundle by reading the stored bytes.
+
+    `plain_weights` says that a weight at full precision is a blob of its float32 bytes, row after row (out_features,
+    in_features), so that `verify` can find it by its hash.
+    """
+
+    plain_weights: bool = False
 
     @abstractmethod
     def blobs(self, bundle: Bundle) -> Iterable[Blob]:

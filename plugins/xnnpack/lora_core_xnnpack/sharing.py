@@ -36,6 +36,8 @@ def program_blobs(data: Buffer, path: Path) -> list[StoredBlob]:
 class XnnpackSharing(WeightSharing):
     """Base weights lie once in `foundation.ptd`; a program names the blobs it reads by key."""
 
+    plain_weights = True
+
     def fingerprint(self, bundle: Bundle) -> str:
         """Return the SHA-256 of the foundation file's bytes."""
         return foundation_file_fingerprint(bundle)

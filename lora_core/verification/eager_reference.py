@@ -1,0 +1,83 @@
+"""The reference computed by our own eager module, before anything was lowered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from lora_core.adapters.adapter import Adapter
+from lora_core.adapters.slots import SlotPlan, padded_pair
+from lora_core.errors import UnsupportedError
+from lora_core.models.base import BaseModel, ModelHandle, ModelOptions
+from lora_core.verification.reference import Reference
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+# Below this, torch.export's room for a dynamic length is refused (lora_core/models/transformer.py).
+_SHORTEST = 8
+
+
+class EagerReference(Reference):
+    """The module that an export starts from, in float32, with LoRA injected; all tokens are always fed at once.
+
+    It shares the reading of checkpoints and adapters with the export and so proves less than transformers does.
+    """
+
+    def __init__(self, model: ModelHandle, adapters: Sequence[Adapter], *, length: int) -> None:
+        """Load `model` for texts of up to `length` tokens; raises `UnsupportedError` if it does not take tokens."""
+        length = max(length, _SHORTEST)
+        options = ModelOptions(max_context_len=length, max_seq_len=length, attention="sdpa", full_logits=True)
+        self._base = model.load(options)
+        self._adapters = {adapter.name: adapter for adapter in adapters}
+        _require_tokens(self._base)
+
+    @property
+    def name(self) -> str:
+        """Name it, with torch's version."""
+        import torch
+
+        return f"lora-core's eager module (torch {torch.__version__}), float32"
+
+    def logits(self, adapter: str | None, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Run all tokens from position 0."""
+        import torch
+
+        from lora_core.models.lora import eject, inject
+
+        module, layers = self._base.module, self._base.summary.layers
+        if adapter is not None:
+            plan = SlotPlan.from_adapters([self._adapters[adapter]], layers)
+            values = {slot.module: padded_pair(pair, slot) for slot, pair in plan.bind(self._adapters[adapter])}
+            inject(module, plan, layers, values)
+        try:
+            with torch.no_grad():
+                out = module(torch.tensor([list(tokens)]), _position(self._base.example_args[1]))
+        finally:
+            eject(module)
+        result: npt.NDArray[np.float32] = out.float().numpy().reshape(-1, out.shape[-1])
+        if len(result) != len(tokens):
+            raise UnsupportedError("The module returns logits of some positions only, so it is no reference.")
+        return result
+
+
+def _position(example: Any) -> Any:
+    """Return position 0 in the form of the second example input: a mapping or a tensor."""
+    import torch
+
+    start = torch.tensor([0], dtype=torch.long)
+    return {"input_pos": start} if isinstance(example, dict) else start
+
+
+def _require_tokens(base: BaseModel) -> None:
+    import torch
+
+    inputs = base.example_args
+    fits = len(inputs) == 2 and isinstance(inputs[0], torch.Tensor) and inputs[0].dim() == 2
+    fits = fits and not inputs[0].is_floating_point() and not base.example_kwargs
+    if not fits or not isinstance(inputs[1], dict | torch.Tensor):
+        raise UnsupportedError(
+            f"Model {base.summary.name!r} does not take (tokens, position), so its numbers cannot be compared here.",
+            remedy="Compare the session's logits with your own module's.",
+        )

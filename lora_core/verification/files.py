@@ -1,0 +1,89 @@
+"""Checks of what is stored: hashes, the foundation, sharing, and whether model and adapters are those of the bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import attrs
+
+from lora_core.adapters.adapter import Adapter
+from lora_core.bundle.bundle import Bundle
+from lora_core.bundle.store import verify_hashes
+from lora_core.models.base import LayerInfo, ModelSummary
+from lora_core.sharing.blobs import Blob
+from lora_core.sharing.report import SharingReport
+from lora_core.verification.finding import Finding, found, unchecked
+
+BUNDLE = "bundle"
+
+
+def hashes(bundle: Bundle) -> Finding:
+    """Every file has the SHA-256 of the manifest."""
+    problems = [problem.what for problem in verify_hashes(bundle)]
+    return found("hashes", BUNDLE, problems, held=f"{len(bundle.manifest.artifacts)} files")
+
+
+def foundation(bundle: Bundle, stored: str) -> Finding:
+    """The fingerprint `stored`, taken from the stored bytes, is that of the manifest and of every adapter."""
+    recorded = bundle.manifest.foundation
+    problems = []
+    if stored != recorded:
+        problems.append(f"the stored foundation has fingerprint {stored}, the manifest says {recorded}")
+    problems += [
+        f"adapter {adapter.name!r} was linked against foundation {adapter.foundation}"
+        for adapter in bundle.manifest.adapters
+        if adapter.foundation != recorded
+    ]
+    return found("foundation", BUNDLE, problems, held=f"fingerprint {recorded[:16]}")
+
+
+def sharing(bundle: Bundle, blobs: Sequence[Blob]) -> Finding:
+    """No byte of the base is stored twice, and all methods read the base."""
+    methods = [method.name for method in bundle.manifest.methods]
+    base = [method.name for method in bundle.manifest.methods if method.adapter is None]
+    report = SharingReport.from_blobs(blobs, methods)
+    problems = [
+        f"{duplicate.size} bytes of the base are stored {len(duplicate.places)} times: "
+        + ", ".join(f"{file} at {offset}" for file, offset, _ in duplicate.places)
+        for duplicate in report.duplicates_of(base)
+    ]
+    for method in methods:
+        if not any(blob.methods >= {method, *base} for blob in blobs):
+            problems.append(f"method {method!r} reads nothing of what the base reads")
+    return found("sharing", BUNDLE, problems, held=f"{report.shared} of {report.total} bytes are shared")
+
+
+def same_model(bundle: Bundle, model: ModelSummary) -> Finding:
+    """The model has the layers of the base that was exported."""
+    recorded, given = (
+        {layer.name: _plain(layer) for layer in summary.layers} for summary in (bundle.manifest.base, model)
+    )
+    problems = [f"the model has no layer {name}" for name in sorted(set(recorded) - set(given))]
+    problems += [f"the bundle has no layer {name}" for name in sorted(set(given) - set(recorded))]
+    problems += [f"layer {name} is another" for name in recorded if name in given and recorded[name] != given[name]]
+    if bundle.manifest.base.vocab_size != model.vocab_size:
+        problems.append(f"the vocabulary has {bundle.manifest.base.vocab_size} tokens, the model's {model.vocab_size}")
+    return found("model", BUNDLE, _few(problems), held=model.name)
+
+
+def digests(bundle: Bundle, given: Mapping[str, Adapter]) -> Iterator[Finding]:
+    """Every adapter given is, by its digest, the one that was linked."""
+    for adapter in bundle.manifest.adapters:
+        if adapter.name not in given:
+            why = f"say --adapter {adapter.name}=DIR to compare it with its source"
+            yield unchecked("digest", adapter.name, why)
+            continue
+        problems = []
+        if given[adapter.name].digest != adapter.digest:
+            what = f"the adapter given has digest {given[adapter.name].digest}, the bundle's {adapter.digest}"
+            problems.append(what)
+        yield found("digest", adapter.name, problems, held=adapter.digest[:16])
+
+
+def _plain(layer: LayerInfo) -> LayerInfo:
+    """Leave out the path, which depends on the backend's options."""
+    return attrs.evolve(layer, path="")
+
+
+def _few(problems: list[str], most: int = 5) -> list[str]:
+    return problems if len(problems) <= most else [*problems[:most], f"and {len(problems) - most} more"]

@@ -1,0 +1,75 @@
+"""Numbers against limits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from lora_core.adapters.adapter import Adapter
+from lora_core.adapters.padding import folded_b
+from lora_core.verification.finding import Finding, found
+from lora_core.verification.limits import Limits
+from lora_core.verification.numbers import Effect, Numbers
+
+# An adapter that moves logits by less than this share of their spread is too weak for its size to be judged.
+_WEAK = 1e-3
+
+
+def logits(subject: str, numbers: Numbers, limits: Limits) -> Finding:
+    """The method's logits keep to `limits`."""
+    held = f"KL {numbers.kl:.2g}, max error {numbers.max_error / numbers.spread:.2g} of the spread"
+    return found("logits", subject, list(_beyond(numbers, limits)), held=held)
+
+
+def takes_effect(
+    subject: str, *, changed: bool, adapter: Adapter | None, measured: Effect | None, limits: Limits
+) -> Finding:
+    """An adapter changes the base's output, in the direction and at the size of the reference's change.
+
+    `adapter` and `measured` are None if its source was not given; then only that it changes anything is known.
+    """
+    problems = []
+    nothing = adapter is not None and is_zero(adapter)
+    if not changed and not nothing:
+        problems.append("the adapter changes nothing: its logits are those of the base")
+    if changed and nothing:
+        problems.append("the adapter's weights are zero, and its logits are not those of the base")
+    if changed and not nothing and measured is not None and measured.size >= _WEAK:
+        if not abs(measured.ratio - 1) <= limits.effect:
+            what = f"its effect is {measured.ratio:.3g} times the reference's (limit 1 +- {limits.effect:g})"
+            problems.append(f"{what}: its scaling (alpha, rank, rsLoRA, patterns, strength) is another")
+        if not measured.direction >= limits.direction:
+            what = f"its effect has cosine {measured.direction:.3g} with the reference's (limit {limits.direction:g})"
+            problems.append(f"{what}: its matrices are others, or on other layers")
+    return found("effect", subject, problems, held=_held(nothing=nothing, measured=measured))
+
+
+def is_zero(adapter: Adapter) -> bool:
+    """Say whether every pair's product is zero because A or B is."""
+    return all(not pair.a.read().any() or not folded_b(pair).any() for pair in adapter.pairs)
+
+
+def _held(*, nothing: bool, measured: Effect | None) -> str:
+    if nothing:
+        return "its weights are zero, and it changes nothing"
+    if measured is None:
+        return "it changes the output; its source was not given"
+    if measured.size < _WEAK:
+        return "it changes the output, too little for its size to be judged"
+    return f"{measured.ratio:.4g} times the reference's effect, cosine {measured.direction:.4g}"
+
+
+def _beyond(numbers: Numbers, limits: Limits) -> Iterator[str]:
+    errors = (
+        ("max error", numbers.max_error / numbers.spread, limits.max_error, " of the spread"),
+        ("mean error", numbers.mean_error / numbers.spread, limits.mean_error, " of the spread"),
+        ("KL", numbers.kl, limits.kl, ""),
+    )
+    for name, value, most, unit in errors:
+        if most is not None and not value <= most:  # NaN is beyond every limit
+            yield f"{name} {value:.3g}{unit} (limit {most:g})"
+    for name, share, least in (
+        ("top-1 agreement", numbers.top1, limits.top1),
+        ("greedy agreement", numbers.greedy, limits.greedy),
+    ):
+        if not share >= least:
+            yield f"{name} {share:.3g} (limit {least:g})"

@@ -1,0 +1,163 @@
+"""The reference computed by transformers and peft, which share no code with what is exported."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from lora_core.adapters.reference import AdapterReference
+from lora_core.errors import ModelError
+from lora_core.verification.reference import Reference
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+
+class TransformersReference(Reference):
+    """A checkpoint and PEFT adapters read from their own files. A composite is its parts active together."""
+
+    def __init__(self, directory: Path, references: Sequence[AdapterReference]) -> None:
+        """Read the checkpoint in `directory` in float32, and every adapter of `references`."""
+        parts = {reference.name: _parts(reference, references) for reference in references}
+        stored = list(dict.fromkeys(part for each in parts.values() for part, _ in each))
+        keys = {part: f"stored{index}" for index, part in enumerate(stored)}
+        self._parts = {name: [(keys[part], strength) for part, strength in each] for name, each in parts.items()}
+        self._with_peft = bool(stored)
+        with _silent():
+            self._model = _load(directory, keys)
+
+    @property
+    def name(self) -> str:
+        """Versions of transformers, and of peft where it was needed."""
+        peft = f" + peft {version('peft')}" if self._with_peft else ""
+        return f"transformers {version('transformers')}{peft}, float32"
+
+    def logits(self, adapter: str | None, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Run all tokens in one call, without a cache."""
+        import torch
+
+        with torch.no_grad(), self._active(adapter):
+            logits = self._model(input_ids=torch.tensor([list(tokens)]), use_cache=False).logits[0]
+        result: npt.NDArray[np.float32] = logits.float().numpy()
+        return result
+
+    def continuation(self, adapter: str | None, prompt: Sequence[int], count: int) -> tuple[int, ...]:
+        """Choose token after token with transformers' own cache."""
+        import torch
+
+        found: list[int] = []
+        fed, past = torch.tensor([list(prompt)]), None
+        with torch.no_grad(), self._active(adapter):
+            while len(found) < count:
+                out = self._model(input_ids=fed, past_key_values=past, use_cache=True)
+                found.append(int(out.logits[0, -1].argmax()))
+                fed, past = torch.tensor([found[-1:]]), out.past_key_values
+        return tuple(found)
+
+    @contextmanager
+    def _active(self, adapter: str | None) -> Iterator[None]:
+        """Make an adapter's parts active, each at its strength, for as long as the block runs."""
+        if not self._with_peft:
+            yield
+            return
+        if adapter is None:
+            with self._model.disable_adapter():
+                yield
+            return
+        parts = self._parts[adapter]
+        # Adapters that are active together add up; `add_weighted_adapter` is wrong for rsLoRA in peft 0.21.2.
+        self._model.base_model.set_adapter([key for key, _ in parts], inference_mode=True)
+        with ExitStack() as stack:
+            for key, strength in parts:
+                stack.enter_context(_scaled(self._model, key, strength))
+            yield
+
+
+def _parts(reference: AdapterReference, others: Sequence[AdapterReference]) -> list[tuple[AdapterReference, float]]:
+    """Return the stored adapters that make up `reference`, without names and strengths, each with its strength."""
+    if not reference.parts:
+        return [(attrs.evolve(reference, name="stored", strength=1.0), reference.strength)]
+    by_name = {each.name: each for each in others}
+    found = []
+    for part in reference.parts:
+        own = by_name[part.of] if not part.is_directory else AdapterReference(name="part", directory=Path(part.of))
+        stored = attrs.evolve(own, name="stored", strength=1.0)
+        found.append((stored, part.strength * own.strength * reference.strength))
+    return found
+
+
+def _load(directory: Path, keys: Mapping[AdapterReference, str]) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, local_files_only=True).eval()
+    except Exception as error:
+        remedy = "Compare with our own module instead: --reference eager."
+        raise ModelError(f"transformers cannot open the model: {error}", where=str(directory), remedy=remedy) from error
+    peft_model: Any = None
+    for part, key in keys.items():
+        with tempfile.TemporaryDirectory(prefix="lora-core-verify-") as scratch:
+            path = part.directory if part.directory is not None else _as_directory(part, Path(scratch))
+            if peft_model is None:
+                from peft import PeftModel
+
+                peft_model = PeftModel.from_pretrained(model, path, adapter_name=key)
+            else:
+                peft_model.load_adapter(path, adapter_name=key)
+    return model if peft_model is None else peft_model.eval()
+
+
+def _as_directory(part: AdapterReference, scratch: Path) -> Path:
+    """Return a directory in which peft finds an adapter given as two files."""
+    assert part.weights is not None
+    assert part.config is not None
+    (scratch / "adapter_model.safetensors").symlink_to(part.weights.resolve())
+    (scratch / "adapter_config.json").symlink_to(part.config.resolve())
+    return scratch
+
+
+@contextmanager
+def _scaled(model: Any, key: str, strength: float) -> Iterator[None]:
+    """Multiply the scaling of one adapter in every layer for as long as the block runs."""
+    scalings = [
+        layer.scaling
+        for layer in model.modules()
+        if isinstance(getattr(layer, "scaling", None), dict)
+        if key in layer.scaling
+    ]
+    kept = [scaling[key] for scaling in scalings]
+    for scaling, value in zip(scalings, kept, strict=True):
+        scaling[key] = value * strength
+    try:
+        yield
+    finally:
+        for scaling, value in zip(scalings, kept, strict=True):
+            scaling[key] = value
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Keep transformers from drawing bars and from warning of its own dependencies."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from transformers.utils import logging
+
+        drawing, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+        logging.disable_progress_bar()
+        logging.set_verbosity_error()
+        try:
+            yield
+        finally:
+            logging.set_verbosity(verbosity)
+            if drawing:
+                logging.enable_progress_bar()

@@ -1,0 +1,1 @@
+"""The files of a simulated context: container, foundation, context binary and sections."""

@@ -1,0 +1,1 @@
+"""Calibration: sample prompts, observed ranges, encodings."""

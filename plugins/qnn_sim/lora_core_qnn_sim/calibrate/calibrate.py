@@ -1,0 +1,75 @@
+"""Calibration of the base and, on top of the frozen base, of each adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lora_core_qnn_sim.artifacts.foundation import Foundation
+from lora_core_qnn_sim.calibrate.ranges import RangeObserver
+from lora_core_qnn_sim.encodings.grid import Encoding, covering
+from lora_core_qnn_sim.graph.nodes import activations, build_nodes, lora_activations, lora_weights
+from lora_core_qnn_sim.graph.spec import GraphSpec
+from lora_core_qnn_sim.graph.widths import tensor_bits
+from lora_core_qnn_sim.lora import weight_encodings
+from lora_core_qnn_sim.modes import Mode, encodings_scope
+from lora_core_qnn_sim.runtime.floating import FloatRun
+from lora_core_qnn_sim.runtime.weights import BaseWeights
+
+Array = npt.NDArray[Any]
+
+
+def quantized_base(base: BaseWeights) -> Callable[[str], Array]:
+    """Return a reader of the base's weights as real float64 numbers, made afresh on each call."""
+
+    def read(name: str) -> Array:
+        if name in base.linears:
+            weight = base.linears[name]
+            return weight.values * weight.scales[:, None].astype(np.float64)
+        return base.vectors[name].astype(np.float64)
+
+    return read
+
+
+def calibrate_base(spec: GraphSpec, base: BaseWeights, prompts: Sequence[npt.NDArray[np.int64]]) -> dict[str, Encoding]:
+    """Return encodings of all activations of a graph without slots (zero LoRA)."""
+    observer = RangeObserver(bits=tensor_bits(spec))
+    FloatRun(spec=spec, weight=quantized_base(base), base=base, lora={}, observe=observer).logits(prompts)
+    return observer.encodings()
+
+
+def calibrate_adapter(
+    spec: GraphSpec, foundation: Foundation, weights: Mapping[str, Array], mode: Mode
+) -> dict[str, Encoding]:
+    """Return the encodings of one use case for every tensor that `mode` lets change.
+
+    The base's quantized weights are used and its activations are not rounded. Mode `none` returns what
+    `adapter_only` would: the caller shares them.
+    """
+    scope = encodings_scope(spec, "adapter_only" if mode == "none" else mode)
+    bits = {name: width for name, width in tensor_bits(spec).items() if name in scope}
+    named = set(activations(build_nodes(spec)))
+    observer = RangeObserver(bits={name: width for name, width in bits.items() if name in named})
+    run = FloatRun(
+        spec=spec, weight=quantized_base(foundation.base), base=foundation.base,
+        lora={name: array.astype(np.float64) for name, array in weights.items()}, observe=observer,
+    )  # fmt: skip
+    run.logits(foundation.prompts)
+    return observer.encodings() | weight_encodings(spec, weights)
+
+
+def initial_branch(spec: GraphSpec) -> dict[str, Encoding]:
+    """Return the encodings of LoRA branches that nothing has calibrated: those of zero weights."""
+    bits = tensor_bits(spec)
+    observer = RangeObserver(bits={name: bits[name] for name in lora_activations(spec)})
+    zero = {name: np.zeros(shape, np.float32) for name, shape in lora_weights(spec).items()}
+    return observer.encodings() | weight_encodings(spec, zero)
+
+
+def shared_encodings(members: Iterable[Mapping[str, Encoding]]) -> dict[str, Encoding]:
+    """Return the encodings that a group shares: per tensor, the grid that covers every member's."""
+    sets = list(members)
+    return {name: covering(each[name] for each in sets) for name in sets[0]}

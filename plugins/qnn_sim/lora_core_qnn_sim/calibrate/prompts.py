@@ -1,0 +1,88 @@
+"""Sample prompts: a small built-in set, a file of the user's own, or ids where there is no tokenizer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from lora_core.errors import InputError
+from lora_core.models.base import TokenizerFiles
+
+Tokens = npt.NDArray[np.int64]
+
+BUILT_IN = (
+    ("What is the capital of Italy?", "The capital of Italy is Rome."),
+    ("What is a clock?", "A clock is a device that measures and shows the time."),
+    ("Write a JSON object with two keys.", '{"question": "What is a clock?", "answer": "A device"}'),
+    ("How do I boil an egg?", "PUT THE EGG IN BOILING WATER FOR EIGHT MINUTES."),
+    ("Tell me about the sea.", "Arr, matey! The sea be deep and full of treasure, savvy?"),
+    ("What is 12 + 30?", "12 + 30 = 42."),
+    ("Name three colours.", "1. Red\n2. Green\n3. Blue"),
+    ("Translate 'good morning' into French.", "Bonjour."),
+    ("Write a line of Python that prints hello.", 'print("hello")'),
+    ("Why is the sky blue?", "Air scatters short wavelengths of sunlight more than long ones."),
+)
+
+
+def calibration_prompts(
+    source: str | None, tokenizer: TokenizerFiles | None, vocab_size: int, longest: int
+) -> list[Tokens]:
+    """Return the prompts to calibrate on, each at most `longest` tokens.
+
+    `source` is a text file with one prompt a line, or a `.json` file with a list of lists of token ids. Without it the
+    built-in set is used, or, if there is no tokenizer, eight fixed sequences of ids. Raises `InputError`.
+    """
+    if source is not None and source.endswith(".json"):
+        prompts = _read_ids(Path(source), vocab_size)
+    elif tokenizer is None and source is None:
+        prompts = [np.random.default_rng(seed).integers(0, vocab_size, 24) for seed in range(8)]
+    else:
+        prompts = _encode(source, tokenizer)
+    prompts = [np.asarray(prompt[:longest], np.int64) for prompt in prompts if len(prompt)]
+    if not prompts:
+        raise InputError("The calibration file has no prompts", where=str(source), remedy="Write one prompt a line.")
+    return prompts
+
+
+def _encode(source: str | None, tokenizer: TokenizerFiles | None) -> list[Tokens]:
+    files = tokenizer.files if tokenizer is not None else ()
+    stored = next((file for file in files if file.name == "tokenizer.json"), None)
+    if stored is None:
+        raise InputError(
+            "Calibration text needs the model's tokenizer.json",
+            remedy="Put tokenizer.json beside the model, or give token ids: --calibration FILE.json.",
+        )
+    from tokenizers import Tokenizer
+
+    encoder = Tokenizer.from_file(str(stored))
+    chat = encoder.token_to_id("<|im_start|>") is not None
+    return [np.asarray(encoder.encode(text).ids, np.int64) for text in _texts(source, chat)]
+
+
+def _texts(source: str | None, chat: bool) -> Sequence[str]:
+    if source is not None:
+        try:
+            return [line for line in Path(source).read_text(encoding="utf-8").splitlines() if line.strip()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"Cannot read the calibration file: {error}", where=source) from error
+    if not chat:
+        return [f"{question}\n{answer}" for question, answer in BUILT_IN]
+    turn = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n{}<|im_end|>\n"
+    return [turn.format(question, answer) for question, answer in BUILT_IN]
+
+
+def _read_ids(path: Path, vocab_size: int) -> list[Tokens]:
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        prompts = [np.asarray(row, np.int64).reshape(-1) for row in rows]
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(
+            f"Cannot read the calibration ids: {error}", where=str(path), remedy="Write a JSON list of lists of ids."
+        ) from error
+    if any(prompt.size and not (prompt.min() >= 0 and prompt.max() < vocab_size) for prompt in prompts):
+        raise InputError(f"The calibration ids must be below {vocab_size}", where=str(path))
+    return prompts

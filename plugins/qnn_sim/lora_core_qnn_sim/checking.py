@@ -1,0 +1,96 @@
+"""Everything that can be wrong with a job, found before any heavy work."""
+
+from __future__ import annotations
+
+from lora_core.backend import ExportJob
+from lora_core.errors import LoraCoreError, Problem
+from lora_core_qnn_sim.graph.base_model import family_problems
+from lora_core_qnn_sim.grouping import group_problems, parse_groups, read_groups
+from lora_core_qnn_sim.options import AUTO, QnnSimOptions
+from lora_core_qnn_sim.quant import policy_problems, widths
+from lora_core_qnn_sim.runtime.kernels import ALPHA_LIMIT, EXACT
+from lora_core_qnn_sim.supplied import BASE, parse_files
+
+
+def job_problems(job: ExportJob) -> list[Problem]:
+    """Return every problem of `job`."""
+    problems = family_problems(job.model.summary) + policy_problems(job.policy)
+    if len(job.plans) > 1:
+        what = "The simulator has one max-rank graph for all adapters, not one for each shape"
+        problems.append(Problem(what=what, remedy="Use the union plan."))
+    if not problems:
+        problems += _width_problems(job)
+    problems += _length_problems(job)
+    problems += _group_problems(job)
+    problems += _option_problems(job)
+    return problems
+
+
+def _width_problems(job: ExportJob) -> list[Problem]:
+    bits, copies = widths(job.policy, job.options), len(job.adapters) if job.options.hot_switch else 1
+    rank = max((slot.rank for plan in job.plans for slot in plan.slots), default=0) * max(copies, 1)
+    # The largest sum a LoRA branch can reach: activation x strength x weight, over all ranks.
+    reach = (1 << bits.activations) * int(ALPHA_LIMIT * (1 << 14)) * (1 << (bits.lora - 1)) * rank
+    if reach <= EXACT:
+        return []
+    what = f"A total rank of {rank} at {bits.lora} bits overflows exact sums"
+    return [Problem(what=what, remedy="Use --lora-bits 8, or fewer adapters in one concurrency.")]
+
+
+def _length_problems(job: ExportJob) -> list[Problem]:
+    options: QnnSimOptions = job.options
+    problems = []
+    if options.input_len > options.context_len:
+        what = f"--input-len {options.input_len} is more than --context-len {options.context_len}"
+        problems.append(Problem(what=what))
+    limit = job.model.summary.context_len
+    window = job.model.summary.config.get("sliding_window")
+    if window and job.model.summary.family == "mistral":
+        limit = min(limit or window, window)
+    if limit is not None and options.context_len > limit:
+        what = f"--context-len {options.context_len} is more than the model's {limit}"
+        problems.append(Problem(what=what, remedy=f"Ask for at most {limit}."))
+    return problems
+
+
+def _group_problems(job: ExportJob) -> list[Problem]:
+    options: QnnSimOptions = job.options
+    asked = [option for option, given in (("--group", options.group), ("--groups", options.groups)) if given]
+    problems = []
+    if len(asked) == 2:
+        problems.append(Problem(what="Groups are given twice, by --group and by --groups", remedy="Give one of them."))
+    if asked and options.hot_switch:
+        what = "Hot switch keeps all adapters in one concurrency, so there is nothing to group"
+        problems.append(Problem(what=what, remedy="Leave --hot-switch out, or the groups."))
+    if AUTO in options.group:
+        if len(options.group) > 1:
+            problems.append(Problem(what="--group auto finds all groups; others cannot be given beside it"))
+        if options.quant_updatable == "none":
+            problems += [Problem(what="In mode 'none' all adapters share one set of encodings: there are no groups")]
+        return problems
+    try:
+        groups = parse_groups(options.group) + (read_groups(options.groups) if options.groups else ())
+    except LoraCoreError as error:
+        return [*problems, *error.problems]
+    names = [adapter.name for adapter in job.adapters]
+    return problems + group_problems(groups, names, options.quant_updatable)  # type: ignore[arg-type]
+
+
+def _option_problems(job: ExportJob) -> list[Problem]:
+    options: QnnSimOptions = job.options
+    files, problems = parse_files(options.encodings)
+    known = {adapter.name for adapter in job.adapters} | {BASE}
+    problems += [
+        Problem(what=f"Encodings are given for {name!r}, which is no adapter of this export and not {BASE!r}")
+        for name in files
+        if name not in known
+    ]
+    if options.rotate and (options.encodings or options.emit_qairt):
+        what = "Encodings and the vendor's tools know the base as it is, not a rotated one"
+        problems.append(Problem(what=what, remedy="Leave --rotate out."))
+    if options.hot_switch and not job.adapters:
+        problems.append(Problem(what="Hot switch needs the adapters that the concurrency is made of"))
+    if options.hot_switch and options.emit_qairt:
+        what = "A hot-switch concurrency has no sections to hand over"
+        problems.append(Problem(what=what, remedy="Leave --hot-switch or --emit-qairt out."))
+    return problems

@@ -1,0 +1,1 @@
+"""Quantization parameters: the grid of one tensor, sets of them, and AIMET's files."""

@@ -1,0 +1,1 @@
+"""The static graph: dimensions, nodes, tensors and where LoRA attaches."""

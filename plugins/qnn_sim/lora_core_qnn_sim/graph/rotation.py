@@ -1,0 +1,110 @@
+"""Rotation of the residual stream: the exact change of basis that lets 16 bits hold massive activations.
+
+Decoders keep a few channels of one token thousands of times larger than the rest (SmolLM2-135M: 27,000 against
+single digits from layer 11 on); a per-tensor grid then has a step that swallows the others, and clipping destroys the
+model. Multiplying the stream by an orthogonal matrix R spreads such a value over all channels. RMSNorm without its gain
+commutes with R, so the gain g is folded into the matrices that follow, and with row vectors
+
+    reads of the stream (q, k, v, gate, up, head):  W' = W diag(g) R,    A' = A diag(g) R
+    writes to the stream (o, down, embedding):      W' = R^T W,          B' = R^T B
+
+give the same function (QuaRot, arXiv 2404.00456; SpinQuant, arXiv 2405.16406). R is a Kronecker product of small
+orthogonal DCT-II and Hadamard matrices that depends on the width alone, so nothing is stored. A tied head becomes a
+matrix of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+_READS = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "lm_head")
+_WRITES = ("o_proj", "down_proj")
+_LARGEST_HADAMARD = 64
+
+
+@cache
+def factors(width: int) -> tuple[Array, ...]:
+    """Return orthogonal float64 matrices whose sizes multiply to `width`: Hadamard for powers of two, else DCT-II."""
+    power = width & -width
+    matrices = [_dct(width // power)] if power != width else []
+    while power > 1:
+        size = min(power, _LARGEST_HADAMARD)
+        matrices.append(_hadamard(size))
+        power //= size
+    return tuple(matrices) or (np.ones((1, 1)),)
+
+
+def rotate(rows: Array) -> Array:
+    """Return `rows @ R` (float64): each row is a vector in the stream's basis."""
+    out = np.asarray(rows, np.float64)
+    shape = out.shape
+    for matrix in factors(shape[-1]):
+        size = len(matrix)
+        out = (out.reshape(-1, shape[-1] // size, size) @ matrix).swapaxes(1, 2)
+        out = np.ascontiguousarray(out).reshape(shape)
+    return out
+
+
+def rotated_base(weights: Mapping[str, Array], n_layers: int) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Return the float32 weights of the rotated base, gains folded away, and the gains by the layer that reads them."""
+    gains = {f"layers.{n}.{kind}": weights[f"layers.{n}.{norm}.weight"] for n in range(n_layers) for kind, norm in (
+        ("self_attn", "input_layernorm"), ("mlp", "post_attention_layernorm"))}  # fmt: skip
+    gains["lm_head"] = weights["norm.weight"]
+    out: dict[str, Array] = {}
+    for name, array in weights.items():
+        if name.endswith(("layernorm.weight", "norm.weight")) and "_norm." not in name:
+            out[name] = np.ones_like(array)
+        elif name.endswith(".bias"):
+            layer = name.removesuffix(".bias")
+            out[name] = rotate(array).astype(np.float32) if layer.endswith(_WRITES) else array
+        else:
+            out[name] = rotated_matrix(name.removesuffix(".weight"), array, gains)
+    if "lm_head.weight" not in weights:
+        out["lm_head.weight"] = rotated_matrix("lm_head", weights["embed_tokens.weight"], gains)
+    return out, gains
+
+
+def rotated_matrix(layer: str, matrix: Array, gains: Mapping[str, Array]) -> Array:
+    """Return the static matrix of `layer` in the rotated basis (float32); others than reads and writes unchanged."""
+    if layer == "embed_tokens":
+        return rotate(matrix).astype(np.float32)
+    if layer.endswith(_READS):
+        return rotated_a(layer, matrix, gains)
+    return rotated_b(layer, matrix)
+
+
+def rotated_a(layer: str, a: Array, gains: Mapping[str, Array]) -> Array:
+    """Return a matrix that reads `layer`'s input: rotated if that is the stream."""
+    if not layer.endswith(_READS):
+        return a
+    gain = gains[layer if layer == "lm_head" else layer.rpartition(".")[0]]
+    return rotate(a.astype(np.float64) * gain).astype(np.float32)
+
+
+def rotated_b(layer: str, b: Array) -> Array:
+    """Return a matrix that writes `layer`'s output: rotated if that is the stream."""
+    if not layer.endswith(_WRITES):
+        return b
+    return np.ascontiguousarray(rotate(b.T).T).astype(np.float32)
+
+
+def _hadamard(size: int) -> Array:
+    matrix = np.ones((1, 1))
+    while len(matrix) < size:
+        matrix = np.block([[matrix, matrix], [matrix, -matrix]])
+    scaled: Array = matrix / np.sqrt(size)
+    return scaled
+
+
+def _dct(size: int) -> Array:
+    k, n = np.arange(size)[:, None], np.arange(size)[None, :]
+    matrix = np.cos(np.pi * (n + 0.5) * k / size) * np.sqrt(2.0 / size)
+    matrix[0] /= np.sqrt(2.0)
+    transposed: Array = matrix.T
+    return transposed

@@ -1,0 +1,33 @@
+"""What the plugin offers: descriptors only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lora_core.capability import Capability
+from lora_core.hookspecs import hookimpl
+from lora_core.quant.policy import QuantPolicy
+from lora_core.specs import BackendSpec
+from lora_core_qnn_sim.quant import POLICIES
+
+
+@hookimpl
+def lora_core_register_backends() -> Sequence[BackendSpec]:
+    """Offer the simulator."""
+    return [
+        BackendSpec(
+            name="qnn_sim",
+            summary="QNN-style simulator: context binary, binary sections and their rules, executed on the CPU",
+            target="lora_core_qnn_sim.backend:QnnSimBackend",
+            options="lora_core_qnn_sim.options:QnnSimOptions",
+            capabilities=frozenset({Capability.EXPORT, Capability.LINK, Capability.RUN}),
+            policies=tuple(policy.name for policy in POLICIES),
+            install_hint="pip install lora-core-qnn-sim",
+        )
+    ]
+
+
+@hookimpl
+def lora_core_register_quant_policies() -> Sequence[QuantPolicy]:
+    """Offer static integer policies."""
+    return POLICIES

@@ -1,0 +1,121 @@
+"""Writes the sections of adapters for a context: calibrate, share, quantize, write.
+
+Export and link both come here with the same foundation file, so both write the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy.typing as npt
+
+from lora_core.adapters.adapter import Adapter
+from lora_core.events import Emit, StageAdvanced, Warned, stage
+from lora_core_qnn_sim.artifacts.context_binary import ContextBinary, zero_lora
+from lora_core_qnn_sim.artifacts.encoding_tensors import encodings_id
+from lora_core_qnn_sim.artifacts.foundation import Foundation
+from lora_core_qnn_sim.artifacts.section import DEFAULT_ADAPTER, Part, section_file, write_section
+from lora_core_qnn_sim.calibrate.calibrate import calibrate_adapter, shared_encodings
+from lora_core_qnn_sim.encodings.grid import Encoding
+from lora_core_qnn_sim.grouping import Group, parts_of
+from lora_core_qnn_sim.lora import quantize_lora, real_lora, saturated
+from lora_core_qnn_sim.modes import encodings_scope
+
+Array = npt.NDArray[Any]
+SECTIONS = "sections"
+_CALIBRATE = "calibrate adapters"
+
+
+@attrs.frozen(kw_only=True)
+class LinkedAdapter:
+    """What one adapter got: its section files by part, where its encodings come from, and their id."""
+
+    name: str
+    files: Mapping[Part, str]
+    encodings_file: str
+    encodings_id: str
+    group: str
+
+
+def calibrated(
+    context: ContextBinary, foundation: Foundation, adapters: Sequence[Adapter], emit: Emit,
+    supplied: Mapping[str, Mapping[str, Encoding]],
+) -> dict[str, dict[str, Encoding]]:  # fmt: skip
+    """Return each adapter's own encodings for the context's mode; `supplied` ones replace the calibrated."""
+    own = {}
+    with stage(emit, _CALIBRATE):
+        for done, adapter in enumerate(adapters, 1):
+            weights = real_lora(context.spec, [adapter], foundation.gains)
+            encodings = calibrate_adapter(context.spec, foundation, weights, context.mode)
+            own[adapter.name] = encodings | dict(supplied.get(adapter.name, {}))
+            emit(StageAdvanced(stage=_CALIBRATE, done=done, total=len(adapters)))
+    return own
+
+
+def write_adapters(
+    out: Path, context: ContextBinary, foundation: Foundation, adapters: Sequence[Adapter],
+    own: Mapping[str, Mapping[str, Encoding]], groups: Sequence[Group], emit: Emit,
+) -> list[LinkedAdapter]:  # fmt: skip
+    """Write the sections of `adapters` into `out` and return what each got."""
+    (out / SECTIONS).mkdir(exist_ok=True)
+    used = effective_encodings(context, own, groups)
+    linked = []
+    for adapter in adapters:
+        encodings = used[adapter.name]
+        real = real_lora(context.spec, [adapter], foundation.gains)
+        lost = saturated(real, encodings)
+        if lost:
+            emit(Warned(message=f"Adapter {adapter.name!r}: {lost:.2%} of its weights saturate the shared encodings."))
+        linked.append(_write_one(out / SECTIONS, context, adapter.name, real, encodings, groups))
+    return linked
+
+
+def effective_encodings(
+    context: ContextBinary, own: Mapping[str, Mapping[str, Encoding]], groups: Sequence[Group]
+) -> dict[str, Mapping[str, Encoding]]:
+    """Return the encodings each adapter is quantized under: the context's, its group's, or its own."""
+    if context.mode == "none":
+        return dict.fromkeys(own, context.branch)
+    used = dict(own)
+    for group in groups:
+        shared = shared_encodings(own[member] for member in group.members)
+        used |= dict.fromkeys(group.members, shared)
+    return used
+
+
+def write_default(out: Path, context: ContextBinary, foundation: Foundation) -> str:
+    """Write the zero section, which brings back the base, and return its path."""
+    (out / SECTIONS).mkdir(exist_ok=True)
+    initial = foundation.with_slots(context.spec) | dict(context.branch)
+    scope = encodings_scope(context.spec, context.mode) or frozenset(context.branch)
+    part: Part = "weights" if context.mode == "none" else "combined"
+    encodings = {name: initial[name] for name in sorted(scope)}
+    write_section(
+        out / SECTIONS, context, DEFAULT_ADAPTER, part, encodings_id=encodings_id(encodings),
+        weights=zero_lora(context.spec), encodings=encodings,
+    )  # fmt: skip
+    return f"{SECTIONS}/{section_file(DEFAULT_ADAPTER, part)}"
+
+
+def _write_one(
+    directory: Path, context: ContextBinary, name: str, real: Mapping[str, Array],
+    encodings: Mapping[str, Encoding], groups: Sequence[Group],
+) -> LinkedAdapter:  # fmt: skip
+    integers = quantize_lora(context.spec, real, encodings)
+    identity = encodings_id(encodings)
+    files: dict[Part, str] = {}
+    for part in parts_of(name, groups, context.mode):
+        path = write_section(
+            directory, context, name, part, encodings_id=identity, weights=integers, encodings=encodings
+        )
+        files[part] = f"{SECTIONS}/{path.name}"
+    group = next((group for group in groups if name in group.members), None)
+    source = files.get("encodings") or files.get("combined") or ""
+    if not source and group is not None:
+        source = f"{SECTIONS}/{section_file(group.leader, 'encodings')}"
+    return LinkedAdapter(
+        name=name, files=files, encodings_file=source, encodings_id=identity, group=group.name if group else ""
+    )

@@ -1,0 +1,80 @@
+"""LoRA weights of one use case at the graph's ranks, as numbers and on their grids."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lora_core.adapters.adapter import Adapter
+from lora_core.adapters.padding import folded_b
+from lora_core.adapters.slots import SlotPlan
+from lora_core_qnn_sim.artifacts.context_binary import lora_dtype
+from lora_core_qnn_sim.encodings.grid import Encoding, symmetric
+from lora_core_qnn_sim.graph.nodes import lora_weights
+from lora_core_qnn_sim.graph.rotation import rotated_a, rotated_b
+from lora_core_qnn_sim.graph.spec import GraphSpec, LoraSlot, lora_a, lora_b
+
+Array = npt.NDArray[Any]
+
+
+def graph_layer(module: str) -> str:
+    """Return the graph's name of a layer that adapters call `module`."""
+    return module.removeprefix("model.")
+
+
+def graph_slots(plan: SlotPlan, *, copies: int = 1) -> tuple[LoraSlot, ...]:
+    """Return the slots of the graph; `copies` rank blocks for a concurrency of that many adapters."""
+    return tuple(
+        LoraSlot(
+            layer=graph_layer(slot.module),
+            in_features=slot.in_features,
+            out_features=slot.out_features,
+            rank=slot.rank * copies,
+        )
+        for slot in plan.slots
+    )
+
+
+def real_lora(spec: GraphSpec, adapters: Sequence[Adapter], gains: Mapping[str, Array] | None) -> dict[str, Array]:
+    """Return A and B of a use case as float32, zero-padded to the graph's ranks, scaling folded into B.
+
+    With `spec.alphas` adapters, each fills its own rank block, which the alpha vector switches; one adapter fills the
+    whole of a graph with a single alpha. Slots that no adapter targets are zero. `gains` are those of a rotated base,
+    whose basis the weights are brought to.
+    """
+    weights = {name: np.zeros(shape, np.float32) for name, shape in lora_weights(spec).items()}
+    blocks = {slot.layer: slot.rank // spec.alphas for slot in spec.slots}
+    for index, adapter in enumerate(adapters):
+        for pair in adapter.pairs:
+            layer = graph_layer(pair.module)
+            rows = slice(index * blocks[layer], index * blocks[layer] + pair.rank)
+            a, b = pair.a.read(), folded_b(pair)
+            if gains is not None:
+                a, b = rotated_a(layer, a, gains), rotated_b(layer, b)
+            weights[lora_a(layer)][rows] = a
+            weights[lora_b(layer)][:, rows] = b
+    return weights
+
+
+def weight_encodings(spec: GraphSpec, weights: Mapping[str, Array]) -> dict[str, Encoding]:
+    """Return the symmetric per-tensor grids of LoRA weights."""
+    return {name: symmetric(float(np.abs(array).max(initial=0.0)), spec.lora_bits) for name, array in weights.items()}
+
+
+def quantize_lora(spec: GraphSpec, weights: Mapping[str, Array], encodings: Mapping[str, Encoding]) -> dict[str, Array]:
+    """Return LoRA weights as signed integers of the graph's type, saturated to `encodings`."""
+    dtype = lora_dtype(spec)
+    return {name: encodings[name].quantize(array).astype(dtype) for name, array in weights.items()}
+
+
+def saturated(weights: Mapping[str, Array], encodings: Mapping[str, Encoding]) -> float:
+    """Return the share of non-zero values that lie outside their grid by more than half a step."""
+    outside = total = 0
+    for name, array in weights.items():
+        grid = encodings[name]
+        outside += int((np.abs(array) > grid.maximum + grid.scale / 2).sum())
+        total += int((array != 0).sum())
+    return outside / total if total else 0.0

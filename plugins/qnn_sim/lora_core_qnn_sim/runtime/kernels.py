@@ -1,0 +1,108 @@
+"""Integer-grid kernels in numpy.
+
+Activations are *centred* integers (q + offset) held in float64. Every sum of products here is a sum of integers whose
+partial sums stay below 2^53, so float64 matrix products are exact in any order of summation, with or without fused
+multiply-add; what is rounded afterwards is one product per element, in a stated order. So results are equal, bit for
+bit, to `plain.py`, which computes with Python integers and floats.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from lora_core_qnn_sim.encodings.grid import Encoding
+
+Grid = npt.NDArray[np.float64]
+EXACT = 1 << 53
+ALPHA = Encoding(bits=16, scale=2.0**-14, offset=0)
+ALPHA_LIMIT = 2.0
+_EXP_ONE = float(1 << 30)
+
+
+def saturate(real_over_scale: Grid, encoding: Encoding) -> Grid:
+    """Round to nearest (ties to even) and saturate to the grid."""
+    return np.clip(np.rint(real_over_scale), encoding.low, encoding.high)
+
+
+def linear(x: Grid, weight: Grid, bias: Grid | None, multiplier: Grid, out: Encoding) -> Grid:
+    """Multiply centred `x` (T, in) by integer `weight` (out, in): `rint((x @ w.T + bias) * multiplier)`.
+
+    `multiplier` is the input's scale times the weight's (per output channel) over the output's.
+    """
+    accumulated = x @ weight.T
+    if bias is not None:
+        accumulated += bias
+    accumulated *= multiplier
+    return saturate(accumulated, out)
+
+
+def norm(x: Grid, encoding: Encoding, gamma: Grid, eps: float, out: Encoding) -> Grid:
+    """Apply RMSNorm over the last axis: the sum of squares is an exact integer."""
+    squares = np.square(x).sum(axis=-1, keepdims=True)
+    mean = squares * (encoding.scale * encoding.scale) / x.shape[-1]
+    inverse = 1.0 / np.sqrt(mean + eps)
+    return saturate(x * encoding.scale * inverse * gamma / out.scale, out)
+
+
+def add(a: Grid, a_scale: float, b: Grid, b_scale: float, out: Encoding) -> Grid:
+    """Add two tensors on different grids."""
+    return saturate((a * a_scale + b * b_scale) / out.scale, out)
+
+
+def mul(a: Grid, a_scale: float, b: Grid, b_scale: float, out: Encoding) -> Grid:
+    """Multiply elementwise: the product of the integers is exact."""
+    return saturate(a * b * (a_scale * b_scale / out.scale), out)
+
+
+def rope(x: Grid, encoding: Encoding, cos: Grid, sin: Grid, out: Encoding) -> Grid:
+    """Rotate halves of the last axis of `x` (T, heads, head_dim) by `cos` and `sin` (T, 1, head_dim / 2)."""
+    half = x.shape[-1] // 2
+    first, second = x[..., :half], x[..., half:]
+    rotated = np.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return saturate(rotated * (encoding.scale / out.scale), out)
+
+
+def silu_table(encoding: Encoding, out: Encoding) -> Grid:
+    """Return x * sigmoid(x) for every value of the input grid, on the output grid."""
+    x = np.arange(encoding.low, encoding.high + 1, dtype=np.float64) * encoding.scale
+    with np.errstate(over="ignore"):
+        return saturate(x / (1.0 + np.exp(-x)) / out.scale, out)
+
+
+def exp_table(encoding: Encoding) -> Grid:
+    """Return `rint(exp(-d * scale) * 2^30)` for every difference d of the scores' grid."""
+    d = np.arange(1 << encoding.bits, dtype=np.float64)
+    return np.rint(np.exp(-d * encoding.scale) * _EXP_ONE)
+
+
+def softmax(scores: Grid, visible: npt.NDArray[np.bool_], table: Grid, out: Encoding) -> Grid:
+    """Normalize over the last axis by table look-up; sums of the table's integers are exact.
+
+    `visible` (broadcast to `scores`) says which keys each query may see; at least one per query.
+    """
+    masked = np.where(visible, scores, -np.inf)
+    top = masked.max(axis=-1, keepdims=True)
+    distance = np.where(visible, top - scores, 0.0).astype(np.int64)
+    powers = np.where(visible, table[distance], 0.0)
+    return saturate(powers / powers.sum(axis=-1, keepdims=True) / out.scale, out)
+
+
+def attention(
+    q: Grid, k: Grid, v: Grid, visible: npt.NDArray[np.bool_], score_multiplier: float, table: Grid,
+    mix_multiplier: float, scores: Encoding, probabilities: Encoding, out: Encoding,
+) -> Grid:  # fmt: skip
+    """Attend from q (T, heads, d) to k and v (L, kv_heads, d); heads share keys in equal runs.
+
+    Scores, probabilities and the mix are each quantized. `visible` is (T, L).
+    """
+    tokens, heads, width = q.shape
+    length, kv_heads, _ = k.shape
+    grouped = q.reshape(tokens, kv_heads, heads // kv_heads, width).transpose(1, 2, 0, 3)
+    queries = grouped.reshape(kv_heads, -1, width)
+    raw = saturate(queries @ k.transpose(1, 2, 0) * score_multiplier, scores)
+    shaped = raw.reshape(kv_heads, heads // kv_heads, tokens, length)
+    weights = softmax(shaped, visible[None, None], table, probabilities).reshape(kv_heads, -1, length)
+    mixed = saturate(weights @ v.transpose(1, 0, 2) * mix_multiplier, out)
+    mixed = mixed.reshape(kv_heads, heads // kv_heads, tokens, width)
+    return mixed.transpose(2, 0, 1, 3).reshape(tokens, heads * width)

@@ -1,0 +1,142 @@
+"""A bundle opened on the simulated runtime."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lora_core.bundle.bundle import Bundle
+from lora_core.errors import UsageError
+from lora_core.runtime.memory import measure
+from lora_core.runtime.session import Loaded, Session
+from lora_core_qnn_sim.runtime.context import Applied, SimulatedContext
+
+
+class QnnSimSession(Session):
+    """One context for all adapters; switching applies sections, or sets the alpha vector of a hot-switch context.
+
+    A change of adapter clears the KV cache, so the first tokens after it must start at position 0.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        """Load foundation and context binary of `bundle`."""
+        self._bundle = bundle
+        self._context = SimulatedContext.create(bundle.file("context.bin"), bundle.file("foundation.bin"))
+        self._details = {adapter.name: adapter.detail for adapter in bundle.manifest.adapters}
+        self._cache = self._context.new_cache()
+        self._io = self._context.read_io_encodings()
+        self._current: str | None = None
+        self._switched: list[Applied] = []
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle that is open."""
+        return self._bundle
+
+    @property
+    def context(self) -> SimulatedContext:
+        """The context underneath, for its rules and reports."""
+        return self._context
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What this runtime is: a simulator that executes integer grids, and what the last switch cost."""
+        spec = self._context.binary.spec
+        facts: dict[str, Any] = {
+            "runtime": "simulator of QNN-style sections on the CPU; not the vendor's runtime",
+            "evaluates": "executes the integer grids of the encodings, exactly",
+            "mode": "hot switch" if self._context.binary.hot_switch else self._context.binary.mode,
+            "activation bits": spec.act_bits,
+            "context length": spec.context_len,
+            "numpy": version("numpy"),
+        }
+        if self._switched:
+            facts["last switch"] = {
+                "adapter": self._current or "base",
+                "sections": len(self._switched),
+                "weight bytes": sum(applied.weight_bytes for applied in self._switched),
+                "encoding bytes": sum(applied.encoding_bytes for applied in self._switched),
+                "seconds": sum(applied.seconds for applied in self._switched),
+            }
+        return facts
+
+    def load(self, adapter: str | None) -> Loaded:
+        """Apply the sections of `adapter` (None: the zero section); loading the current one again is free."""
+        start = time.perf_counter()
+        self._require_known(adapter)
+        if adapter != self._current:
+            self._switched = self._apply(adapter)
+            self._current = adapter
+            self._io = self._context.read_io_encodings()
+            self._cache.reset()
+        memory = measure()
+        return Loaded(
+            adapter=adapter, seconds=time.perf_counter() - start,
+            resident=memory.resident, anonymous=memory.anonymous, file_backed=memory.file_backed,
+        )  # fmt: skip
+
+    def reset(self) -> None:
+        """Forget the KV cache."""
+        self._cache.reset()
+
+    def step(self, adapter: str | None, tokens: Sequence[int], position: int) -> npt.NDArray[np.float32]:
+        """Feed `tokens`, in chunks of the static graphs, and return the last one's logits.
+
+        Several tokens go through the prefill graph, padded to its length; single ones through the decode graph.
+        """
+        if not tokens:
+            raise UsageError("There are no tokens to feed")
+        self.load(adapter)
+        if position == 0:
+            self._cache.reset()
+        length = self._context.binary.spec.input_len
+        logits = np.zeros((0, 0), np.uint16)
+        for begin in range(0, len(tokens), length):
+            chunk = np.asarray(tokens[begin : begin + length], np.int64)
+            logits = self._execute(chunk, position + begin)
+        grid = self._io.logits
+        return grid.dequantize(logits[-1].astype(np.float64) + grid.offset).astype(np.float32)
+
+    def close(self) -> None:
+        """Unload the graph and release what was computed from its weights."""
+        if self._context.loaded:
+            self._context.unload()
+            self._context.foundation.base.forget()
+
+    def _execute(self, chunk: npt.NDArray[np.int64], position: int) -> npt.NDArray[np.uint16]:
+        count, length = len(chunk), self._context.binary.spec.input_len
+        graph: Any = "decode" if count == 1 else "prefill"
+        padded = chunk if graph == "decode" else np.pad(chunk, (0, length - count))
+        return self._context.execute(
+            graph, padded, valid=count, position=position, cache=self._cache, io=self._io, alphas=self._alphas()
+        )
+
+    def _alphas(self) -> list[float] | None:
+        members = self._context.binary.adapters
+        return [float(name == self._current) for name in members] if members else None
+
+    def _apply(self, adapter: str | None) -> list[Applied]:
+        if self._context.binary.hot_switch:
+            return []
+        if adapter is None:
+            default = self._bundle.manifest.detail["default"]
+            return [self._context.apply(self._bundle.file(default))]
+        detail = self._details[adapter]
+        sections = detail["sections"]
+        if "combined" in sections:
+            return [self._context.apply(self._bundle.file(sections["combined"]))]
+        applied = []
+        if self._context.encodings_id != detail["encodings_id"]:
+            applied.append(self._context.apply(self._bundle.file(detail["encodings"])))
+        return [*applied, self._context.apply(self._bundle.file(sections["weights"]))]
+
+    def _require_known(self, adapter: str | None) -> None:
+        known = set(self._details) | set(self._context.binary.adapters)
+        if adapter is not None and adapter not in known:
+            choices = ", ".join(sorted(known)) or "none"
+            raise UsageError(f"The bundle has no adapter {adapter!r}", remedy=f"It has {choices}.")

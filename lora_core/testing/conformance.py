@@ -21,7 +21,7 @@ from lora_core.testing.workshop import Workshop
 
 CHECKS: tuple[Check, ...] = (*export_checks.CHECKS, *link_checks.CHECKS, *run_checks.CHECKS)
 
-SMALL = {"max_context_len": 32, "max_seq_len": 16, "input_len": 8}
+SMALL = {"max_context_len": 32, "context_len": 32, "max_seq_len": 16, "input_len": 8}
 
 
 def conform(

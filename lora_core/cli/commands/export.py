@@ -26,7 +26,7 @@ def export(
     download: bool,
     adapter: tuple[str, ...],
     adapter_files: tuple[tuple[str, Path, Path], ...],
-    policy: str,
+    policy: str | None,
     group_size: int | None,
     embedding: str | None,
     plan: Any,
@@ -60,7 +60,7 @@ def export(
         hub=console.hub,
     )
     names = ", ".join(each.name for each in bundle.manifest.adapters) or "none"
-    console.result(f"{output}: {backend}, policy {policy}, adapters: {names}")
+    console.result(f"{output}: {backend}, policy {bundle.manifest.policy['name']}, adapters: {names}")
 
 
 def default_cache() -> Path:
@@ -86,7 +86,7 @@ command = ExportCommand(
         click.Option(["--download"], is_flag=True, help="Allow a hub id to be downloaded."),
         ADAPTER,
         ADAPTER_FILES,
-        click.Option(["--policy"], default="fp32", show_default=True, help="Quantization policy."),
+        click.Option(["--policy"], help="Quantization policy. Default: the first that the backend offers."),
         click.Option(["--group-size"], type=int, help="Group size of the policy's linear layers; 0: per channel."),
         click.Option(["--embedding"], metavar="BITS,GROUP", help="Quantize embeddings: 8,0 is 8 bits per channel."),
         click.Option(

@@ -87,13 +87,10 @@ class VerifyReport:
         """Return the report as plain data."""
         manifest = self.bundle.manifest
         return {
-            "report": "verify",
             "path": str(self.bundle.path),
             "backend": manifest.backend,
             "base": manifest.base.name,
             "policy": manifest.policy.get("name"),
-            "foundation": manifest.foundation,
-            "adapters": {adapter.name: adapter.digest for adapter in manifest.adapters},
             "passed": self.passed,
             "reference": self.reference,
             "facts": dict(self.facts),

@@ -38,13 +38,14 @@ def base_precision(bundle: Bundle, blobs: Sequence[Blob], base: BaseModel) -> Fi
     shared = {blob.sha256 for blob in blobs if blob.methods == frozenset(m.name for m in bundle.manifest.methods)}
     anywhere = {blob.sha256 for blob in blobs}
     plain = {hashes[name] for name, scheme in assignment.schemes.items() if scheme is None}
+    kept = sum(scheme is None for scheme in assignment.schemes.values())
     problems = []
     for name, scheme in assignment.schemes.items():
         if scheme is None and hashes[name] not in shared:
             problems.append(f"{name} is not stored in float32 for all methods, and the policy does not quantize it")
         elif scheme is not None and hashes[name] in anywhere - plain:
             problems.append(f"{name} is stored in float32, and the policy quantizes it to {scheme.bits} bits")
-    return found("precision", "bundle", problems, held=f"{len(plain)} of {len(hashes)} weights in float32")
+    return found("precision", "bundle", problems, held=f"{kept} of {len(hashes)} weights in float32")
 
 
 def adapter_precision(bundle: Bundle, blobs: Sequence[Blob], adapter: Adapter) -> Finding:

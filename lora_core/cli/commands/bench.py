@@ -27,9 +27,10 @@ def bench(
     rounds: int,
     weight_cache: str | None,
     plot: Path | None,
+    keep: Path | None,
     as_json: bool,
 ) -> None:
-    """Measure, then print tables; `plot` writes the picture."""
+    """Measure, then print tables; `plot` writes the picture, `keep` the report."""
     import lora_core
     from lora_core.runtime.bench import BenchSettings
 
@@ -45,6 +46,11 @@ def bench(
         from lora_core.runtime.plot import bench_svg
 
         plot.write_text(bench_svg(report), encoding="utf-8")
+    if keep is not None:
+        from lora_core.bundle.store import open_bundle
+        from lora_core.report.files import write_report
+
+        write_report("bench", report.as_dict(), open_bundle(bundle), keep)
     if as_json:
         console.json(report.as_dict())
     else:
@@ -90,6 +96,11 @@ command = Command(
         click.Option(["--rounds"], type=click.IntRange(min=1), default=3, show_default=True),
         click.Option(["--weight-cache"], type=click.Choice(["on", "off"]), help="As for `run`."),
         click.Option(["--plot"], type=click.Path(dir_okay=False, path_type=Path), help="Write a picture (SVG) here."),
+        click.Option(
+            ["--report", "keep"],
+            type=click.Path(dir_okay=False, path_type=Path),
+            help="Keep the report in this file, for `inspect --html PAGE --report FILE`.",
+        ),
         click.Option(["--json", "as_json"], is_flag=True, help="Print JSON."),
     ],
 )

@@ -1,0 +1,1 @@
+"""Reports kept in files, and the page that shows them."""

@@ -45,7 +45,7 @@ def problems(job: ExportJob) -> list[Problem]:
     found = options.problems()
     found += quant.policy_problems(job.policy)
     context = job.model.summary.context_len
-    if context is not None and options.max_context_len > context:
+    if context is not None and options.context_len(context) > context:
         what = f"--max-context-len {options.max_context_len} is longer than the {context} tokens of the base"
         found.append(Problem(what=what, remedy=f"Give at most {context}.", where="--max-context-len"))
     if job.model.summary.family == "module" and options.multifunction:

@@ -9,13 +9,16 @@ import attrs
 from lora_core.errors import Problem
 from lora_core_coreml.naming import METHOD_HELP
 
+DEFAULT_CONTEXT = 1024
+
 
 @attrs.frozen(kw_only=True)
 class CoremlOptions:
     """Options of a CoreML export. Methods: see `naming.METHOD_HELP`."""
 
-    max_context_len: int = attrs.field(
-        default=1024, metadata={"help": "Tokens of prompt and answer together; caches hold one call's input less."}
+    max_context_len: int | None = attrs.field(
+        default=None,
+        metadata={"help": f"Tokens of prompt and answer together. [default: {DEFAULT_CONTEXT}, or the base's if less]"},
     )
     input_len: int = attrs.field(
         default=32, metadata={"help": "Tokens of one call of forward, or of prefill with --multifunction."}
@@ -48,11 +51,17 @@ class CoremlOptions:
         if self.dtype not in ("fp16", "fp32"):
             remedy = "Choose fp16 or fp32."
             found.append(Problem(what=f"--dtype {self.dtype!r} is unknown", remedy=remedy, where="--dtype"))
-        if self.max_context_len <= self.input_len:
+        if self.max_context_len is not None and self.max_context_len <= self.input_len:
             what = f"--max-context-len {self.max_context_len} leaves no cache beside --input-len {self.input_len}"
             remedy = "Make the context longer than the input of one call."
             found.append(Problem(what=what, remedy=remedy, where="--max-context-len"))
         return found
+
+    def context_len(self, trained: int | None) -> int:
+        """Return the tokens of prompt and answer together for a base trained on `trained` tokens."""
+        if self.max_context_len is not None:
+            return self.max_context_len
+        return min(DEFAULT_CONTEXT, trained or DEFAULT_CONTEXT)
 
     @property
     def float16(self) -> bool:

@@ -126,8 +126,9 @@ class EvaluationSession(Session):
         flat = self._attention.inputs(signature, tokens, position, self._program.input_count(method))
         outputs = self._program.run(method, flat, self._precision)
         self._attention.store(signature, outputs, position, len(tokens))
-        logits = outputs[0]
-        row: npt.NDArray[Any] = logits[0, len(tokens) - 1] if logits.ndim == 3 else logits[0]
+        # Decode and prefill give the logits of the last token only, a method for both those of every position.
+        logits = outputs[0].reshape(-1, outputs[0].shape[-1])
+        row: npt.NDArray[Any] = logits[len(tokens) - 1 if len(logits) > 1 else 0]
         return row
 
     def _room(self, signature: Signature, position: int) -> int:

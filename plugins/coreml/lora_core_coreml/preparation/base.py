@@ -40,7 +40,8 @@ class PreparedBase:
 def prepare(job: ExportJob) -> PreparedBase:
     """Load and prepare the base of `job`. Nothing here depends on adapters or slot plans."""
     options: CoremlOptions = job.options
-    loaded = job.model.load(model_options(options))
+    context = options.context_len(job.model.summary.context_len)
+    loaded = job.model.load(model_options(options, context))
     dtype = torch.float16 if options.float16 else torch.float32
     static = hasattr(loaded.module, "params") and hasattr(loaded.module, "rope")
     # A caller's own module stays as it is; a module that was loaded for this job is changed in place.
@@ -63,17 +64,17 @@ def prepare(job: ExportJob) -> PreparedBase:
         module=module,
         layers=layers,
         dtype=dtype,
-        shapes=_shapes(options, static),
+        shapes=_shapes(options, context, static),
         static=static,
         example_args=_example_args(loaded, dtype),
         constant_methods=loaded.constant_methods,
     )
 
 
-def model_options(options: CoremlOptions) -> ModelOptions:
+def model_options(options: CoremlOptions, context: int) -> ModelOptions:
     """Return what is asked of the model source: logits of all positions unless decode and prefill are separate."""
     return ModelOptions(
-        max_context_len=options.max_context_len,
+        max_context_len=context,
         max_seq_len=options.input_len,
         attention="static",
         full_logits=not options.multifunction,
@@ -81,11 +82,11 @@ def model_options(options: CoremlOptions) -> ModelOptions:
     )
 
 
-def _shapes(options: CoremlOptions, static: bool) -> tuple[MethodShape, ...]:
+def _shapes(options: CoremlOptions, context: int, static: bool) -> tuple[MethodShape, ...]:
     return inputs.shapes(
         multifunction=options.multifunction and static,
         input_len=options.input_len,
-        max_context_len=options.max_context_len,
+        max_context_len=context,
     )
 
 

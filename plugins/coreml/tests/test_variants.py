@@ -1,0 +1,235 @@
+"""What options and policies change, each compared with the eager module at its own precision."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lora_core_coreml.backend import CoremlBackend
+from lora_core_coreml.evaluation.program import EvaluatedProgram
+from lora_core_coreml.options import CoremlOptions
+from lora_core_coreml.preparation import base
+from lora_core_coreml.quant import POLICIES
+from lora_core_coreml.storage import mil, package, pte
+
+from lora_core.adapters.padding import padded_pair
+from lora_core.backend import ExportJob
+from lora_core.bundle.bundle import Bundle
+from lora_core.events import ignore
+from lora_core.models.lora import eject, inject, lora_layers
+from lora_core.models.module import ModuleModel
+
+TOKENS = [5, 17, 3, 99]
+POLICY = {policy.name: policy for policy in POLICIES}
+# Rounding to float16 after every operation of two layers, on logits below 4.
+HALF = 0.02
+
+
+def eager(exporter, job: ExportJob, names: Sequence[str | None]) -> dict[str | None, np.ndarray]:
+    """Logits after TOKENS from the very module that was lowered, in torch, at its own precision."""
+    prepared = base.prepare(job)
+    shape = prepared.shapes[-1]
+    found: dict[str | None, np.ndarray] = {}
+    for name in names:
+        if name:
+            pairs = {slot.module: padded_pair(pair, slot) for slot, pair in job.plans[0].bind(exporter.adapter(name))}
+            inject(prepared.module, job.plans[0], prepared.layers, pairs)
+            for _, layer in lora_layers(prepared.module):
+                layer.lora_a.to(prepared.dtype)
+                layer.lora_b.to(prepared.dtype)
+        _, options = prepared.inputs(shape)
+        for mask in options["masks"].values():
+            causal = torch.full((shape.input_len, shape.input_len), float("-inf")).triu(1)
+            mask[:, :, shape.cache_len :] = causal.to(mask.dtype)
+        tokens = torch.tensor([TOKENS], dtype=torch.int32)
+        with torch.no_grad():
+            logits = prepared.module(tokens, options)[0].float().numpy()
+        found[name] = logits[0, -1] if logits.ndim == 3 else logits[0]
+        eject(prepared.module)
+    return found
+
+
+def evaluated(bundle: Bundle, name: str | None, precision: str) -> np.ndarray:
+    with CoremlBackend().open(bundle, {"precision": precision}) as session:
+        return session.step(name, TOKENS, 0)
+
+
+def constants(bundle: Bundle, method: str) -> list[Any]:
+    models = [mil.parse_model(p.read(package.MODEL)) for p in packages(bundle)]
+    return [
+        operation
+        for model in models
+        for operation in mil.operations(model.mlProgram.functions[method])
+        if operation.type == "const" or operation.type.startswith("constexpr_")
+    ]
+
+
+def packages(bundle: Bundle) -> list[package.StoredPackage]:
+    return package.stored_packages(pte.read(bundle.path / "model.pte"))
+
+
+@pytest.mark.parametrize("policy", ["c4w", "b4w", "emb4"])
+def test_a_quantized_program_agrees_with_its_own_eager_module(exporter, policy: str) -> None:
+    expected = eager(exporter, exporter.job(["shout"], policy=POLICY[policy]), [None, "shout"])
+    bundle = exporter.export(["shout"], policy=POLICY[policy])
+    for name, logits in expected.items():
+        for precision in ("float16", "float32"):
+            assert np.abs(evaluated(bundle, name, precision) - logits).max() < HALF
+    assert np.abs(expected["shout"] - expected[None]).max() > 10 * HALF
+
+
+@pytest.mark.parametrize("policy", ["c4w", "b4w"])
+def test_a_policy_quantizes_the_base_and_leaves_lora_alone(exporter, policy: str) -> None:
+    bundle = exporter.export(["shout"], policy=POLICY[policy])
+    types = {}
+    for operation in constants(bundle, "shout"):
+        output = operation.outputs[0]
+        types[output.name] = str(output.type.tensorType.dataType)
+    lora = [name for name in types if "lora_" in name]
+    assert len(lora) == 8
+    half = str(mil.proto().MIL__pb2.DataType.Value("FLOAT16"))
+    assert {types[name] for name in lora} == {half}
+    sizes = {blob.size for blob in CoremlBackend().sharing.blobs(bundle) if blob.methods == {"forward", "shout"}}
+    assert 64 * 96 // 2 in sizes  # a feed-forward weight at four bits
+    assert 160 * 64 in sizes  # the embedding at eight
+    assert 64 * 96 * 2 not in sizes
+
+
+@pytest.mark.parametrize("policy", ["c4w", "b4w"])
+def test_the_quantized_foundation_does_not_depend_on_adapters(exporter, policy: str) -> None:
+    alone = exporter.export([], policy=POLICY[policy])
+    assert alone.manifest.foundation == exporter.export(["shout"], policy=POLICY[policy]).manifest.foundation
+
+
+def test_decode_and_prefill_share_weights_and_caches(exporter) -> None:
+    bundle = exporter.export(["whole"], multifunction=True)
+    program = EvaluatedProgram(bundle.path / "model.pte")
+    try:
+        assert program.methods == {"forward", "prefill", "whole_forward", "whole_prefill"}
+        assert program.constant("adapter_methods") == ["whole_forward", "whole_prefill"]
+        decode, prefill = (program.constant(f"{kind}_kv_cache_specs")[0] for kind in ("decode", "prefill"))
+        assert set(decode[:, 4]) == set(prefill[:, 4]) == {23}
+        assert program.constant("decode_input_len") == [1]
+        assert program.constant("prefill_input_len") == [4]
+    finally:
+        program.close()
+    blobs = list(CoremlBackend().sharing.blobs(bundle))
+    base_blobs = [blob for blob in blobs if "forward" in blob.methods and blob.size > 1000]
+    assert all(blob.methods == program.methods for blob in base_blobs)
+    assert len({blob.sha256 for blob in blobs}) == len(blobs)
+
+
+def test_prefill_and_decode_continue_each_other(exporter) -> None:
+    bundle = exporter.export(["whole"], multifunction=True)
+    expected = eager(exporter, exporter.job(["whole"], multifunction=True), [None, "whole"])
+    for name, logits in expected.items():
+        with CoremlBackend().open(bundle, {"precision": "float32"}) as session:
+            together = session.step(name, TOKENS, 0)
+            session.reset()
+            session.step(name, TOKENS[:3], 0)
+            continued = session.step(name, TOKENS[3:], 3)
+            session.reset()
+            for position, token in enumerate(TOKENS):
+                alone = session.step(name, [token], position)
+        for found in (together, continued, alone):
+            assert np.abs(found - logits).max() < HALF
+
+
+def test_a_link_into_a_multifunction_bundle_equals_the_export(exporter) -> None:
+    empty = exporter.export([], plan_of=["whole"], multifunction=True)
+    added = exporter.add(empty, ["whole"])
+    expected = exporter.export(["whole"], multifunction=True)
+    assert (added.path / "model.pte").read_bytes() == (expected.path / "model.pte").read_bytes()
+
+
+def test_float32_agrees_to_float32_rounding(exporter) -> None:
+    expected = eager(exporter, exporter.job(["shout"], dtype="fp32"), [None, "shout"])
+    bundle = exporter.export(["shout"], dtype="fp32")
+    for name, logits in expected.items():
+        assert np.abs(evaluated(bundle, name, "float32") - logits).max() < 1e-4
+
+
+def test_graph_breaks_cut_the_program_and_splitting_spares_lora(exporter) -> None:
+    sizes = {"graph_breaks": True, "split_size": 32, "max_splits": 4}
+    bundle = exporter.export(["shout"], **sizes)
+    expected = eager(exporter, exporter.job(["shout"], **sizes), [None, "shout"])
+    assert len(packages(bundle)) == 3
+    for name, logits in expected.items():
+        assert np.abs(evaluated(bundle, name, "float32") - logits).max() < HALF
+    names = [operation.outputs[0].name for operation in constants(bundle, "shout")]
+    assert any("w1_parts_2" in name for name in names)
+    assert len([name for name in names if "lora_" in name]) == 8
+    whole = exporter.adapter("shout").pairs[0]
+    shapes = {
+        tuple(d.constant.size for d in operation.outputs[0].type.tensorType.dimensions)
+        for operation in constants(bundle, "shout")
+        if "lora_" in operation.outputs[0].name
+    }
+    assert (whole.rank, whole.in_features) in shapes
+    assert (whole.out_features, whole.rank) in shapes
+
+
+def test_linear_split_can_be_left_out(exporter) -> None:
+    from lora_core_coreml.preparation.splitting import SplitLinear
+
+    kept = base.prepare(exporter.job([], linear_split=False, split_size=32)).module
+    split = base.prepare(exporter.job([], split_size=32)).module
+    assert not [m for m in kept.modules() if isinstance(m, SplitLinear)]
+    assert [m for m in split.modules() if isinstance(m, SplitLinear)]
+    # The tied head is stored once, with the embedding, and so is never split.
+    assert not isinstance(split.output, SplitLinear)
+
+
+def test_the_package_can_be_written_for_xcode(exporter) -> None:
+    bundle = exporter.export(["shout"], emit_mlpackage=True)
+    root = bundle.path / "mlpackage" / "partition_0" / "model.mlpackage"
+    (found,) = packages(bundle)
+    assert (root / "Manifest.json").read_bytes() == found.read("model.mlpackage/Manifest.json")
+    from lora_core_coreml.quiet import coremltools, quiet
+
+    with quiet():
+        model = coremltools().models.MLModel(str(root), skip_model_load=True)
+    assert {function.name for function in model.get_spec().description.functions} == {"forward", "shout"}
+    roles = {artifact.path: artifact.role for artifact in bundle.manifest.artifacts}
+    assert "mlpackage" in roles.values()
+
+
+class Scorer(torch.nn.Module):
+    """A caller's own module: no caches, no tokens, no metadata."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(3)
+        self.up = torch.nn.Linear(32, 48)
+        self.down = torch.nn.Linear(48, 16, bias=False)
+        for parameter in self.parameters():
+            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.2
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down(torch.nn.functional.silu(self.up(x)))
+
+
+def test_a_callers_own_module_is_exported_and_left_as_it_was(exporter, tmp_path) -> None:
+    module = Scorer()
+    before = {name: parameter.clone() for name, parameter in module.named_parameters()}
+    example = torch.randn(2, 32, generator=torch.Generator().manual_seed(4))
+    job = ExportJob(
+        model=ModuleModel(module=module, example_args=(example,)),
+        adapters=(),
+        plans=(),
+        policy=POLICY["fp16"],
+        options=CoremlOptions(),
+    )
+    assert not CoremlBackend().check(job)
+    CoremlBackend().export(job, tmp_path, ignore)
+    program = EvaluatedProgram(tmp_path / "model.pte")
+    try:
+        (found,) = program.run("forward", [example.numpy().astype(np.float16)], "float32")
+    finally:
+        program.close()
+    with torch.no_grad():
+        assert np.abs(found - module(example).numpy()).max() < 0.01
+    for name, parameter in module.named_parameters():
+        assert parameter.dtype == torch.float32
+        assert torch.equal(parameter, before[name])

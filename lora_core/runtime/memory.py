@@ -15,13 +15,16 @@ class Memory:
     """Bytes of this process in physical memory.
 
     `resident` counts everything, `anonymous` what exists nowhere but in memory (heap, packed weights, caches), and
-    `file_backed` what the system can drop and read again from a file: a memory-mapped foundation is file-backed. Where
-    the system tells only a total, `detailed` is False, `anonymous` is that total and `file_backed` is 0.
+    `file_backed` what the system can drop and read again from a file: a memory-mapped foundation is file-backed.
+    `resident` and `file_backed` count a page once for each mapping: a foundation mapped by three programs counts three
+    times. `proportional` counts it once (and pages that processes share, in parts): what the process really takes.
+    Where the system tells only a total, `detailed` is False, all are that total and `file_backed` is 0.
     """
 
     resident: int
     anonymous: int
     file_backed: int
+    proportional: int
     detailed: bool = True
 
 
@@ -31,14 +34,14 @@ def measure() -> Memory:
         return parse_smaps_rollup(SMAPS_ROLLUP.read_text())
     except OSError:
         peak = _peak_resident()
-        return Memory(resident=peak, anonymous=peak, file_backed=0, detailed=False)
+        return Memory(resident=peak, anonymous=peak, file_backed=0, proportional=peak, detailed=False)
 
 
 def parse_smaps_rollup(text: str) -> Memory:
     """Read the text of `/proc/PID/smaps_rollup` (proc_pid_smaps(5)); its figures are in kB of 1024 bytes."""
     fields = dict(line.split(":", 1) for line in text.splitlines() if line.endswith(" kB"))
-    resident, anonymous = (int(fields[name].split()[0]) * 1024 for name in ("Rss", "Anonymous"))
-    return Memory(resident=resident, anonymous=anonymous, file_backed=resident - anonymous)
+    resident, anonymous, proportional = (int(fields[name].split()[0]) * 1024 for name in ("Rss", "Anonymous", "Pss"))
+    return Memory(resident=resident, anonymous=anonymous, file_backed=resident - anonymous, proportional=proportional)
 
 
 def _peak_resident() -> int:

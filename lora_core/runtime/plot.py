@@ -11,6 +11,7 @@ from html import escape
 import attrs
 
 from lora_core.runtime.bench import BenchReport
+from lora_core.runtime.session import Loaded
 
 _WIDTH, _LABEL, _BAR, _ROW, _TITLE = 760, 190, 400, 26, 40
 _STYLE = """text{font:13px system-ui,sans-serif;fill:currentColor}.title{font-weight:600}
@@ -43,8 +44,8 @@ def bench_svg(report: BenchReport) -> str:
     memory = [
         _Bar(
             label=f"{'' if index == 0 else '+ '}{_name(load.adapter)}",
-            parts=((load.anonymous / 1e6, "a"), (load.file_backed / 1e6, "b")),
-            value=f"{load.anonymous / 1e6:.0f} + {load.file_backed / 1e6:.0f}",
+            parts=((load.anonymous / 1e6, "a"), (_mapped(load), "b")),
+            value=f"{load.anonymous / 1e6:.0f} + {_mapped(load):.0f}",
         )
         for index, load in enumerate(report.loads)
     ]
@@ -76,6 +77,11 @@ def _chart(title: str, bars: Sequence[_Bar], top: int) -> list[str]:
             x += width
         lines.append(f'<text x="{x + 6:.1f}" y="{y + 15}">{escape(bar.value)}</text>')
     return lines
+
+
+def _mapped(load: Loaded) -> float:
+    """Return the megabytes mapped from files, each page once."""
+    return max(0.0, (load.proportional - load.anonymous) / 1e6)
 
 
 def _name(adapter: str | None) -> str:

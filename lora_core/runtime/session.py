@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from lora_core.runtime.memory import measure
+
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
@@ -17,13 +19,27 @@ if TYPE_CHECKING:
 
 @attrs.frozen(kw_only=True)
 class Loaded:
-    """What loading one method cost. Memory in bytes, of the whole process after the load (`smaps_rollup`)."""
+    """What loading one method cost. Memory in bytes, of the whole process after the load, as `Memory` explains."""
 
     adapter: str | None
     seconds: float
     resident: int
     anonymous: int
     file_backed: int
+    proportional: int = 0
+
+    @classmethod
+    def measured(cls, adapter: str | None, seconds: float) -> Loaded:
+        """Return what a load that took `seconds` and ended just now left behind."""
+        memory = measure()
+        return cls(
+            adapter=adapter,
+            seconds=seconds,
+            resident=memory.resident,
+            anonymous=memory.anonymous,
+            file_backed=memory.file_backed,
+            proportional=memory.proportional,
+        )
 
 
 class Session(ABC):

@@ -14,7 +14,6 @@ from lora_core.bundle.bundle import Bundle, Manifest, Method
 from lora_core.errors import UsageError
 from lora_core.models.base import ModelSummary
 from lora_core.runtime.kv_cache import RESET_ON_ADAPTER_CHANGE, KvCache
-from lora_core.runtime.memory import measure
 from lora_core.runtime.session import Loaded, Session
 
 TEXT = """The quick brown fox jumps over the lazy dog, twice. Ärger mit Öl, naïve café, 東京 and 🙂🙃 too.
@@ -44,14 +43,7 @@ class CountingSession(Session):
         if adapter not in {method.adapter for method in self._bundle.manifest.methods}:
             raise UsageError(f"The bundle has no adapter {adapter!r}")
         if adapter not in self.loaded:
-            memory = measure()
-            self.loaded[adapter] = Loaded(
-                adapter=adapter,
-                seconds=0.0,
-                resident=memory.resident,
-                anonymous=memory.anonymous,
-                file_backed=memory.file_backed,
-            )
+            self.loaded[adapter] = Loaded.measured(adapter, 0.0)
         return self.loaded[adapter]
 
     def reset(self) -> None:

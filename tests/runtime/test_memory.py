@@ -21,7 +21,7 @@ SIZE = 32 * 2**20
 
 def test_the_systems_figures_are_in_kilobytes_of_1024():
     told = memory.parse_smaps_rollup(ROLLUP)
-    assert told == memory.Memory(resident=1024000, anonymous=614400, file_backed=409600)
+    assert told == memory.Memory(resident=1024000, anonymous=614400, file_backed=409600, proportional=921600)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells anonymous from file-backed memory")
@@ -40,9 +40,26 @@ def test_allocated_memory_is_anonymous_and_mapped_files_are_file_backed(tmp_path
     assert read.file_backed - allocated.file_backed == pytest.approx(SIZE, rel=0.25)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells anonymous from file-backed memory")
+def test_a_file_mapped_twice_is_resident_twice_and_proportional_once(tmp_path: Path):
+    file = tmp_path / "data"
+    file.write_bytes(b"\1" * SIZE)
+    before = memory.measure()
+    mappings = []
+    for _ in range(2):
+        with file.open("rb") as opened:
+            mappings.append(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ))
+        assert sum(mappings[-1][:: mmap.PAGESIZE]) == SIZE // mmap.PAGESIZE
+    after = memory.measure()
+    for mapping in mappings:
+        mapping.close()
+    assert after.resident - before.resident == pytest.approx(2 * SIZE, rel=0.25)
+    assert after.proportional - before.proportional == pytest.approx(SIZE, rel=0.25)
+
+
 def test_a_system_that_tells_no_details_gives_a_total(monkeypatch, tmp_path: Path):
     monkeypatch.setattr(memory, "SMAPS_ROLLUP", tmp_path / "nowhere")
     told = memory.measure()
     assert not told.detailed
-    assert told.anonymous == told.resident > 2**20
+    assert told.anonymous == told.proportional == told.resident > 2**20
     assert told.file_backed == 0

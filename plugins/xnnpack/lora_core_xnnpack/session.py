@@ -12,7 +12,6 @@ import numpy as np
 from lora_core.bundle.bundle import Bundle, Method
 from lora_core.errors import BundleError, UsageError
 from lora_core.runtime.kv_cache import KvCache
-from lora_core.runtime.memory import measure
 from lora_core.runtime.session import Loaded, Session
 from lora_core.suggestions import did_you_mean
 from lora_core_xnnpack.open_program import LoadedMethod
@@ -94,14 +93,7 @@ class XnnpackSession(Session):
         if self._cache is None:
             self._context_len = self._read_context_len(method)
             self._cache = KvCache(self._bundle.manifest.kv_cache, self._context_len)
-        memory = measure()
-        self._loads[adapter] = Loaded(
-            adapter=adapter,
-            seconds=seconds,
-            resident=memory.resident,
-            anonymous=memory.anonymous,
-            file_backed=memory.file_backed,
-        )
+        self._loads[adapter] = Loaded.measured(adapter, seconds)
         return self._loads[adapter]
 
     def reset(self) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lora_core.hub import PluginHub
     from lora_core.models.base import ModelHandle
     from lora_core.pipeline.inspect import InspectReport
-    from lora_core.pipeline.verify import VerifyReport, VerifySettings
+    from lora_core.pipeline.verify import VerifyReport
     from lora_core.quant.policy import QuantPolicy
     from lora_core.runtime.bench import BenchReport, BenchSettings
     from lora_core.runtime.session import Session
@@ -136,20 +136,27 @@ def verify(
     model: str | Path | ModelHandle,
     *,
     adapters: Adapters = (),
-    settings: VerifySettings | None = None,
+    prompts: Sequence[str] = (),
+    tokens: int | None = None,
+    reference: Literal["auto", "transformers", "eager"] = "auto",
+    options: Mapping[str, Any] | None = None,
     emit: Emit = ignore,
     hub: PluginHub | None = None,
 ) -> VerifyReport:
     """Compare every method of `bundle` with a reference made from `model` and `adapters`; check hashes and sharing.
 
-    `adapters` are the sources of those in the bundle; of one that is not given, only its stored form is checked.
-    Returns the report whether or not everything holds: see its `passed` and `ran`. Raises `UsageError`, `ModelError`,
-    `AdapterError` or `BundleError` for what cannot be compared at all.
+    `adapters` are those of the bundle as they were given to it; one that is left out has no reference. Logits are
+    compared for `tokens` steps (default 16) after each of `prompts` (default: a few texts). `reference` is transformers
+    with peft, or our own eager module; `auto` takes the first where it is installed. `options` are those of `open`.
+
+    Returns the report whether or not everything holds: see its `passed` and `unchecked`. Raises as `open` and `export`
+    do for a bundle, model or adapter that cannot be read.
     """
     from lora_core.pipeline.verify import VerifySettings
     from lora_core.pipeline.verify import verify as run
 
-    return run(_path(bundle), model, adapters=adapters, settings=settings or VerifySettings(), emit=emit, hub=_hub(hub))
+    settings = VerifySettings(prompts=tuple(prompts), tokens=tokens, reference=reference, session=options or {})
+    return run(_path(bundle), model, adapters=adapters, settings=settings, emit=emit, hub=_hub(hub))
 
 
 def bench(

@@ -28,20 +28,28 @@ def verify(
     prompt: tuple[str, ...],
     tokens: int | None,
     reference: Any,
+    weight_cache: str | None,
+    keep: Path | None,
     as_json: bool,
 ) -> ExitCode:
     """Print the report; 5 if a check failed, 4 if none failed but no method could be run here."""
     import lora_core
-    from lora_core.pipeline.verify import VerifySettings
 
     report = lora_core.verify(
         bundle,
         model,
         adapters=references(adapter, adapter_files),
-        settings=VerifySettings(prompts=prompt, tokens=tokens, reference=reference),
+        prompts=prompt,
+        tokens=tokens,
+        reference=reference,
+        options={} if weight_cache is None else {"weight_cache": weight_cache == "on"},
         emit=console.emit,
         hub=console.hub,
     )
+    if keep is not None:
+        from lora_core.report.files import write_report
+
+        write_report("verify", report.to_json(), report.bundle, keep)
     if as_json:
         console.json(report.to_json())
     else:
@@ -93,6 +101,12 @@ command = Command(
             default="auto",
             show_default=True,
             help="What to compare with.",
+        ),
+        click.Option(["--weight-cache"], type=click.Choice(["on", "off"]), help="As for `run`."),
+        click.Option(
+            ["--report", "keep"],
+            type=click.Path(dir_okay=False, path_type=Path),
+            help="Also write the report to this file, for `inspect --html`.",
         ),
         click.Option(["--json", "as_json"], is_flag=True, help="Print JSON."),
     ],

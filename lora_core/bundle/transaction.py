@@ -7,9 +7,11 @@ whoever opens it next finishes the moves. Every step of finishing can be repeate
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -82,7 +84,7 @@ def settle(path: Path) -> None:
     """Finish a change that was committed and drop one that was not. The caller holds the lock."""
     state = path / STATE
     if (state / STAGING).exists():
-        shutil.rmtree(state / STAGING)
+        _discard(state / STAGING)
     journal = state / JOURNAL
     if not journal.exists():
         return
@@ -96,7 +98,20 @@ def settle(path: Path) -> None:
             flush_directory(directory)
     # In one step it is no journal any more, so a half-deleted one is never taken for a change.
     journal.rename(state / STAGING)
-    shutil.rmtree(state / STAGING)
+    _discard(state / STAGING)
+
+
+def _discard(directory: Path) -> None:
+    """Delete a tree into which processes of a killed writer may write for some milliseconds more."""
+    for attempt in range(100):
+        try:
+            shutil.rmtree(directory)
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY or attempt == 99:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _move_files(files: Path, root: Path) -> set[Path]:

@@ -6,7 +6,8 @@ import hashlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,14 @@ class Bundles:
 @pytest.fixture
 def bundles() -> Bundles:
     return Bundles()
+
+
+@pytest.fixture
+def memory_path() -> Iterator[Path]:
+    """A directory in memory where there is one: for tests that change hundreds of bundles and test no disk."""
+    parent = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=parent if os.access(parent, os.W_OK) else None) as directory:
+        yield Path(directory)
 
 
 # Interpreter events that come before a change of the file system, so a child can stop between any two of them.

@@ -98,12 +98,12 @@ def test_a_directory_filled_meanwhile_is_not_overwritten(bundles, tmp_path):
     assert names(tmp_path / "b") == ["mine.txt"]
 
 
-def test_killed_before_any_file_operation_there_is_the_old_or_the_new_bundle(bundles, tmp_path, kill_at):
-    target = tmp_path / "work" / "b"
+def test_killed_before_any_file_operation_there_is_the_old_or_the_new_bundle(bundles, memory_path, kill_at):
+    target = memory_path / "work" / "b"
     bundles.create(target, FIRST)
     number = 1
     states = set()
-    while kill_at(number, tmp_path, lambda: bundles.create(target, SECOND, force=True)):
+    while kill_at(number, memory_path, lambda: bundles.create(target, SECOND, force=True)):
         found = bundles.read(target)
         assert found in (FIRST, SECOND)
         states.add(len(found.get("base.bin")))
@@ -114,13 +114,13 @@ def test_killed_before_any_file_operation_there_is_the_old_or_the_new_bundle(bun
     assert len(states) == 2
 
 
-def test_where_exchanging_is_not_offered_a_killed_replacement_is_put_back(bundles, tmp_path, kill_at, monkeypatch):
+def test_where_exchanging_is_not_offered_a_killed_replacement_is_put_back(bundles, memory_path, kill_at, monkeypatch):
     monkeypatch.setattr(exchange, "_exchange_at_once", lambda new, old: False)
-    target = tmp_path / "work" / "b"
+    target = memory_path / "work" / "b"
     bundles.create(target, FIRST)
     number = 1
     missing = 0
-    while kill_at(number, tmp_path, lambda: bundles.create(target, SECOND, force=True)):
+    while kill_at(number, memory_path, lambda: bundles.create(target, SECOND, force=True)):
         missing += not target.exists()
         assert bundles.read(target) in (FIRST, SECOND)
         bundles.create(target, FIRST, force=True)
@@ -168,8 +168,8 @@ def test_leftovers_of_a_run_killed_while_writing_are_removed_by_the_next(bundles
     assert names(tmp_path) == ["b", "other", "ready"]
 
 
-def test_a_full_disk_leaves_the_old_bundle_and_nothing_else(bundles, tmp_path, strike_at, child):
-    target = tmp_path / "work" / "b"
+def test_a_full_disk_leaves_the_old_bundle_and_nothing_else(bundles, memory_path, strike_at, child):
+    target = memory_path / "work" / "b"
 
     def fail() -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -179,7 +179,7 @@ def test_a_full_disk_leaves_the_old_bundle_and_nothing_else(bundles, tmp_path, s
         bundles.create(target, FIRST, force=True)
 
         def act(number=number) -> None:
-            strike_at(number, tmp_path, fail)
+            strike_at(number, memory_path, fail)
             error = bundles.failure(lambda: bundles.create(target, SECOND, force=True))
             if error is not None:
                 assert "No space left" in str(error)

@@ -6,30 +6,50 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import attrs
+from lora_core_xnnpack.options import XnnpackOptions
 
 from lora_core.adapters.adapter import Adapter
 from lora_core.adapters.peft import PeftFormat
 from lora_core.adapters.slots import SlotPlan
 from lora_core.backend import ExportJob
 from lora_core.models.base import ModelHandle
+from lora_core.models.hf import HfModelSource
 from lora_core.quant.policies import POLICIES, parse_policy
-from lora_core.testing.tiny import write_tiny_adapter
-from lora_core_xnnpack.options import XnnpackOptions
+from lora_core.testing.tiny import TINY_LLAMA, write_tiny_adapter, write_tiny_checkpoint
 
+ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 POLICY_REGISTRY = {policy.name: policy for policy in POLICIES}
 TINY_OPTIONS = XnnpackOptions(max_context_len=32, max_seq_len=16)
 
 
 @attrs.frozen(kw_only=True)
 class Workbench:
-    """A tiny checkpoint, adapters made for it on demand, and exports of it."""
+    """A tiny checkpoint of `layers` blocks, adapters made for it on demand, and export jobs."""
 
     root: Path
+    layers: int
     handle: ModelHandle
 
-    def adapter(self, name: str, *, seed: int, **shape: object) -> Adapter:
-        """Write an adapter called `name` (`write_tiny_adapter`'s arguments) and read it back."""
-        directory = write_tiny_adapter(self.root / "adapters" / f"{name}-{seed}", seed=seed, **shape)  # type: ignore[arg-type]
+    @classmethod
+    def make(cls, root: Path, *, layers: int, seed: int = 0) -> Workbench:
+        """Write a random checkpoint under `root`."""
+        config = {**TINY_LLAMA, "num_hidden_layers": layers}
+        checkpoint = write_tiny_checkpoint(root / f"model-{layers}-{seed}", seed=seed, config=config)
+        return cls(root=root, layers=layers, handle=HfModelSource().open(str(checkpoint)))
+
+    def adapter(
+        self,
+        name: str,
+        *,
+        seed: int,
+        rank: int = 4,
+        targets: Sequence[str] = ("q_proj", "v_proj"),
+        zero: Sequence[str] = (),
+    ) -> Adapter:
+        """Write a random adapter called `name` and read it back."""
+        directory = self.root / "adapters" / f"{name}-{self.layers}"
+        config = {**TINY_LLAMA, "num_hidden_layers": self.layers}
+        write_tiny_adapter(directory, seed=seed, rank=rank, targets=targets, zero=zero, config=config)
         return PeftFormat().read(name, directory, self.handle.summary)
 
     def job(
@@ -38,8 +58,8 @@ class Workbench:
         *,
         policy: str = "fp32",
         embedding: str | None = None,
-        options: XnnpackOptions = TINY_OPTIONS,
         plans: tuple[SlotPlan, ...] | None = None,
+        cache: Path | None = None,
     ) -> ExportJob:
         """Return an export job with the union plan of `adapters`, or with `plans`."""
         union = (SlotPlan.from_adapters(adapters, self.handle.summary.layers),) if adapters else ()
@@ -48,5 +68,6 @@ class Workbench:
             adapters=tuple(adapters),
             plans=union if plans is None else plans,
             policy=parse_policy(policy, POLICY_REGISTRY, embedding=embedding),
-            options=options,
+            options=TINY_OPTIONS,
+            cache=cache,
         )

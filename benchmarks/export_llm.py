@@ -1,0 +1,118 @@
+"""ExecuTorch's own LLM exporter on a Hugging Face checkpoint: the peer that benchmarks and tests measure against."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import attrs
+
+META_NAMES: Mapping[str, str] = {
+    "model.embed_tokens.weight": "tok_embeddings.weight",
+    "model.norm.weight": "norm.weight",
+    "lm_head.weight": "output.weight",
+    "self_attn.q_proj": "attention.wq",
+    "self_attn.k_proj": "attention.wk",
+    "self_attn.v_proj": "attention.wv",
+    "self_attn.o_proj": "attention.wo",
+    "mlp.gate_proj": "feed_forward.w1",
+    "mlp.down_proj": "feed_forward.w2",
+    "mlp.up_proj": "feed_forward.w3",
+    "input_layernorm": "attention_norm",
+    "post_attention_layernorm": "ffn_norm",
+}
+
+
+@attrs.frozen(kw_only=True)
+class PeerExport:
+    """One run of `export_llm`: wall time in seconds, peak resident memory in bytes, and where its files lie."""
+
+    seconds: float
+    peak_memory: int
+    directory: Path
+
+
+def prepare(model: Path, directory: Path) -> Path:
+    """Write the Meta-layout checkpoint and parameters that `export_llm` takes; return the directory."""
+    import torch
+    from safetensors.torch import load_file
+
+    directory.mkdir(parents=True, exist_ok=True)
+    weights = {_meta_name(name): tensor for name, tensor in load_file(model / "model.safetensors").items()}
+    weights.setdefault("output.weight", weights["tok_embeddings.weight"])
+    torch.save(weights, directory / "model.pth")
+    config = json.loads((model / "config.json").read_text("utf-8"))
+    rope = config.get("rope_parameters") or {}
+    parameters = {
+        "dim": config["hidden_size"],
+        "hidden_dim": config["intermediate_size"],
+        "n_heads": config["num_attention_heads"],
+        "n_kv_heads": config["num_key_value_heads"],
+        "n_layers": config["num_hidden_layers"],
+        "norm_eps": config["rms_norm_eps"],
+        "rope_theta": rope.get("rope_theta", config.get("rope_theta")),
+        "vocab_size": config["vocab_size"],
+        "use_hf_rope": True,
+        "use_scaled_rope": False,
+    }
+    (directory / "params.json").write_text(json.dumps(parameters), "utf-8")
+    return directory
+
+
+def run(prepared: Path, out: Path, *, adapter: Path | None, context: int, log: Path) -> PeerExport:
+    """Export the base, or the base with `adapter`, in a process of its own; raises if it fails."""
+    out.mkdir(parents=True, exist_ok=True)
+    config = out / "config.yaml"
+    config.write_text(_config(prepared, out, adapter, context), "utf-8")
+    command = [sys.executable, "-m", "executorch.extension.llm.export.export_llm", "--config", str(config)]
+    start = time.monotonic()
+    with log.open("w") as sink:
+        process = subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT, cwd=out)
+        _, status, usage = wait4(process)
+    if status:
+        raise RuntimeError(f"export_llm failed with {status}; see {log}")
+    return PeerExport(seconds=time.monotonic() - start, peak_memory=usage, directory=out)
+
+
+def wait4(process: subprocess.Popen[bytes]) -> tuple[int, int, int]:
+    """Wait for a process; return its id, its exit code and its peak resident memory in bytes."""
+    import os
+
+    pid, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return pid, process.returncode, usage.ru_maxrss * 1024
+
+
+def _config(prepared: Path, out: Path, adapter: Path | None, context: int) -> str:
+    lines = [
+        "base:",
+        "  model_class: smollm2",
+        f"  checkpoint: {prepared / 'model.pth'}",
+        f"  params: {prepared / 'params.json'}",
+    ]
+    if adapter is not None:
+        lines += [
+            "  lora_config:",
+            f"    adapter_checkpoint: {adapter / 'adapter_model.safetensors'}",
+            f"    adapter_config: {adapter / 'adapter_config.json'}",
+        ]
+    lines += ["model:", "  use_kv_cache: true", "  use_sdpa_with_kv_cache: true", "  enable_dynamic_shape: true"]
+    lines += ["export:", f"  max_context_length: {context}", f"  max_seq_length: {context}", f"  output_dir: {out}"]
+    lines += ["  output_name: program.pte", "  foundation_weights_file: foundation"]
+    if adapter is not None:
+        lines.append("  lora_weights_file: lora")
+    lines += ["backend:", "  xnnpack:", "    enabled: true", "    extended_ops: true"]
+    return "\n".join(lines) + "\n"
+
+
+def _meta_name(name: str) -> str:
+    if name in META_NAMES:
+        return META_NAMES[name]
+    name = name.removeprefix("model.")
+    for theirs, meta in META_NAMES.items():
+        name = name.replace(f".{theirs}.", f".{meta}.")
+    return name

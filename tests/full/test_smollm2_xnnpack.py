@@ -1,0 +1,132 @@
+"""The main job on the real model: what is exported answers like transformers and peft, and the base is held once."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import lora_core
+
+pytestmark = [pytest.mark.full, pytest.mark.xdist_group("smollm2-xnnpack")]
+PROMPTS = (
+    "What is the capital of Italy?",
+    "What is a clock?",
+    "Name three colours.",
+    "How do I boil an egg?",
+    "Why is the sky blue?",
+)
+NEW_TOKENS = 24
+ADAPTERS = ("pirate", "shout")
+PROGRAMS = (None, "pirate", "shout", "twin")
+
+
+@pytest.fixture(scope="session")
+def bundle(smollm2_dir: Path, examples: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Export with two adapters in full, then link a third under another name."""
+    out = tmp_path_factory.mktemp("smollm2") / "bundle"
+    given = {name: str(examples / name) for name in ADAPTERS}
+    options = {"max_context_len": 256, "max_seq_len": 128}
+    lora_core.export(str(smollm2_dir), adapters=given, backend="xnnpack", out=out, options=options)
+    lora_core.add(out, {"twin": str(examples / "pirate")})
+    return out
+
+
+@pytest.fixture(scope="session")
+def reference(smollm2_dir: Path, examples: Path) -> dict[tuple[str | None, str], list[int]]:
+    """Greedy tokens of transformers and peft, for the base and each adapter."""
+    import peft
+    import torch
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(smollm2_dir)
+    tokens: dict[tuple[str | None, str], list[int]] = {}
+    for name in (None, *ADAPTERS):
+        model = transformers.AutoModelForCausalLM.from_pretrained(smollm2_dir, dtype=torch.float32)
+        if name is not None:
+            model = peft.PeftModel.from_pretrained(model, examples / name)
+        for prompt in PROMPTS:
+            inputs = tokenizer.apply_chat_template(
+                [{"role": "user", "content": prompt}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+            )
+            with torch.no_grad():
+                out = model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
+            tokens[name, prompt] = out[0, inputs["input_ids"].shape[1] :].tolist()
+    return tokens
+
+
+def run(bundle: Path, weight_cache: str, *adapters: str) -> dict[str, Any]:
+    """Ask every prompt in a process of its own, and return the run's report."""
+    chosen = [word for name in adapters for word in ("--adapter", name)]
+    asked = [word for prompt in PROMPTS for word in ("--prompt", prompt)]
+    command = [Path(sys.executable).with_name("lora-core"), "run", bundle, *chosen, *asked, "--json", "--quiet"]
+    arguments = [*map(str, command), "--max-new-tokens", str(NEW_TOKENS), "--weight-cache", weight_cache]
+    report: dict[str, Any] = json.loads(subprocess.run(arguments, check=True, capture_output=True).stdout)
+    return report
+
+
+def anonymous_growth(report: dict[str, Any]) -> dict[str, int]:
+    """Return the bytes of anonymous memory that each load added."""
+    levels = [report["memory_before"]["anonymous"], *(load["anonymous"] for load in report["loads"])]
+    names = [load["adapter"] or "base" for load in report["loads"]]
+    return {name: after - before for name, before, after in zip(names, levels, levels[1:], strict=False)}
+
+
+@pytest.fixture(scope="session")
+def shared(bundle: Path) -> dict[str, Any]:
+    return run(bundle, "on", "base", "pirate", "shout", "twin")
+
+
+def test_every_program_answers_like_transformers_and_peft(
+    shared: dict[str, Any], reference: dict[tuple[str | None, str], list[int]]
+) -> None:
+    same_as = {None: None, "pirate": "pirate", "shout": "shout", "twin": "pirate"}
+    answers = {(answer["adapter"], answer["prompt"]): answer["tokens"] for answer in shared["answers"]}
+    expected = {(name, prompt): reference[same_as[name], prompt] for name in PROGRAMS for prompt in PROMPTS}
+    differing = {key: (answers[key], tokens) for key, tokens in expected.items() if not _same(answers[key], tokens)}
+    assert differing == {}
+
+
+def _same(ours: list[int], theirs: list[int]) -> bool:
+    # transformers keeps the end-of-sequence token that it stopped at.
+    return ours == theirs or (ours == theirs[:-1] and len(theirs) < NEW_TOKENS)
+
+
+def test_an_adapter_adds_its_own_memory_and_without_the_cache_the_base_again(
+    bundle: Path, shared: dict[str, Any]
+) -> None:
+    manifest = json.loads((bundle / "manifest.json").read_text("utf-8"))
+    planned = manifest["detail"]["planned_memory"]["template/0"]["forward"]
+    own = {name: sum(item["size"] for item in manifest["artifacts"] if item["adapter"] == name) for name in ADAPTERS}
+    foundation = next(item["size"] for item in manifest["artifacts"] if item["role"] == "foundation")
+    growth = anonymous_growth(shared)
+    assert {name: growth[name] for name in ADAPTERS if growth[name] > planned + 1.5 * own[name]} == {}
+    unshared = anonymous_growth(run(bundle, "off", "base", "pirate"))
+    # The embedding is read where it lies; all linear layers are packed anew.
+    assert unshared["pirate"] > 0.7 * foundation
+
+
+@pytest.mark.parametrize("adapter", [None, "pirate"])
+def test_the_stock_runner_of_executorch_runs_the_base_and_an_embedded_adapter(
+    bundle: Path, tmp_path: Path, adapter: str | None, shared: dict[str, Any]
+) -> None:
+    script = Path(__file__).with_name("stock_runner.py")
+    program = bundle / "base.pte"
+    if adapter is not None:
+        from lora_core_xnnpack.joining import join_program
+
+        program = tmp_path / "embedded.pte"
+        with program.open("wb") as file:
+            file.writelines(join_program(bundle / f"{adapter}.pte", [bundle / f"{adapter}.ptd"]))
+    arguments = [sys.executable, script, program, bundle / "tokenizer/tokenizer.json", bundle / "foundation.ptd"]
+    result = subprocess.run([*map(str, arguments), PROMPTS[0]], check=True, capture_output=True, text=True)
+    expected = next(
+        answer["text"]
+        for answer in shared["answers"]
+        if answer["adapter"] == adapter and answer["prompt"] == PROMPTS[0]
+    )
+    assert result.stdout.strip().startswith(expected.strip()[:40])

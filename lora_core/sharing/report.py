@@ -23,6 +23,16 @@ class Row:
 
 
 @attrs.frozen(kw_only=True)
+class Area:
+    """Stored bytes of one group that exactly `methods` read (sorted; none: unread)."""
+
+    group: str
+    methods: tuple[str, ...]
+    blobs: int
+    total: int
+
+
+@attrs.frozen(kw_only=True)
 class Duplicate:
     """The same bytes stored more than once: `places` are (file, offset, key); `wasted` is what one copy would save.
 
@@ -46,7 +56,8 @@ class SharingReport:
 
     `total` are the bytes of all blobs; `shared` those that at least two methods read; `unique`, by method, those that
     only it reads; `unread` those that no method reads. They add up to `total`. `separate` is, by method, what an
-    export of this method alone would store. `duplicates` is empty when every tensor is stored once.
+    export of this method alone would store. `duplicates` is empty when every tensor is stored once. `areas` divide
+    `total` by group and readers, the largest first.
     """
 
     total: int
@@ -57,6 +68,7 @@ class SharingReport:
     duplicates: tuple[Duplicate, ...]
     groups: tuple[Row, ...]
     files: tuple[Row, ...]
+    areas: tuple[Area, ...] = ()
 
     @classmethod
     def from_blobs(cls, blobs: Iterable[Blob], methods: Sequence[str]) -> SharingReport:
@@ -76,6 +88,7 @@ class SharingReport:
             duplicates=_duplicates(stored),
             groups=_rows(stored, lambda blob: blob.group or "other"),
             files=_rows(stored, lambda blob: blob.file),
+            areas=_areas(stored),
         )
 
     @property
@@ -115,6 +128,7 @@ class SharingReport:
             ],
             "groups": [attrs.asdict(row) for row in self.groups],
             "files": [attrs.asdict(row) for row in self.files],
+            "areas": [attrs.asdict(area) for area in self.areas],
         }
 
 
@@ -144,6 +158,17 @@ def _duplicates(blobs: Iterable[Blob]) -> tuple[Duplicate, ...]:
             size = next(iter(places.values())).size
             found.append(Duplicate(sha256=digest, size=size, places=tuple(sorted(places)), methods=methods))
     return tuple(sorted(found, key=lambda duplicate: (-duplicate.wasted, duplicate.sha256)))
+
+
+def _areas(blobs: Iterable[Blob]) -> tuple[Area, ...]:
+    grouped: dict[tuple[str, frozenset[str]], list[int]] = defaultdict(list)
+    for blob in blobs:
+        grouped[blob.group or "other", blob.methods].append(blob.size)
+    areas = [
+        Area(group=group, methods=tuple(sorted(methods)), blobs=len(sizes), total=sum(sizes))
+        for (group, methods), sizes in grouped.items()
+    ]
+    return tuple(sorted(areas, key=lambda area: (-area.total, area.group, area.methods)))
 
 
 def _rows(blobs: Iterable[Blob], name: Callable[[Blob], str]) -> tuple[Row, ...]:

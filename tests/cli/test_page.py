@@ -1,14 +1,10 @@
-"""The page about a bundle: complete, self-contained, its areas are bytes."""
+"""The page about a bundle: complete, self-contained, safe."""
 
 from __future__ import annotations
 
 import json
 from html.parser import HTMLParser
 
-import pytest
-
-from lora_core.cli.page import HEIGHT, WIDTH, areas
-from lora_core.sharing.report import Row
 from tests.cli.shell import Shell
 
 VOID = {"meta", "rect", "br"}
@@ -69,21 +65,3 @@ def test_names_from_a_bundle_cannot_become_markup(shell: Shell) -> None:
     text = (shell.directory / "page.html").read_text("utf-8")
     assert "<script" not in text
     assert "&lt;script&gt;" in text
-
-
-def test_areas_are_in_proportion_to_bytes() -> None:
-    rows = [
-        Row(name="base", blobs=3, total=600, shared=600, unique=0),
-        Row(name="lora", blobs=2, total=200, shared=50, unique=100),
-    ]
-    found = areas(rows)
-    pixels = {(area.group, area.kind): area.width * area.height for area in found}
-    byte = WIDTH * HEIGHT / 800
-    assert pixels == pytest.approx(
-        {
-            ("base", "shared"): 600 * byte,
-            ("lora", "shared"): 50 * byte,
-            ("lora", "unique"): 100 * byte,
-            ("lora", "unread"): 50 * byte,
-        }
-    )

@@ -10,7 +10,7 @@ import click
 
 from lora_core.cli.command import Command
 from lora_core.cli.table import size, table
-from lora_core.errors import ExitCode
+from lora_core.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from lora_core.cli.console import Console
@@ -18,15 +18,17 @@ if TYPE_CHECKING:
     from lora_core.sharing.report import SharingReport
 
 
-def inspect(console: Console, *, bundle: Path, as_json: bool, html: Path | None) -> ExitCode:
+def inspect(console: Console, *, bundle: Path, as_json: bool, html: Path | None, reports: tuple[Path, ...]) -> ExitCode:
     """Print the report, or write it as a page; anything wrong with the bundle is exit code 5."""
     import lora_core
 
+    if reports and html is None:
+        raise UsageError("--report adds numbers to a page", remedy="Say --html PAGE too.")
     report = lora_core.inspect(bundle, emit=console.emit, hub=console.hub)
     if html is not None:
-        from lora_core.cli.page import render
+        from lora_core.report.page import write_page
 
-        html.write_text(render(report), encoding="utf-8")
+        write_page(report, html, reports=reports)
     if as_json:
         console.json(report.to_json())
     elif html is not None:
@@ -88,5 +90,11 @@ command = Command(
         click.Argument(["bundle"], type=click.Path(file_okay=False, path_type=Path)),
         click.Option(["--json", "as_json"], is_flag=True, help="Print JSON."),
         click.Option(["--html"], type=click.Path(dir_okay=False, path_type=Path), help="Write a page to this file."),
+        click.Option(
+            ["--report", "reports"],
+            multiple=True,
+            type=click.Path(dir_okay=False, path_type=Path),
+            help="Show this report of `verify` or `bench` in the page. Repeatable.",
+        ),
     ],
 )

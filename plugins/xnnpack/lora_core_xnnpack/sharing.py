@@ -59,8 +59,16 @@ class XnnpackSharing(WeightSharing):
                     size=blob.size,
                     sha256=hashlib.sha256(data[blob.offset : blob.offset + blob.size]).hexdigest(),
                     methods=_readers(bundle, programs, blob.key, artifact.adapter),
-                    group="base" if artifact.role == "foundation" else "lora",
+                    group=_group(blob.key) if artifact.role == "foundation" else "lora",
                 )
+
+
+def _group(key: str) -> str:
+    """Name a kind of base tensor; what portable kernels read is stored under a name, delegated weights are not."""
+    for part, group in (("embeddings", "embedding"), ("norm", "norms"), ("rope", "rotary tables")):
+        if part in key:
+            return group
+    return "linear layers"
 
 
 def _readers(bundle: Bundle, programs: dict[str, Buffer], key: str, owner: str | None) -> frozenset[str]:

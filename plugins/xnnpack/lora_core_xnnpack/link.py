@@ -96,9 +96,25 @@ def link_matrices(template: Template, matrices: Mapping[str, tuple[Matrix, Matri
 
 
 def link_adapter(template: Template, adapter: Adapter, plan: SlotPlan, *, embed: bool) -> Linked:
-    """Link `adapter`, which must fit `plan`, the plan of `template`: smaller ranks are zero-padded, scaling folded."""
-    matrices = {slot.module: padded_pair(pair, slot) for slot, pair in plan.bind(adapter)}
-    return link_matrices(template, matrices, embed=embed)
+    """Link `adapter`, which must fit `plan`, the plan of `template`."""
+    return link_matrices(template, slot_matrices(adapter, plan), embed=embed)
+
+
+def slot_matrices(adapter: Adapter, plan: SlotPlan) -> dict[str, tuple[Matrix, Matrix]]:
+    """Return A and B for every slot of `plan`: ranks zero-padded, scaling folded into B.
+
+    A slot without effect (untargeted, or A is zero) has a zero B and a constant A, whose value only its shape decides.
+    """
+    return {slot.module: _without_zero_a(*padded_pair(pair, slot)) for slot, pair in plan.bind(adapter)}
+
+
+def _without_zero_a(a: Matrix, b: Matrix) -> tuple[Matrix, Matrix]:
+    # XNNPACK's weight cache (ExecuTorch 1.5.1) finds packed weights by their bytes and a seed that is symmetric in rows
+    # and columns, so it takes a zero A (rank, n) for a zero B (n, rank) and reads past its end. Drop when it does not.
+    if a.any():
+        return a, b
+    rank, in_features = a.shape
+    return np.full_like(a, (rank << 16 | in_features) * 2.0**-32), np.zeros_like(b)
 
 
 def _blob(matrices: Mapping[str, tuple[Matrix, Matrix]], tensor: TensorRelocation) -> DataBlob:

@@ -10,12 +10,12 @@ import pytest
 from lora_core_xnnpack.backend import XnnpackBackend
 from lora_core_xnnpack.exporting import load_base
 from lora_core_xnnpack.flat_tensor import DataBlob
-from lora_core_xnnpack.link import Template, link_adapter
+from lora_core_xnnpack.link import Template, link_adapter, slot_matrices
 from lora_core_xnnpack.lowering import LORA_TAG, Lowered, lower, tag_of
 from workbench import ALL_LINEAR, TINY_OPTIONS, Workbench
 
 from lora_core.adapters.adapter import Adapter
-from lora_core.adapters.slots import SlotPlan, padded_pair
+from lora_core.adapters.slots import SlotPlan
 from lora_core.backend import Artifacts, ExportJob
 from lora_core.events import ignore
 
@@ -29,8 +29,7 @@ def full_lowering(job: ExportJob, adapter: Adapter, plan: SlotPlan, *, embed: bo
     from lora_core.models.lora import inject
 
     base = load_base(job, ignore)
-    values = {slot.module: padded_pair(pair, slot) for slot, pair in plan.bind(adapter)}
-    module = inject(base.module, plan, base.summary.layers, values)
+    module = inject(base.module, plan, base.summary.layers, slot_matrices(adapter, plan))
     return lower(
         {"forward": module}, base, tag=lambda node: None if embed and tag_of(node) == LORA_TAG else tag_of(node)
     )
@@ -112,14 +111,32 @@ def test_an_adapter_tensor_that_the_foundation_holds_is_not_stored_again(small: 
     job, out = small
     template, adapter = template_of(out), job.adapters[0]
     first = template.table.tensors[0]
-    slot, pair = next(each for each in job.plans[0].bind(adapter) if each[0].module == first.module)
-    matrix = padded_pair(pair, slot)[0 if first.matrix == "a" else 1]
+    matrix = slot_matrices(adapter, job.plans[0])[first.module][0 if first.matrix == "a" else 1]
     key = DataBlob.under_content_key(matrix.tobytes()).key
     known = attrs.evolve(template, table=attrs.evolve(template.table, foundation_keys=(key,)))
     linked, shorter = (link_adapter(each, adapter, job.plans[0], embed=False) for each in (template, known))
     assert key.encode() in b"".join(linked.data or ())
     assert key.encode() not in b"".join(shorter.data or ())
     assert b"".join(shorter.program) == b"".join(linked.program)
+
+
+def test_no_two_matrices_of_different_shapes_are_equal(full_precision: ExportedJob) -> None:
+    # The weight cache would take one for the other: it looks at the bytes, and at rows and columns in either order.
+    job, _ = full_precision
+    for adapter in job.adapters:
+        shapes: dict[bytes, set[tuple[int, ...]]] = {}
+        for matrix in (matrix for pair in slot_matrices(adapter, job.plans[0]).values() for matrix in pair):
+            shapes.setdefault(matrix.tobytes(), set()).add(matrix.shape)
+        assert [found for found in shapes.values() if len(found) > 1] == []
+
+
+def test_a_slot_without_effect_adds_exactly_nothing(full_precision: ExportedJob) -> None:
+    job, _ = full_precision
+    adapter = next(each for each in job.adapters if each.name == "zeros")
+    matrices = slot_matrices(adapter, job.plans[0])
+    a, b = matrices["model.layers.0.self_attn.v_proj"]
+    assert a.any()
+    assert not b.any()
 
 
 def test_max_seq_len_beyond_the_cache_is_a_problem(one_layer: Workbench) -> None:

@@ -54,9 +54,9 @@ class XnnpackBackend(Backend):
 
         return XnnpackSharing()
 
-    def links_independently(self, bundle: Bundle) -> bool:
-        """Each adapter has files of its own in the split layout."""
-        return str(bundle.manifest.options["layout"]) == "split"
+    def links_independently(self, bundle: Bundle) -> bool:  # noqa: ARG002 - for other backends
+        """Each adapter has files of its own."""
+        return True
 
     def link(self, bundle: Bundle, adapters: Sequence[Adapter], out: Path, emit: Emit) -> Artifacts:
         """Link `adapters` into the bundle's templates: neither base weights nor ExecuTorch are needed."""

@@ -9,15 +9,6 @@ import attrs
 class XnnpackOptions:
     """What an export to XNNPACK can be told."""
 
-    layout: str = attrs.field(
-        default="split",
-        validator=attrs.validators.in_(("split", "multimethod")),
-        metadata={
-            "help": "split: a program for the base and one for each adapter. multimethod: one program, a method for "
-            "the base ('forward') and one for each adapter (its name), with one KV cache for all.",
-            "choices": ("split", "multimethod"),
-        },
-    )
     adapter_data: str = attrs.field(
         default="external",
         validator=attrs.validators.in_(("external", "embedded")),

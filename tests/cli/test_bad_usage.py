@@ -70,6 +70,12 @@ REFUSED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "run without a prompt": (("run", "bundle"), ("'--prompt'",)),
     "negative temperature": (("run", "bundle", "--prompt", "x", "--temperature", "-1"), ("--temperature",)),
     "weight cache perhaps": (("run", "bundle", "--prompt", "x", "--weight-cache", "maybe"), ("'on', 'off'",)),
+    "verify against nothing": (("verify", "bundle"), ("'--model'",)),
+    "verify with a stranger": (
+        ("verify", "bundle", "--model", "model", "--adapter", "alise=adapters/alice"),
+        ("no adapter 'alise'", "Did you mean 'alice'?"),
+    ),
+    "no rounds": (("bench", "bundle", "--rounds", "0"), ("--rounds",)),
     "conformance of a stranger": (("conform", "plian"), ("no backend 'plian'", "Did you mean 'plain'?")),
     "unknown check": (("conform", "plain", "--check", "sharin"), ("no check 'sharin'", "Did you mean 'sharing'?")),
     "unknown option of a report": (("backends", "--jsn"), ("'--jsn'", "--json")),

@@ -76,3 +76,19 @@ def test_conform_passes_for_the_example_plugin(shell: Shell) -> None:
         ("works", "passed"),
         ("no run", "passed"),
     ]
+
+
+def test_verify_checks_the_files_where_nothing_can_be_run(shell: Shell) -> None:
+    words = ("verify", "bundle", "--model", "model", "--adapter", "alice=adapters/alice", "--json")
+    outcome = shell.run(*words)
+    assert outcome.code == 4, outcome
+    states = {(each["check"], each["subject"]): each["state"] for each in json.loads(outcome.out)["findings"]}
+    assert states["hashes", "bundle"] == "passed"
+    assert states["digest", "alice"] == "passed"
+    assert states["runs", "forward"] == "unchecked"
+
+
+def test_verify_fails_when_an_adapter_is_another_than_was_exported(shell: Shell) -> None:
+    outcome = shell.run("verify", "bundle", "--model", "model", "--adapter", "alice=adapters/bob")
+    assert outcome.code == 5, outcome
+    assert "failed: 1 of" in outcome.out

@@ -1,5 +1,7 @@
 """The interface that a backend plugin implements."""
 
+# ruff: noqa: ARG002 - the defaults of an interface use none of their arguments
+
 from __future__ import annotations
 
 from abc import ABC, abstractmethod

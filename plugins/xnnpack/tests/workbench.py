@@ -28,6 +28,7 @@ class Workbench:
 
     root: Path
     layers: int
+    checkpoint: Path
     handle: ModelHandle
 
     @classmethod
@@ -35,7 +36,7 @@ class Workbench:
         """Write a random checkpoint under `root`."""
         config = {**TINY_LLAMA, "num_hidden_layers": layers}
         checkpoint = write_tiny_checkpoint(root / f"model-{layers}-{seed}", seed=seed, config=config)
-        return cls(root=root, layers=layers, handle=HfModelSource().open(str(checkpoint)))
+        return cls(root=root, layers=layers, checkpoint=checkpoint, handle=HfModelSource().open(str(checkpoint)))
 
     def adapter(
         self,
@@ -43,13 +44,14 @@ class Workbench:
         *,
         seed: int,
         rank: int = 4,
+        alpha: float = 8.0,
         targets: Sequence[str] = ("q_proj", "v_proj"),
         zero: Sequence[str] = (),
     ) -> Adapter:
         """Write a random adapter called `name` and read it back."""
         directory = self.root / "adapters" / f"{name}-{self.layers}"
         config = {**TINY_LLAMA, "num_hidden_layers": self.layers}
-        write_tiny_adapter(directory, seed=seed, rank=rank, targets=targets, zero=zero, config=config)
+        write_tiny_adapter(directory, seed=seed, rank=rank, alpha=alpha, targets=targets, zero=zero, config=config)
         return PeftFormat().read(name, directory, self.handle.summary)
 
     def job(

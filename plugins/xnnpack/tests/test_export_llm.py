@@ -1,0 +1,40 @@
+"""What ExecuTorch's own LLM exporter stores for the same base and adapter, key by key and byte by byte.
+
+One difference is wanted: ours folds `alpha / r` into B, theirs multiplies in the graph. With `alpha == r` both are 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import export_llm
+import pytest
+from lora_core_xnnpack.flat_tensor import stored_blobs
+from lora_core_xnnpack.sharing import program_blobs
+from workbench import ALL_LINEAR, TINY_OPTIONS, Workbench
+
+from lora_core.backend import Artifacts, ExportJob
+
+pytestmark = pytest.mark.xdist_group("xnnpack-export-llm")
+
+
+def data_of(path: Path) -> dict[str, bytes]:
+    content = path.read_bytes()
+    return {blob.key: content[blob.offset : blob.offset + blob.size] for blob in stored_blobs(content, path)}
+
+
+def test_foundation_and_adapter_data_are_those_of_the_exporter_of_executorch(
+    one_layer: Workbench, exported: Callable[[ExportJob], tuple[Path, Artifacts]], tmp_path: Path
+) -> None:
+    adapter = one_layer.adapter("theirs", seed=8, rank=4, alpha=4.0, targets=ALL_LINEAR)
+    out, _ = exported(one_layer.job([adapter]))
+    prepared = export_llm.prepare(one_layer.checkpoint, tmp_path / "prepared")
+    context = TINY_OPTIONS.max_context_len
+    peer = export_llm.run(
+        prepared, tmp_path / "peer", adapter=Path(adapter.source), context=context, log=tmp_path / "peer.log"
+    )
+    assert data_of(out / "theirs.ptd") == data_of(peer.directory / "lora.ptd")
+    assert data_of(out / "foundation.ptd") == data_of(peer.directory / "foundation.ptd")
+    program = (peer.directory / "program.pte").read_bytes()
+    assert program_blobs(program, peer.directory) == []

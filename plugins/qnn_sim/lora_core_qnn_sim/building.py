@@ -21,6 +21,7 @@ from lora_core_qnn_sim.calibrate.calibrate import (
     shared_encodings,
 )
 from lora_core_qnn_sim.calibrate.prompts import calibration_prompts
+from lora_core_qnn_sim.calibrate.rounding import compensated_base
 from lora_core_qnn_sim.encodings.grid import Encoding
 from lora_core_qnn_sim.graph.base_model import dims_of, quantize_base, real_weights, rope_tables
 from lora_core_qnn_sim.graph.rotation import rotated_base
@@ -69,6 +70,7 @@ def build_foundation(job: ExportJob, out: Path, emit: Emit) -> Foundation:
             weights, gains = rotated_base(weights, spec.dims.n_layers)
         bits = dict(weight_bits(job.model.summary, widths(job.policy, options)))
         base = quantize_base(weights, cos, sin, bits)
+        base = compensated_base(spec, weights, base, prompts)
         del weights
     with stage(emit, "calibrate base"):
         base, supplied = overridden_base(options, spec, base)

@@ -42,7 +42,7 @@ def write_checkpoint(directory: Path, *, model_type: str = "llama", **changes: A
         return (rng.standard_normal(shape) * 0.3).astype(np.float32)
 
     tensors = {"model.embed_tokens.weight": matrix(VOCAB, DIM), "model.norm.weight": 1 + matrix(DIM)}
-    for n in range(LAYERS):
+    for n in range(config["num_hidden_layers"]):
         p = f"model.layers.{n}"
         for name, (out, width) in {
             "self_attn.q_proj": (32, DIM), "self_attn.k_proj": (16, DIM), "self_attn.v_proj": (16, DIM),

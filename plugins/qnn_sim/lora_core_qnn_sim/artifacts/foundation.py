@@ -107,9 +107,9 @@ def _assemble(container: Container) -> Foundation:
 def pack_nibbles(values: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
     """Pack signed 4-bit values of a matrix two to a byte, low half first; an odd count is padded with 0."""
     flat: npt.NDArray[np.uint8] = values.reshape(-1).view(np.uint8) & np.uint8(15)
-    even = np.zeros(flat.size + flat.size % 2, np.uint8)
+    even: npt.NDArray[np.uint8] = np.zeros(flat.size + flat.size % 2, np.uint8)
     even[: flat.size] = flat
-    packed: npt.NDArray[np.uint8] = even[0::2] | (even[1::2] << 4)
+    packed: npt.NDArray[np.uint8] = np.bitwise_or(even[0::2], even[1::2] * np.uint8(16), dtype=np.uint8)
     return packed
 
 

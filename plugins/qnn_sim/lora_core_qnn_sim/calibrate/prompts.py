@@ -71,8 +71,10 @@ def _texts(source: str | None, chat: bool) -> Sequence[str]:
             raise InputError(f"Cannot read the calibration file: {error}", where=source) from error
     if not chat:
         return [f"{question}\n{answer}" for question, answer in BUILT_IN]
+    system = "<|im_start|>system\nYou are a helpful AI assistant.<|im_end|>\n"
     turn = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n{}<|im_end|>\n"
-    return [turn.format(question, answer) for question, answer in BUILT_IN]
+    # With and without a system turn: templates differ in whether they add one.
+    return [(system if i % 2 else "") + turn.format(*pair) for i, pair in enumerate(BUILT_IN)]
 
 
 def _read_ids(path: Path, vocab_size: int) -> list[Tokens]:

@@ -40,12 +40,13 @@ class Observed:
 class RangeObserver:
     """Collects the ranges of the activations in `bits` (name → bits); others are ignored.
 
-    Grids of 16 bits take the full range, `headroom` wider, since unseen prompts reach further; narrower grids clip
-    where the squared error over the sample is least.
+    Grids of 16 bits take the full range, `headroom` wider, since unseen prompts reach further: with SmolLM2 and an
+    adapter, 1.1 left 165 tensors clipping on new prompts and 95.5% top-1 agreement, 1.6 left 3 and 99.1%, at the price
+    of half a bit. Narrower grids clip where the squared error over the sample is least.
     """
 
     bits: dict[str, int]
-    headroom: float = 1.1
+    headroom: float = 1.6
     _seen: dict[str, Observed] = attrs.field(factory=dict, init=False)
 
     def __call__(self, name: str, value: Array) -> None:

@@ -1,0 +1,103 @@
+"""Rounding of base weights that compensates its own error on the calibration prompts.
+
+Columns of a matrix are rounded one after another, and what rounding a column costs is made up for in the columns not
+yet rounded, in the metric of the inputs' second moments (GPTQ, arXiv 2210.17323). Scales stay those of plain rounding;
+only integers change, so the graph and its cost are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+import numpy as np
+import numpy.typing as npt
+
+from lora_core_qnn_sim.encodings.grid import ChannelWeight
+from lora_core_qnn_sim.graph.nodes import Node, build_nodes
+from lora_core_qnn_sim.graph.spec import GraphSpec
+from lora_core_qnn_sim.runtime.floating import FloatRun
+from lora_core_qnn_sim.runtime.weights import BaseWeights
+
+Array = npt.NDArray[Any]
+_BLOCK = 128
+_DAMPING = 0.01
+
+
+@attrs.define(kw_only=True, eq=False)
+class MomentObserver:
+    """Sums x x^T over tokens for every input of a linear layer; call it as the observer of a float run."""
+
+    spec: GraphSpec
+    moments: dict[str, Array] = attrs.field(factory=dict)
+    _inputs: frozenset[str] = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._inputs = frozenset(node.inputs[0] for node in rounded_nodes(self.spec))
+
+    def __call__(self, name: str, value: Array) -> None:
+        """Add the tokens of one activation."""
+        if name in self._inputs:
+            wide = np.asarray(value, np.float64)
+            self.moments[name] = self.moments.get(name, 0.0) + wide.T @ wide
+
+
+def compensated_base(
+    spec: GraphSpec, weights: Mapping[str, Array], base: BaseWeights, prompts: Sequence[npt.NDArray[np.int64]]
+) -> BaseWeights:
+    """Return `base` rounded with compensation for the inputs that the real `weights` give on `prompts`."""
+    observer = MomentObserver(spec=spec)
+
+    def wide(name: str) -> Array:
+        return np.asarray(weights[name], np.float64)
+
+    # float64, as calibration: the integers then do not depend on the order of summation.
+    FloatRun(spec=spec, weight=wide, base=base, lora={}, observe=observer).logits(prompts)
+    linears = compensated(spec, weights, base.linears, observer.moments)
+    return attrs.evolve(base, linears=linears)
+
+
+def rounded_nodes(spec: GraphSpec) -> list[Node]:
+    """Return the linear layers whose weights are worth it: all but embedding and head, which a table look-up shares."""
+    return [node for node in build_nodes(spec) if node.op == "linear" and node.output != "lm_head.output"]
+
+
+def compensated(
+    spec: GraphSpec, weights: Mapping[str, Array], plain: Mapping[str, ChannelWeight], moments: Mapping[str, Array]
+) -> dict[str, ChannelWeight]:
+    """Return `plain` with the integers of every linear layer chosen with compensation."""
+    factors: dict[str, Array] = {}
+    out = dict(plain)
+    for node in rounded_nodes(spec):
+        source, name = node.inputs[0], node.weights["weight"]
+        if source not in factors:
+            factors = {source: _inverse_factor(moments[source])}
+        out[name] = _round(np.asarray(weights[name], np.float64), plain[name], factors[source])
+    return out
+
+
+def _inverse_factor(moment: Array) -> Array:
+    """Return the upper Cholesky factor of the damped inverse."""
+    damped = moment + np.eye(len(moment)) * (_DAMPING * float(np.trace(moment)) / len(moment) + 1e-12)
+    inverse = np.linalg.inv(damped)
+    factor: Array = np.linalg.cholesky((inverse + inverse.T) / 2).T
+    return factor
+
+
+def _round(weight: Array, plain: ChannelWeight, factor: Array) -> ChannelWeight:
+    top = (1 << (plain.bits - 1)) - 1
+    scales = plain.scales.astype(np.float64)
+    # Columns are contiguous rows here.
+    columns = np.ascontiguousarray(weight.T)
+    integers = np.empty_like(columns)
+    for begin in range(0, len(columns), _BLOCK):
+        end = min(begin + _BLOCK, len(columns))
+        errors = np.empty((end - begin, len(scales)))
+        for j in range(begin, end):
+            integers[j] = np.clip(np.rint(columns[j] / scales), -top, top)
+            error = (columns[j] - integers[j] * scales) / factor[j, j]
+            columns[j + 1 : end] -= factor[j, j + 1 : end, None] * error
+            errors[j - begin] = error
+        columns[end:] -= factor[begin:end, end:].T @ errors
+    return ChannelWeight(bits=plain.bits, values=np.ascontiguousarray(integers.T).astype(np.int8), scales=plain.scales)

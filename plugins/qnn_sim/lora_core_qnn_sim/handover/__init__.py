@@ -1,0 +1,1 @@
+"""Files that the vendor's tools take."""

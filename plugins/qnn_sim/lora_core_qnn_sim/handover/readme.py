@@ -1,0 +1,31 @@
+"""The README of a hand-over: what each file is, and what it rests on."""
+
+from __future__ import annotations
+
+from lora_core_qnn_sim.handover import names
+
+TEXT = f"""# Files for the vendor's tools
+
+Written by lora-core's QNN-style simulator. Nothing here was run against the vendor's SDK. What each file rests on:
+
+| file | for | rests on |
+|---|---|---|
+| `NAME.safetensors` | LoRA weights of a use case, float32, padded to the graph's ranks, scaling folded into B | \
+documented; tensor names are those of `{names.WEIGHT_LIST}` |
+| `{names.WEIGHT_LIST}` | converter, `--lora_weight_list` | documented |
+| `{names.BASE_ENCODINGS}`, `*_NAME.encodings` | AIMET 1.0.0 encodings of the base and of each use case | documented |
+| `{names.IMPORTER}` | importer, `--lora_config` | documented (open-licensed exporter) |
+| `{names.ADAPTER_WEIGHTS}` | context-binary step, adapter weight config | documented by the vendor |
+| `{names.ADAPTOR_LIST}` | attention-head splitting, list of adaptors | documented (open-licensed exporter) |
+| `{names.GENIE}` | Genie dialog, `lora` with groups | groups documented; **not verified**: the other keys, and all \
+section file names |
+| `NAME_ort_qnn.txt` | ONNX Runtime's QNN provider | line format documented; **not verified**: the section's file name |
+
+**Not verified against the SDK**: the names of binary sections (nothing public says how the vendor's tools name them; \
+these are the simulator's), `{names.MODEL}` (the ONNX model is yours to export; its initializers must have the names \
+listed in `{names.WEIGHT_LIST}`), the graph name, and that the encodings' tensor names match those of your converted \
+graph.
+
+The sections beside the simulator's context binary are the simulator's own format. A device needs sections made by \
+the vendor's tools from these files, with base and sections from one SDK version.
+"""

@@ -1,0 +1,81 @@
+"""Writes a hand-over directory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lora_core.adapters.adapter import Adapter
+from lora_core.errors import StorageError
+from lora_core_qnn_sim.artifacts.context_binary import ContextBinary
+from lora_core_qnn_sim.artifacts.foundation import Foundation
+from lora_core_qnn_sim.encodings.aimet import aimet_document
+from lora_core_qnn_sim.encodings.grid import Encoding
+from lora_core_qnn_sim.graph.nodes import lora_weights
+from lora_core_qnn_sim.grouping import Group
+from lora_core_qnn_sim.handover import documents, names
+from lora_core_qnn_sim.handover.readme import TEXT
+from lora_core_qnn_sim.linking import effective_encodings
+from lora_core_qnn_sim.lora import real_lora
+
+_UNVERIFIED = "# Rests on facts that nobody has verified against the vendor's SDK: see README.md.\n"
+_DOCUMENTED = "# Format as documented; not run against the vendor's SDK: see README.md.\n"
+
+
+def write_handover(
+    directory: Path, context: ContextBinary, foundation: Foundation, adapters: Sequence[Adapter],
+    own: Mapping[str, Mapping[str, Encoding]], groups: Sequence[Group],
+) -> None:  # fmt: skip
+    """Write every file into `directory`, replacing those of an earlier export; raises `StorageError`."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        _write_configs(directory, context, [adapter.name for adapter in adapters], groups)
+        _write_encodings(directory, context, foundation, effective_encodings(context, own, groups))
+        for adapter in adapters:
+            _write_weights(directory / names.safetensors_file(adapter.name), context, foundation, adapter)
+    except OSError as error:
+        raise StorageError(f"Cannot write the hand-over: {error}", where=str(directory)) from error
+
+
+def _write_configs(directory: Path, context: ContextBinary, adapters: list[str], groups: Sequence[Group]) -> None:
+    import yaml
+
+    mode = context.mode
+    texts = {
+        names.WEIGHT_LIST: documents.weight_list(lora_weights(context.spec)),
+        names.IMPORTER: _DOCUMENTED + yaml.safe_dump(documents.importer_config(adapters), sort_keys=False),
+        names.ADAPTER_WEIGHTS: _DOCUMENTED
+        + yaml.safe_dump(documents.adapter_weight_config(adapters, groups, mode), sort_keys=False),
+        names.ADAPTOR_LIST: _DOCUMENTED + yaml.safe_dump(documents.adaptor_list(adapters, groups), sort_keys=False),
+        # JSON has no comments: the README speaks for it.
+        names.GENIE: json.dumps(documents.genie_config(adapters, groups, mode), indent=2) + "\n",
+        names.README: TEXT,
+    }
+    texts |= {names.line_file(adapter): documents.line(adapter, groups, mode) for adapter in adapters}
+    for name, text in texts.items():
+        (directory / name).write_text(text, encoding="utf-8")
+
+
+def _write_encodings(
+    directory: Path, context: ContextBinary, foundation: Foundation, used: Mapping[str, Mapping[str, Encoding]]
+) -> None:
+    updatable = lora_weights(context.spec)
+    base = foundation.with_slots(context.spec) | dict(context.branch)
+    files = {names.BASE_ENCODINGS: base}
+    files |= {names.encodings_file(adapter): base | dict(encodings) for adapter, encodings in used.items()}
+    for name, encodings in files.items():
+        document = aimet_document(
+            {tensor: grid for tensor, grid in encodings.items() if tensor not in updatable},
+            {tensor: grid for tensor, grid in encodings.items() if tensor in updatable},
+            foundation.base.linears,
+        )
+        (directory / name).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def _write_weights(path: Path, context: ContextBinary, foundation: Foundation, adapter: Adapter) -> None:
+    from safetensors.numpy import save_file
+
+    weights: dict[str, Any] = real_lora(context.spec, [adapter], foundation.gains)
+    save_file(weights, path)

@@ -1,0 +1,84 @@
+"""The graph computes what the model computes: float logits equal those of the core's module, rotated or not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lora_core_qnn_sim.backend import QnnSimBackend
+from lora_core_qnn_sim.graph.base_model import dims_of, quantize_base, real_weights, rope_tables
+from lora_core_qnn_sim.graph.rotation import rotated_base
+from lora_core_qnn_sim.graph.spec import GraphSpec
+from lora_core_qnn_sim.lora import graph_slots, real_lora
+from lora_core_qnn_sim.runtime.floating import FloatRun
+
+from lora_core.adapters.slots import SlotPlan
+from lora_core.models.base import ModelOptions
+from plugins.qnn_sim.tests import tiny
+
+PROMPTS = [np.array([3, 1, 4, 1, 5, 9, 2]), np.array([6, 5])]
+CASES = [
+    ("llama", {}),
+    ("llama", {"tie_word_embeddings": True, "num_key_value_heads": 2}),
+    ("llama", {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}}),
+    ("qwen2", {}),
+    ("qwen3", {}),
+]
+
+
+@pytest.mark.parametrize(("family", "changes"), CASES)
+@pytest.mark.parametrize("rotated", [False, True])
+def test_float_logits_equal_the_modules(tmp_path: Path, family: str, changes: dict[str, object], rotated: bool) -> None:
+    model = tiny.open_model(tiny.write_checkpoint(tmp_path / "model", model_type=family, **changes))
+    asked = ModelOptions(attention="sdpa", max_context_len=16, max_seq_len=16, full_logits=True, dynamic_seq_len=False)
+    loaded = model.load(asked)
+    dims = dims_of(model.summary)
+    weights, gains = real_weights(loaded, dims), None
+    cos, sin = rope_tables(loaded, dims, 16)
+    if rotated:
+        weights, gains = rotated_base(weights, dims.n_layers)
+    adapter = tiny.adapter("one", model.summary, seed=4, targets=("q_proj", "gate_proj", "o_proj", "down_proj"))
+    plan = SlotPlan.from_adapters([adapter], model.summary.layers)
+    spec = GraphSpec(dims=dims, slots=graph_slots(plan), context_len=16, input_len=8, act_bits=16, lora_bits=16)
+    if rotated:
+        spec = GraphSpec.from_json(spec.to_json() | {"dims": spec.to_json()["dims"] | {"tied": False}})
+    base = quantize_base(weights, cos, sin, dict.fromkeys(weights, 8))
+    run = FloatRun(spec=spec, weight=lambda name: weights[name], base=base, lora=real_lora(spec, [adapter], gains))
+    with torch.no_grad():
+        for pair in adapter.pairs:
+            linear = loaded.module.get_submodule(
+                next(layer.path for layer in loaded.summary.layers if layer.name == pair.module)
+            )
+            linear.weight = torch.nn.Parameter(
+                linear.weight + torch.from_numpy(pair.b.read() @ pair.a.read()) * pair.scaling, requires_grad=False
+            )
+        for prompt, ours in zip(PROMPTS, run.logits(PROMPTS), strict=True):
+            positions = torch.arange(len(prompt))
+            theirs = loaded.module(torch.from_numpy(prompt)[None], {"input_pos": positions})
+            theirs = (theirs[0] if isinstance(theirs, tuple) else theirs)[0].numpy()
+            assert np.abs(theirs - ours).max() < 1e-3 * np.abs(theirs).max()
+
+
+def test_another_family_is_refused_naming_those_there_are(model: object) -> None:
+    from lora_core_qnn_sim.options import QnnSimOptions
+
+    from lora_core.models.module import ModuleModel
+
+    module = ModuleModel(module=torch.nn.Linear(2, 2), example_args=(torch.zeros(1, 2),))
+    from lora_core.backend import ExportJob
+
+    job = ExportJob(model=module, adapters=(), plans=(), policy=tiny.POLICY["w8a16"], options=QnnSimOptions())
+    assert "llama, mistral, qwen2, qwen3" in str(QnnSimBackend().check(job)[0])
+
+
+def test_a_policy_with_float_layers_is_refused_listing_the_simulators(model: object) -> None:
+    import attrs
+
+    from lora_core.quant.policies import POLICIES
+
+    job = tiny.make_job(model)  # type: ignore[arg-type]
+    for policy in POLICIES:
+        said = "\n".join(str(p) for p in QnnSimBackend().check(attrs.evolve(job, policy=policy)))
+        assert "w8a16, w4a16, w8a8" in said

@@ -1,0 +1,131 @@
+"""Files for the vendor's tools: their schemas, and names that agree across all of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from lora_core_qnn_sim.artifacts.context_binary import read_context
+from lora_core_qnn_sim.encodings.aimet import read_aimet
+from lora_core_qnn_sim.graph.nodes import activations, build_nodes, lora_weights
+from lora_core_qnn_sim.grouping import read_groups
+from safetensors.numpy import load_file
+
+from plugins.qnn_sim.tests import tiny
+
+NAMES = ["a1", "a2", "a3", "a4", "a5"]
+GROUPS = ("g1=a1,a2", "g2=a3,a4", "g3=a5")
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory, model: Any, five: Any) -> Any:
+    directory = tmp_path_factory.mktemp("handover")
+    return tiny.export(tiny.make_job(model, five, group=GROUPS, emit_qairt=directory / "hand"), directory / "out")
+
+
+@pytest.fixture(scope="module")
+def hand(bundle: Any) -> Path:
+    return Path(bundle.path).parent / "hand"
+
+
+def test_every_file_of_the_hand_over_is_there_and_no_other(hand: Path) -> None:
+    expected = {
+        "README.md", "lora_weight_list.txt", "lora_importer_config.yaml", "lora_adapter_weights.yaml",
+        "lora_adaptor_list.yaml", "genie_config.json", "llm.encodings",
+    }  # fmt: skip
+    expected |= {f"{name}.safetensors" for name in NAMES} | {f"llm_{name}.encodings" for name in NAMES}
+    expected |= {f"{name}_ort_qnn.txt" for name in NAMES}
+    assert {path.name for path in hand.iterdir()} == expected
+
+
+def test_the_weight_list_names_the_updatable_tensors_in_natural_order(hand: Path, bundle: Any) -> None:
+    lines = (hand / "lora_weight_list.txt").read_text().splitlines()
+    spec = read_context(bundle.file("context.bin")).spec
+    assert set(lines) == set(lora_weights(spec))
+    assert lines == sorted(lines, key=lambda name: [int(p) if p.isdigit() else p for p in name.split(".")])
+
+
+def test_safetensors_hold_exactly_the_listed_tensors_at_the_graphs_shapes(hand: Path, bundle: Any, five: Any) -> None:
+    spec = read_context(bundle.file("context.bin")).spec
+    for adapter in five:
+        tensors = load_file(hand / f"{adapter.name}.safetensors")
+        assert {name: array.shape for name, array in tensors.items()} == lora_weights(spec)
+        pair = adapter.pairs[0]
+        layer = pair.module.removeprefix("model.")
+        assert np.array_equal(tensors[f"{layer}.lora_a.weight"], pair.a.read())
+        assert np.array_equal(tensors[f"{layer}.lora_b.weight"], pair.b.read() * np.float32(pair.scaling))
+
+
+def test_encodings_cover_every_quantized_tensor(hand: Path, bundle: Any) -> None:
+    spec = read_context(bundle.file("context.bin")).spec
+    needed = set(activations(build_nodes(spec))) | set(lora_weights(spec))
+    for name in ("llm", *(f"llm_{name}" for name in NAMES)):
+        assert needed <= set(read_aimet(hand / f"{name}.encodings"))
+        assert json.loads((hand / f"{name}.encodings").read_text())["version"] == "1.0.0"
+
+
+def test_the_importer_config_has_one_use_case_for_each_adapter(hand: Path) -> None:
+    cases = yaml.safe_load((hand / "lora_importer_config.yaml").read_text())["use_case"]
+    assert [case["name"] for case in cases] == NAMES
+    for case in cases:
+        assert set(case) == {"name", "model_name", "lora_weights", "quant_overrides", "output_path"}
+        assert (hand / case["lora_weights"]).is_file()
+        assert (hand / case["quant_overrides"]).is_file()
+
+
+def test_the_adapter_weight_config_reads_back_as_the_same_groups(hand: Path) -> None:
+    path = hand / "lora_adapter_weights.yaml"
+    cases = {case["name"]: case for case in yaml.safe_load(path.read_text())["use_case"]}
+    flags = {n: (case.get("weights_only", False), case.get("encodings_only", False)) for n, case in cases.items()}
+    both, weights, neither = (True, True), (True, False), (False, False)
+    assert flags == {"a1": both, "a2": weights, "a3": both, "a4": weights, "a5": neither}
+    assert [group.members for group in read_groups(path)] == [("a1", "a2"), ("a3", "a4")]
+    for case in cases.values():
+        assert (hand / case["safetensors"]).is_file()
+        assert (hand / case["encodings"]).is_file()
+
+
+def test_the_adaptor_list_has_its_three_keys(hand: Path) -> None:
+    entries = yaml.safe_load((hand / "lora_adaptor_list.yaml").read_text())
+    assert [entry["name"] for entry in entries] == NAMES
+    for entry in entries:
+        assert set(entry) == {"name", "encodings_path", "safetensor_path"}
+        assert (hand / entry["encodings_path"]).is_file()
+        assert (hand / entry["safetensor_path"]).is_file()
+
+
+def test_the_genie_config_names_sections_that_exist_and_declared_members(hand: Path, bundle: Any) -> None:
+    lora = json.loads((hand / "genie_config.json").read_text())["dialog"]["engine"]["model"]["binary"]["lora"]
+    assert lora["version"] == 1
+    declared = [adapter["name"] for adapter in lora["adapters"]]
+    assert declared == NAMES
+    for adapter in lora["adapters"]:
+        assert set(adapter) == {"version", "name", "alphas", "bin-sections"}
+        assert all((bundle.path / "sections" / name).is_file() for name in adapter["bin-sections"])
+    assert {group["name"]: group["members"] for group in lora["groups"]} == {"g1": ["a1", "a2"], "g2": ["a3", "a4"]}
+    for group in lora["groups"]:
+        assert set(group) == {"version", "name", "members", "quant-bin-sections"}
+        assert set(group["members"]) <= set(declared)
+        assert all((bundle.path / "sections" / name).is_file() for name in group["quant-bin-sections"])
+
+
+def test_the_line_file_has_graph_and_section(hand: Path, bundle: Any) -> None:
+    for name in NAMES:
+        (line,) = (hand / f"{name}_ort_qnn.txt").read_text().splitlines()
+        graph, section = line.split(";")
+        assert graph == "llm"
+        assert (bundle.path / "sections" / section).is_file()
+
+
+def test_files_say_what_rests_on_facts_that_are_not_verified(hand: Path) -> None:
+    readme = (hand / "README.md").read_text()
+    assert "Not verified against the SDK" in readme
+    listed = ("lora_weight_list.txt", "lora_importer_config.yaml", "genie_config.json", "NAME_ort_qnn.txt")
+    assert all(name in readme for name in listed)
+    for path in hand.glob("*.yaml"):
+        assert path.read_text().startswith("#")
+        assert "README.md" in path.read_text().splitlines()[0]

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import attrs
@@ -110,7 +111,33 @@ def _named_table(builder: flatbuffers.Builder, blob: DataBlob, segment: int) -> 
     return int(builder.EndObject())
 
 
-def _flatbuffer(blobs: Sequence[DataBlob], placed: dict[str, int], offsets: list[int], sizes: list[int]) -> bytes:
+@lru_cache(maxsize=64)
+def _keyless_flatbuffer(segments: tuple[int, ...], sizes: tuple[int, ...]) -> tuple[bytes, tuple[int, ...]]:
+    """Return the flatbuffer of blobs under content keys, and where each key belongs.
+
+    `segments` are the blobs' segments, `sizes` those of the segments in bytes. Adapters of one shape share it: only the
+    keys differ, and they are all of one length.
+    """
+    keys = [f"{index:064x}" for index in range(len(segments))]
+    blobs = [DataBlob(key=key, data=b"", digest=str(segment)) for key, segment in zip(keys, segments, strict=True)]
+    placed = {str(segment): segment for segment in segments}
+    flatbuffer = _flatbuffer(blobs, placed, layout_segments(sizes), sizes)
+    return flatbuffer, tuple(flatbuffer.index(key.encode("ascii")) for key in keys)
+
+
+def _front(blobs: Sequence[DataBlob], placed: dict[str, int], sizes: list[int]) -> bytes:
+    if not all(blob.key == blob.digest and blob.layout is None for blob in blobs):
+        return _flatbuffer(blobs, placed, layout_segments(sizes), sizes)
+    keyless, positions = _keyless_flatbuffer(tuple(placed[blob.digest] for blob in blobs), tuple(sizes))
+    flatbuffer = bytearray(keyless)
+    for blob, position in zip(blobs, positions, strict=True):
+        flatbuffer[position : position + len(blob.key)] = blob.key.encode("ascii")
+    return bytes(flatbuffer)
+
+
+def _flatbuffer(
+    blobs: Sequence[DataBlob], placed: Mapping[str, int], offsets: Sequence[int], sizes: Sequence[int]
+) -> bytes:
     builder = flatbuffers.Builder(1024 + 160 * len(blobs))
     spans = zip(offsets, sizes, strict=True)
     segments = _table_vector(builder, [_segment_table(builder, offset, size) for offset, size in spans])
@@ -132,7 +159,7 @@ def serialize(blobs: Sequence[DataBlob]) -> list[Buffer]:
             stored.append(blob.data)
     sizes = [len(data) for data in stored]
     offsets = layout_segments(sizes)
-    flatbuffer = _flatbuffer(blobs, placed, offsets, sizes)
+    flatbuffer = _front(blobs, placed, sizes)
     base = aligned(len(flatbuffer) + _PADDED_HEADER, SEGMENT_ALIGNMENT)
     total = offsets[-1] + sizes[-1] if stored else 0
     root = struct.pack("<I", struct.unpack_from("<I", flatbuffer)[0] + _PADDED_HEADER)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import attrs
@@ -87,7 +88,8 @@ def link_matrices(template: Template, matrices: Mapping[str, tuple[Matrix, Matri
     With `embed` the adapter's data lies in the program file, else in a data file of its own.
     """
     tensors = template.table.tensors
-    blobs = [_blob(matrices, tensor) for tensor in tensors]
+    hashed: dict[int, DataBlob] = {}  # by identity: slots without effect share their matrices
+    blobs = [_blob(matrices[tensor.module][tensor.matrix == "b"], tensor, hashed) for tensor in tensors]
     changes = [(tensor.sites, blob.key) for tensor, blob in zip(tensors, blobs, strict=True)]
     known = set(template.table.foundation_keys)
     stored = list({blob.key: blob for blob in blobs if blob.key not in known}.values())
@@ -111,14 +113,18 @@ def slot_matrices(adapter: Adapter, plan: SlotPlan) -> dict[str, tuple[Matrix, M
 def _without_zero_a(a: Matrix, b: Matrix) -> tuple[Matrix, Matrix]:
     # XNNPACK's weight cache (ExecuTorch 1.5.1) finds packed weights by their bytes and a seed that is symmetric in rows
     # and columns, so it takes a zero A (rank, n) for a zero B (n, rank) and reads past its end. Drop when it does not.
-    if a.any():
-        return a, b
-    rank, in_features = a.shape
-    return np.full_like(a, (rank << 16 | in_features) * 2.0**-32), np.zeros_like(b)
+    return (a, b) if a.any() else _idle_pair(a.shape[0], a.shape[1], b.shape[0])
 
 
-def _blob(matrices: Mapping[str, tuple[Matrix, Matrix]], tensor: TensorRelocation) -> DataBlob:
-    matrix = matrices[tensor.module][0 if tensor.matrix == "a" else 1]
+@lru_cache(maxsize=256)
+def _idle_pair(rank: int, in_features: int, out_features: int) -> tuple[Matrix, Matrix]:
+    a = np.full((rank, in_features), (rank << 16 | in_features) * 2.0**-32, dtype=np.float32)
+    return a, np.zeros((out_features, rank), dtype=np.float32)
+
+
+def _blob(matrix: Matrix, tensor: TensorRelocation, hashed: dict[int, DataBlob]) -> DataBlob:
     if matrix.shape != tensor.shape:
         raise ValueError(f"{tensor.module} {tensor.matrix}: {matrix.shape} where the template has {tensor.shape}")
-    return DataBlob.under_content_key(np.ascontiguousarray(matrix, dtype="<f4").data.cast("B"))
+    if id(matrix) not in hashed:
+        hashed[id(matrix)] = DataBlob.under_content_key(np.ascontiguousarray(matrix, dtype="<f4").data.cast("B"))
+    return hashed[id(matrix)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from functools import lru_cache
 
 import attrs
 import flatbuffers
@@ -47,12 +48,11 @@ class ProgramTail:
     mutable_segments: tuple[SegmentOffsets, ...] | None
 
 
-def _builder_behind(tail: ProgramTail, room: int) -> flatbuffers.Builder:
+def _builder_behind(tail: ProgramTail, tail_size: int, room: int) -> flatbuffers.Builder:
     builder = flatbuffers.Builder(0)
-    size = aligned(room, 64) + len(tail.data)
-    builder.Bytes = bytearray(size)
-    builder.head = size - len(tail.data)
-    builder.Bytes[builder.head :] = tail.data
+    size = aligned(room, 64) + tail_size
+    builder.Bytes = bytearray(size)  # a builder never reads what it has written
+    builder.head = size - tail_size
     builder.minalign = tail.min_align
     builder.vtables = dict(tail.vtables)
     return builder
@@ -91,11 +91,17 @@ def _pack_named(builder: flatbuffers.Builder, key: str, segment: int) -> int:
     return int(builder.EndObject())
 
 
-def _flatbuffer(
-    tail: ProgramTail, offsets: Sequence[int], sizes: Sequence[int], named: Sequence[tuple[str, int]]
+@lru_cache(maxsize=64)
+def _front(
+    tail: ProgramTail,
+    tail_size: int,
+    offsets: tuple[int, ...],
+    sizes: tuple[int, ...],
+    named: tuple[tuple[str, int], ...],
 ) -> bytes:
+    """Return the flatbuffer before the tail. It does not depend on the tail's data, which is left out of `tail`."""
     # The order of ExecuTorch's generated `ProgramT.Pack`.
-    builder = _builder_behind(tail, 1024 + 48 * len(offsets) + 128 * len(named))
+    builder = _builder_behind(tail, tail_size, 1024 + 48 * len(offsets) + 128 * len(named))
     segments = _pack_tables(builder, [_pack_segment(builder, *span) for span in zip(offsets, sizes, strict=True)])
     constant = None if tail.constant_segment is None else _pack_offsets(builder, tail.constant_segment)
     mutable = None
@@ -110,7 +116,7 @@ def _flatbuffer(
         if table is not None:
             builder.PrependUOffsetTRelativeSlot(slot, table, 0)
     builder.Finish(builder.EndObject(), file_identifier=tail.file_identifier)
-    return bytes(builder.Output())
+    return bytes(builder.Output()[:-tail_size])
 
 
 def assemble(tail: ProgramTail, segments: Sequence[Buffer], named: Sequence[tuple[str, int]]) -> list[Buffer]:
@@ -121,11 +127,12 @@ def assemble(tail: ProgramTail, segments: Sequence[Buffer], named: Sequence[tupl
     """
     sizes = [len(segment) for segment in segments]
     offsets = layout_segments(sizes)
-    flatbuffer = _flatbuffer(tail, offsets, sizes, named)
-    program_size = tail.header_length + len(flatbuffer)
+    bare = attrs.evolve(tail, data=b"")
+    front = _front(bare, len(tail.data), tuple(offsets), tuple(sizes), tuple(named))
+    program_size = tail.header_length + len(front) + len(tail.data)
     base = aligned(program_size, SEGMENT_ALIGNMENT)
     total = offsets[-1] + sizes[-1]
     header = _HEADER.pack(b"eh00", _HEADER.size, program_size, base, total).ljust(tail.header_length, b"\0")
-    root = struct.pack("<I", struct.unpack_from("<I", flatbuffer)[0] + tail.header_length)
-    front = (root + flatbuffer[4:8] + header + flatbuffer[8:]).ljust(base, b"\0")
-    return [front, *padded_segments(segments, offsets)]
+    root = struct.pack("<I", struct.unpack_from("<I", front)[0] + tail.header_length)
+    program = b"".join((root, front[4:8], header, front[8:], tail.data)).ljust(base, b"\0")
+    return [program, *padded_segments(segments, offsets)]

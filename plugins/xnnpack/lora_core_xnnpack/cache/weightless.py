@@ -69,8 +69,12 @@ def strip(
     Raises `DependsOnWeightsError` if a blob is no stored form of a tensor, or of several that are equal by chance.
     """
     known = forms_by_digest(module)
-    foundation = tuple(_trace(module, blob, data, known) for blob in blobs)
     keys = [blob.key for blob in blobs]
+    # What kernels read by name is not delegated: a delegated tensor that equals it (a tied head) is the other one.
+    delegated = {digest: [form for form in found if form.path not in keys] or found for digest, found in known.items()}
+    foundation = tuple(
+        _trace(module, blob, data, delegated if _CONTENT_KEY.fullmatch(blob.key) else known) for blob in blobs
+    )
     return Weightless(
         foundation=foundation,
         programs=tuple(WeightlessProgram(template=program, sites=_sites(program, keys)) for program in programs),

@@ -55,7 +55,7 @@ def _held(*, nothing: bool, measured: Effect | None) -> str:
         return "it changes the output; its source was not given"
     if measured.size < _WEAK:
         return "it changes the output, too little for its size to be judged"
-    return f"{measured.ratio:.4g} times the reference's effect, cosine {measured.direction:.4g}"
+    return f"{measured.ratio:.4f} times the reference's effect, cosine {measured.direction:.4f}"
 
 
 def _beyond(numbers: Numbers, limits: Limits) -> Iterator[str]:

@@ -70,13 +70,17 @@ def _sections(report: VerifyReport) -> Iterator[str]:
             f"{each.numbers.kl:.2g}",
             f"{each.numbers.top1:.1%}",
             f"{each.numbers.greedy:.1%}",
+            f"{each.effect.ratio:.4f}" if each.effect is not None else None,
+            f"{each.effect.direction:.4f}" if each.effect is not None else None,
             each.numbers.positions,
         ]
         for each in report.methods
         if each.numbers is not None
     ]
     if numbers:
-        yield table(["method", "max error", "mean error", "KL", "top-1", "greedy", "positions"], numbers)
+        yield table(
+            ["method", "max error", "mean error", "KL", "top-1", "greedy", "effect", "cosine", "positions"], numbers
+        )
         yield f"Compared with {report.reference}. Limits: {report.limits.reason}"
     verdict = "passed" if report.passed else f"failed: {len(report.failures)} of {len(report.findings)} checks"
     unchecked = f"; {len(report.unchecked)} could not be made" if report.unchecked else ""

@@ -1,0 +1,82 @@
+"""The numbers that verify judges by, on logits whose answers are known."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from lora_core.verification.numbers import Trace, compare, effect
+
+
+def trace(logits, tokens=None) -> Trace:
+    logits = np.array(logits, np.float32)
+    tokens = tuple(int(row.argmax()) for row in logits) if tokens is None else tokens
+    return Trace(prompt=(1,), tokens=tokens, logits=logits)
+
+
+def test_equal_logits_have_no_error():
+    reference = [trace([[1.0, 2.0, 3.0], [3.0, 1.0, 2.0]])]
+    numbers = compare(reference, [reference[0].logits], tie=0.0)
+    assert (numbers.max_error, numbers.mean_error, numbers.kl, numbers.max_kl) == (0, 0, 0, 0)
+    assert (numbers.top1, numbers.greedy, numbers.positions) == (1, 1, 2)
+
+
+def test_kl_is_that_of_the_distributions():
+    p, q = np.array([0.5, 0.25, 0.25]), np.array([0.25, 0.25, 0.5])
+    numbers = compare([trace([np.log(p)])], [np.log(q)[None]], tie=0.0)
+    assert numbers.kl == pytest.approx(0.5 * math.log(2) + 0.25 * math.log(0.5), rel=1e-6)
+
+
+def test_a_constant_added_to_all_logits_changes_neither_kl_nor_choices():
+    reference = [trace([[1.0, 2.0, 4.0]])]
+    numbers = compare(reference, [reference[0].logits + 100], tie=0.0)
+    assert numbers.kl == pytest.approx(0, abs=1e-9)
+    assert numbers.top1 == 1
+    assert numbers.max_error == 100
+
+
+def test_greedy_agreement_ends_at_the_first_other_token():
+    reference = trace([[0, 9], [9, 0], [0, 9], [9, 0]])
+    exported = reference.logits.copy()
+    exported[1] = exported[1][::-1]
+    numbers = compare([reference], [exported], tie=0.0)
+    assert numbers.top1 == 0.75
+    assert numbers.greedy == 0.25
+
+
+def test_a_tie_within_the_limit_counts_as_agreement():
+    reference = trace([[1.0, 1.001, -5.0]])
+    exported = np.array([[1.001, 1.0, -5.0]], np.float32)
+    assert compare([reference], [exported], tie=0.0).top1 == 0
+    assert compare([reference], [exported], tie=0.01).top1 == 1
+
+
+def test_effect_tells_the_scale_and_the_direction():
+    chance = np.random.default_rng(0)
+    base, change = chance.standard_normal((2, 3, 50))
+    before, after = [trace(row[None]) for row in base], [trace(row[None]) for row in base + change]
+
+    def measured(exported_change):
+        rows = base + exported_change
+        return effect((before, after), ([row[None] for row in base], [row[None] for row in rows]))
+
+    assert measured(change).ratio == pytest.approx(1, rel=1e-5)
+    assert measured(change).direction == pytest.approx(1, rel=1e-5)
+    assert measured(2 * change).ratio == pytest.approx(2, rel=1e-5)
+    assert measured(2 * change).direction == pytest.approx(1, rel=1e-5)
+    assert measured(change[::-1]).direction < 0.5
+    assert measured(change + 7).ratio == pytest.approx(1, rel=1e-5)
+    assert measured(0 * change).ratio == 0
+    assert math.isnan(measured(0 * change).direction)
+
+
+def test_infinite_logits_are_beyond_every_limit():
+    from lora_core.verification.judging import logits
+    from lora_core.verification.limits import INT4
+
+    reference = [trace([[1.0, 2.0, 3.0]])]
+    with np.errstate(invalid="ignore"):
+        numbers = compare(reference, [np.full((1, 3), np.inf, np.float32)], tie=0.0)
+    assert "KL nan" in logits("forward", numbers, INT4).detail

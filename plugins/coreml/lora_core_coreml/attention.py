@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
@@ -39,21 +39,16 @@ class StaticAttention:
     """The caches of one conversation, and the inputs that a method takes at a position."""
 
     def __init__(
-        self, signatures: Mapping[Kind, Signature], tables: tuple[Array, Array], heads: int, head_dim: int
+        self, tables: tuple[Array, Array], *, count: int, cache_len: int, heads: int, head_dim: int, dtype: Any
     ) -> None:
-        """`tables` are the cosines and sines of every position; `heads` is the number of key/value heads."""
-        self._signatures = signatures
-        self._cos, self._sin = tables
-        shape = (1, heads, next(iter(signatures.values())).cache_len, head_dim)
-        count = len(next(iter(signatures.values())).caches)
-        self._keys = [np.zeros(shape, self._cos.dtype) for _ in range(count)]
-        self._values = [np.zeros(shape, self._cos.dtype) for _ in range(count)]
+        """`tables` are the cosines and sines of every position; `heads` is the number of key/value heads.
 
-    def choose(self, count: int) -> Signature:
-        """Return the method for `count` tokens: prefill for several, if there is one."""
-        if count > 1 and "prefill" in self._signatures:
-            return self._signatures["prefill"]
-        return self._signatures["forward"]
+        There are `count` caches of keys and as many of values, kept in `dtype`.
+        """
+        self._cos, self._sin = tables
+        shape = (1, heads, cache_len, head_dim)
+        self._keys = [np.zeros(shape, dtype) for _ in range(count)]
+        self._values = [np.zeros(shape, dtype) for _ in range(count)]
 
     def inputs(self, signature: Signature, tokens: Sequence[int], position: int, count: int) -> list[Array]:
         """Return the `count` flat inputs for `tokens` at `position`; shorter calls are padded on the right."""

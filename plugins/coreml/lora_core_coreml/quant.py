@@ -12,9 +12,16 @@ from lora_core.quant.policy import QuantPolicy, Scheme
 _CHANNEL4 = Scheme(bits=4, granularity="channel")
 _BLOCK4 = Scheme(bits=4, granularity="group", group_size=32)
 _CHANNEL8 = Scheme(bits=8, granularity="channel")
+_HALF = Scheme(bits=16)
 
 POLICIES = (
-    QuantPolicy(name="fp16", summary="No quantization: weights in the precision of --dtype."),
+    QuantPolicy(
+        name="fp16",
+        summary="No quantization: weights in the precision of --dtype.",
+        linear=_HALF,
+        output=_HALF,
+        embedding=_HALF,
+    ),
     QuantPolicy(
         name="c4w",
         summary="4-bit linear layers with one scale per channel (Neural Engine), 8-bit embedding.",
@@ -29,10 +36,12 @@ POLICIES = (
         output=_BLOCK4,
         embedding=_CHANNEL8,
     ),
-    QuantPolicy(name="emb8", summary="8-bit embedding only.", embedding=_CHANNEL8),
+    QuantPolicy(name="emb8", summary="8-bit embedding only.", linear=_HALF, output=_HALF, embedding=_CHANNEL8),
     QuantPolicy(
         name="emb4",
         summary="4-bit embedding in groups of 32 only.",
+        linear=_HALF,
+        output=_HALF,
         embedding=_BLOCK4,
     ),
 )

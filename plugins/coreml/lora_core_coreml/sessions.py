@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
+import attrs
 import numpy as np
 import numpy.typing as npt
 
@@ -20,33 +21,70 @@ from lora_core_coreml.attention import Signature, StaticAttention
 from lora_core_coreml.evaluation.function import Precision
 from lora_core_coreml.evaluation.operators import REASONS
 from lora_core_coreml.evaluation.program import EvaluatedProgram
+from lora_core_coreml.execution import EXECUTION, ExecutedProgram, can_execute
 from lora_core_coreml.naming import Kind, kinds, method_name
 
+BOTH = "both"
 EVALUATION = "reference evaluation of the stored CoreML functions; nothing ran on CoreML"
 
 
 def open_session(bundle: Bundle, options: Mapping[str, Any]) -> Session:
-    """Open `bundle`; `options["precision"]` is `float16` (strict) or `float32` (accumulating), by default the
-    program's own. Raises `UsageError` for anything else.
+    """Open `bundle` on CoreML where there is CoreML, else for evaluation.
+
+    `options["precision"]` evaluates at `float16` (strict), `float32` (accumulating) or `both`, which returns the strict
+    logits and reports how far the others are. It is `both` by default, `float32` for a float32 program. Raises
+    `UsageError` for anything else.
     """
     unknown = sorted(set(options) - {"precision"})
     if unknown:
         raise UsageError(f"Unknown option {unknown[0]!r} of a CoreML session", remedy="There is: precision.")
-    precision = options.get("precision", "float32" if bundle.manifest.options.get("dtype") == "fp32" else "float16")
-    if precision not in get_args(Precision):
-        raise UsageError(f"Unknown precision {precision!r}", remedy=f"Choose {' or '.join(get_args(Precision))}.")
-    return EvaluationSession(bundle, precision)
+    precision = options.get("precision", "float32" if bundle.manifest.options.get("dtype") == "fp32" else BOTH)
+    if precision not in (*get_args(Precision), BOTH):
+        raise UsageError(f"Unknown precision {precision!r}", remedy="Choose float16, float32 or both.")
+    if not options and can_execute():
+        return CoremlSession(bundle, ("float16",), program=ExecutedProgram, runtime=EXECUTION)
+    return CoremlSession(bundle, get_args(Precision) if precision == BOTH else (precision,))
 
 
-class EvaluationSession(Session):
-    """Methods evaluated with coremltools' own operator semantics: slow, and exact about what is stored."""
+@attrs.frozen(kw_only=True)
+class Spread:
+    """How far two evaluations of one method are apart: the largest difference of logits, and their largest value."""
 
-    def __init__(self, bundle: Bundle, precision: Precision) -> None:
-        """Open the program of `bundle`; raises `UnsupportedError` if it is no language model."""
+    largest_difference: float = 0.0
+    largest_logit: float = 0.0
+    finite: bool = True
+
+    def wider(self, *rows: npt.NDArray[np.float32]) -> Spread:
+        """Return this spread widened by one more row of logits of each evaluation."""
+        first, last = rows[0], rows[-1]
+        return Spread(
+            largest_difference=max(self.largest_difference, float(np.abs(first - last).max())),
+            largest_logit=max(self.largest_logit, float(np.abs(last).max())),
+            finite=self.finite and all(bool(np.isfinite(row).all()) for row in rows),
+        )
+
+
+class CoremlSession(Session):
+    """The methods of one program, evaluated with coremltools' own operator semantics or executed by CoreML."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        precisions: Sequence[Precision],
+        *,
+        program: type[EvaluatedProgram] = EvaluatedProgram,
+        runtime: str = EVALUATION,
+    ) -> None:
+        """Open the program of `bundle`, to evaluate it at each of `precisions` and return the logits of the first.
+
+        Raises `UnsupportedError` if it is no language model.
+        """
         self._bundle = bundle
-        self._precision: Precision = precision
+        self._precisions = tuple(precisions)
+        self._runtime = runtime
+        self._spreads: dict[str, Spread] = {}
         (path,) = {method.program for method in bundle.manifest.methods}
-        self._program = EvaluatedProgram(bundle.file(path))
+        self._program = program(bundle.file(path))
         self._adapters = frozenset(self._program.constant(metadata.ADAPTERS))
         self._multifunction = "prefill" in self._program.methods
         if not self._program.has_constant("freqs_cos"):
@@ -66,11 +104,15 @@ class EvaluationSession(Session):
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """That this is evaluation, at which precision, and which operators have references of our own."""
+        """Whether this is evaluation, at which precision, and which operators have references of our own.
+
+        `float32_accumulating` tells for each method how far its logits are from the strict ones, if both were asked.
+        """
         return {
-            "runtime": EVALUATION,
-            "evaluates": True,
-            "precision": self._precision,
+            "runtime": self._runtime,
+            "evaluates": self._runtime == EVALUATION,
+            "precision": " and ".join(self._precisions),
+            "float32_accumulating": {name: attrs.asdict(spread) for name, spread in sorted(self._spreads.items())},
             "context_len": self._context_len,
             "platform": platform.system(),
             "own_references": dict(REASONS),
@@ -104,46 +146,53 @@ class EvaluationSession(Session):
         """Evaluate `tokens` at `position`, in as many calls as the methods' input length takes."""
         self._cache.check(adapter, position, len(tokens))
         self.load(adapter)
-        logits: npt.NDArray[Any] | None = None
+        found: list[npt.NDArray[np.float32]] = []
         done = 0
         while done < len(tokens):
-            signature = self._attention.choose(len(tokens) - done)
-            some = tokens[done : done + min(signature.input_len, self._room(signature, position + done))]
-            logits = self._call(adapter, signature, some, position + done)
+            signature = self._choose(len(tokens) - done, position + done)
+            some = tokens[done : done + signature.input_len]
+            method = method_name(adapter, signature.kind, self._multifunction)
+            found = [self._call(precision, method, signature, some, position + done) for precision in self._precisions]
+            self._spreads[method] = self._spreads.get(method, Spread()).wider(*found)
             done += len(some)
             self._cache.wrote(adapter, position, done)
-        assert logits is not None
-        return logits.astype(np.float32)
+        return found[0]
 
     def close(self) -> None:
         """Release the program."""
         self._program.close()
 
     def _call(
-        self, adapter: str | None, signature: Signature, tokens: Sequence[int], position: int
-    ) -> npt.NDArray[Any]:
-        method = method_name(adapter, signature.kind, self._multifunction)
-        flat = self._attention.inputs(signature, tokens, position, self._program.input_count(method))
-        outputs = self._program.run(method, flat, self._precision)
-        self._attention.store(signature, outputs, position, len(tokens))
+        self, precision: Precision, method: str, signature: Signature, tokens: Sequence[int], position: int
+    ) -> npt.NDArray[np.float32]:
+        attention = self._attention[precision]
+        flat = attention.inputs(signature, tokens, position, self._program.input_count(method))
+        outputs = self._program.run(method, flat, precision)
+        attention.store(signature, outputs, position, len(tokens))
         # Decode and prefill give the logits of the last token only, a method for both those of every position.
         logits = outputs[0].reshape(-1, outputs[0].shape[-1])
-        row: npt.NDArray[Any] = logits[len(tokens) - 1 if len(logits) > 1 else 0]
-        return row
+        return np.asarray(logits[len(tokens) - 1 if len(logits) > 1 else 0], dtype=np.float32)
 
-    def _room(self, signature: Signature, position: int) -> int:
-        """Return how many tokens one call can take at `position` without reading past the caches."""
+    def _choose(self, count: int, position: int) -> Signature:
+        """Return the method for `count` tokens at `position`: prefill for several, if there is one."""
+        signature = self._signatures["forward"]
+        if count > 1 and "prefill" in self._signatures:
+            signature = self._signatures["prefill"]
         if position > signature.cache_len:
             raise UsageError(
                 f"Position {position} lies behind the {signature.cache_len} cached tokens of this program",
                 remedy="Export with a larger --max-context-len or a smaller --input-len.",
             )
-        return signature.input_len
+        return signature
 
-    def _new_attention(self) -> StaticAttention:
+    def _new_attention(self) -> dict[Precision, StaticAttention]:
         (heads,), (head_dim,) = self._program.constant("n_heads_per_cache"), self._program.constant("head_dim")
         tables = (self._program.constant("freqs_cos")[0], self._program.constant("freqs_sin")[0])
-        return StaticAttention(self._signatures, tables, heads, head_dim)
+        first = self._signatures["forward"]
+        caches = {"count": len(first.caches), "cache_len": first.cache_len, "heads": heads, "head_dim": head_dim}
+        # Caches keep what a method gave, unrounded, so that float32 evaluation stays float32 from call to call.
+        types = {"float16": tables[0].dtype, "float32": np.dtype(np.float32)}
+        return {each: StaticAttention(tables, dtype=types[each], **caches) for each in self._precisions}
 
 
 def _signature(program: EvaluatedProgram, kind: Kind, multifunction: bool) -> Signature:

@@ -58,6 +58,21 @@ def test_the_session_says_that_it_evaluates(bundle: Bundle) -> None:
         assert session.facts["context_len"] == 24
 
 
+def test_both_evaluations_are_reported_and_the_strict_one_is_returned(bundle: Bundle) -> None:
+    with CoremlBackend().open(bundle, {}) as session:
+        logits = session.step("shout", TOKENS, 0)
+        facts = session.facts
+    strict, accumulating = (
+        CoremlBackend().open(bundle, {"precision": precision}).step("shout", TOKENS, 0)
+        for precision in ("float16", "float32")
+    )
+    np.testing.assert_array_equal(logits, strict)
+    assert facts["precision"] == "float16 and float32"
+    spread = facts["float32_accumulating"]["shout"]
+    assert spread["finite"]
+    assert np.abs(strict - accumulating).max() <= spread["largest_difference"] < STRICT
+
+
 def test_an_unknown_adapter_is_refused_with_the_known_ones(bundle: Bundle) -> None:
     with CoremlBackend().open(bundle, {}) as session, pytest.raises(UsageError, match="pirate, shout"):
         session.load("parrot")

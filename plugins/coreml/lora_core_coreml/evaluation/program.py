@@ -61,6 +61,11 @@ class EvaluatedProgram:
         """Return how many flat inputs `method` takes."""
         return len(self._plans[method]["inputs"])
 
+    def input_types(self, method: str) -> list[Any]:
+        """Return the numpy types of the flat inputs of `method`."""
+        plan = self._plans[method]
+        return [_NUMPY[plan["values"][index]["val"]["scalar_type"]] for index in plan["inputs"]]
+
     def load(self, method: str) -> None:
         """Load the functions of `method`."""
         for number in range(len(self._plans[method]["delegates"])):

@@ -44,7 +44,8 @@ class _Compiled:
         return getattr(self._recompile(self._module), name)
 
 
-_DEFERRED = ("forward", "_code", "_lineno_map", "_prologue_start")
+# What `recompile` sets, and the two that read it from the instance's `__dict__`.
+_DEFERRED = ("forward", "_code", "_lineno_map", "_prologue_start", "__reduce__", "__reduce_package__")
 
 
 def recompile_lazily(patches: Patches) -> None:

@@ -1,0 +1,254 @@
+"""Fast lowering changes the time an export takes, and nothing else."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import threading
+from typing import Any
+
+import pytest
+import torch
+from lora_core_xnnpack import fast_lowering as module
+from lora_core_xnnpack.fast_lowering import FastLowering, fast_lowering
+from lora_core_xnnpack.fast_lowering.patching import Patches
+
+# torch and ExecuTorch warn about their own deprecated calls while they export.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+
+
+def tiny_llama(*, lora: bool, quantized: bool) -> torch.nn.Module:
+    """Build ExecuTorch's own Llama: one layer, custom attention with a cache, random weights."""
+    from executorch.examples.models.llama.llama_transformer import construct_transformer
+    from executorch.examples.models.llama.model_args import ModelArgs
+    from executorch.examples.models.llama.source_transformation.custom_kv_cache import (
+        replace_kv_cache_with_custom_kv_cache,
+    )
+    from executorch.examples.models.llama.source_transformation.sdpa import replace_sdpa_with_custom_op
+
+    torch.manual_seed(0)
+    adapter = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]} if lora else {}
+    shape = {"dim": 64, "n_layers": 1, "n_heads": 4, "n_kv_heads": 2, "hidden_dim": 128, "vocab_size": 128}
+    cache = {"use_kv_cache": True, "use_sdpa_with_kv_cache_op": True, "max_seq_len": 16, "max_context_len": 32}
+    args = ModelArgs(**shape, **cache, **adapter, enable_dynamic_shape=True, use_hf_rope=True)
+    model = construct_transformer(args).eval()
+    for parameter in model.parameters():
+        parameter.data.copy_(torch.rand_like(parameter) - 0.5)
+    if quantized:
+        from torchao.quantization import Int8DynamicActivationIntxWeightConfig, PerGroup, quantize_
+
+        config = Int8DynamicActivationIntxWeightConfig(weight_dtype=torch.int4, weight_granularity=PerGroup(32))
+        # One adapted and one plain layer: each quantized layer makes the slow export seconds longer.
+        quantize_(model, config, lambda m, fqn: isinstance(m, torch.nn.Linear) and fqn.endswith(("wq.linear", "w2")))
+    return replace_kv_cache_with_custom_kv_cache(replace_sdpa_with_custom_op(model))
+
+
+def tag(node: torch.fx.Node) -> str:
+    return "adapter" if "lora" in node.name else "foundation"
+
+
+def export(model: torch.nn.Module) -> torch.export.ExportedProgram:
+    inputs = (torch.tensor([[2, 3, 4]]), {"input_pos": torch.tensor([0])})
+    shapes = ({1: torch.export.Dim("tokens", max=15)}, {"input_pos": {0: 1}})
+    with torch.nn.attention.sdpa_kernel([torch.nn.attention.SDPBackend.MATH]), torch.no_grad():
+        return torch.export.export(model, inputs, dynamic_shapes=shapes, strict=True).run_decompositions({})
+
+
+def lower(model: torch.nn.Module, *, external: bool) -> dict[str, Any]:
+    """Take the steps of ExecuTorch's own Llama export; return the bytes of every file and the debug maps.
+
+    With `external`, weights go to files of their own, for which that export traces the model twice.
+    """
+    from executorch.backends.xnnpack._passes.convert_to_linear import ConvertToLinearPass
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import (
+        XnnpackDynamicallyQuantizedPartitioner,
+        XnnpackPartitioner,
+    )
+    from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge_transform_and_lower
+    from executorch.exir.passes import MemoryPlanningPass
+    from executorch.exir.passes.external_constants_pass import delegate_external_constants_pass_unlifted
+    from executorch.exir.passes.sym_shape_eval_pass import ConstraintBasedSymShapeEvalPass
+
+    exported = export(model)
+    if external:
+        unlifted = exported.module()
+        delegate_external_constants_pass_unlifted(module=unlifted, gen_tag_fn=tag)
+        exported = export(unlifted)
+    edge = to_edge_transform_and_lower(
+        exported,
+        partitioner=[XnnpackDynamicallyQuantizedPartitioner(), XnnpackPartitioner()],
+        compile_config=EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True),
+        constant_methods={"get_max_seq_len": 16},
+    )
+    edge = edge.transform([ConvertToLinearPass()])
+    program = edge.to_executorch(
+        ExecutorchBackendConfig(
+            extract_delegate_segments=True,
+            do_quant_fusion_and_const_prop=True,
+            memory_planning_pass=MemoryPlanningPass(alloc_graph_input=False),
+            sym_shape_eval_pass=ConstraintBasedSymShapeEvalPass(),
+            external_constants=tag if external else False,
+        )
+    )
+    files = {name: bytes(data) for name, data in program._tensor_data.items()}
+    return {"program": program.buffer, **files, "debug": (program.debug_handle_map, program.delegate_map)}
+
+
+@pytest.mark.parametrize("quantized", [False, True], ids=["fp32", "8da4w"])
+@pytest.mark.parametrize("lora", [False, True], ids=["base", "lora"])
+def test_fast_lowering_writes_the_same_bytes(*, lora: bool, quantized: bool) -> None:
+    slow = lower(tiny_llama(lora=lora, quantized=quantized), external=lora)
+    with fast_lowering() as state:
+        fast = lower(tiny_llama(lora=lora, quantized=quantized), external=lora)
+    assert state.active
+    assert set(fast) == set(slow) == {"program", "debug"} | ({"foundation", "adapter"} if lora else set())
+    assert [name for name in slow if fast[name] != slow[name]] == []
+
+
+@pytest.fixture
+def replaced(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, str, Any]]:
+    """Record owner, name and former value of everything that gets patched."""
+    record: list[tuple[Any, str, Any]] = []
+    for method in ("replace", "add"):
+        original = getattr(Patches, method)
+
+        def recording(self: Patches, owner: Any, name: str, value: Any, original: Any = original) -> Any:
+            record.append((owner, name, vars(owner).get(name)))
+            return original(self, owner, name, value)
+
+        monkeypatch.setattr(Patches, method, recording)
+    return record
+
+
+def left_over(record: list[tuple[Any, str, Any]]) -> list[str]:
+    return [name for owner, name, before in record if vars(owner).get(name) is not before]
+
+
+def test_everything_is_put_back_on_exit(replaced: list[tuple[Any, str, Any]]) -> None:
+    with fast_lowering():
+        assert len(left_over(replaced)) == len(replaced) >= len(module.PATCHES) - 1
+    assert left_over(replaced) == []
+
+
+def test_everything_is_put_back_after_an_exception(replaced: list[tuple[Any, str, Any]]) -> None:
+    with pytest.raises(KeyError, match="on purpose"), fast_lowering():
+        raise KeyError("on purpose")
+    assert replaced
+    assert left_over(replaced) == []
+
+
+def test_the_collector_gets_its_thresholds_back() -> None:
+    import gc
+
+    before = gc.get_threshold()
+    with fast_lowering(only=["collector"]):
+        assert gc.get_threshold() != before
+    assert gc.get_threshold() == before
+
+
+def test_other_versions_are_left_alone(monkeypatch: pytest.MonkeyPatch, replaced: list[tuple[Any, str, Any]]) -> None:
+    monkeypatch.setattr(module, "PROVEN_VERSIONS", {"torch": "2.13.0", "executorch": "9.9.9"})
+    with fast_lowering() as state:
+        assert replaced == []
+    assert not state.active
+    assert state.reason == "Fast lowering was proven on torch 2.13.0, executorch 9.9.9; this is executorch 1.5.1."
+
+
+def test_only_the_named_patches_are_used() -> None:
+    with fast_lowering(only=["provenance"]) as state:
+        assert state == FastLowering(patches=("provenance",))
+
+
+def test_an_unknown_patch_is_refused_with_the_choices() -> None:
+    with pytest.raises(ValueError, match=r"Unknown patches \['magic'\].*'provenance'"), fast_lowering(only=["magic"]):
+        pass
+
+
+def test_a_second_thread_waits_for_the_first_block_to_end() -> None:
+    entered = threading.Event()
+
+    def enter() -> None:
+        with fast_lowering():
+            entered.set()
+
+    thread = threading.Thread(target=enter)
+    with fast_lowering():
+        thread.start()
+        assert not entered.wait(0.2)
+    thread.join()
+    assert entered.is_set()
+
+
+def doubling() -> torch.fx.GraphModule:
+    graph = torch.fx.Graph()
+    x = graph.placeholder("x")
+    graph.output(graph.call_function(torch.add, (x, x)))
+    return torch.fx.GraphModule(torch.nn.Module(), graph)
+
+
+def test_a_deferred_module_runs_shows_and_copies_as_usual() -> None:
+    with fast_lowering(only=["recompile"]):
+        made = doubling()
+        copied, pickled, shown = copy.deepcopy(made), pickle.loads(pickle.dumps(made)), doubling()
+        assert "torch.add(x, x)" in shown.code
+        assert torch.fx.symbolic_trace(doubling())(torch.ones(1)).item() == 2
+    assert [m(torch.ones(1)).item() for m in (made, copied, pickled, shown)] == [2, 2, 2, 2]
+
+
+def test_a_deferred_module_follows_an_edit_made_after_it_ran() -> None:
+    with fast_lowering(only=["recompile"]):
+        edited = doubling()
+        assert edited(torch.ones(1)).item() == 2
+        next(node for node in edited.graph.nodes if node.op == "call_function").target = torch.mul
+        edited.recompile()
+    assert edited(torch.full((1,), 3.0)).item() == 9
+    assert "torch.mul" in str(edited)
+
+
+def test_shared_provenance_reads_as_copied_provenance_does() -> None:
+    from torch.fx.traceback import NodeSource
+
+    def chain(node: torch.fx.Node) -> NodeSource:
+        node.meta.clear()
+        for name in ("first", "second", "third"):
+            node.meta["from_node"] = [NodeSource(node, name)]
+        made = NodeSource(node, "last")
+        node.meta["from_node"].append(NodeSource(None, "added later"))
+        return made
+
+    node = next(iter(doubling().graph.nodes))
+    copied = chain(node)
+    with fast_lowering(only=["provenance"]):
+        shared = chain(node)
+        assert copy.deepcopy(shared) == copied
+    assert shared.to_dict() == copied.to_dict()
+
+
+class Gate(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.silu(x)
+
+
+def targets(program: torch.export.ExportedProgram) -> list[str]:
+    return [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
+
+
+def test_decomposing_again_returns_an_equal_program_of_its_own() -> None:
+    with fast_lowering(only=["decompositions"]):
+        first = torch.export.export(Gate(), (torch.ones(2),)).run_decompositions({})
+        second = first.run_decompositions({})
+        assert targets(second) == ["aten.silu.default"]
+        next(node for node in second.graph.nodes if node.op == "call_function").target = torch.ops.aten.relu.default
+    assert targets(first) == ["aten.silu.default"]
+    assert second.module()(torch.tensor([-1.0, 2.0])).tolist() == [0.0, 2.0]
+
+
+def test_decomposing_again_still_decomposes_what_the_table_names() -> None:
+    with fast_lowering(only=["decompositions"]):
+        first = torch.export.export(Gate(), (torch.ones(2),)).run_decompositions({})
+        assert "aten.sigmoid.default" in targets(first.run_decompositions())
+        assert "aten.sigmoid.default" in targets(first.run_decompositions(torch.export.default_decompositions()))

@@ -14,10 +14,10 @@ from lora_core.events import Emit, stage
 from lora_core.models.base import ModelOptions
 from lora_core_qnn_sim.artifacts.context_binary import ContextBinary, read_context, write_context, zero_lora
 from lora_core_qnn_sim.artifacts.foundation import Foundation, read_foundation, write_foundation
+from lora_core_qnn_sim.artifacts.initial import initial_branch
 from lora_core_qnn_sim.calibrate.calibrate import (
     calibrate_adapter,
     calibrate_base,
-    initial_branch,
     shared_encodings,
 )
 from lora_core_qnn_sim.calibrate.prompts import calibration_prompts
@@ -41,7 +41,7 @@ def base_spec(job: ExportJob) -> GraphSpec:
     bits = widths(job.policy, options)
     dims = dims_of(job.model.summary)
     return GraphSpec(
-        dims=attrs.evolve(dims, tied=dims.tied and not options.rotates),
+        dims=attrs.evolve(dims, tied=dims.tied and not options.rotates, rotated=options.rotates),
         slots=(),
         context_len=options.context_len,
         input_len=options.input_len,

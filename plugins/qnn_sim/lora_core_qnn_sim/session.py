@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from lora_core.bundle.bundle import Bundle
 from lora_core.errors import UsageError
-from lora_core.runtime.memory import measure
 from lora_core.runtime.session import Loaded, Session
 from lora_core_qnn_sim.runtime.context import Applied, SimulatedContext
 
@@ -74,11 +73,7 @@ class QnnSimSession(Session):
             self._current = adapter
             self._io = self._context.read_io_encodings()
             self._cache.reset()
-        memory = measure()
-        return Loaded(
-            adapter=adapter, seconds=time.perf_counter() - start,
-            resident=memory.resident, anonymous=memory.anonymous, file_backed=memory.file_backed,
-        )  # fmt: skip
+        return Loaded.measured(adapter, time.perf_counter() - start)
 
     def reset(self) -> None:
         """Forget the KV cache."""

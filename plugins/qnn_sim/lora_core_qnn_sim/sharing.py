@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from lora_core.bundle.bundle import Bundle
 from lora_core.sharing.blobs import Blob, WeightSharing
+
+if TYPE_CHECKING:
+    from lora_core_qnn_sim.artifacts.container import Container
 
 
 class QnnSimSharing(WeightSharing):
@@ -20,6 +24,9 @@ class QnnSimSharing(WeightSharing):
 
         for file, (kind, methods) in _readers(bundle).items():
             container = read_container(bundle.file(file), kind)
+            if file == bundle.manifest.detail.get("default"):
+                yield _zero_blob(container, file, methods)
+                continue
             for key, array in container.tensors.items():
                 yield Blob(
                     key=key,
@@ -36,6 +43,16 @@ class QnnSimSharing(WeightSharing):
         from lora_core_qnn_sim.artifacts.container import read_container
 
         return read_container(bundle.file("foundation.bin"), "foundation").digest
+
+
+def _zero_blob(container: Container, file: str, methods: frozenset[str]) -> Blob:
+    """Return the zero section's data as one blob: it is applied whole, and its equal zeros are no copies of a base."""
+    begin = min(container.offsets.values())
+    data = container.path.read_bytes()[begin:]
+    return Blob(
+        key="default_adapter", file=file, offset=begin, size=len(data), sha256=hashlib.sha256(data).hexdigest(),
+        methods=methods, group="lora",
+    )  # fmt: skip
 
 
 def _readers(bundle: Bundle) -> Mapping[str, tuple[str, frozenset[str]]]:

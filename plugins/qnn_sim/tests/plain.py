@@ -58,7 +58,7 @@ def _node(
         weight = [[int(v) for v in row] for row in lora[name]]
         return [[onto(_dot(row, w) * multiplier, out) for w in weight] for row in rows]
     if node.op == "norm":
-        gamma = [float(v) for v in base.vectors[node.weights["weight"]]]
+        gamma = [float(v) for v in base.vectors[node.weights["weight"]]] if node.weights else [1.0] * spec.dims.dim
         return [_norm(row, node.heads, gamma, grids[0], spec.dims.norm_eps, out) for row in sources[0]]
     if node.op == "rope":
         return [_rope(row, node.heads, base.cos[p], base.sin[p], grids[0], out) for p, row in enumerate(sources[0])]

@@ -43,7 +43,7 @@ def test_float_logits_equal_the_modules(tmp_path: Path, family: str, changes: di
     plan = SlotPlan.from_adapters([adapter], model.summary.layers)
     spec = GraphSpec(dims=dims, slots=graph_slots(plan), context_len=16, input_len=8, act_bits=16, lora_bits=16)
     if rotated:
-        spec = GraphSpec.from_json(spec.to_json() | {"dims": spec.to_json()["dims"] | {"tied": False}})
+        spec = GraphSpec.from_json(spec.to_json() | {"dims": spec.to_json()["dims"] | {"tied": False, "rotated": True}})
     base = quantize_base(weights, cos, sin, dict.fromkeys(weights, 8))
     run = FloatRun(spec=spec, weight=lambda name: weights[name], base=base, lora=real_lora(spec, [adapter], gains))
     with torch.no_grad():

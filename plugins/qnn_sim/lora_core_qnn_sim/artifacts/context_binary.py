@@ -1,8 +1,8 @@
 """The context binary: the compiled graph with its updatable tensors, without adapters.
 
-It names the foundation it was compiled on by digest, and holds the initial state: zero LoRA weights (implied) and the
-initial encodings of the LoRA branches. In mode `none` those are the encodings that all adapters share. A hot-switch
-context also holds the weights of its one concurrency, rank-concatenated in the order of `adapters`.
+It names the foundation it was compiled on by digest. Its initial state is zero LoRA weights on initial encodings, both
+of which follow from the graph; in mode `none` it holds the encodings that all adapters share. A hot-switch context also
+holds the weights of its one concurrency, rank-concatenated in the order of `adapters`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy.typing as npt
 from lora_core_qnn_sim.artifacts.container import canonical_json, read_container, write_container
 from lora_core_qnn_sim.artifacts.encoding_tensors import from_tensors, to_tensors
 from lora_core_qnn_sim.artifacts.folding import fold, unfold
+from lora_core_qnn_sim.artifacts.initial import initial_branch
 from lora_core_qnn_sim.encodings.grid import Encoding
 from lora_core_qnn_sim.graph.nodes import lora_weights, topology_hash
 from lora_core_qnn_sim.graph.spec import GraphSpec
@@ -69,7 +70,9 @@ def zero_lora(spec: GraphSpec) -> dict[str, Array]:
 
 def write_context(path: Path, context: ContextBinary) -> str:
     """Write a context binary and return its digest."""
-    tensors = to_tensors(context.branch)
+    # What follows from the graph is not stored: only encodings that adapters share.
+    initial = initial_branch(context.spec)
+    tensors = to_tensors({name: grid for name, grid in context.branch.items() if grid != initial[name]})
     if context.hot_switch:
         tensors |= fold(context.lora)
     detail = {
@@ -97,7 +100,7 @@ def read_context(path: Path) -> ContextBinary:
         spec=spec,
         mode=detail["mode"],
         foundation=detail["foundation"],
-        branch=from_tensors(container.tensors, tensor_bits(spec)),
+        branch=initial_branch(spec) | from_tensors(container.tensors, tensor_bits(spec)),
         lora=lora,
         adapters=tuple(detail["adapters"]),
         digest=container.digest,

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from lora_core_qnn_sim.artifacts.foundation import Foundation
 from lora_core_qnn_sim.calibrate.ranges import RangeObserver
 from lora_core_qnn_sim.encodings.grid import Encoding, covering
-from lora_core_qnn_sim.graph.nodes import activations, build_nodes, lora_activations, lora_weights
+from lora_core_qnn_sim.graph.nodes import activations, build_nodes
 from lora_core_qnn_sim.graph.spec import GraphSpec
 from lora_core_qnn_sim.graph.widths import tensor_bits
 from lora_core_qnn_sim.lora import weight_encodings
@@ -59,14 +59,6 @@ def calibrate_adapter(
     )  # fmt: skip
     run.logits(foundation.prompts)
     return observer.encodings() | weight_encodings(spec, weights)
-
-
-def initial_branch(spec: GraphSpec) -> dict[str, Encoding]:
-    """Return the encodings of LoRA branches that nothing has calibrated: those of zero weights."""
-    bits = tensor_bits(spec)
-    observer = RangeObserver(bits={name: bits[name] for name in lora_activations(spec)})
-    zero = {name: np.zeros(shape, np.float32) for name, shape in lora_weights(spec).items()}
-    return observer.encodings() | weight_encodings(spec, zero)
 
 
 def shared_encodings(members: Iterable[Mapping[str, Encoding]]) -> dict[str, Encoding]:

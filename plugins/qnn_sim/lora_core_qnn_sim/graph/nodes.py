@@ -12,7 +12,7 @@ from typing import Any, Literal
 import attrs
 
 from lora_core_qnn_sim.artifacts.container import canonical_json
-from lora_core_qnn_sim.graph.spec import GraphSpec, LoraSlot, lora_a, lora_b
+from lora_core_qnn_sim.graph.spec import GraphSpec, LlamaDims, LoraSlot, lora_a, lora_b
 
 Op = Literal["embed", "norm", "linear", "lora_a", "lora_b", "add", "rope", "attention", "silu", "mul"]
 
@@ -42,7 +42,7 @@ def build_nodes(spec: GraphSpec) -> tuple[Node, ...]:
         for node in _block(spec, number, stream, slots):
             nodes.append(node)
             stream = node.output
-    nodes.append(Node(op="norm", output="norm.output", inputs=(stream,), weights={"weight": "norm.weight"}))
+    nodes.append(_stream_norm(spec.dims, "norm", stream))
     head = "embed_tokens.weight" if spec.dims.tied else "lm_head.weight"
     nodes.extend(_linear("lm_head", "norm.output", slots, (), weight=head))
     return tuple(nodes)
@@ -52,7 +52,7 @@ def _block(spec: GraphSpec, number: int, stream: str, slots: Mapping[str, LoraSl
     dims, prefix = spec.dims, f"layers.{number}"
     attention = f"{prefix}.self_attn"
     normed = f"{prefix}.input_layernorm.output"
-    yield Node(op="norm", output=normed, inputs=(stream,), weights={"weight": f"{prefix}.input_layernorm.weight"})
+    yield _stream_norm(dims, f"{prefix}.input_layernorm", stream)
     for kind, heads in (("q", dims.n_heads), ("k", dims.n_kv_heads), ("v", dims.n_kv_heads)):
         name = f"{attention}.{kind}_proj"
         yield from _linear(name, normed, slots, dims.biased)
@@ -74,19 +74,23 @@ def _block(spec: GraphSpec, number: int, stream: str, slots: Mapping[str, LoraSl
     yield from _linear(f"{attention}.o_proj", f"{attention}.mix.output", slots, dims.biased)
     middle = f"{prefix}.attention_add.output"
     yield Node(op="add", output=middle, inputs=(stream, f"{attention}.o_proj.output"))
-    yield from _feed_forward(prefix, middle, slots, dims.biased)
+    yield from _feed_forward(dims, prefix, middle, slots)
 
 
-def _feed_forward(prefix: str, stream: str, slots: Mapping[str, LoraSlot], biased: tuple[str, ...]) -> Iterator[Node]:
+def _stream_norm(dims: LlamaDims, name: str, stream: str) -> Node:
+    weights = {} if dims.rotated else {"weight": f"{name}.weight"}
+    return Node(op="norm", output=f"{name}.output", inputs=(stream,), weights=weights)
+
+
+def _feed_forward(dims: LlamaDims, prefix: str, stream: str, slots: Mapping[str, LoraSlot]) -> Iterator[Node]:
     normed = f"{prefix}.post_attention_layernorm.output"
-    weights = {"weight": f"{prefix}.post_attention_layernorm.weight"}
-    yield Node(op="norm", output=normed, inputs=(stream,), weights=weights)
-    yield from _linear(f"{prefix}.mlp.gate_proj", normed, slots, biased)
+    yield _stream_norm(dims, f"{prefix}.post_attention_layernorm", stream)
+    yield from _linear(f"{prefix}.mlp.gate_proj", normed, slots, dims.biased)
     yield Node(op="silu", output=f"{prefix}.mlp.silu.output", inputs=(f"{prefix}.mlp.gate_proj.output",))
-    yield from _linear(f"{prefix}.mlp.up_proj", normed, slots, biased)
+    yield from _linear(f"{prefix}.mlp.up_proj", normed, slots, dims.biased)
     product = f"{prefix}.mlp.mul.output"
     yield Node(op="mul", output=product, inputs=(f"{prefix}.mlp.silu.output", f"{prefix}.mlp.up_proj.output"))
-    yield from _linear(f"{prefix}.mlp.down_proj", product, slots, biased)
+    yield from _linear(f"{prefix}.mlp.down_proj", product, slots, dims.biased)
     yield Node(op="add", output=f"{prefix}.mlp_add.output", inputs=(stream, f"{prefix}.mlp.down_proj.output"))
 
 

@@ -12,7 +12,8 @@ import attrs
 class LlamaDims:
     """Dimensions of a Llama-family decoder; `head_dim` need not be `dim / n_heads`.
 
-    `biased` names the projections that have a bias (`q_proj`, ...).
+    `biased` names the projections that have a bias (`q_proj`, ...). In a `rotated` base the norms of the residual
+    stream have no gains (they are folded into the matrices that follow).
     """
 
     n_layers: int
@@ -26,6 +27,7 @@ class LlamaDims:
     biased: tuple[str, ...] = ()
     qk_norm: bool = False
     tied: bool = True
+    rotated: bool = False
 
 
 @attrs.frozen(kw_only=True)

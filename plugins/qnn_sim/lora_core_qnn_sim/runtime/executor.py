@@ -107,7 +107,7 @@ class Executor:
     def _norm(self, node: Node, batch: Batch) -> Grid:
         x = batch.values[node.inputs[0]]
         shaped = x.reshape(len(x), node.heads, -1) if node.heads else x
-        gamma = self.base.vector(node.weights["weight"])
+        gamma = self.base.vector(node.weights["weight"]) if node.weights else np.ones(1)
         source, out = self.encodings[node.inputs[0]], self.encodings[node.output]
         return kernels.norm(shaped, source, gamma, self.spec.dims.norm_eps, out).reshape(x.shape)
 

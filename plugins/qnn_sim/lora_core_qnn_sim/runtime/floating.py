@@ -91,7 +91,9 @@ class FloatRun:
     def _norm(self, node: Node, x: Real) -> Real:
         shaped = x.reshape(len(x), node.heads, -1) if node.heads else x
         mean = np.square(shaped).mean(axis=-1, keepdims=True)
-        normed: Real = shaped / np.sqrt(mean + self.spec.dims.norm_eps) * self.weight(node.weights["weight"])
+        normed: Real = shaped / np.sqrt(mean + self.spec.dims.norm_eps)
+        if node.weights:
+            normed = normed * self.weight(node.weights["weight"])
         return normed.reshape(x.shape)
 
     def _rope(self, node: Node, x: Real) -> Real:

@@ -92,7 +92,8 @@ class CoremlSession(Session):
         self._signatures: dict[Kind, Signature] = {
             kind: _signature(self._program, kind, self._multifunction) for kind in kinds(self._multifunction)
         }
-        (self._context_len,) = self._program.constant("max_context_len")
+        # A call reads `cache_len` positions before its own tokens, so the last one may begin there.
+        self._context_len = 1 + min(signature.cache_len for signature in self._signatures.values())
         self._cache = KvCache(bundle.manifest.kv_cache, self._context_len)
         self._attention = self._new_attention()
         self._loaded: dict[str | None, Loaded] = {}
@@ -149,7 +150,7 @@ class CoremlSession(Session):
         found: list[npt.NDArray[np.float32]] = []
         done = 0
         while done < len(tokens):
-            signature = self._choose(len(tokens) - done, position + done)
+            signature = self._choose(len(tokens) - done)
             some = tokens[done : done + signature.input_len]
             method = method_name(adapter, signature.kind, self._multifunction)
             found = [self._call(precision, method, signature, some, position + done) for precision in self._precisions]
@@ -173,16 +174,11 @@ class CoremlSession(Session):
         logits = outputs[0].reshape(-1, outputs[0].shape[-1])
         return np.asarray(logits[len(tokens) - 1 if len(logits) > 1 else 0], dtype=np.float32)
 
-    def _choose(self, count: int, position: int) -> Signature:
-        """Return the method for `count` tokens at `position`: prefill for several, if there is one."""
+    def _choose(self, count: int) -> Signature:
+        """Return the method for `count` tokens: prefill for several, if there is one."""
         signature = self._signatures["forward"]
         if count > 1 and "prefill" in self._signatures:
             signature = self._signatures["prefill"]
-        if position > signature.cache_len:
-            raise UsageError(
-                f"Position {position} lies behind the {signature.cache_len} cached tokens of this program",
-                remedy="Export with a larger --max-context-len or a smaller --input-len.",
-            )
         return signature
 
     def _new_attention(self) -> dict[Precision, StaticAttention]:

@@ -20,7 +20,7 @@ from lora_core.adapters.peft import PeftFormat
 from lora_core.adapters.slots import SlotPlan
 from lora_core.backend import Artifacts, ExportJob
 from lora_core.bundle.bundle import Bundle, Manifest
-from lora_core.events import ignore
+from lora_core.events import Event, ignore
 from lora_core.models.hf import HfModelSource
 from lora_core.quant.policy import QuantPolicy
 
@@ -88,6 +88,7 @@ class Exporter:
     adapters: dict[str, Path]
     folder: Callable[[str], Path]
     made: dict[object, Bundle] = attrs.field(factory=dict)
+    events: dict[Path, list[Event]] = attrs.field(factory=dict)
 
     def adapter(self, name: str) -> Adapter:
         summary = HfModelSource().open(str(self.model)).summary
@@ -119,7 +120,8 @@ class Exporter:
     def export_again(self, names: Sequence[str], **options: object) -> Bundle:
         job = self.job(names, **options)
         out = self.folder("bundle")
-        return bundle_of(out, job, CoremlBackend().export(job, out, ignore))
+        self.events[out] = []
+        return bundle_of(out, job, CoremlBackend().export(job, out, self.events[out].append))
 
     def add(self, bundle: Bundle, names: Sequence[str]) -> Bundle:
         out = self.folder("added")

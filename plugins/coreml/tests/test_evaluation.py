@@ -55,7 +55,7 @@ def test_the_session_says_that_it_evaluates(bundle: Bundle) -> None:
         assert session.facts["evaluates"] is True
         assert "nothing ran on CoreML" in session.facts["runtime"]
         assert "silu" in session.facts["own_references"]
-        assert session.facts["context_len"] == 24
+        assert session.facts["context_len"] == 21
 
 
 def test_both_evaluations_are_reported_and_the_strict_one_is_returned(bundle: Bundle) -> None:

@@ -1,0 +1,79 @@
+"""Real weights: SmolLM2 cut to a few layers, with the real adapters, in float16 and at four bits."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import attrs
+import numpy as np
+import pytest
+import torch
+import transformers
+from cut import cut_adapter
+from lora_core_coreml.backend import CoremlBackend
+from lora_core_coreml.quant import POLICIES
+
+from lora_core.bundle.bundle import Bundle
+
+pytestmark = [pytest.mark.full, pytest.mark.xdist_group("smollm2-coreml")]
+LAYERS = 3
+TOKENS = [1, 9690, 198, 2683, 359, 253, 5356, 5646, 11173, 3365]
+ADAPTERS = ("pirate", "shout")
+POLICY = {policy.name: policy for policy in POLICIES}
+
+
+@pytest.fixture(scope="session")
+def real(exporter, smollm2_cut: Callable[[int], Path], examples: Path, tmp_path_factory):
+    """The exporter of the tiny model, with real weights and adapters instead."""
+    folder = tmp_path_factory.mktemp("real")
+    adapters = {name: cut_adapter(examples / name, folder / name, LAYERS) for name in ADAPTERS}
+    return attrs.evolve(exporter, model=smollm2_cut(LAYERS), adapters=adapters, made={})
+
+
+@pytest.fixture(scope="session")
+def expected(real) -> dict[str | None, np.ndarray]:
+    """Logits after TOKENS from transformers in float32, adapters merged."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(real.model, dtype=torch.float32).eval()
+    found: dict[str | None, np.ndarray] = {}
+    for name in (None, *ADAPTERS):
+        merged = copy.deepcopy(model).requires_grad_(False)
+        for pair in real.adapter(name).pairs if name else ():
+            merged.get_submodule(pair.module).weight += torch.from_numpy(pair.scaling * (pair.b.read() @ pair.a.read()))
+        found[name] = merged(torch.tensor([TOKENS])).logits[0, -1].numpy()
+    return found
+
+
+def bundle_of(real, policy: str) -> Bundle:
+    return real.export(ADAPTERS, policy=POLICY[policy], input_len=8, max_context_len=64)
+
+
+# Of the spread of the logits. float32 intermediates leave the rounding of the weights; strict float16 rounds everything.
+@pytest.mark.parametrize(("precision", "limit"), [("float16", 0.02), ("float32", 0.01)])
+def test_float16_is_finite_and_agrees_with_transformers_on_real_weights(real, expected, precision, limit) -> None:
+    with CoremlBackend().open(bundle_of(real, "fp16"), {"precision": precision}) as session:
+        for name, logits in expected.items():
+            found = session.step(name, TOKENS, 0)
+            assert np.isfinite(found).all()
+            assert np.abs(found - logits).max() < limit * logits.std()
+            assert found.argmax() == logits.argmax()
+
+
+def test_the_plain_norm_overflows_on_real_weights(real, monkeypatch) -> None:
+    """What the scaled norm is for: without it, strict float16 evaluation of the same export is not finite."""
+    from lora_core_coreml.preparation import norms
+
+    monkeypatch.setattr(norms, "replace_norms", lambda module: None)
+    plain = real.export_again([], input_len=8, max_context_len=64)
+    with CoremlBackend().open(plain, {"precision": "float16"}) as session:
+        assert not np.isfinite(session.step(None, TOKENS, 0)).all()
+
+
+@pytest.mark.parametrize("policy", ["fp16", "c4w"])
+def test_the_base_is_stored_once_and_an_adapter_costs_its_bytes(real, policy: str) -> None:
+    bundle = bundle_of(real, policy)
+    base = real.export([], policy=POLICY[policy], input_len=8, max_context_len=64)
+    sizes = {name: (each.path / "model.pte").stat().st_size for name, each in (("both", bundle), ("base", base))}
+    own = sum(2 * plan.size / 2 for plan in bundle.manifest.plans)
+    assert sizes["both"] <= sizes["base"] + own * 1.02 + 2 * 64 * 1024
+    blobs = list(CoremlBackend().sharing.blobs(bundle))
+    assert len({(blob.sha256, blob.size) for blob in blobs}) == len(blobs)

@@ -47,7 +47,7 @@ def bundle_of(real, policy: str) -> Bundle:
     return real.export(ADAPTERS, policy=POLICY[policy], input_len=8, max_context_len=64)
 
 
-# Of the spread of the logits. float32 intermediates leave the rounding of the weights; strict float16 rounds everything.
+# Of the spread of the logits: float32 intermediates leave the rounding of the weights, strict float16 rounds all.
 @pytest.mark.parametrize(("precision", "limit"), [("float16", 0.02), ("float32", 0.01)])
 def test_float16_is_finite_and_agrees_with_transformers_on_real_weights(real, expected, precision, limit) -> None:
     with CoremlBackend().open(bundle_of(real, "fp16"), {"precision": precision}) as session:

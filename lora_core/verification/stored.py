@@ -10,7 +10,7 @@ from lora_core.adapters.adapter import Adapter
 from lora_core.adapters.slots import padded_pair
 from lora_core.bundle.bundle import Bundle
 from lora_core.models.base import BaseModel, LayerInfo
-from lora_core.quant.policy import Assignment, QuantPolicy, Scheme
+from lora_core.quant.policy import QuantPolicy, Scheme
 from lora_core.sharing.blobs import Blob
 from lora_core.verification.finding import Finding, found
 
@@ -31,10 +31,11 @@ def recorded_policy(policy: Mapping[str, Any]) -> QuantPolicy:
 def base_precision(bundle: Bundle, blobs: Sequence[Blob], base: BaseModel) -> Finding:
     """Layers that the policy leaves at full precision are stored in float32 byte for byte, those it quantizes not.
 
-    For backends whose `WeightSharing.plain_weights` says that they store weights so.
+    For backends whose `WeightSharing.plain_weights` says that they store weights so. Of layers that share one weight
+    (an output head tied to the embedding) only one need be stored so: the other's float32 bytes are the same.
     """
     hashes = {layer.name: digest(_weight(base, layer)) for layer in base.summary.layers}
-    assignment: Assignment = recorded_policy(bundle.manifest.policy).assign(base.summary.layers)
+    assignment = recorded_policy(bundle.manifest.policy).assign(base.summary.layers)
     shared = {blob.sha256 for blob in blobs if blob.methods == frozenset(m.name for m in bundle.manifest.methods)}
     anywhere = {blob.sha256 for blob in blobs}
     plain = {hashes[name] for name, scheme in assignment.schemes.items() if scheme is None}
@@ -45,7 +46,8 @@ def base_precision(bundle: Bundle, blobs: Sequence[Blob], base: BaseModel) -> Fi
             problems.append(f"{name} is not stored in float32 for all methods, and the policy does not quantize it")
         elif scheme is not None and hashes[name] in anywhere - plain:
             problems.append(f"{name} is stored in float32, and the policy quantizes it to {scheme.bits} bits")
-    return found("precision", "bundle", problems, held=f"{kept} of {len(hashes)} weights in float32")
+    shown = problems[:5] + ([f"and {len(problems) - 5} more"] if len(problems) > 5 else [])
+    return found("precision", "bundle", shown, held=f"{kept} of {len(hashes)} weights in float32")
 
 
 def adapter_precision(bundle: Bundle, blobs: Sequence[Blob], adapter: Adapter) -> Finding:

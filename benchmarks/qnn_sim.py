@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,26 +23,21 @@ from typing import Any
 
 import attrs
 import numpy as np
+from lora_core_qnn_sim import building
+from lora_core_qnn_sim.artifacts.foundation import read_foundation
 from lora_core_qnn_sim.autogroup import sqnr
-from lora_core_qnn_sim.graph.base_model import dims_of, quantize_base, real_weights, rope_tables
-from lora_core_qnn_sim.graph.spec import GraphSpec
-from lora_core_qnn_sim.lora import graph_slots, real_lora
 from lora_core_qnn_sim.runtime.context import SimulatedContext
-from lora_core_qnn_sim.runtime.floating import FloatRun
 
 import lora_core
-from lora_core.adapters.peft import PeftFormat
-from lora_core.adapters.slots import SlotPlan
-from lora_core.models.base import ModelOptions
-from lora_core.models.hf import HfModelSource
 
 ROOT = Path(__file__).resolve().parent.parent
 ADAPTERS = {name: ROOT / "examples" / "adapters" / name for name in ("json", "pirate", "shout")}
 QUESTIONS = (
     "What is the tallest mountain in the world?", "How does a bicycle stay upright?", "Who wrote Hamlet?",
-    "Give me a recipe for pancakes.", "Explain what a prime number is.", "What should I pack for a beach trip?",
+    "Explain what a prime number is.",
 )  # fmt: skip
 ANSWER = 24
+GREEDY = 3
 MODES: dict[str, dict[str, Any]] = {
     "none": {"quant_updatable": "none"},
     "adapter_only": {"quant_updatable": "adapter_only"},
@@ -96,30 +92,34 @@ def cut_adapter(source: Path, layers: int, out: Path) -> Path:
 
 
 def reference(model_dir: Path, adapters: dict[str, Path]) -> Reference:
-    """Answer the questions with the float32 model and each adapter."""
-    from tokenizers import Tokenizer
+    """Answer the questions with transformers and peft in float32."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    encoder = Tokenizer.from_file(str(model_dir / "tokenizer.json"))
-    system = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
-    chat = "<|im_start|>system\n{}<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
-    prompts = [np.array(encoder.encode(chat.format(system, question)).ids) for question in QUESTIONS]
-    model = HfModelSource().open(str(model_dir))
-    dims = dims_of(model.summary)
-    asked = ModelOptions(attention="sdpa", max_context_len=256, max_seq_len=256, dynamic_seq_len=False)
-    loaded = model.load(asked)
-    weights, (cos, sin) = real_weights(loaded, dims), rope_tables(loaded, dims, 256)
-    read = [PeftFormat().read(name, path, model.summary) for name, path in adapters.items()]
-    plan = SlotPlan.from_adapters(read, model.summary.layers)
-    spec = GraphSpec(dims=dims, slots=graph_slots(plan), context_len=256, input_len=32, act_bits=16, lora_bits=16)
-    tables = quantize_base({}, cos, sin, {})
+    tokenizer = AutoTokenizer.from_pretrained(model_dir)
+    prompts = [
+        np.array(tokenizer.apply_chat_template(
+            [{"role": "user", "content": question}], add_generation_prompt=True, return_dict=False
+        ))
+        for question in QUESTIONS
+    ]  # fmt: skip
     found = Reference(prompts=prompts)
     for name in ("", *adapters):
-        lora = real_lora(spec, [adapter for adapter in read if adapter.name == name], None)
-        run = FloatRun(spec=spec, weight=lambda key: weights[key], base=tables, lora=lora)
-        sequences = list(prompts)
-        for _ in range(ANSWER):
-            sequences = [np.append(s, o[-1].argmax()) for s, o in zip(sequences, run.logits(sequences), strict=True)]
-        found.sequences[name], found.logits[name] = sequences, run.logits(sequences)
+        model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
+        if name:
+            model = PeftModel.from_pretrained(model, adapters[name])
+        model.eval()
+        found.sequences[name], found.logits[name] = [], []
+        for prompt in prompts:
+            ids = torch.from_numpy(prompt)[None]
+            with torch.no_grad():
+                whole = model.generate(
+                    input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=ANSWER,
+                    min_new_tokens=ANSWER, pad_token_id=0,
+                )  # fmt: skip
+                found.logits[name].append(model(input_ids=whole).logits[0].numpy())
+            found.sequences[name].append(whole[0].numpy())
     return found
 
 
@@ -154,8 +154,8 @@ def quality(bundle: Any, found: Reference) -> dict[str, Any]:
             theirs = found.logits[name]
             agree = [a.argmax(-1) == b.argmax(-1) for a, b in zip(ours, theirs, strict=True)]
             answers = [row[-ANSWER - 1 : -1] for row in agree]
-            texts = [greedy(session, name or None, prompt) for prompt in found.prompts]
-            wanted = [sequence[-ANSWER:].tolist() for sequence in found.sequences[name]]
+            texts = [greedy(session, name or None, prompt) for prompt in found.prompts[:GREEDY]]
+            wanted = [sequence[-ANSWER:].tolist() for sequence in found.sequences[name][:GREEDY]]
             rows[name or "base"] = {
                 "sqnr_db": round(sqnr(np.concatenate(theirs), np.concatenate(ours)), 2),
                 "top1": round(float(np.concatenate(agree).mean()), 4),
@@ -200,6 +200,22 @@ def _overhead(path: Path) -> float:
     return container.size / container.payload - 1
 
 
+def share_foundations(directory: Path) -> None:
+    """Build each foundation once: it has the same bytes in every mode, which tests hold it to."""
+    build = building.build_foundation
+
+    def reuse(job: Any, out: Path, emit: Any) -> Any:
+        spec, options = building.base_spec(job), job.options
+        key = directory / f"{abs(hash((spec, job.policy, options.weight_bits, options.rotates))):x}.bin"
+        if not key.exists():
+            build(job, out, emit)
+            shutil.copy(out / building.FOUNDATION, key)
+        shutil.copy(key, out / building.FOUNDATION)
+        return read_foundation(out / building.FOUNDATION)
+
+    building.build_foundation = reuse
+
+
 def run_rules() -> dict[str, Any]:
     """Run the state machine for at least 10,000 steps, as the test does with fewer."""
     environment = os.environ | {"QNN_SIM_EXAMPLES": "220", "QNN_SIM_STEPS": "50"}
@@ -224,6 +240,8 @@ def main() -> None:
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as scratch:
         work, model, adapters = Path(scratch), arguments.model, ADAPTERS
+        (work / "foundations").mkdir()
+        share_foundations(work / "foundations")
         if arguments.layers:
             model = cut(model, arguments.layers, work / "model")
             adapters = {n: cut_adapter(p, arguments.layers, work / n) for n, p in ADAPTERS.items()}

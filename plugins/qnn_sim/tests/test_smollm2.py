@@ -1,0 +1,60 @@
+"""Every mode end to end on real weights with the real adapters: SmolLM2 cut to two layers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from lora_core_qnn_sim.artifacts.container import read_container
+from safetensors.numpy import load_file, save_file
+
+import lora_core
+
+LAYERS = 2
+ADAPTERS = Path(__file__).resolve().parents[3] / "examples" / "adapters"
+MODES: list[dict[str, Any]] = [
+    {"quant_updatable": "none"},
+    {"quant_updatable": "adapter_only", "lora_bits": 8},
+    {"quant_updatable": "all"},
+    {"group": ("voice=pirate,shout",)},
+    {"hot_switch": True},
+]
+TOKENS = [1, 4093, 198, 1780, 314, 260, 3575, 282, 8031, 47, 2, 198]
+
+
+@pytest.fixture(scope="module")
+def cut(smollm2_cut: Callable[[int], Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Path]]:
+    directory, adapters = tmp_path_factory.mktemp("adapters"), {}
+    for name in ("json", "pirate", "shout"):
+        adapters[name] = directory / name
+        adapters[name].mkdir()
+        tensors = load_file(ADAPTERS / name / "adapter_model.safetensors")
+        kept = {key: array for key, array in tensors.items() if int(key.split("layers.")[1].split(".")[0]) < LAYERS}
+        save_file(kept, adapters[name] / "adapter_model.safetensors")
+        config = json.loads((ADAPTERS / name / "adapter_config.json").read_text())
+        (adapters[name] / "adapter_config.json").write_text(json.dumps(config))
+    return smollm2_cut(LAYERS), adapters
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("options", MODES, ids=lambda options: "-".join(map(str, options.values())))
+def test_real_adapters_run_and_differ_in_every_mode(
+    tmp_path: Path, cut: tuple[Path, dict[str, Path]], options: dict[str, Any]
+) -> None:
+    model, adapters = cut
+    lora_core.export(
+        model, adapters=adapters, backend="qnn_sim", policy="w8a16", out=tmp_path / "bundle",
+        options={"context_len": 32, "input_len": 16, **options},
+    )  # fmt: skip
+    with lora_core.open(tmp_path / "bundle") as session:
+        logits = {name: session.step(name, TOKENS, 0) for name in (None, *adapters)}
+        assert np.array_equal(session.step("shout", TOKENS, 0), logits["shout"])
+    assert len({row.tobytes() for row in logits.values()}) == 4
+    assert all(np.isfinite(row).all() for row in logits.values())
+    for path in (tmp_path / "bundle" / "sections").glob("*.bin"):
+        section = read_container(path, "section")
+        assert section.size <= section.payload * 1.02

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -13,99 +13,31 @@ from lora_core.adapters.reference import AdapterReference
 from lora_core.adapters.references import read_adapters
 from lora_core.bundle.bundle import Bundle
 from lora_core.bundle.store import open_bundle
-from lora_core.errors import LoraCoreError, Problem, UnsupportedError, UsageError
+from lora_core.errors import BundleError, LoraCoreError, Problem, UnsupportedError, UsageError
 from lora_core.events import Emit, stage
 from lora_core.models.base import ModelHandle, ModelOptions
 from lora_core.pipeline.given import adapter_formats, adapter_references, open_model
+from lora_core.runtime.run import context_len
 from lora_core.sharing.blobs import Blob
 from lora_core.suggestions import did_you_mean
 from lora_core.verification import files, stored
 from lora_core.verification.finding import Finding, State, found, unchecked
-from lora_core.verification.limits import Limits, limits_for
-from lora_core.verification.measuring import Bench, Measured, MethodNumbers
+from lora_core.verification.limits import limits_for
+from lora_core.verification.measuring import Bench
 from lora_core.verification.prompts import make_prompts
-from lora_core.verification.reference import Kind, make_reference
+from lora_core.verification.reference import make_reference
+from lora_core.verification.report import VerifyReport, VerifySettings
 
 if TYPE_CHECKING:
     from lora_core.backend import Backend
     from lora_core.hub import PluginHub
+    from lora_core.runtime.session import Session
+
+__all__ = ["VerifyReport", "VerifySettings", "verify"]
 
 _TOKENS = 16
-DAMAGED = ("hashes", "foundation")
+UNSAFE = ("hashes", "foundation", "model")
 """Checks whose failure means that nothing is executed: a runtime may crash on a damaged program."""
-
-
-@attrs.frozen(kw_only=True)
-class VerifySettings:
-    """How numbers are compared: `tokens` steps (None: 16, or half of a shorter context) after each of `prompts`
-    (default: the core's own), with `reference`; `session` are options of the backend's session.
-    """
-
-    prompts: tuple[str, ...] = ()
-    tokens: int | None = None
-    reference: Kind = "auto"
-    session: Mapping[str, Any] = attrs.field(factory=dict)
-
-
-@attrs.frozen(kw_only=True)
-class VerifyReport:
-    """What was checked, and the numbers behind it.
-
-    `reference` says what the numbers were compared with, `facts` what the session says of its runtime; both are empty
-    if nothing was run. `settings` are those of the comparison.
-    """
-
-    bundle: Bundle
-    limits: Limits
-    reference: str
-    facts: Mapping[str, Any]
-    settings: VerifySettings
-    methods: tuple[MethodNumbers, ...]
-    findings: tuple[Finding, ...]
-
-    @property
-    def passed(self) -> bool:
-        """True if no check failed; `unchecked` tells what could not be checked."""
-        return not self.failures
-
-    @property
-    def failures(self) -> tuple[Finding, ...]:
-        """The checks that failed."""
-        return tuple(each for each in self.findings if each.state is State.FAILED)
-
-    @property
-    def unchecked(self) -> tuple[Finding, ...]:
-        """The checks that could not be made."""
-        return tuple(each for each in self.findings if each.state is State.UNCHECKED)
-
-    @property
-    def ran(self) -> bool:
-        """True if the numbers of at least one method were compared."""
-        return any(each.numbers is not None for each in self.methods)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the report as plain data."""
-        manifest = self.bundle.manifest
-        return {
-            "path": str(self.bundle.path),
-            "backend": manifest.backend,
-            "base": manifest.base.name,
-            "policy": manifest.policy.get("name"),
-            "passed": self.passed,
-            "reference": self.reference,
-            "facts": dict(self.facts),
-            "limits": attrs.asdict(self.limits),
-            "methods": [
-                {
-                    "method": each.method,
-                    "adapter": each.adapter,
-                    "numbers": each.numbers.to_json() if each.numbers is not None else None,
-                    "effect": each.effect.to_json() if each.effect is not None else None,
-                }
-                for each in self.methods
-            ],
-            "findings": [finding.to_json() for finding in self.findings],
-        }
 
 
 def verify(
@@ -120,40 +52,26 @@ def verify(
     """Check the bundle at `path`; `lora_core.verify` documents arguments and errors."""
     bundle = open_bundle(path, emit)
     backend = hub.backend(bundle.manifest.backend)
-    spec = hub.backends[bundle.manifest.backend]
     handle = open_model(model, hub, download=False)
     references = adapter_references(adapters)
     _refuse_strangers(bundle, references)
-    read = {each.name: each for each in read_adapters(references, handle.summary, adapter_formats(hub))}
-    given = {name: adapter for name, adapter in read.items() if name in _names(bundle)}
-    limits = limits_for(bundle.manifest.policy, spec.limits)
+    read = read_adapters(references, handle.summary, adapter_formats(hub))
+    given = {adapter.name: adapter for adapter in read if adapter.name in _names(bundle)}
+    limits = limits_for(bundle.manifest.policy, hub.backends[bundle.manifest.backend].limits)
     with stage(emit, "Check the files"):
-        findings = _check_files(bundle, backend, handle, given)
-    report = VerifyReport(
-        bundle=bundle, limits=limits, reference="", facts={}, settings=settings, methods=(), findings=tuple(findings)
-    )
-    damaged = [each for each in findings if each.state is State.FAILED and each.check in (*DAMAGED, "model")]
+        findings = tuple(_check_files(bundle, backend, handle, given))
+    report = VerifyReport(bundle=bundle, limits=limits, settings=settings, findings=findings)
+    damaged = [each.check for each in report.failures if each.check in UNSAFE]
     if damaged:
-        why = f"not run, because the check of {damaged[0].check} failed"
-        return attrs.evolve(report, findings=(*findings, *_none_ran(bundle, why)))
+        return report.with_findings(_none_ran(bundle, f"not run, because the check of {damaged[0]} failed"))
     try:
         session = backend.open(bundle, settings.session)
     except UnsupportedError as error:
-        return attrs.evolve(report, findings=(*findings, *_none_ran(bundle, str(error))))
-    except UsageError:
-        raise
-    except LoraCoreError as error:
-        return attrs.evolve(report, findings=(*findings, found("runs", "bundle", [str(error)])))
+        return report.with_findings(_none_ran(bundle, str(error)))
+    except BundleError as error:
+        return report.with_findings([found("runs", "bundle", [str(error)])])
     with session:
-        measured, reference = _measure(session, handle, references, given, limits, settings, emit)
-        facts = dict(session.facts)
-    return attrs.evolve(
-        report,
-        reference=reference,
-        facts=facts,
-        methods=measured.methods,
-        findings=(*findings, *measured.findings),
-    )
+        return _measure(report, session, handle, references, given, emit)
 
 
 def _check_files(bundle: Bundle, backend: Backend, handle: ModelHandle, given: Mapping[str, Adapter]) -> list[Finding]:
@@ -175,22 +93,19 @@ def _check_files(bundle: Bundle, backend: Backend, handle: ModelHandle, given: M
 
 
 def _measure(
-    session: Any,
+    report: VerifyReport,
+    session: Session,
     handle: ModelHandle,
     references: Sequence[AdapterReference],
     given: Mapping[str, Adapter],
-    limits: Limits,
-    settings: VerifySettings,
     emit: Emit,
-) -> tuple[Measured, str]:
-    from lora_core.runtime.run import context_len
-
+) -> VerifyReport:
+    """Return `report` with the numbers of every method."""
     try:
         session.load(None)
     except LoraCoreError as error:
-        finding = found("runs", "bundle", [str(error)])
-        return Measured(methods=(), findings=(finding,)), ""
-    length = context_len(session)
+        return report.with_findings([found("runs", "bundle", [str(error)])])
+    settings, length = report.settings, context_len(session)
     tokens = min(_TOKENS, length // 2) if settings.tokens is None else settings.tokens
     prompts = make_prompts(session.bundle, settings.prompts, context_len=length, tokens=tokens)
     longest = max(map(len, prompts)) + tokens
@@ -201,11 +116,13 @@ def _measure(
         reference=reference,
         prompts=prompts,
         tokens=tokens,
-        limits=limits,
+        limits=report.limits,
         adapters=dict(given),
         emit=emit,
     )
-    return bench.measure(), reference.name
+    measured = bench.measure()
+    complete = attrs.evolve(report, reference=reference.name, facts=dict(session.facts), methods=measured.methods)
+    return complete.with_findings(measured.findings)
 
 
 def _refuse_strangers(bundle: Bundle, references: Sequence[AdapterReference]) -> None:

@@ -63,7 +63,7 @@ def same_model(bundle: Bundle, model: ModelSummary) -> Finding:
     problems += [f"layer {name} is another" for name in recorded if name in given and recorded[name] != given[name]]
     if bundle.manifest.base.vocab_size != model.vocab_size:
         problems.append(f"the vocabulary has {bundle.manifest.base.vocab_size} tokens, the model's {model.vocab_size}")
-    return found("model", BUNDLE, _few(problems), held=model.name)
+    return found("model", BUNDLE, problems, held=model.name)
 
 
 def digests(bundle: Bundle, given: Mapping[str, Adapter]) -> Iterator[Finding]:
@@ -83,7 +83,3 @@ def digests(bundle: Bundle, given: Mapping[str, Adapter]) -> Iterator[Finding]:
 def _plain(layer: LayerInfo) -> LayerInfo:
     """Leave out the path, which depends on the backend's options."""
     return attrs.evolve(layer, path="")
-
-
-def _few(problems: list[str], most: int = 5) -> list[str]:
-    return problems if len(problems) <= most else [*problems[:most], f"and {len(problems) - most} more"]

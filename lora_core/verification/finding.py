@@ -7,6 +7,8 @@ from typing import Any
 
 import attrs
 
+_SHOWN = 6
+
 
 class State(Enum):
     """How a check ended. `UNCHECKED`: it could not be made, its detail says why; that is no pass."""
@@ -31,9 +33,10 @@ class Finding:
 
 
 def found(check: str, subject: str, problems: list[str], *, held: str = "") -> Finding:
-    """Return a failed finding with `problems`, or a passed one that says what `held`."""
+    """Return a failed finding with the first of `problems`, or a passed one that says what `held`."""
     if problems:
-        return Finding(check=check, subject=subject, state=State.FAILED, detail="; ".join(problems))
+        more = [f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
+        return Finding(check=check, subject=subject, state=State.FAILED, detail="; ".join(problems[:_SHOWN] + more))
     return Finding(check=check, subject=subject, state=State.PASSED, detail=held)
 
 

@@ -46,7 +46,7 @@ class Limits:
 
 
 FLOAT32 = Limits(
-    reason="float32: only the order of additions differs; 30 layers of SmolLM2 measure 2e-5 of the spread.",
+    reason="float32: only the order of additions differs; SmolLM2 (30 layers) measures 4e-5 of the spread and KL 4e-11.",
     max_error=1e-3,
     mean_error=1e-4,
     kl=1e-5,

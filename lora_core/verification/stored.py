@@ -46,8 +46,7 @@ def base_precision(bundle: Bundle, blobs: Sequence[Blob], base: BaseModel) -> Fi
             problems.append(f"{name} is not stored in float32 for all methods, and the policy does not quantize it")
         elif scheme is not None and hashes[name] in anywhere - plain:
             problems.append(f"{name} is stored in float32, and the policy quantizes it to {scheme.bits} bits")
-    shown = problems[:5] + ([f"and {len(problems) - 5} more"] if len(problems) > 5 else [])
-    return found("precision", "bundle", shown, held=f"{kept} of {len(hashes)} weights in float32")
+    return found("precision", "bundle", problems, held=f"{kept} of {len(hashes)} weights in float32")
 
 
 def adapter_precision(bundle: Bundle, blobs: Sequence[Blob], adapter: Adapter) -> Finding:
@@ -67,8 +66,7 @@ def adapter_precision(bundle: Bundle, blobs: Sequence[Blob], adapter: Adapter) -
             for letter, matrix in zip("AB", matrices, strict=True)
             if digest(matrix) not in read
         ]
-    shown = problems[:5] + ([f"and {len(problems) - 5} more"] if len(problems) > 5 else [])
-    return found("precision", adapter.name, shown, held=f"{len(adapter.pairs)} pairs in float32")
+    return found("precision", adapter.name, problems, held=f"{len(adapter.pairs)} pairs in float32")
 
 
 def digest(values: npt.NDArray[np.float32]) -> str:

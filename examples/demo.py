@@ -55,7 +55,8 @@ def main() -> None:
         export(arguments.model, bundle, arguments.output / "cache")
     print("\n==> One question to the base and to the adapters, all loaded in one process")
     chosen = [word for name in ("base", *EXPORT, LATER) for word in ("--adapter", name)]
-    run("run", bundle, *chosen, "--prompt", QUESTION, "--max-new-tokens", "40")
+    packed = ("--packed-cache", arguments.output / "packed")
+    run("run", bundle, *chosen, "--prompt", QUESTION, "--max-new-tokens", "40", *packed)
     print("\n==> What is stored once, by hash")
     run("inspect", bundle)
     print(f"\n==> Done in {time.monotonic() - start:.0f} s. The bundle is {bundle}", flush=True)

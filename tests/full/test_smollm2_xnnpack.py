@@ -59,12 +59,14 @@ def reference(smollm2_dir: Path, examples: Path) -> dict[tuple[str | None, str],
     return tokens
 
 
-def run(bundle: Path, weight_cache: str, *adapters: str) -> dict[str, Any]:
+def run(bundle: Path, weight_cache: str, *adapters: str, packed: Path | None = None) -> dict[str, Any]:
     """Ask every prompt in a process of its own, and return the run's report."""
     chosen = [word for name in adapters for word in ("--adapter", name)]
     asked = [word for prompt in PROMPTS for word in ("--prompt", prompt)]
     command = [Path(sys.executable).with_name("lora-core"), "run", bundle, *chosen, *asked, "--json", "--quiet"]
     arguments = [*map(str, command), "--max-new-tokens", str(NEW_TOKENS), "--weight-cache", weight_cache]
+    if packed is not None:
+        arguments += ["--packed-cache", str(packed)]
     report: dict[str, Any] = json.loads(subprocess.run(arguments, check=True, capture_output=True).stdout)
     return report
 
@@ -96,9 +98,10 @@ def _same(ours: list[int], theirs: list[int]) -> bool:
     return ours == theirs or (ours == theirs[:-1] and len(theirs) < NEW_TOKENS)
 
 
-def test_an_adapter_adds_its_own_memory_and_without_the_cache_the_base_again(
-    bundle: Path, shared: dict[str, Any]
-) -> None:
+def test_an_adapter_adds_its_own_memory_and_without_the_cache_the_base_again(bundle: Path, tmp_path: Path) -> None:
+    run(bundle, "on", "base", *ADAPTERS, packed=tmp_path)  # packs, and proves the file when it ends
+    shared = run(bundle, "on", "base", *ADAPTERS, packed=tmp_path)
+    assert shared["facts"]["packed_cache"].startswith("proven")
     manifest = json.loads((bundle / "manifest.json").read_text("utf-8"))
     planned = manifest["detail"]["planned_memory"]["template/0"]["forward"]
     own = {name: sum(item["size"] for item in manifest["artifacts"] if item["adapter"] == name) for name in ADAPTERS}

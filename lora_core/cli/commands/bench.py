@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lora_core.cli.command import Command
+from lora_core.cli.session_options import PACKED_CACHE, WEIGHT_CACHE, session_options
 from lora_core.cli.table import size, table
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def bench(
     decode_tokens: int,
     rounds: int,
     weight_cache: str | None,
+    packed_cache: Path | None,
     plot: Path | None,
     keep: Path | None,
     as_json: bool,
@@ -38,7 +40,7 @@ def bench(
         bundle,
         adapters=adapter or None,
         settings=BenchSettings(prompt_tokens=prompt_tokens, decode_tokens=decode_tokens, rounds=rounds),
-        options={} if weight_cache is None else {"weight_cache": weight_cache == "on"},
+        options=session_options(weight_cache, packed_cache),
         emit=console.emit,
         hub=console.hub,
     )
@@ -94,7 +96,8 @@ command = Command(
         click.Option(["--prompt-tokens"], type=click.IntRange(min=1), default=64, show_default=True),
         click.Option(["--decode-tokens"], type=click.IntRange(min=1), default=32, show_default=True),
         click.Option(["--rounds"], type=click.IntRange(min=1), default=3, show_default=True),
-        click.Option(["--weight-cache"], type=click.Choice(["on", "off"]), help="As for `run`."),
+        WEIGHT_CACHE,
+        PACKED_CACHE,
         click.Option(["--plot"], type=click.Path(dir_okay=False, path_type=Path), help="Write a picture (SVG) here."),
         click.Option(
             ["--report", "keep"],

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lora_core.cli.command import Command
+from lora_core.cli.session_options import PACKED_CACHE, WEIGHT_CACHE, session_options
 
 if TYPE_CHECKING:
     from lora_core.cli.console import Console
@@ -29,6 +30,7 @@ def run(
     seed: int,
     raw: bool,
     weight_cache: str | None,
+    packed_cache: Path | None,
     as_json: bool,
 ) -> None:
     """Answer every prompt with every adapter: text on stdout as it comes, speed and memory on stderr at the end."""
@@ -45,7 +47,7 @@ def run(
         system=system,
     )
     names = [None if name == BASE else name for name in adapter or (BASE,)]
-    options: dict[str, Any] = {} if weight_cache is None else {"weight_cache": weight_cache == "on"}
+    options = session_options(weight_cache, packed_cache)
     with stage(console.emit, "open the bundle"):
         session = lora_core.open(bundle, options=options, hub=console.hub)
     with session:
@@ -126,11 +128,8 @@ command = Command(
         ),
         click.Option(["--seed"], type=click.IntRange(min=0), default=0, show_default=True),
         click.Option(["--raw"], is_flag=True, help="Feed the prompt as it is, without the chat template."),
-        click.Option(
-            ["--weight-cache"],
-            type=click.Choice(["on", "off"]),
-            help="Share the base's weights in memory among programs, where the backend has such a cache.",
-        ),
+        WEIGHT_CACHE,
+        PACKED_CACHE,
         click.Option(["--json", "as_json"], is_flag=True, help="Print JSON."),
     ],
 )

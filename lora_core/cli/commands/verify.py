@@ -10,6 +10,7 @@ import click
 
 from lora_core.cli.adapter_options import ADAPTER, ADAPTER_FILES, references
 from lora_core.cli.command import Command
+from lora_core.cli.session_options import WEIGHT_CACHE, session_options
 from lora_core.cli.table import table
 from lora_core.errors import ExitCode
 
@@ -42,7 +43,7 @@ def verify(
         prompts=prompt,
         tokens=tokens,
         reference=reference,
-        options={} if weight_cache is None else {"weight_cache": weight_cache == "on"},
+        options=session_options(weight_cache),
         emit=console.emit,
         hub=console.hub,
     )
@@ -106,7 +107,7 @@ command = Command(
             show_default=True,
             help="What to compare with.",
         ),
-        click.Option(["--weight-cache"], type=click.Choice(["on", "off"]), help="As for `run`."),
+        WEIGHT_CACHE,
         click.Option(
             ["--report", "keep"],
             type=click.Path(dir_okay=False, path_type=Path),

@@ -2,8 +2,8 @@
 
     make demo        (or: python examples/demo.py --model build/models/SmolLM2-135M-Instruct --output build/demo)
 
-Every step is a `lora-core` command, printed before it runs. The export takes several minutes the first time; the bundle is kept, so
-that a second run takes seconds.
+Every step is a `lora-core` command, printed before it runs. The export takes several minutes the first time; the bundle is
+kept, so that a second run takes seconds.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from lora_core.capability import Capability
 from lora_core.hookspecs import hookimpl
 from lora_core.quant.policy import QuantPolicy
 from lora_core.specs import BackendSpec
+from lora_core.verification.limits import FLOAT16
 from lora_core_coreml.quant import POLICIES
 
 COREML = BackendSpec(
@@ -19,6 +20,8 @@ COREML = BackendSpec(
     policies=tuple(policy.name for policy in POLICIES),
     requires={"coremltools": "9.0", "executorch": "1.5.1", "torch": "2.13.0", "torchao": "0.18.0"},
     install_hint="pip install lora-core-coreml",
+    # Its schemes say that nothing is quantized; weights are float16 unless --dtype says otherwise.
+    limits={"fp16": FLOAT16},
 )
 
 

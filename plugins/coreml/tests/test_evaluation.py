@@ -62,10 +62,11 @@ def test_both_evaluations_are_reported_and_the_strict_one_is_returned(bundle: Bu
     with CoremlBackend().open(bundle, {}) as session:
         logits = session.step("shout", TOKENS, 0)
         facts = session.facts
-    strict, accumulating = (
-        CoremlBackend().open(bundle, {"precision": precision}).step("shout", TOKENS, 0)
-        for precision in ("float16", "float32")
-    )
+    alone = {}
+    for precision in ("float16", "float32"):
+        with CoremlBackend().open(bundle, {"precision": precision}) as session:
+            alone[precision] = session.step("shout", TOKENS, 0)
+    strict, accumulating = alone["float16"], alone["float32"]
     np.testing.assert_array_equal(logits, strict)
     assert facts["precision"] == "float16 and float32"
     spread = facts["float32_accumulating"]["shout"]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import mmap
 import struct
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from lora_core.bundle.bundle import Bundle
@@ -13,6 +14,7 @@ from lora_core.errors import BundleError
 from lora_core.sharing.blobs import Blob, WeightSharing
 from lora_core.sharing.fingerprint import foundation_file_fingerprint
 from lora_core_xnnpack.flat_tensor import stored_blobs
+from lora_core_xnnpack.multimethod.reading import method_texts
 from lora_core_xnnpack.named_blobs import Buffer, StoredBlob, named_blobs, names_key
 
 _DATA_ROLES = ("foundation", "adapter-data")
@@ -45,6 +47,7 @@ class XnnpackSharing(WeightSharing):
     def blobs(self, bundle: Bundle) -> Iterator[Blob]:
         """Yield every named blob of the data files and programs; a method reads a blob if its program names the key."""
         programs = {method.program: _mapped(bundle.file(method.program)) for method in bundle.manifest.methods}
+        texts = _texts(bundle, programs)
         for artifact in bundle.manifest.artifacts:
             if artifact.role not in (*_DATA_ROLES, "program"):
                 continue
@@ -58,7 +61,7 @@ class XnnpackSharing(WeightSharing):
                     offset=blob.offset,
                     size=blob.size,
                     sha256=hashlib.sha256(data[blob.offset : blob.offset + blob.size]).hexdigest(),
-                    methods=_readers(bundle, programs, blob.key, artifact.adapter),
+                    methods=_readers(bundle, texts, blob.key, artifact.adapter),
                     group=_group(blob.key) if artifact.role == "foundation" else "lora",
                 )
 
@@ -71,11 +74,22 @@ def _group(key: str) -> str:
     return "linear layers"
 
 
-def _readers(bundle: Bundle, programs: dict[str, Buffer], key: str, owner: str | None) -> frozenset[str]:
+def _texts(bundle: Bundle, programs: Mapping[str, Buffer]) -> dict[str, Buffer]:
+    """Return for each method what names the blobs it reads: its program, or its part of a program of several."""
+    methods = bundle.manifest.methods
+    owners = Counter(method.program for method in methods)
+    parts = {path: method_texts(programs[path], bundle.file(path)) for path, count in owners.items() if count > 1}
+    return {
+        method.name: parts[method.program][method.name] if method.program in parts else programs[method.program]
+        for method in methods
+    }
+
+
+def _readers(bundle: Bundle, texts: Mapping[str, Buffer], key: str, owner: str | None) -> frozenset[str]:
     return frozenset(
         method.name
         for method in bundle.manifest.methods
-        if owner in (None, method.adapter) and names_key(programs[method.program], key)
+        if owner in (None, method.adapter) and names_key(texts[method.name], key)
     )
 
 

@@ -1,0 +1,32 @@
+"""Which stored data the methods of one program read."""
+
+from __future__ import annotations
+
+import struct
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+from lora_core.errors import BundleError
+from lora_core_xnnpack.multimethod.program import PackedMethod, ProgramParts
+from lora_core_xnnpack.multimethod.schema import TENSOR_NAME, TENSOR_NAME_FIELD
+from lora_core_xnnpack.multimethod.tables import Vector
+from lora_core_xnnpack.named_blobs import Buffer
+
+
+def method_texts(program: Buffer, path: Path) -> Mapping[str, bytes]:
+    """Return for each method of a program all that names data: its delegates' payloads and its tensors' names, the
+    latter as flatbuffer strings. Raises `BundleError` if the program, the file at `path`, is not whole.
+    """
+    try:
+        methods = ProgramParts.parse(program).methods
+    except (struct.error, ValueError, IndexError, KeyError) as error:
+        raise BundleError(f"{path.name} is not a whole ExecuTorch program: {error}.", where=str(path)) from error
+    # A method that the manifest lists and the program does not have reads nothing.
+    return defaultdict(bytes, {name: _text(method) for name, method in methods.items()})
+
+
+def _text(method: PackedMethod) -> bytes:
+    names = [table.fields[TENSOR_NAME_FIELD] for table in method.source.table.walk() if table.kind == TENSOR_NAME]
+    strings = [struct.pack("<I", len(name.data)) + name.data + b"\0" for name in names if isinstance(name, Vector)]
+    return b"".join((*(bytes(payload) for payload in method.payloads), *strings))

@@ -37,7 +37,7 @@ QUESTIONS = (
     "Explain what a prime number is.",
 )  # fmt: skip
 ANSWER = 24
-GREEDY = 3
+GREEDY = 2
 MODES: dict[str, dict[str, Any]] = {
     "none": {"quant_updatable": "none"},
     "adapter_only": {"quant_updatable": "adapter_only"},

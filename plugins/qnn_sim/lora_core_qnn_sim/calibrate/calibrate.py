@@ -57,7 +57,7 @@ def calibrate_adapter(
         spec=spec, weight=quantized_base(foundation.base), base=foundation.base,
         lora={name: array.astype(np.float64) for name, array in weights.items()}, observe=observer,
     )  # fmt: skip
-    run.logits(foundation.prompts)
+    run.watch(foundation.prompts, observer.bits)
     return observer.encodings() | weight_encodings(spec, weights)
 
 

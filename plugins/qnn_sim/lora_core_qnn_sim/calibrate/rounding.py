@@ -31,14 +31,14 @@ class MomentObserver:
 
     spec: GraphSpec
     moments: dict[str, Array] = attrs.field(factory=dict)
-    _inputs: frozenset[str] = attrs.field(init=False)
+    inputs: frozenset[str] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._inputs = frozenset(node.inputs[0] for node in rounded_nodes(self.spec))
+        self.inputs = frozenset(node.inputs[0] for node in rounded_nodes(self.spec))
 
     def __call__(self, name: str, value: Array) -> None:
         """Add the tokens of one activation."""
-        if name in self._inputs:
+        if name in self.inputs:
             wide = np.asarray(value, np.float64)
             self.moments[name] = self.moments.get(name, 0.0) + wide.T @ wide
 
@@ -53,7 +53,7 @@ def compensated_base(
         return np.asarray(weights[name], np.float64)
 
     # float64, as calibration: the integers then do not depend on the order of summation.
-    FloatRun(spec=spec, weight=wide, base=base, lora={}, observe=observer).logits(prompts)
+    FloatRun(spec=spec, weight=wide, base=base, lora={}, observe=observer).watch(prompts, observer.inputs)
     linears = compensated(spec, weights, base.linears, observer.moments)
     return attrs.evolve(base, linears=linears)
 

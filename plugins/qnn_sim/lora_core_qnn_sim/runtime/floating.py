@@ -6,7 +6,7 @@ which a matrix product is summed, so that equal inputs give equal bytes whatever
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -39,6 +39,18 @@ class FloatRun:
 
     def logits(self, prompts: Sequence[npt.NDArray[np.int64]]) -> list[Real]:
         """Return the logits of every position of every prompt."""
+        self._run(prompts, "lm_head.output")
+        flat = self._values.pop("lm_head.output")
+        return np.split(flat, np.cumsum(self._lengths)[:-1])
+
+    def watch(self, prompts: Sequence[npt.NDArray[np.int64]], names: Collection[str]) -> None:
+        """Run as far as the last of the activations `names`, for what `observe` sees; the head is often left out."""
+        made = [node.output for node in build_nodes(self.spec) if {node.output, *node.inner} & set(names)]
+        if made:
+            self._run(prompts, made[-1])
+
+    def _run(self, prompts: Sequence[npt.NDArray[np.int64]], end: str) -> None:
+        self._values.clear()
         self._lengths = [len(prompt) for prompt in prompts]
         tokens = np.concatenate(prompts)
         nodes = build_nodes(self.spec)
@@ -50,8 +62,8 @@ class FloatRun:
             for name in node.inputs:
                 if last[name] == index:
                     del self._values[name]
-        flat = self._values.pop("lm_head.output")
-        return np.split(flat, np.cumsum(self._lengths)[:-1])
+            if node.output == end:
+                return
 
     def _see(self, name: str, value: Real) -> None:
         if self.observe is not None:

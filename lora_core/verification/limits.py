@@ -46,7 +46,7 @@ class Limits:
 
 
 FLOAT32 = Limits(
-    reason="float32: only the order of additions differs; SmolLM2 (30 layers) measures 4e-5 of the spread and KL 4e-11.",
+    reason="Only the order of additions differs; SmolLM2 (30 layers) measures 4e-5 of the spread and KL 4e-11.",
     max_error=1e-3,
     mean_error=1e-4,
     kl=1e-5,
@@ -57,7 +57,7 @@ FLOAT32 = Limits(
     direction=0.9999,
 )
 FLOAT16 = Limits(
-    reason="float16: 11 bits of mantissa, a relative error of 5e-4 an operation.",
+    reason="11 bits of mantissa, a relative error of 5e-4 an operation.",
     max_error=0.1,
     mean_error=0.02,
     kl=1e-3,
@@ -68,7 +68,7 @@ FLOAT16 = Limits(
     direction=0.99,
 )
 INT8 = Limits(
-    reason="8-bit weights or activations.",
+    reason="8-bit weights or activations: tiny random models with 8da8w measure KL 0.006 to 0.02, effects within 0.2%.",
     kl=0.05,
     top1=0.8,
     greedy=0.3,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import attrs
 import pytest
 
@@ -48,3 +50,12 @@ def test_a_quantized_embedding_widens_a_backends_own_limits():
 @pytest.mark.parametrize("limits", [FLOAT32, FLOAT16, INT8, INT4])
 def test_every_limit_has_a_reason(limits):
     assert limits.reason
+
+
+def test_the_documented_figures_are_those_in_force():
+    names = {"float32": FLOAT32, "float16": FLOAT16, "8 bits": INT8, "4 bits": INT4}
+    lines = [f"| | {' | '.join(names)} |", "|---|" + "---|" * len(names)]
+    for field in ("max_error", "mean_error", "kl", "top1", "greedy", "tie", "effect", "direction"):
+        values = [getattr(limits, field) for limits in names.values()]
+        lines.append(f"| `{field}` | " + " | ".join("-" if value is None else f"{value:g}" for value in values) + " |")
+    assert "\n".join(lines) in (Path(__file__).parents[2] / "docs" / "verify.md").read_text("utf-8")

@@ -77,13 +77,13 @@ INT8 = Limits(
     direction=0.9,
 )
 INT4 = Limits(
-    reason="4-bit weights.",
-    kl=0.5,
+    reason="4-bit weights in groups of 32: SmolLM2-135M, small and so hurt most, measures KL 0.45, cosine 0.73.",
+    kl=1.5,
     top1=0.5,
     greedy=0.05,
     tie=0.2,
-    effect=0.4,
-    direction=0.7,
+    effect=0.5,
+    direction=0.5,
 )
 
 

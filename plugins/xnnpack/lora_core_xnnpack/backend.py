@@ -39,10 +39,22 @@ class XnnpackBackend(Backend):
                     remedy="Lower the first or raise the second.",
                 )
             )
+        if job.options.layout == "multimethod" and job.options.adapter_data != "embedded":
+            problems.append(
+                Problem(
+                    what=f"--layout multimethod with --adapter-data {job.options.adapter_data} could not be loaded: a "
+                    "program takes one data file, and that is the foundation",
+                    remedy="Leave --adapter-data out, or choose embedded.",
+                )
+            )
         return problems
 
     def export(self, job: ExportJob, out: Path, emit: Emit) -> Artifacts:
         """Lower the base once and one template for each plan, and link every adapter."""
+        if job.options.layout == "multimethod":
+            from lora_core_xnnpack.multimethod.exporting import export_multimethod
+
+            return export_multimethod(job, out, emit)
         from lora_core_xnnpack.exporting import export_split
 
         return export_split(job, out, emit)
@@ -54,19 +66,36 @@ class XnnpackBackend(Backend):
 
         return XnnpackSharing()
 
-    def links_independently(self, bundle: Bundle) -> bool:  # noqa: ARG002 - for other backends
-        """Each adapter has files of its own."""
-        return True
+    def links_independently(self, bundle: Bundle) -> bool:
+        """Each adapter has files of its own in the split layout; they share a program in the other."""
+        return not _in_one_program(bundle)
 
     def link(self, bundle: Bundle, adapters: Sequence[Adapter], out: Path, emit: Emit) -> Artifacts:
         """Link `adapters` into the bundle's templates: neither base weights nor ExecuTorch are needed."""
         from lora_core_xnnpack.linking import LinkTarget, link_all, require_template
 
+        if _in_one_program(bundle):
+            from lora_core_xnnpack.multimethod.linking import link_into
+
+            return link_into(bundle, adapters, out, emit)
         require_template(bundle)
         return link_all(LinkTarget.of_bundle(bundle), adapters, out, emit)
+
+    def unlink(self, bundle: Bundle, names: Sequence[str], out: Path, emit: Emit) -> Artifacts | None:
+        """Write the one program of a multi-method bundle without the methods of `names`."""
+        if not _in_one_program(bundle):
+            return None
+        from lora_core_xnnpack.multimethod.linking import unlink_from
+
+        return unlink_from(bundle, names, out, emit)
 
     def open(self, bundle: Bundle, options: Mapping[str, Any]) -> Session:
         """Open the bundle on ExecuTorch's runtime; `options`: `weight_cache` (True, False)."""
         from lora_core_xnnpack.session import XnnpackSession
 
         return XnnpackSession(bundle, options)
+
+
+def _in_one_program(bundle: Bundle) -> bool:
+    # Bundles that were made before there were two layouts do not say.
+    return bool(bundle.manifest.options.get("layout") == "multimethod")

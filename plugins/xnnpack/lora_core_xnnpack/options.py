@@ -5,15 +5,29 @@ from __future__ import annotations
 import attrs
 
 
+def _usual_adapter_data(options: XnnpackOptions) -> str:
+    return "embedded" if options.layout == "multimethod" else "external"
+
+
 @attrs.frozen(kw_only=True)
 class XnnpackOptions:
     """What an export to XNNPACK can be told."""
 
+    layout: str = attrs.field(
+        default="split",
+        validator=attrs.validators.in_(("split", "multimethod")),
+        metadata={
+            "help": "split: a program for each adapter. multimethod: one program with a method for each, and one KV "
+            "cache for all.",
+            "choices": ("split", "multimethod"),
+        },
+    )
     adapter_data: str = attrs.field(
-        default="external",
+        default=attrs.Factory(_usual_adapter_data, takes_self=True),
         validator=attrs.validators.in_(("external", "embedded")),
         metadata={
-            "help": "external: NAME.pte and its weights NAME.ptd. embedded: the weights inside the program.",
+            "help": "external: NAME.pte and its weights NAME.ptd. embedded: the weights inside the program. "
+            "[default: external; embedded with --layout multimethod, which has no other]",
             "choices": ("external", "embedded"),
         },
     )

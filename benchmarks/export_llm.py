@@ -37,7 +37,16 @@ class PeerExport:
 
 
 def prepare(model: Path, directory: Path) -> Path:
-    """Write the Meta-layout checkpoint and parameters that `export_llm` takes; return the directory."""
+    """Write the Meta-layout checkpoint and parameters that `export_llm` takes; return the directory.
+
+    In a process of its own: a child's peak memory counts that of the process it was forked from.
+    """
+    subprocess.run([sys.executable, __file__, str(model), str(directory)], check=True)
+    return directory
+
+
+def convert(model: Path, directory: Path) -> None:
+    """Convert the checkpoint at `model`."""
     import torch
     from safetensors.torch import load_file
 
@@ -60,7 +69,6 @@ def prepare(model: Path, directory: Path) -> Path:
         "use_scaled_rope": False,
     }
     (directory / "params.json").write_text(json.dumps(parameters), "utf-8")
-    return directory
 
 
 def run(prepared: Path, out: Path, *, adapter: Path | None, context: int, log: Path) -> PeerExport:
@@ -116,3 +124,7 @@ def _meta_name(name: str) -> str:
     for theirs, meta in META_NAMES.items():
         name = name.replace(f".{theirs}.", f".{meta}.")
     return name
+
+
+if __name__ == "__main__":
+    convert(Path(sys.argv[1]), Path(sys.argv[2]))

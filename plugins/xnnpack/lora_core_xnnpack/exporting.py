@@ -22,6 +22,7 @@ from lora_core_xnnpack.flat_tensor import serialize, stored_blobs
 from lora_core_xnnpack.link import Template
 from lora_core_xnnpack.linking import LinkTarget, link_all, write_parts, write_template, written
 from lora_core_xnnpack.lowered_set import FOUNDATION_FILE, lower_all
+from lora_core_xnnpack.named_blobs import mapped
 from lora_core_xnnpack.quant import quantize
 
 BASE_PROGRAM = "base.pte"
@@ -94,7 +95,7 @@ def _cached(directory: Path, emit: Emit) -> Entry | None:
 def _keep(
     directory: Path, base: BaseModel, programs: Sequence[Template], planned: PlannedMemory, foundation: Path, emit: Emit
 ) -> None:
-    data = foundation.read_bytes()
+    data = mapped(foundation)
     try:
         weightless = strip(base.module, programs, data, stored_blobs(data, foundation))
     except DependsOnWeightsError as error:

@@ -7,14 +7,13 @@ written in front of it, which refers to the old execution plans and lists the fu
 
 from __future__ import annotations
 
-import mmap
 import struct
 from collections.abc import Sequence
 from pathlib import Path
 
 from lora_core.errors import BundleError
 from lora_core_xnnpack.flat_tensor import aligned, stored_blobs
-from lora_core_xnnpack.named_blobs import Buffer, field, number, tables, text
+from lora_core_xnnpack.named_blobs import Buffer, field, mapped, number, tables, text
 from lora_core_xnnpack.program_layout import ProgramTail, SegmentOffsets, assemble
 
 _HEADER = struct.Struct("<4sIQQQ")  # as in program_layout: magic, length, program size, segment base, segment data size
@@ -27,13 +26,13 @@ def join_program(program: Path, data: Sequence[Path]) -> list[Buffer]:
 
     Raises `BundleError` naming a file that is not whole.
     """
-    old = _mapped(program)
+    old = mapped(program)
     try:
         tail, segments, named = _take_apart(old)
     except (struct.error, ValueError, IndexError) as error:
         raise BundleError(f"{program.name} is not a whole ExecuTorch program: {error}", where=str(program)) from error
     for path in data:
-        content = memoryview(_mapped(path))
+        content = memoryview(mapped(path))
         for blob in stored_blobs(content, path):
             named.append((blob.key, len(segments)))
             segments.append(content[blob.offset : blob.offset + blob.size])
@@ -93,11 +92,3 @@ def _offsets(data: Buffer, table: int) -> SegmentOffsets:
         vector = _target(data, table, 1)
         offsets = struct.unpack_from(f"<{struct.unpack_from('<I', data, vector)[0]}Q", data, vector + 4)
     return SegmentOffsets(segment=number(data, table, 0, "<I"), offsets=offsets)
-
-
-def _mapped(path: Path) -> mmap.mmap:
-    try:
-        with path.open("rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except (OSError, ValueError) as error:
-        raise BundleError(f"Cannot read {path.name}: {error}.", where=str(path)) from error

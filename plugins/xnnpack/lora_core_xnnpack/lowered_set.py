@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,8 +34,9 @@ class Foundation:
     def read(cls, path: Path) -> Foundation:
         """Read and hash the foundation file at `path`."""
         from lora_core_xnnpack.flat_tensor import stored_blobs
+        from lora_core_xnnpack.named_blobs import mapped
 
-        data = memoryview(path.read_bytes())
+        data = memoryview(mapped(path))
         blobs = stored_blobs(data, path)
         return cls(
             digests={blob.key: _sha256(data[blob.offset : blob.offset + blob.size]) for blob in blobs},
@@ -58,7 +60,8 @@ def lower_all(
         foundation = Foundation.read(out / FOUNDATION_FILE)
     programs = [make_template(lowered, {}, {})]
     planned = {"base": _planned_memory(lowered)}
-    del lowered  # it holds a copy of the foundation
+    del lowered  # it holds a copy of the foundation, and graphs are cyclic
+    gc.collect()
     for index, plan in enumerate(plans):
         name = "template" if len(plans) == 1 else f"template {index + 1} of {len(plans)}"
         with stage(emit, f"Lower the {name}"):

@@ -5,8 +5,11 @@ from __future__ import annotations
 import mmap
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 
 import attrs
+
+from lora_core.errors import BundleError
 
 Buffer = bytes | bytearray | memoryview | mmap.mmap
 
@@ -111,3 +114,12 @@ def names_key(data: Buffer, key: str) -> bool:
     """Say whether a program names `key`: as a whole flatbuffer string, in its plans or a delegate's payload."""
     encoded = key.encode("utf-8")
     return data.find(struct.pack("<I", len(encoded)) + encoded + b"\0") >= 0  # type: ignore[union-attr]
+
+
+def mapped(path: Path) -> mmap.mmap:
+    """Map a file for reading; raises `BundleError` if it cannot be read or is empty."""
+    try:
+        with path.open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError) as error:
+        raise BundleError(f"Cannot read {path.name}: {error}.", where=str(path)) from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import mmap
 import struct
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -15,7 +14,7 @@ from lora_core.sharing.blobs import Blob, WeightSharing
 from lora_core.sharing.fingerprint import foundation_file_fingerprint
 from lora_core_xnnpack.flat_tensor import stored_blobs
 from lora_core_xnnpack.multimethod.reading import method_texts
-from lora_core_xnnpack.named_blobs import Buffer, StoredBlob, named_blobs, names_key
+from lora_core_xnnpack.named_blobs import Buffer, StoredBlob, mapped, named_blobs, names_key
 
 _DATA_ROLES = ("foundation", "adapter-data")
 
@@ -46,13 +45,13 @@ class XnnpackSharing(WeightSharing):
 
     def blobs(self, bundle: Bundle) -> Iterator[Blob]:
         """Yield every named blob of the data files and programs; a method reads a blob if its program names the key."""
-        programs = {method.program: _mapped(bundle.file(method.program)) for method in bundle.manifest.methods}
+        programs = {method.program: mapped(bundle.file(method.program)) for method in bundle.manifest.methods}
         texts = _texts(bundle, programs)
         for artifact in bundle.manifest.artifacts:
             if artifact.role not in (*_DATA_ROLES, "program"):
                 continue
             path = bundle.file(artifact)
-            data = programs[artifact.path] if artifact.path in programs else _mapped(path)
+            data = programs[artifact.path] if artifact.path in programs else mapped(path)
             stored = program_blobs(data, path) if artifact.role == "program" else stored_blobs(data, path)
             for blob in stored:
                 yield Blob(
@@ -91,11 +90,3 @@ def _readers(bundle: Bundle, texts: Mapping[str, Buffer], key: str, owner: str |
         for method in bundle.manifest.methods
         if owner in (None, method.adapter) and names_key(texts[method.name], key)
     )
-
-
-def _mapped(path: Path) -> Buffer:
-    try:
-        with path.open("rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except (OSError, ValueError) as error:
-        raise BundleError(f"Cannot read {path.name}: {error}.", where=str(path)) from error

@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 
 from lora_core.errors import Problem, UnsupportedError
+from lora_core_coreml.compaction import compact
 from lora_core_coreml.lowering import LoweredMethod
 from lora_core_coreml.naming import Kind
 from lora_core_coreml.storage import blobfile, mil, package
@@ -115,6 +116,7 @@ class _Merger:
         if self._shell is None:
             self._shell = _shell(model)
         function = model.mlProgram.functions[_MAIN]
+        compact(function)
         with blobfile.mapped(weights) as buffer:
             for _, value in mil.blob_references(function):
                 blob = blobfile.blob_at(buffer, value.offset, where=str(weights))
@@ -135,6 +137,7 @@ class _Merger:
     def add_template(self, lowered: LoweredMethod, index: int, sentinels: Sentinels) -> Function:
         model, weights = _load(lowered.packages[index])
         function = model.mlProgram.functions[_MAIN]
+        compact(function)
         relocations, embedded = [], []
         with blobfile.mapped(weights) as buffer:
             for number, (name, value) in enumerate(mil.blob_references(function)):

@@ -109,7 +109,10 @@ def _stored(bundle: Bundle) -> ProgramObject:
             where=str(bundle.path),
             remedy="Export with an adapter, or reserve room with --max-rank and --targets.",
         )
-    return template_store.load(bundle.path / PROGRAM, folder)
+    program = template_store.load(bundle.path / PROGRAM, folder)
+    if foundation_fingerprint(program) != bundle.manifest.foundation:
+        raise BundleError("The template was made for another base", where=str(folder), remedy="Export again.")
+    return program
 
 
 def _existing(bundle: Bundle, program: ProgramObject, leave_out: set[str]) -> list[LinkAdapter]:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lora_core.bundle.bundle import Bundle
-from lora_core.errors import UnsupportedError, UsageError
+from lora_core.errors import BundleError, UnsupportedError, UsageError
 from lora_core.runtime.kv_cache import KvCache
 from lora_core.runtime.memory import measure
 from lora_core.runtime.session import Loaded, Session
@@ -23,6 +23,7 @@ from lora_core_coreml.evaluation.operators import REASONS
 from lora_core_coreml.evaluation.program import EvaluatedProgram
 from lora_core_coreml.execution import EXECUTION, ExecutedProgram, can_execute
 from lora_core_coreml.naming import Kind, kinds, method_name
+from lora_core_coreml.sharing import CoremlSharing
 
 BOTH = "both"
 EVALUATION = "reference evaluation of the stored CoreML functions; nothing ran on CoreML"
@@ -41,9 +42,23 @@ def open_session(bundle: Bundle, options: Mapping[str, Any]) -> Session:
     precision = options.get("precision", "float32" if bundle.manifest.options.get("dtype") == "fp32" else BOTH)
     if precision not in (*get_args(Precision), BOTH):
         raise UsageError(f"Unknown precision {precision!r}", remedy="Choose float16, float32 or both.")
+    _check_foundation(bundle)
     if not options and can_execute():
         return CoremlSession(bundle, ("float16",), program=ExecutedProgram, runtime=EXECUTION)
     return CoremlSession(bundle, get_args(Precision) if precision == BOTH else (precision,))
+
+
+def _check_foundation(bundle: Bundle) -> None:
+    """Raise `BundleError` unless the stored base is the one that manifest and adapters were made with."""
+    stated = bundle.manifest.foundation
+    strangers = [adapter.name for adapter in bundle.manifest.adapters if adapter.foundation != stated]
+    if strangers or CoremlSharing().fingerprint(bundle) != stated:
+        what = f"adapters {', '.join(strangers)} were" if strangers else "the manifest was"
+        raise BundleError(
+            f"The bundle's base is not the one that {what} made with",
+            where=str(bundle.path),
+            remedy="Copy the whole bundle again, or export again.",
+        )
 
 
 @attrs.frozen(kw_only=True)
@@ -85,6 +100,16 @@ class CoremlSession(Session):
         self._spreads: dict[str, Spread] = {}
         (path,) = {method.program for method in bundle.manifest.methods}
         self._program = program(bundle.file(path))
+        try:
+            self._read_metadata()
+        except BaseException:
+            self._program.close()
+            raise
+        self._cache = KvCache(bundle.manifest.kv_cache, self._context_len)
+        self._attention = self._new_attention()
+        self._loaded: dict[str | None, Loaded] = {}
+
+    def _read_metadata(self) -> None:
         self._adapters = frozenset(self._program.constant(metadata.ADAPTERS))
         self._multifunction = "prefill" in self._program.methods
         if not self._program.has_constant("freqs_cos"):
@@ -94,9 +119,6 @@ class CoremlSession(Session):
         }
         # A call reads `cache_len` positions before its own tokens, so the last one may begin there.
         self._context_len = 1 + min(signature.cache_len for signature in self._signatures.values())
-        self._cache = KvCache(bundle.manifest.kv_cache, self._context_len)
-        self._attention = self._new_attention()
-        self._loaded: dict[str | None, Loaded] = {}
 
     @property
     def bundle(self) -> Bundle:

@@ -163,6 +163,15 @@ def test_an_offset_outside_the_blob_file_is_an_error_that_names_the_function(bun
         list(CoremlBackend().sharing.blobs(broken))
 
 
+def test_a_base_that_is_another_one_is_refused(bundle: Bundle, tmp_path) -> None:
+    def another(data: bytearray, found: package.StoredPackage) -> None:
+        start, _ = found.region(package.WEIGHTS)
+        data[start + 2 * blobfile.ALIGNMENT] ^= 1  # the first byte of the first weight
+
+    with pytest.raises(BundleError, match="base is not the one"):
+        CoremlBackend().open(damaged(bundle, tmp_path, another), {})
+
+
 def test_a_program_cut_short_is_an_error(bundle: Bundle, tmp_path) -> None:
     cut = attrs.evolve(bundle, path=tmp_path)
     data = (bundle.path / "model.pte").read_bytes()

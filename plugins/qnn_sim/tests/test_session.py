@@ -74,6 +74,7 @@ def test_an_unknown_adapter_is_refused_listing_those_there_are(grouped: Any) -> 
 def test_a_session_says_that_it_is_a_simulator(grouped: Any) -> None:
     with QnnSimBackend().open(grouped, {}) as session:
         assert "simulator" in session.facts["runtime"]
+        assert session.facts["context_len"] == 32
 
 
 def test_a_base_without_adapters_runs(tmp_path: Path, model: Any) -> None:

@@ -48,11 +48,11 @@ types: $(STAMP)
 
 test: lint types $(MODEL)/config.json
 	@echo "==> pytest (about 20 minutes on two cores)"
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-fast: lint types
 	@echo "==> pytest without full-size models"
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not full"
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not full"
 
 clean-demo:
 	rm -rf build/demo

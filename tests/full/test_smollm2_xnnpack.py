@@ -12,7 +12,7 @@ import pytest
 
 import lora_core
 
-pytestmark = [pytest.mark.full, pytest.mark.xdist_group("smollm2-xnnpack")]
+pytestmark = pytest.mark.full
 PROMPTS = (
     "What is the capital of Italy?",
     "What is a clock?",

@@ -10,8 +10,6 @@ import pytest
 from tests.cli.shell import Shell
 from tests.verification.breaking import flip_bit
 
-pytestmark = pytest.mark.xdist_group("verification")
-
 
 @pytest.fixture
 def shell(float32, tmp_path) -> Shell:

@@ -25,8 +25,6 @@ from tests.verification.breaking import (
     zeros,
 )
 
-pytestmark = pytest.mark.xdist_group("verification")
-
 
 def test_an_honest_bundle_holds_against_transformers_and_peft(float32, sources):
     report = verify(float32, sources)

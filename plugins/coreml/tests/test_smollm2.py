@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 
 from lora_core.bundle.bundle import Bundle
 
-pytestmark = [pytest.mark.full, pytest.mark.xdist_group("smollm2-coreml")]
+pytestmark = pytest.mark.full
 LAYERS = 3
 TOKENS = [1, 9690, 198, 2683, 359, 253, 5356, 5646, 11173, 3365]
 ADAPTERS = ("pirate", "shout")

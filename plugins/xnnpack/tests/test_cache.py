@@ -14,7 +14,6 @@ from lora_core.backend import Artifacts, ExportJob
 from lora_core.events import Event, StageFinished, Warned
 from lora_core.models.module import ModuleModel
 
-pytestmark = pytest.mark.xdist_group("xnnpack-cache")
 Exported = Callable[[ExportJob], tuple[Path, Artifacts]]
 
 

@@ -9,14 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import export_llm
-import pytest
 from lora_core_xnnpack.flat_tensor import stored_blobs
 from lora_core_xnnpack.sharing import program_blobs
 from workbench import ALL_LINEAR, TINY_OPTIONS, Workbench
 
 from lora_core.backend import Artifacts, ExportJob
-
-pytestmark = pytest.mark.xdist_group("xnnpack-export-llm")
 
 
 def data_of(path: Path) -> dict[str, bytes]:

@@ -19,7 +19,6 @@ from lora_core.adapters.slots import SlotPlan
 from lora_core.backend import Artifacts, ExportJob
 from lora_core.events import ignore
 
-pytestmark = pytest.mark.xdist_group("xnnpack-link")
 Exported = Callable[[ExportJob], tuple[Path, Artifacts]]
 ExportedJob = tuple[ExportJob, Path]
 

@@ -30,7 +30,6 @@ from lora_core.bundle.bundle import Bundle
 from lora_core.errors import BundleError
 from lora_core.events import Event, Noted, ignore
 
-pytestmark = pytest.mark.xdist_group("xnnpack-multimethod")
 OPTIONS = {"layout": "multimethod", "max_context_len": 32, "max_seq_len": 16}
 # One layer in float32, whose sums are taken in another order: at most 96 products of values around 1.
 TOLERANCE = 2e-5

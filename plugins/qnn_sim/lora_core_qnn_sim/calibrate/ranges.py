@@ -14,6 +14,9 @@ from lora_core_qnn_sim.encodings.grid import Encoding, asymmetric
 Array = npt.NDArray[Any]
 _SNAP_BITS = 12
 _SAMPLES = 1 << 14
+_BULK = 0.999
+_MASSIVE = 50.0
+_MASSIVE_HEADROOM = 1.1
 _CLIPS = tuple(np.linspace(1.0, 0.3, 29))
 
 
@@ -29,10 +32,13 @@ def snap(value: float) -> float:
 
 @attrs.define(kw_only=True)
 class Observed:
-    """The range of one activation and, for narrow grids, a sample of its values."""
+    """The range of one activation, the magnitude that all but a thousandth of it stays below, and, for narrow grids, a
+    sample of its values.
+    """
 
     minimum: float = 0.0
     maximum: float = 0.0
+    bulk: float = 0.0
     sample: list[Array] = attrs.field(factory=list)
 
 
@@ -56,9 +62,11 @@ class RangeObserver:
         observed = self._seen.setdefault(name, Observed())
         observed.minimum = min(observed.minimum, float(value.min()))
         observed.maximum = max(observed.maximum, float(value.max()))
+        flat = value.reshape(-1)
+        sample = flat[:: max(1, flat.size // _SAMPLES)].astype(np.float32)
+        observed.bulk = max(observed.bulk, float(np.quantile(np.abs(sample), _BULK)))
         if self.bits[name] < 16:
-            flat = value.reshape(-1)
-            observed.sample.append(flat[:: max(1, flat.size // _SAMPLES)].astype(np.float32))
+            observed.sample.append(sample)
 
     def encodings(self) -> dict[str, Encoding]:
         """Return a grid for every activation in `bits`; one never seen gets the smallest."""
@@ -70,7 +78,11 @@ class RangeObserver:
         observed = self._seen.get(name, Observed())
         low, high = snap(observed.minimum), snap(observed.maximum)
         if bits >= 16:
-            return asymmetric(snap(low * self.headroom), snap(high * self.headroom), bits)
+            # A massive activation (one channel of the first token) hardly varies between prompts, and room for more
+            # would be taken from all other values, which are hundreds of times smaller.
+            massive = max(-low, high) > _MASSIVE * observed.bulk
+            room = _MASSIVE_HEADROOM if massive else self.headroom
+            return asymmetric(snap(low * room), snap(high * room), bits)
         if not observed.sample:
             return asymmetric(low, high, bits)
         return _least_error(np.concatenate(observed.sample).astype(np.float64), low, high, bits)

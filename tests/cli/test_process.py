@@ -88,7 +88,13 @@ def test_interrupted_export_leaves_nothing_behind(stage: Shell, monkeypatch: pyt
     monkeypatch.setenv("ACT", "announce")
     before = stage.files()
     with subprocess.Popen(
-        stage.command(*EXPORT), cwd=stage.directory, env=stage.environment, stderr=subprocess.PIPE, text=True
+        stage.command(*EXPORT),
+        cwd=stage.directory,
+        env=stage.environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell that starts the tests in the background has them ignore the signal, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         assert process.stderr is not None
         for line in process.stderr:

@@ -76,16 +76,6 @@ def test_float16_is_finite_and_agrees_with_transformers_on_real_weights(real, ex
             assert found.argmax() == logits.argmax()
 
 
-def test_the_plain_norm_overflows_on_real_weights(real, monkeypatch) -> None:
-    """What the scaled norm is for: without it, strict float16 evaluation of the same export is not finite."""
-    from lora_core_coreml.preparation import norms
-
-    monkeypatch.setattr(norms, "replace_norms", lambda module: None)
-    plain = real.export_again([], input_len=8, max_context_len=64)
-    with CoremlBackend().open(plain, {"precision": "float16"}) as session:
-        assert not np.isfinite(session.step(None, TOKENS, 0)).all()
-
-
 @pytest.mark.parametrize("policy", ["fp16", "c4w"])
 def test_the_base_is_stored_once_and_an_adapter_costs_its_bytes(real, policy: str) -> None:
     bundle = bundle_of(real, policy)

@@ -1,7 +1,7 @@
 """RMSNorm that stays finite in float16.
 
 ExecuTorch's RMSNorm squares in float32, but a CoreML conversion to float16 drops the cast, and x*x overflows from
-|x| = 256 on: SmolLM2's residual stream passes that within its first layers. Dividing by the largest magnitude first
+|x| = 256 on, which the residual stream of a deep model can pass. Dividing by the largest magnitude first
 keeps every intermediate at most 1 and is the same function of x:
 
     x / sqrt(mean(x^2) + eps) = y / sqrt(mean(y^2) + (sqrt(eps) / m)^2),   y = x / m,   m = max(max|x|, floor)

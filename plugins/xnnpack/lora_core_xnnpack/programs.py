@@ -12,6 +12,7 @@ from types import ModuleType
 from lora_core.bundle.bundle import Artifact, Bundle, Method
 from lora_core.errors import BundleError
 from lora_core_xnnpack.joining import join_program
+from lora_core_xnnpack.mapped_pages import drop_pages
 from lora_core_xnnpack.open_program import LoadedMethod, OpenProgram, open_program
 from lora_core_xnnpack.packed_cache import PackedCache
 
@@ -30,12 +31,15 @@ class ProgramShelf:
     def load(self, method: Method) -> LoadedMethod:
         """Load `method` with its program; raises `BundleError` if the files are not what the manifest says."""
         foundation = self._foundation()
-        if method.program not in self._programs:
+        if method.program in self._programs:
+            with _blamed(self._bundle.file(method.program), foundation):
+                loaded = self._load(method)
+        else:
             with self._program_file(method) as path, _blamed(path, foundation):
                 self._programs[method.program] = open_program(self._runtime, path, foundation, self._packed)
-                return self._load(method)
-        with _blamed(self._bundle.file(method.program), foundation):
-            return self._load(method)
+                loaded = self._load(method)
+        drop_pages(foundation)
+        return loaded
 
     def metadata(self, method: Method, name: str) -> int | None:
         """Return what the metadata method `name` of a loaded method's program says, None if there is none."""

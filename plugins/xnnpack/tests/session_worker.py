@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import mapped_memory
 import numpy as np
 from lora_core_xnnpack import open_program, weight_cache
 from lora_core_xnnpack.backend_options import BackendOptions, OptionError
@@ -72,6 +73,7 @@ def answers(programs: Path, layout: str, cache: str, packed: str | None = None) 
         before = measure()
         adapters = [method.adapter for method in session.bundle.manifest.methods]
         loads = [session.load(adapter) for adapter in adapters]
+        mapped = mapped_memory.resident(programs / "foundation.ptd")
         errors: dict[str, float] = {}
         for adapter in adapters:
             rows = expected[adapter or "base"]
@@ -86,6 +88,7 @@ def answers(programs: Path, layout: str, cache: str, packed: str | None = None) 
             "facts": dict(session.facts),
             "growth": [load.anonymous - last.anonymous for last, load in zip([before, *loads], loads, strict=False)],
             "packed": str(session.packed),
+            "foundation_in_memory": mapped,
         }
 
 

@@ -73,6 +73,13 @@ def test_every_program_holds_the_foundation_with_the_cache_off(scenario, program
     assert min(scenario("answers", layout, "off")["growth"]) > 0.8 * foundation
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_embedding_table_is_mapped_and_neither_locked_nor_in_memory_before_it_is_read(scenario, layout):
+    told = scenario("answers", layout, "on")["foundation_in_memory"]
+    assert told["Size"] > 0
+    assert (told["Rss"], told["Locked"]) == (0, 0)
+
+
 def test_facts_give_the_context_that_the_program_was_exported_for(scenario):
     assert scenario("answers", "embedded", "on")["facts"]["context_len"] == 64
 

@@ -1,6 +1,6 @@
 """Memory of a base and one adapter in one process, beside the table that ExecuTorch's LoRA demo publishes.
 
-    python benchmarks/memory.py [--layers 28] [--output build/benchmarks/memory] [--policy fp32 ...] [--layout split ...]
+    python benchmarks/memory.py [--layers 28] [--output build/benchmarks/memory] [--policy fp32] [--layout split]
 
 The model has exactly Qwen3-0.6B's shape with random weights, the adapter rank 16 on all linear layers, the context is
 2,048 tokens. Every configuration is measured in a process of its own, which loads the base, reads a prompt with it,
@@ -140,7 +140,7 @@ def rows(work: Path, bundle: Path, policy: str, layout: str) -> Iterator[Row]:
 
 def table(found: Sequence[dict[str, Any]], adapter_bytes: int) -> str:
     lines = [
-        f"The adapter's matrices are {adapter_bytes / 1e6:.1f} MB. GB of 10^9 bytes: resident (anonymous + file-backed).",
+        f"The adapter's matrices are {adapter_bytes / 1e6:.1f} MB. GB of 10^9 bytes, resident (anonymous + mapped).",
         "",
         "| policy | layout | sharing | base | base and adapter | the adapter adds | peak | published |",
         "|---|---|---|---|---|---|---|---|",

@@ -1,4 +1,4 @@
-"""A model of exactly Qwen3-0.6B's shape with random weights, and a random LoRA adapter for it: memory depends on neither."""
+"""A model of exactly Qwen3-0.6B's shape with random weights, and a random adapter: memory does not depend on them."""
 
 from __future__ import annotations
 

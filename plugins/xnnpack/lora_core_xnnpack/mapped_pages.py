@@ -1,8 +1,8 @@
 """Let go of the pages of a mapped file that loading a program has touched.
 
-The runtime maps what portable kernels read of the foundation (the embedding table) and locks it in memory, once for each
-program: `MmapDataLoader` does so by default, and Python cannot tell it otherwise (ExecuTorch 1.5.1). A table is read a
-few rows at a time, so its pages are unlocked and dropped; those that are read come back from the file.
+The runtime maps what portable kernels read of the foundation (the embedding table) and locks it in memory, once for
+each program: `MmapDataLoader` does so by default, and Python cannot tell it otherwise (ExecuTorch 1.5.1). A table is
+read a few rows at a time, so its pages are unlocked and dropped; those that are read come back from the file.
 """
 
 from __future__ import annotations

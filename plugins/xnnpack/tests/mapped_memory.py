@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def resident(file: Path) -> dict[str, int]:
-    """Return the bytes of all mappings of `file`: how large they are, how much is in memory, how much is locked there."""
+    """Return the bytes of all mappings of `file`: their size, what is in memory, and what is locked there."""
     found = {"Size": 0, "Rss": 0, "Locked": 0}
     ours = False
     for line in Path("/proc/self/smaps").read_text().splitlines():

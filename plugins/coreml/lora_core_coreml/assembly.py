@@ -28,6 +28,11 @@ from lora_core_coreml.template import (
 _MAIN = "main"
 # Constants that only a template has are zero biases of its LoRA layers; anything larger means that the base differs.
 _EMBEDDED_LIMIT = 1 << 16
+# An adapter's method takes and returns the structure of the base's, which says so once: 9 KB at 30 layers, which only
+# Python tools read.
+_SAME_AS_BASE = {"encoded_inp_str": "", "encoded_out_str": ""}
+# Offsets from here on stand for blobs that have no place in the blob file yet.
+_UNPLACED = 1 << 62
 
 Sentinels = Mapping[BlobKey, tuple[str, Matrix]]
 
@@ -46,6 +51,9 @@ def assemble(
     check_alignment([lowered for _, lowered in everything])
     constants = _Constants()
     plans = {id(lowered): constants.adopt(lowered) for _, lowered in everything}
+    for template, _ in templates:
+        for _, lowered in template:
+            plans[id(lowered)]["container_meta_type"] = dict(_SAME_AS_BASE)
     others = tuple(constants.remap(plan, lowered) for _, lowered in methods for plan in lowered.others)
 
     functions: dict[int, list[Function]] = {id(lowered): [] for _, lowered in everything}
@@ -116,7 +124,6 @@ class _Merger:
         if self._shell is None:
             self._shell = _shell(model)
         function = model.mlProgram.functions[_MAIN]
-        compact(function)
         with blobfile.mapped(weights) as buffer:
             for _, value in mil.blob_references(function):
                 blob = blobfile.blob_at(buffer, value.offset, where=str(weights))
@@ -124,6 +131,7 @@ class _Merger:
                 if key not in self._offsets:
                     self._offsets[key] = self._append(blob, bytes(buffer[blob.data_offset : blob.end]))
                 value.offset = self._offsets[key]
+        compact(function, keep_weight_names=True)
         return Function(message=function, description=_description(model))
 
     def finish(self) -> Foundation:
@@ -137,31 +145,26 @@ class _Merger:
     def add_template(self, lowered: LoweredMethod, index: int, sentinels: Sentinels) -> Function:
         model, weights = _load(lowered.packages[index])
         function = model.mlProgram.functions[_MAIN]
-        compact(function)
-        relocations, embedded = [], []
+        own: dict[BlobKey, bytes] = {}
         with blobfile.mapped(weights) as buffer:
-            for number, (name, value) in enumerate(mil.blob_references(function)):
+            for name, value in mil.blob_references(function):
                 blob = blobfile.blob_at(buffer, value.offset, where=str(weights))
                 key = blobfile.key_of(buffer, blob)
-                value.offset = self._offsets.get(key, 0)
-                if key in sentinels:
-                    module, matrix = sentinels[key]
-                    relocations.append(Relocation(reference=number, module=module, matrix=matrix))
-                elif not value.offset and blob.size <= _EMBEDDED_LIMIT:
-                    data = bytes(buffer[blob.data_offset : blob.end])
-                    embedded.append(EmbeddedConstant(reference=number, key=key, data=data))
-                elif not value.offset:
+                if key in self._offsets and key not in sentinels:
+                    value.offset = self._offsets[key]
+                elif key in sentinels or blob.size <= _EMBEDDED_LIMIT:
+                    # Where it will be stored is not known; until its reference has a number, its place here names it.
+                    own.setdefault(key, b"" if key in sentinels else bytes(buffer[blob.data_offset : blob.end]))
+                    value.offset = _UNPLACED + list(own).index(key)
+                else:
                     raise UnsupportedError(
                         f"Constant {name!r} of method {lowered.name!r} is not stored in the base's methods: attaching "
                         "LoRA changed how CoreML lowers the base",
                         where=lowered.name,
                     )
-        return Function(
-            message=function,
-            description=_description(model),
-            relocations=tuple(relocations),
-            embedded=tuple(embedded),
-        )
+        compact(function, keep_weight_names=False)
+        relocations, embedded = _own_references(function, own, sentinels)
+        return Function(message=function, description=_description(model), relocations=relocations, embedded=embedded)
 
     def _append(self, found: StoredBlob, data: bytes) -> int:
         data_offset = self._end + blobfile.ALIGNMENT
@@ -173,6 +176,25 @@ class _Merger:
         self._blobs.append(blob)
         self._end = end
         return blob.offset
+
+
+def _own_references(
+    function: Any, own: Mapping[BlobKey, bytes], sentinels: Sentinels
+) -> tuple[tuple[Relocation, ...], tuple[EmbeddedConstant, ...]]:
+    """Number the references of a template's function to what the base does not store, and clear their offsets."""
+    keys = list(own)
+    relocations, embedded = [], []
+    for number, (_, value) in enumerate(mil.blob_references(function)):
+        if value.offset < _UNPLACED:
+            continue
+        key = keys[value.offset - _UNPLACED]
+        value.offset = 0
+        if key in sentinels:
+            module, matrix = sentinels[key]
+            relocations.append(Relocation(reference=number, module=module, matrix=matrix))
+        else:
+            embedded.append(EmbeddedConstant(reference=number, key=key, data=own[key]))
+    return tuple(relocations), tuple(embedded)
 
 
 class _Constants:

@@ -1,39 +1,51 @@
-"""Smaller functions: every method carries a copy of its function, so its names and small constants are paid once each.
+"""Smaller functions: every method carries a copy of its function, so names and constants are paid once a method.
 
-Equal small constants become one, and values that nobody outside the function can name get short names. Constants in the
-blob file, inputs and outputs keep theirs; what the function computes does not change.
+Constants with equal values become one, operations lose the `name` attribute (their outputs are named), and values that
+nobody outside the function can name get short names. Inputs and outputs keep theirs; what the function computes does
+not change. All of it is plain MIL.proto: a binding may name any value defined before, attributes are optional, and
+names must be unique identifiers.
 """
 
 from __future__ import annotations
 
+import string
+from itertools import count
 from typing import Any
 
 from lora_core_coreml.storage import mil
 
 _STORED = "blobFileValue"
+# An upper-case letter first: no word of MIL's text form, which CoreML compiles a program to, looks like that.
+_FIRST = string.ascii_uppercase
+_REST = string.ascii_letters + string.digits
 
 
-def compact(function: Any) -> None:
-    """Make `function` (its MIL protobuf) smaller, in place. A function with nested blocks is left as it is."""
+def compact(function: Any, *, keep_weight_names: bool) -> None:
+    """Make `function` (its MIL protobuf) smaller, in place. A function with nested blocks is left as it is.
+
+    Constants in the blob file count as equal if they refer to one offset, so offsets must be distinct for distinct
+    blobs. `keep_weight_names` leaves them their names, by which people know a weight.
+    """
     if any(operation.blocks for operation in mil.operations(function)):
         return
     block = function.block_specializations[function.opset]
     operations, merged = _without_repetition(block)
-    names = _short_names(function, block, operations)
+    names = _short_names(function, block, operations, keep_weight_names)
     names |= {repeated: names.get(first, first) for repeated, first in merged.items()}
     for operation in operations:
         _rename(operation, names)
+        operation.attributes.pop("name", None)
     del block.operations[:]
     block.operations.extend(operations)
 
 
 def _without_repetition(block: Any) -> tuple[list[Any], dict[str, str]]:
-    """Return the operations without repeated small constants, and which constant stands for each that is left out."""
+    """Return the operations without repeated constants, and which constant stands for each that is left out."""
     first_of: dict[bytes, str] = {}
     merged: dict[str, str] = {}
     operations = []
     for operation in block.operations:
-        if _is_small_constant(operation) and operation.outputs[0].name not in block.outputs:
+        if operation.type == "const" and operation.outputs[0].name not in block.outputs:
             name = operation.outputs[0].name
             first = first_of.setdefault(mil.serialize(operation.attributes["val"]), name)
             if first != name:
@@ -43,29 +55,28 @@ def _without_repetition(block: Any) -> tuple[list[Any], dict[str, str]]:
     return operations, merged
 
 
-def _short_names(function: Any, block: Any, operations: list[Any]) -> dict[str, str]:
-    """Return a short name for every value but inputs, outputs and constants in the blob file."""
+def _short_names(function: Any, block: Any, operations: list[Any], keep_weight_names: bool) -> dict[str, str]:
+    """Return a short name for every value that may have one."""
     fixed = {value.name for value in function.inputs} | set(block.outputs)
     produced = []
     for operation in operations:
         stored = any(value.WhichOneof("value") == _STORED for value in operation.attributes.values())
         for output in operation.outputs:
-            if stored:
+            if stored and keep_weight_names:
                 fixed.add(output.name)
             produced.append(output.name)
-    free = [name for name in produced if name not in fixed]
-    return {name: _unused(number, fixed) for number, name in enumerate(free)}
+    free = (name for name in map(short_name, count()) if name not in fixed)
+    return {name: next(free) for name in produced if name not in fixed}
 
 
-def _unused(number: int, fixed: set[str]) -> str:
-    name = f"v{number}"
-    while name in fixed:
-        name += "_"
+def short_name(number: int) -> str:
+    """Return the identifier with `number` in the order A, ..., Z, Aa, Ba, ..., Z9, Aaa."""
+    number, first = divmod(number, len(_FIRST))
+    name = _FIRST[first]
+    while number:
+        number, letter = divmod(number - 1, len(_REST))
+        name += _REST[letter]
     return name
-
-
-def _is_small_constant(operation: Any) -> bool:
-    return bool(operation.type == "const" and operation.attributes["val"].WhichOneof("value") != _STORED)
 
 
 def _rename(operation: Any, names: dict[str, str]) -> None:
@@ -75,5 +86,3 @@ def _rename(operation: Any, names: dict[str, str]) -> None:
                 binding.name = names.get(binding.name, binding.name)
     for output in operation.outputs:
         output.name = names.get(output.name, output.name)
-    if operation.outputs and "name" in operation.attributes:
-        operation.attributes["name"].immediateValue.tensor.strings.values[0] = operation.outputs[0].name

@@ -14,6 +14,8 @@ from lora_core_coreml.quiet import quiet
 from lora_core_coreml.storage import pte
 
 _MARKER = b"partition "
+# Says how coremltools converted, 3 KB for each delegate; the runtime reads the compute units only.
+_BUILD_ONLY = "pass_pipeline"
 # Merges constants that are nearly equal (const_deduplication.py in coremltools 9.0). Ours merges equal bytes only.
 _NEAR_EQUALITY = "common::const_deduplication"
 
@@ -147,6 +149,7 @@ def _split_plans(program: pte.Program, name: str, buffer: bytes) -> tuple[pte.Pr
         entry = program["segments"][delegate.pop("processed")["index"]]
         marker = buffer[base + entry["offset"] : base + entry["offset"] + entry["size"]]
         delegate["partition"] = int(marker.removeprefix(_MARKER))
+        delegate["compile_specs"] = [spec for spec in delegate["compile_specs"] if spec["key"] != _BUILD_ONLY]
     return plan, tuple(plan for plan in program["execution_plan"] if plan["name"] != name)
 
 

@@ -71,18 +71,19 @@ def _package_blobs(found: StoredPackage, program: str, index: int) -> Iterator[B
     for method, function in sorted(model.mlProgram.functions.items()):
         for name, value in mil.blob_references(function):
             methods[value.offset].add(method)
-            names.setdefault(value.offset, name)
+            if method in naming.RESERVED:  # other functions do not name their weights (compaction.py)
+                names.setdefault(value.offset, name)
     start, size = found.region(package.WEIGHTS)
     for blob, key in stored_blobs(found.program, start, size):
-        name = names.get(blob.offset, "")
+        users = frozenset(methods.pop(blob.offset, ()))
         yield Blob(
             key=f"partition_{index}/{blob.offset}",
             file=program,
             offset=start + blob.data_offset,
             size=blob.size,
             sha256=key.sha256,
-            methods=frozenset(methods.pop(blob.offset, ())),
-            group=_group(name),
+            methods=users,
+            group=_group(names[blob.offset]) if blob.offset in names else ("lora" if users else "unreferenced"),
         )
     if methods:
         offsets = ", ".join(map(str, sorted(methods)))
@@ -103,8 +104,8 @@ def stored_blobs(path: Path, start: int, size: int) -> Iterator[tuple[blobfile.S
 
 
 def _group(name: str) -> str:
+    """Return the part of the model that a base weight called `name` belongs to."""
     for word, group in (
-        ("lora_", "lora"),
         ("tok_embeddings", "embedding"),
         ("attention", "attention"),
         ("feed_forward", "mlp"),
@@ -113,4 +114,4 @@ def _group(name: str) -> str:
     ):
         if word in name:
             return group
-    return "other" if name else "unreferenced"
+    return "other"

@@ -159,25 +159,34 @@ def _gigabytes(memory: dict[str, int]) -> str:
     return f"{memory['resident'] / 1e9:.2f} ({memory['anonymous'] / 1e9:.2f} + {memory['file_backed'] / 1e9:.2f})"
 
 
+def record(results: Path, kind: str, name: str, value: dict[str, Any]) -> None:
+    """Add one result to what the file has by now."""
+    kept = read_results(results)
+    kept[kind][name] = value
+    results.write_text(json.dumps(kept, indent=1), "utf-8")
+
+
+def read_results(results: Path) -> dict[str, dict[str, Any]]:
+    return json.loads(results.read_text("utf-8")) if results.is_file() else {"exports": {}, "rows": {}}
+
+
 def run(chosen: argparse.Namespace) -> None:
     work = chosen.output.resolve() / f"layers-{chosen.layers}"
     model = qwen3_shape.write_model(work / "model", chosen.layers)
     adapter_bytes = qwen3_shape.write_adapter(work / "adapter", chosen.layers)
     results = work / "results.json"
-    kept = json.loads(results.read_text("utf-8")) if results.is_file() else {"exports": {}, "rows": {}}
-    kept["adapter_bytes"] = adapter_bytes
     for policy in chosen.policy or POLICIES:
         for layout in chosen.layout or LAYOUTS:
             name = f"{policy}, {layout}"
             bundle = work / name.replace(", ", "-").replace(" + embedding 8-0", "-e8")
             exported = export(model, work / "adapter", bundle, policy, layout)
             if exported:
-                kept["exports"][name] = exported
+                record(results, "exports", name, exported)
             for row in [] if chosen.export_only else rows(work, bundle, policy, layout):
-                kept["rows"][f"{name}, {row.sharing}"] = attrs.asdict(row) | {"added": row.added}
-            results.write_text(json.dumps(kept, indent=1), "utf-8")
+                record(results, "rows", f"{name}, {row.sharing}", attrs.asdict(row) | {"added": row.added})
     order = [f"{p}, {layout}, {s}" for p in POLICIES for layout in LAYOUTS for s in SHARINGS]
-    print(table([kept["rows"][name] for name in order if name in kept["rows"]], adapter_bytes))
+    found = read_results(results)["rows"]
+    print(table([found[name] for name in order if name in found], adapter_bytes))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

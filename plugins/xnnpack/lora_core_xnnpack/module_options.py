@@ -20,6 +20,8 @@ _VTABLE_HEAD = 2 * ctypes.sizeof(ctypes.c_void_p)  # offset to top and type info
 _WORD = ctypes.sizeof(ctypes.c_uint64)
 _OBJECT_WORDS = 8
 _MINIMAL_VERIFICATION = 0
+_MODULE_SIZE = 4096  # more than a `Module` has; only what is readable of it is searched
+_LAST_OF_MAP = 6 * _WORD  # libstdc++'s `unordered_map`: 7 words, the last is the bucket of an empty one
 
 
 class _Entry(ctypes.Structure):
@@ -51,6 +53,40 @@ def load_with_text_option(module: Any, library: Path, key: str, value: str) -> N
     refused = load(_module_address(module, vtable), ctypes.byref(options), _MINIMAL_VERIFICATION)
     if refused:
         raise OptionError(f"the runtime refused option {key!r} with error {refused}")
+
+
+def share_arenas(module: Any, library: Path) -> bool:
+    """Let all methods of a module that `load_with_text_option` loaded, and that has run none, share one arena.
+
+    That is the constructor's `share_memory_arenas`, which Python does not pass on either. The flag stands between the
+    options just given and the map of methods, which is empty: where both are seen, it is set; else nothing is touched
+    and False is returned, and each method has an arena of its own.
+    """
+    vtable = ctypes.addressof(ctypes.c_void_p.in_dll(ctypes.CDLL(str(library)), _VTABLE)) + _VTABLE_HEAD
+    try:
+        address = _module_address(module, vtable)
+    except OptionError:
+        return False
+    options = _installed_options(address)
+    if options is None:
+        return False
+    flag = ctypes.c_uint8.from_address(options + ctypes.sizeof(_OptionsMap))  # its padding is not initialized
+    methods = ctypes.addressof(flag) + _WORD
+    if flag.value or _words(methods, 4) != [methods + _LAST_OF_MAP, 1, 0, 0]:
+        return False
+    flag.value = 1
+    return True
+
+
+def _installed_options(module: int) -> int | None:
+    """Return the address of the options map inside the `Module` at `module`, None if it is not where it was seen."""
+    end = next(end for start, end in _readable_memory() if start <= module < end)
+    content = ctypes.string_at(module, min(_MODULE_SIZE, end - module))
+    at = content.find(BACKEND + b"\0")
+    behind = at + ctypes.sizeof(_OptionsMap) + (2 + 7) * _WORD
+    if at < 0 or at % _WORD or behind > len(content):
+        return None
+    return module + at if _OptionsMap.from_address(module + at).size == 1 else None
 
 
 def _module_address(module: Any, vtable: int) -> int:

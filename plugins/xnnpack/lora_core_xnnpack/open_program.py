@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lora_core_xnnpack.backend_options import OptionError
-from lora_core_xnnpack.module_options import load_with_text_option
+from lora_core_xnnpack.module_options import load_with_text_option, share_arenas
 from lora_core_xnnpack.packed_cache import PackedCache
 from lora_core_xnnpack.runtime_library import runtime_library
 
@@ -75,13 +75,14 @@ class ArenaProgram(OpenProgram):
 
 
 class PackedProgram(OpenProgram):
-    """A program whose packed weights lie in a file: only ExecuTorch's `Module` can be told so, and it gives each method
-    an arena of its own.
+    """A program whose packed weights lie in a file: only ExecuTorch's `Module` can be told so. Its methods share one
+    arena where the runtime lets itself be told that too, else each has its own.
     """
 
     def __init__(self, runtime: ModuleType, program: Path, data: Path, packed: Path) -> None:
         self._module = runtime._load_for_executorch(str(program), str(data))
         load_with_text_option(self._module, runtime_library(), PACKED_CACHE_PATH, str(packed))
+        self.shares_arena = share_arenas(self._module, runtime_library())
 
     def names(self) -> set[str]:
         """Return the names of all methods."""

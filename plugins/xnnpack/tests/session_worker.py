@@ -210,6 +210,31 @@ def packed_states(programs: Path, directory: str) -> dict[str, Any]:
     return told
 
 
+def arenas(programs: Path, directory: str) -> dict[str, Any]:
+    """Let one method read the KV cache that another wrote, with packed weights in memory and in a file.
+
+    A session never does that; here it shows whether there is one cache or two.
+    """
+    tokens = [int(token) for token in np.load(programs / "expected.npz")["tokens"]]
+    files = (load_runtime(), programs / "multimethod/model.pte", programs / "foundation.ptd")
+    weight_cache.switch_weight_cache(True)
+
+    def last_logits(program: open_program.OpenProgram) -> Any:
+        base, loud = program.load("forward"), program.load("loud")
+        base(tokens[:4], 0)
+        return loud(tokens[4:5], 4)
+
+    in_memory = open_program.ArenaProgram(*files)
+    in_file = open_program.PackedProgram(*files, Path(directory) / "some.packed")
+    alone = open_program.ArenaProgram(*files).load("loud")
+    expected = last_logits(in_memory)
+    return {
+        "told": in_file.shares_arena,
+        "difference": float(np.abs(last_logits(in_file) - expected).max()),
+        "without the cache": float(np.abs(alone(tokens[4:5], 4) - expected).max()),
+    }
+
+
 def killed_while_packing(programs: Path, directory: str) -> None:
     """Leave without closing, as a killed process does."""
     XnnpackSession(bundle(programs, "embedded"), {"packed_cache": directory}).load(None)

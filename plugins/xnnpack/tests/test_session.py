@@ -223,3 +223,10 @@ def test_a_packed_file_is_left_alone_where_it_cannot_be_used(scenario, tmp_path)
     assert told["while it is made"] == "unused: another session is making it"
     assert told["without the weight cache"] == "unused: the weight cache is off"
     assert told["without the interface"].startswith("unused: libc.so.6 does not export Module::load")
+
+
+def test_methods_share_one_kv_cache_with_packed_weights_in_a_file_too(scenario, tmp_path):
+    told = scenario("arenas", str(tmp_path))
+    assert told["told"] is True
+    assert told["difference"] < TOLERANCE
+    assert told["without the cache"] > 1000 * TOLERANCE

@@ -4,8 +4,9 @@
 
 The model has exactly Qwen3-0.6B's shape with random weights, the adapter rank 16 on all linear layers, the context is
 2,048 tokens. Every configuration is measured in a process of its own, which loads the base, reads a prompt with it,
-loads the adapter, and reads the prompt with that. A bundle that is there already is used again, so a run that was
-stopped goes on where it was. Prints a Markdown table and writes results.json.
+loads the adapter, and reads the prompt with that; then so does a second adapter, which shows what every further one
+takes. A bundle that is there already is used again, so a run that was stopped goes on where it was. Prints a Markdown
+table and writes results.json.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import numpy as np
 import qwen3_shape
 
 CONTEXT = 2048
+FURTHER = "more"
 PROMPT, DECODE = 64, 8
 LAYOUTS = ("split", "multimethod")
 POLICIES: dict[str, tuple[str, ...]] = {
@@ -40,8 +42,8 @@ PUBLISHED = {"fp32": (4.4, 5.77, 8.0), "8da4w": (1.9, 3.1, 3.4), "8da4w + embedd
 
 @attrs.frozen(kw_only=True)
 class Row:
-    """One process: memory (bytes) before anything was loaded, with the base, and with base and adapter, after both
-    have answered; and the most that was ever resident.
+    """One process: memory (bytes) before anything was loaded, with the base, with base and adapter, and with a further
+    adapter, each after all have answered; and the most that was resident until base and adapter had.
     """
 
     policy: str
@@ -50,12 +52,16 @@ class Row:
     before: dict[str, int]
     base: dict[str, int]
     both: dict[str, int]
+    further: dict[str, int]
     peak: int
 
-    @property
-    def added(self) -> dict[str, int]:
-        """What the adapter added."""
-        return {kind: self.both[kind] - self.base[kind] for kind in self.both}
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data, with what either adapter added."""
+        return attrs.asdict(self) | {"added": _more(self.base, self.both), "then": _more(self.both, self.further)}
+
+
+def _more(before: dict[str, int], after: dict[str, int]) -> dict[str, int]:
+    return {kind: after[kind] - before[kind] for kind in after}
 
 
 SHARINGS: dict[str, tuple[str, ...]] = {
@@ -65,20 +71,29 @@ SHARINGS: dict[str, tuple[str, ...]] = {
 }
 
 
+def command(*words: object) -> list[str]:
+    return [str(word) for word in (Path(sys.executable).with_name("lora-core"), *words)]
+
+
 def export(model: Path, adapter: Path, bundle: Path, policy: str, layout: str) -> dict[str, float] | None:
     """Export, unless the bundle is there (it appears at once and whole); return seconds and peak memory."""
     if (bundle / "manifest.json").is_file():
         return None
-    program = Path(sys.executable).with_name("lora-core")
     lengths = ("--max-context-len", str(CONTEXT), "--max-seq-len", str(CONTEXT))
     what = ("--model", model, "--adapter", f"math={adapter}", "--layout", layout, *POLICIES[policy], *lengths)
     start = time.monotonic()
-    command = [str(word) for word in (program, "export", "--backend", "xnnpack", *what, "--no-cache", "-o", bundle)]
-    process = subprocess.Popen(command)
+    process = subprocess.Popen(command("export", "--backend", "xnnpack", *what, "--no-cache", "-o", bundle))
     _, status, peak = export_llm.wait4(process)
     if status:
-        raise RuntimeError(f"{command} failed with {status}")
+        raise RuntimeError(f"{process.args!r} failed with {status}")
     return {"seconds": time.monotonic() - start, "peak_memory": peak}
+
+
+def add_further(bundle: Path, adapter: Path) -> None:
+    """Add the further adapter, unless it is there."""
+    manifest = json.loads((bundle / "manifest.json").read_text("utf-8"))
+    if FURTHER not in [each["name"] for each in manifest["adapters"]]:
+        subprocess.run(command("add", bundle, "--adapter", f"{FURTHER}={adapter}"), check=True)
 
 
 def measure(bundle: Path, *, weight_cache: bool, packed: Path | None) -> dict[str, Any]:
@@ -93,15 +108,17 @@ def measure(bundle: Path, *, weight_cache: bool, packed: Path | None) -> dict[st
     tokens = [int(token) for token in np.random.default_rng(0).integers(0, 151936, PROMPT + DECODE)]
     with lora_core.open(bundle, options={"weight_cache": weight_cache, "packed_cache": packed}) as session:
         told: dict[str, Any] = {"before": now()}
-        for stage, adapter in (("base", None), ("both", "math")):
+        for stage, adapter in (("base", None), ("both", "math"), ("further", FURTHER)):
             session.load(adapter)
             logits = session.step(adapter, tokens[:PROMPT], 0)
             for position in range(PROMPT, len(tokens)):
                 session.step(adapter, tokens[position : position + 1], position)
+            if not np.isfinite(logits).all():
+                raise RuntimeError(f"{bundle} gives no numbers with adapter {adapter}")
             told[stage] = now()
-            told[f"{stage}_logits"] = float(np.abs(logits).max())
+            if stage == "both":
+                told["peak"] = _peak()
         told["facts"] = dict(session.facts)
-    told["peak"] = _peak()
     return told
 
 
@@ -117,17 +134,17 @@ def measured(bundle: Path, policy: str, layout: str, sharing: str, packed: Path)
     for _ in range(2 if "packed" in sharing else 1):
         words = [str(packed) if word == "--packed-cache" else word for word in SHARINGS[sharing]]
         words = ["--packed-cache", *words] if "packed" in sharing else words
-        command = [sys.executable, __file__, "--measure", str(bundle), *words]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        process = [sys.executable, __file__, "--measure", str(bundle), *words]
+        done = subprocess.run(process, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise RuntimeError(f"{command}:\n{done.stderr[-4000:]}")
+            raise RuntimeError(f"{process}:\n{done.stderr[-4000:]}")
         told = json.loads(done.stdout.splitlines()[-1])
     expected = "off" if sharing == "off" else "on"
     if told["facts"]["weight_cache"] != expected or ("packed" in sharing) != (
         told["facts"]["packed_cache"].startswith("proven")
     ):
         raise RuntimeError(f"{bundle} with sharing {sharing} was measured otherwise: {told['facts']}")
-    fields = {name: told[name] for name in ("before", "base", "both", "peak")}
+    fields = {name: told[name] for name in ("before", "base", "both", "further", "peak")}
     return Row(policy=policy, layout=layout, sharing=sharing, **fields)
 
 
@@ -142,17 +159,21 @@ def table(found: Sequence[dict[str, Any]], adapter_bytes: int) -> str:
     lines = [
         f"The adapter's matrices are {adapter_bytes / 1e6:.1f} MB. GB of 10^9 bytes, resident (anonymous + mapped).",
         "",
-        "| policy | layout | sharing | base | base and adapter | the adapter adds | peak | published |",
-        "|---|---|---|---|---|---|---|---|",
+        "| policy | layout | sharing | base | with adapter | published | it adds | published | a further one | peak |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in found:
-        _, shared, apart = PUBLISHED[row["policy"]]
+        first, shared, apart = PUBLISHED[row["policy"]]
         published = apart if row["sharing"] == "off" else shared
-        cells = [row["policy"], row["layout"], row["sharing"]]
-        cells += [_gigabytes(row["base"]), _gigabytes(row["both"])]
-        cells += [f"{row['added']['resident'] / 1e6:.1f} MB", f"{row['peak'] / 1e9:.2f}", f"{published:.2f}"]
+        cells = [row["policy"], row["layout"], row["sharing"], _gigabytes(row["base"]), _gigabytes(row["both"])]
+        cells += [f"{published:.2f}", _megabytes(row["added"]), f"{published - first:.2f} GB"]
+        cells += [_megabytes(row["then"]), f"{row['peak'] / 1e9:.2f}"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _megabytes(memory: dict[str, int]) -> str:
+    return f"{memory['resident'] / 1e6:.0f} MB"
 
 
 def _gigabytes(memory: dict[str, int]) -> str:
@@ -174,6 +195,7 @@ def run(chosen: argparse.Namespace) -> None:
     work = chosen.output.resolve() / f"layers-{chosen.layers}"
     model = qwen3_shape.write_model(work / "model", chosen.layers)
     adapter_bytes = qwen3_shape.write_adapter(work / "adapter", chosen.layers)
+    qwen3_shape.write_adapter(work / "adapter-2", chosen.layers, seed=2)
     results = work / "results.json"
     for policy in chosen.policy or POLICIES:
         for layout in chosen.layout or LAYOUTS:
@@ -182,8 +204,10 @@ def run(chosen: argparse.Namespace) -> None:
             exported = export(model, work / "adapter", bundle, policy, layout)
             if exported:
                 record(results, "exports", name, exported)
-            for row in [] if chosen.export_only else rows(work, bundle, policy, layout):
-                record(results, "rows", f"{name}, {row.sharing}", attrs.asdict(row) | {"added": row.added})
+            if not chosen.export_only:
+                add_further(bundle, work / "adapter-2")
+                for row in rows(work, bundle, policy, layout):
+                    record(results, "rows", f"{name}, {row.sharing}", row.as_dict())
     order = [f"{p}, {layout}, {s}" for p in POLICIES for layout in LAYOUTS for s in SHARINGS]
     found = read_results(results)["rows"]
     print(table([found[name] for name in order if name in found], adapter_bytes))

@@ -114,10 +114,19 @@ def rewrite_model(data: bytearray, found: package.StoredPackage, change) -> None
     data[start : start + size] = serialized
 
 
+def own_references(model) -> list:
+    """Return shout's references to its own matrices: A and B of q_proj and v_proj, layer after layer."""
+    functions = model.mlProgram.functions
+    base = {value.offset for _, value in mil.blob_references(functions["forward"])}
+    own = [value for _, value in mil.blob_references(functions["shout"]) if value.offset not in base]
+    assert len(own) == 8
+    return own
+
+
 def offset_moved(data: bytearray, found: package.StoredPackage) -> None:
     def swap(model) -> None:
-        references = [v for n, v in mil.blob_references(model.mlProgram.functions["shout"]) if "wqs_0_lora_a" in n]
-        references[0].offset, references[1].offset = references[1].offset, references[0].offset
+        first, second = (own_references(model)[number] for number in (0, 4))
+        first.offset, second.offset = second.offset, first.offset
 
     rewrite_model(data, found, swap)
 
@@ -135,11 +144,9 @@ def functions_swapped(data: bytearray, found: package.StoredPackage) -> None:
 def weight_flipped(data: bytearray, found: package.StoredPackage) -> None:
     start, size = found.region(package.MODEL)
     model = mil.parse_model(bytes(data[start : start + size]))
-    name, value = next(
-        (n, v) for n, v in mil.blob_references(model.mlProgram.functions["shout"]) if "wvs_0_lora_b" in n
-    )
     weights, length = found.region(package.WEIGHTS)
-    blob = blobfile.blob_at(bytes(data[weights : weights + length]), value.offset, where=name)
+    offset = own_references(model)[3].offset
+    blob = blobfile.blob_at(bytes(data[weights : weights + length]), offset, where="B of the first v_proj")
     data[weights + blob.data_offset + 1] ^= 0x40  # the highest exponent bit of the first weight
 
 

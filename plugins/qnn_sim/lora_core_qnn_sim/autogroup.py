@@ -86,7 +86,7 @@ class Meter:
     def add(self, adapter: Adapter) -> None:
         """Prepare an adapter: its weights and its floating-point logits."""
         spec, base = self.context.spec, self.foundation.base
-        real = real_lora(spec, [adapter], self.foundation.gains)
+        real = real_lora(spec, [adapter], self.foundation.basis)
         wide = {name: array.astype(np.float64) for name, array in real.items()}
         run = FloatRun(spec=spec, weight=quantized_base(base), base=base, lora=wide)
         self._real[adapter.name] = real

@@ -120,7 +120,7 @@ def _single_spec(job: ExportJob, foundation: Foundation) -> Any:
 
     from lora_core_qnn_sim.lora import graph_slots
 
-    return attrs.evolve(foundation.spec, slots=graph_slots(job.plans[0]) if job.plans else ())
+    return attrs.evolve(foundation.spec, slots=graph_slots(job.plans[0], foundation.basis) if job.plans else ())
 
 
 def _groups(

@@ -85,9 +85,12 @@ def _option_problems(job: ExportJob) -> list[Problem]:
         for name in files
         if name not in known
     ]
-    if options.rotate and (options.encodings or options.emit_qairt):
-        what = "Encodings and the vendor's tools know the base as it is, not a rotated one"
-        problems.append(Problem(what=what, remedy="Leave --rotate out."))
+    for option, asked, word in (
+        ("--rotate", options.rotate, "rotated"), ("--split-outliers", options.split_outliers, "wider")
+    ):  # fmt: skip
+        if asked and (options.encodings or options.emit_qairt):
+            what = f"Encodings and the vendor's tools know the base as it is, not a {word} one"
+            problems.append(Problem(what=what, remedy=f"Leave {option} out."))
     if options.hot_switch and not job.adapters:
         problems.append(Problem(what="Hot switch needs the adapters that the concurrency is made of"))
     if options.hot_switch and options.emit_qairt:

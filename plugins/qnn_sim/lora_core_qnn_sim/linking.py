@@ -48,7 +48,7 @@ def calibrated(
     own = {}
     with stage(emit, _CALIBRATE):
         for done, adapter in enumerate(adapters, 1):
-            weights = real_lora(context.spec, [adapter], foundation.gains)
+            weights = real_lora(context.spec, [adapter], foundation.basis)
             encodings = calibrate_adapter(context.spec, foundation, weights, context.mode)
             own[adapter.name] = encodings | dict(supplied.get(adapter.name, {}))
             emit(StageAdvanced(stage=_CALIBRATE, done=done, total=len(adapters)))
@@ -65,7 +65,7 @@ def write_adapters(
     linked = []
     for adapter in adapters:
         encodings = used[adapter.name]
-        real = real_lora(context.spec, [adapter], foundation.gains)
+        real = real_lora(context.spec, [adapter], foundation.basis)
         lost = saturated(real, encodings)
         if lost:
             emit(Warned(message=f"Adapter {adapter.name!r}: {lost:.2%} of its weights saturate the shared encodings."))

@@ -13,8 +13,8 @@ from lora_core.adapters.padding import folded_b
 from lora_core.adapters.slots import SlotPlan
 from lora_core_qnn_sim.artifacts.context_binary import lora_dtype
 from lora_core_qnn_sim.encodings.grid import Encoding, symmetric
+from lora_core_qnn_sim.graph.basis import Basis
 from lora_core_qnn_sim.graph.nodes import lora_weights
-from lora_core_qnn_sim.graph.rotation import rotated_a, rotated_b
 from lora_core_qnn_sim.graph.spec import GraphSpec, LoraSlot, lora_a, lora_b
 
 Array = npt.NDArray[Any]
@@ -25,25 +25,22 @@ def graph_layer(module: str) -> str:
     return module.removeprefix("model.")
 
 
-def graph_slots(plan: SlotPlan, *, copies: int = 1) -> tuple[LoraSlot, ...]:
+def graph_slots(plan: SlotPlan, basis: Basis, *, copies: int = 1) -> tuple[LoraSlot, ...]:
     """Return the slots of the graph; `copies` rank blocks for a concurrency of that many adapters."""
-    return tuple(
-        LoraSlot(
-            layer=graph_layer(slot.module),
-            in_features=slot.in_features,
-            out_features=slot.out_features,
-            rank=slot.rank * copies,
-        )
-        for slot in plan.slots
-    )
+    slots = []
+    for slot in plan.slots:
+        layer = graph_layer(slot.module)
+        inputs, outputs = basis.features(layer, slot.in_features, slot.out_features)
+        slots.append(LoraSlot(layer=layer, in_features=inputs, out_features=outputs, rank=slot.rank * copies))
+    return tuple(slots)
 
 
-def real_lora(spec: GraphSpec, adapters: Sequence[Adapter], gains: Mapping[str, Array] | None) -> dict[str, Array]:
+def real_lora(spec: GraphSpec, adapters: Sequence[Adapter], basis: Basis) -> dict[str, Array]:
     """Return A and B of a use case as float32, zero-padded to the graph's ranks, scaling folded into B.
 
     With `spec.alphas` adapters, each fills its own rank block, which the alpha vector switches; one adapter fills the
-    whole of a graph with a single alpha. Slots that no adapter targets are zero. `gains` are those of a rotated base,
-    whose basis the weights are brought to.
+    whole of a graph with a single alpha. Slots that no adapter targets are zero. Weights are brought to the
+    `basis` of the exported base.
     """
     weights = {name: np.zeros(shape, np.float32) for name, shape in lora_weights(spec).items()}
     blocks = {slot.layer: slot.rank // spec.alphas for slot in spec.slots}
@@ -51,11 +48,8 @@ def real_lora(spec: GraphSpec, adapters: Sequence[Adapter], gains: Mapping[str, 
         for pair in adapter.pairs:
             layer = graph_layer(pair.module)
             rows = slice(index * blocks[layer], index * blocks[layer] + pair.rank)
-            a, b = pair.a.read(), folded_b(pair)
-            if gains is not None:
-                a, b = rotated_a(layer, a, gains), rotated_b(layer, b)
-            weights[lora_a(layer)][rows] = a
-            weights[lora_b(layer)][:, rows] = b
+            weights[lora_a(layer)][rows] = basis.a(layer, pair.a.read())
+            weights[lora_b(layer)][:, rows] = basis.b(layer, folded_b(pair))
     return weights
 
 

@@ -89,6 +89,10 @@ class QnnSimOptions:
             "On unless files for the vendor's tools or encodings of an unrotated base are involved."
         },
     )
+    split_outliers: bool | None = attrs.field(
+        default=None,
+        metadata={"help": "Split massive channels of MLPs into smaller copies. On where rotation is by default."},
+    )
     emit_qairt: Path | None = attrs.field(
         default=None,
         converter=attrs.converters.optional(Path),
@@ -98,4 +102,14 @@ class QnnSimOptions:
     @property
     def rotates(self) -> bool:
         """Whether the base is rotated."""
-        return self.rotate if self.rotate is not None else self.emit_qairt is None and not self.encodings
+        return self.rotate if self.rotate is not None else self._free
+
+    @property
+    def splits(self) -> bool:
+        """Whether massive channels of the base are split."""
+        return self.split_outliers if self.split_outliers is not None else self._free
+
+    @property
+    def _free(self) -> bool:
+        # Others' files name the tensors of the checkpoint's own base.
+        return self.emit_qairt is None and not self.encodings

@@ -1,4 +1,4 @@
-"""The graph computes what the model computes: float logits equal those of the core's module, rotated or not."""
+"""The graph computes what the model computes: float logits equal those of the core's module, in every basis."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import pytest
 import torch
 from lora_core_qnn_sim.backend import QnnSimBackend
 from lora_core_qnn_sim.graph.base_model import dims_of, quantize_base, real_weights, rope_tables
+from lora_core_qnn_sim.graph.basis import Basis
 from lora_core_qnn_sim.graph.rotation import rotated_base
 from lora_core_qnn_sim.graph.spec import GraphSpec
+from lora_core_qnn_sim.graph.splitting import split_base
 from lora_core_qnn_sim.lora import graph_slots, real_lora
 from lora_core_qnn_sim.runtime.floating import FloatRun
 
@@ -19,9 +21,13 @@ from lora_core.models.base import ModelOptions
 from plugins.qnn_sim.tests import tiny
 
 PROMPTS = [np.array([3, 1, 4, 1, 5, 9, 2]), np.array([6, 5])]
+TARGETS = ("q_proj", "gate_proj", "up_proj", "o_proj", "down_proj")
+# Channel 7 three times, channel 3 twice, in one of the layers.
+SPLITS = {"layers.1.mlp": np.array([*range(tiny.HIDDEN), 3, 7, 7], np.int32)}
 CASES = [
     ("llama", {}),
     ("llama", {"tie_word_embeddings": True, "num_key_value_heads": 2}),
+    ("mistral", {"sliding_window": None}),
     ("llama", {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}}),
     ("qwen2", {}),
     ("qwen3", {}),
@@ -29,8 +35,10 @@ CASES = [
 
 
 @pytest.mark.parametrize(("family", "changes"), CASES)
-@pytest.mark.parametrize("rotated", [False, True])
-def test_float_logits_equal_the_modules(tmp_path: Path, family: str, changes: dict[str, object], rotated: bool) -> None:
+@pytest.mark.parametrize(("rotated", "splits"), [(False, {}), (True, {}), (False, SPLITS), (True, SPLITS)])
+def test_float_logits_equal_the_modules(
+    tmp_path: Path, family: str, changes: dict[str, object], rotated: bool, splits: dict[str, np.ndarray]
+) -> None:
     model = tiny.open_model(tiny.write_checkpoint(tmp_path / "model", model_type=family, **changes))
     asked = ModelOptions(attention="sdpa", max_context_len=16, max_seq_len=16, full_logits=True, dynamic_seq_len=False)
     loaded = model.load(asked)
@@ -39,13 +47,14 @@ def test_float_logits_equal_the_modules(tmp_path: Path, family: str, changes: di
     cos, sin = rope_tables(loaded, dims, 16)
     if rotated:
         weights, gains = rotated_base(weights, dims.n_layers)
-    adapter = tiny.adapter("one", model.summary, seed=4, targets=("q_proj", "gate_proj", "o_proj", "down_proj"))
+    weights, basis = split_base(weights, splits), Basis(gains=gains, splits=splits)
+    adapter = tiny.adapter("one", model.summary, seed=4, targets=TARGETS)
     plan = SlotPlan.from_adapters([adapter], model.summary.layers)
-    spec = GraphSpec(dims=dims, slots=graph_slots(plan), context_len=16, input_len=8, act_bits=16, lora_bits=16)
+    spec = GraphSpec(dims=dims, slots=graph_slots(plan, basis), context_len=16, input_len=8, act_bits=16, lora_bits=16)
     if rotated:
         spec = GraphSpec.from_json(spec.to_json() | {"dims": spec.to_json()["dims"] | {"tied": False, "rotated": True}})
     base = quantize_base(weights, cos, sin, dict.fromkeys(weights, 8))
-    run = FloatRun(spec=spec, weight=lambda name: weights[name], base=base, lora=real_lora(spec, [adapter], gains))
+    run = FloatRun(spec=spec, weight=lambda name: weights[name], base=base, lora=real_lora(spec, [adapter], basis))
     with torch.no_grad():
         for pair in adapter.pairs:
             linear = loaded.module.get_submodule(

@@ -26,8 +26,11 @@ DIM, HIDDEN, LAYERS, VOCAB = 32, 48, 2, 96
 POLICY = {policy.name: policy for policy in POLICIES}
 
 
-def write_checkpoint(directory: Path, *, model_type: str = "llama", **changes: Any) -> Path:
-    """Write a random checkpoint: 4 heads of 8 sharing 2 keys, tied embeddings."""
+def write_checkpoint(directory: Path, *, model_type: str = "llama", massive: float = 1.0, **changes: Any) -> Path:
+    """Write a random checkpoint: 4 heads of 8 sharing 2 keys, tied embeddings.
+
+    `massive` makes channel 5 of the last MLP so much larger, and what it writes as much smaller.
+    """
     config: dict[str, Any] = {
         "model_type": model_type,
         "architectures": [model_type.capitalize() + "ForCausalLM"],
@@ -57,6 +60,9 @@ def write_checkpoint(directory: Path, *, model_type: str = "llama", **changes: A
             tensors[f"{p}.self_attn.k_norm.weight"] = 1 + matrix(8)
         tensors[f"{p}.input_layernorm.weight"] = 1 + matrix(DIM)
         tensors[f"{p}.post_attention_layernorm.weight"] = 1 + matrix(DIM)
+    last = f"model.layers.{config['num_hidden_layers'] - 1}.mlp"
+    tensors[f"{last}.up_proj.weight"][5] *= massive
+    tensors[f"{last}.down_proj.weight"][:, 5] /= massive
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps(config))
     save_file(tensors, directory / "model.safetensors")

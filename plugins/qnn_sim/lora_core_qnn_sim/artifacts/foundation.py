@@ -1,8 +1,9 @@
 """The foundation: quantized base weights and base encodings, the same bytes whatever the adapters.
 
 One `foundation.bin` serves the prefill and the decode graph. It holds channel weights (4-bit ones two to a byte, low
-half first), their scales, norm gains and biases, RoPE tables, the base encodings (calibrated without LoRA and then
-frozen) and the token ids of the calibration prompts, so that adapters can be calibrated later without the base model.
+half first), their scales, norm gains and biases, RoPE tables, the change of basis that adapters must follow, the base
+encodings (calibrated without LoRA and then frozen) and the token ids of the calibration prompts, so that adapters can
+be calibrated later without the base model.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy.typing as npt
 from lora_core_qnn_sim.artifacts.container import Container, read_container, write_container
 from lora_core_qnn_sim.artifacts.encoding_tensors import from_tensors, to_tensors
 from lora_core_qnn_sim.encodings.grid import ChannelWeight, Encoding
+from lora_core_qnn_sim.graph.basis import Basis
 from lora_core_qnn_sim.graph.spec import GraphSpec
 from lora_core_qnn_sim.graph.widths import tensor_bits
 from lora_core_qnn_sim.runtime.weights import BaseWeights
@@ -25,20 +27,21 @@ from lora_core_qnn_sim.runtime.weights import BaseWeights
 Array = npt.NDArray[Any]
 KIND = "foundation"
 _GAIN = "rotation.gain."
+_SPLIT = "split.channels."
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class Foundation:
     """The base of a context. `spec` is the graph without slots; `digest` identifies the file's bytes.
 
-    `gains` are the norm gains folded into a rotated base (`graph/rotation.py`), None if it is not rotated.
+    `basis` is what distinguishes it from the checkpoint and what adapters are brought to.
     """
 
     spec: GraphSpec
     base: BaseWeights
     encodings: Mapping[str, Encoding]
     prompts: tuple[npt.NDArray[np.int64], ...]
-    gains: Mapping[str, Array] | None = None
+    basis: Basis = attrs.field(factory=Basis)
     digest: str = ""
 
     def with_slots(self, spec: GraphSpec) -> dict[str, Encoding]:
@@ -57,7 +60,9 @@ def write_foundation(path: Path, foundation: Foundation) -> str:
     for name, weight in base.linears.items():
         tensors[name] = pack_nibbles(weight.values) if weight.bits == 4 else weight.values
         tensors[f"{name}.scales"] = weight.scales
-    tensors |= {f"{_GAIN}{name}": gain for name, gain in (foundation.gains or {}).items()}
+    basis = foundation.basis
+    tensors |= {f"{_GAIN}{name}": gain for name, gain in (basis.gains or {}).items()}
+    tensors |= {f"{_SPLIT}{name}": channels for name, channels in basis.splits.items()}
     tensors |= to_tensors(foundation.encodings)
     tensors["calibration.tokens"] = np.concatenate(foundation.prompts).astype(np.int32)
     tensors["calibration.lengths"] = np.array([len(prompt) for prompt in foundation.prompts], np.int32)
@@ -67,7 +72,7 @@ def write_foundation(path: Path, foundation: Foundation) -> str:
             name: {"bits": weight.bits, "shape": list(weight.values.shape)} for name, weight in base.linears.items()
         },
         "vectors": sorted(base.vectors),
-        "rotated": foundation.gains is not None,
+        "rotated": basis.gains is not None,
     }
     return write_container(path, KIND, detail, tensors)
 
@@ -94,12 +99,13 @@ def _assemble(container: Container) -> Foundation:
     ends = np.cumsum(tensors["calibration.lengths"])[:-1]
     prompts = np.split(tensors["calibration.tokens"].astype(np.int64), ends)
     gains = {name.removeprefix(_GAIN): array for name, array in tensors.items() if name.startswith(_GAIN)}
+    splits = {name.removeprefix(_SPLIT): array for name, array in tensors.items() if name.startswith(_SPLIT)}
     return Foundation(
         spec=spec,
         base=base,
         encodings=from_tensors(tensors, tensor_bits(spec)),
         prompts=tuple(prompts),
-        gains=gains if detail["rotated"] else None,
+        basis=Basis(gains=gains if detail["rotated"] else None, splits=splits),
         digest=container.digest,
     )
 

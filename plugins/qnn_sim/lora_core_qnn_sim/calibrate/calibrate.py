@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lora_core_qnn_sim.artifacts.foundation import Foundation
-from lora_core_qnn_sim.calibrate.ranges import RangeObserver
+from lora_core_qnn_sim.calibrate.ranges import RangeObserver, first_tokens
 from lora_core_qnn_sim.encodings.grid import Encoding, covering
 from lora_core_qnn_sim.graph.nodes import activations, build_nodes
 from lora_core_qnn_sim.graph.spec import GraphSpec
@@ -36,7 +36,7 @@ def quantized_base(base: BaseWeights) -> Callable[[str], Array]:
 
 def calibrate_base(spec: GraphSpec, base: BaseWeights, prompts: Sequence[npt.NDArray[np.int64]]) -> dict[str, Encoding]:
     """Return encodings of all activations of a graph without slots (zero LoRA)."""
-    observer = RangeObserver(bits=tensor_bits(spec))
+    observer = RangeObserver(bits=tensor_bits(spec), firsts=first_tokens(prompts))
     FloatRun(spec=spec, weight=quantized_base(base), base=base, lora={}, observe=observer).logits(prompts)
     return observer.encodings()
 
@@ -52,7 +52,8 @@ def calibrate_adapter(
     scope = encodings_scope(spec, "adapter_only" if mode == "none" else mode)
     bits = {name: width for name, width in tensor_bits(spec).items() if name in scope}
     named = set(activations(build_nodes(spec)))
-    observer = RangeObserver(bits={name: width for name, width in bits.items() if name in named})
+    watched = {name: width for name, width in bits.items() if name in named}
+    observer = RangeObserver(bits=watched, firsts=first_tokens(foundation.prompts))
     run = FloatRun(
         spec=spec, weight=quantized_base(foundation.base), base=foundation.base,
         lora={name: array.astype(np.float64) for name, array in weights.items()}, observe=observer,

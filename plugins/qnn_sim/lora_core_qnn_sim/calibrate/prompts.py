@@ -25,6 +25,32 @@ BUILT_IN = (
     ("Translate 'good morning' into French.", "Bonjour."),
     ("Write a line of Python that prints hello.", 'print("hello")'),
     ("Why is the sky blue?", "Air scatters short wavelengths of sunlight more than long ones."),
+    (
+        "Summarize: The meeting moved to Tuesday at noon because two people are away.",
+        "The meeting is now on Tuesday at 12:00, since two people are away.",
+    ),
+    ("How many days are there in a leap year?", "A leap year has 366 days: February then has 29 days instead of 28."),
+    (
+        "Give me three tips for better sleep.",
+        "1. Go to bed at the same time every day.\n2. Keep the room dark and cool.\n3. Avoid coffee in the evening.",
+    ),
+    ("What does HTTP stand for?", "HTTP stands for HyperText Transfer Protocol; browsers use it to fetch pages."),
+    ("Write a haiku about rain.", "Soft rain on the roof,\ngrey light in the window pane,\nthe kettle answers."),
+    (
+        "Who was Marie Curie?",
+        "Marie Curie was a physicist and chemist who studied radioactivity and won two Nobel Prizes.",
+    ),
+    ("Convert 5 kilometres to miles.", "5 km is about 3.11 miles, since one mile is 1.609 km."),
+    ("List the planets.", "- Mercury\n- Venus\n- Earth\n- Mars\n- Jupiter\n- Saturn\n- Uranus\n- Neptune"),
+    ("Is a tomato a fruit?", "Yes. Botanically a tomato is a fruit, though in the kitchen it is used as a vegetable."),
+    ("def add(a, b):", "    return a + b\n\n\ndef sub(a, b):\n    return a - b"),
+    ("Wie geht es dir?", "Mir geht es gut, danke! Und dir?"),
+    ("Explain gravity to a child.", "Gravity is like an invisible hand that pulls things towards the ground."),
+    (
+        "Write a short e-mail to thank Anna.",
+        "Dear Anna,\n\nThank you very much for your help last week.\n\nBest wishes,\nTom",
+    ),
+    ("What is the largest ocean?", "THE PACIFIC OCEAN IS THE LARGEST OCEAN ON EARTH!"),
 )
 
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from lora_core_qnn_sim.encodings.grid import ChannelWeight
 from lora_core_qnn_sim.graph.nodes import Node, build_nodes
 from lora_core_qnn_sim.graph.spec import GraphSpec
+from lora_core_qnn_sim.graph.splitting import PRODUCT
 from lora_core_qnn_sim.runtime.floating import FloatRun
 from lora_core_qnn_sim.runtime.weights import BaseWeights
 
@@ -26,11 +27,15 @@ _DAMPING = 0.01
 
 
 @attrs.define(kw_only=True, eq=False)
-class MomentObserver:
-    """Sums x x^T over tokens for every input of a linear layer; call it as the observer of a float run."""
+class InputObserver:
+    """Observes every input of a linear layer; call it as the observer of a float run.
+
+    `moments` are sums of x x^T over tokens, `peaks` the largest magnitudes by channel of the products inside MLPs.
+    """
 
     spec: GraphSpec
     moments: dict[str, Array] = attrs.field(factory=dict)
+    peaks: dict[str, Array] = attrs.field(factory=dict)
     inputs: frozenset[str] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -40,22 +45,24 @@ class MomentObserver:
         """Add the tokens of one activation."""
         if name in self.inputs:
             wide = np.asarray(value, np.float64)
-            self.moments[name] = self.moments.get(name, 0.0) + wide.T @ wide
+            self.moments[name] = wide.T @ wide
+            if name.endswith(PRODUCT):
+                self.peaks[name] = np.abs(wide).max(axis=0).astype(np.float32)
 
 
-def compensated_base(
-    spec: GraphSpec, weights: Mapping[str, Array], base: BaseWeights, prompts: Sequence[npt.NDArray[np.int64]]
-) -> BaseWeights:
-    """Return `base` rounded with compensation for the inputs that the real `weights` give on `prompts`."""
-    observer = MomentObserver(spec=spec)
+def observe_inputs(
+    spec: GraphSpec, weights: Mapping[str, Array], cos: Array, sin: Array, prompts: Sequence[npt.NDArray[np.int64]]
+) -> InputObserver:
+    """Return what the inputs of linear layers are on `prompts` with the real `weights`."""
+    observer = InputObserver(spec=spec)
+    tables = BaseWeights(linears={}, vectors={}, cos=cos, sin=sin)
 
     def wide(name: str) -> Array:
         return np.asarray(weights[name], np.float64)
 
     # float64, as calibration: the integers then do not depend on the order of summation.
-    FloatRun(spec=spec, weight=wide, base=base, lora={}, observe=observer).watch(prompts, observer.inputs)
-    linears = compensated(spec, weights, base.linears, observer.moments)
-    return attrs.evolve(base, linears=linears)
+    FloatRun(spec=spec, weight=wide, base=tables, lora={}, observe=observer).watch(prompts, observer.inputs)
+    return observer
 
 
 def rounded_nodes(spec: GraphSpec) -> list[Node]:

@@ -77,5 +77,5 @@ def _write_encodings(
 def _write_weights(path: Path, context: ContextBinary, foundation: Foundation, adapter: Adapter) -> None:
     from safetensors.numpy import save_file
 
-    weights: dict[str, Any] = real_lora(context.spec, [adapter], foundation.gains)
+    weights: dict[str, Any] = real_lora(context.spec, [adapter], foundation.basis)
     save_file(weights, path)

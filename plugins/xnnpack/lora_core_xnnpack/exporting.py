@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -11,13 +10,12 @@ import attrs
 
 from lora_core.backend import Artifacts, ExportJob
 from lora_core.bundle.bundle import Method
-from lora_core.events import Emit, Noted, Warned, stage
+from lora_core.events import Emit, Warned, stage
 from lora_core.models.base import BaseModel, ModelOptions
 from lora_core.quant.undivided import describe_undivided
 from lora_core.sharing.fingerprint import file_sha256
-from lora_core_xnnpack.cache.key import cache_key
-from lora_core_xnnpack.cache.store import DamagedEntryError, Entry, PlannedMemory, read_entry, write_entry
-from lora_core_xnnpack.cache.weightless import DependsOnWeightsError, fill, strip
+from lora_core_xnnpack.cache.slot import CacheSlot
+from lora_core_xnnpack.cache.weightless import PlannedMemory, WeightlessSet
 from lora_core_xnnpack.flat_tensor import serialize, stored_blobs
 from lora_core_xnnpack.link import Template
 from lora_core_xnnpack.linking import LinkTarget, link_all, write_parts, write_template, written
@@ -68,40 +66,16 @@ def load_base(job: ExportJob, emit: Emit) -> BaseModel:
 
 def _programs(job: ExportJob, base: BaseModel, out: Path, emit: Emit) -> tuple[Sequence[Template], PlannedMemory]:
     """Return the base program and a template for each plan, and write the foundation file."""
-    key = cache_key(job, base, job.plans) if job.cache else None
-    directory = job.cache / key if job.cache and key else None
-    entry = _cached(directory, emit) if directory else None
-    if entry is not None:
+    slot = CacheSlot.of(job, base)
+    kept = slot.read(WeightlessSet, emit) if slot else None
+    if kept is not None:
         with stage(emit, "Fill the cached programs with this base's weights"):
-            blobs, templates = fill(entry.weightless, base.module)
+            blobs, templates = kept.fill(base.module)
             write_parts(out / FOUNDATION_FILE, serialize(blobs))
-        return templates, entry.planned_memory
+        return templates, kept.planned_memory
     programs, planned = lower_all(base, job.plans, out, emit)
-    if directory:
-        with stage(emit, "Keep the lowered programs in the cache"):
-            _keep(directory, base, programs, planned, out / FOUNDATION_FILE, emit)
+    if slot:
+        data = mapped(out / FOUNDATION_FILE)
+        stored = stored_blobs(data, out / FOUNDATION_FILE)
+        slot.keep(lambda: WeightlessSet.strip(base.module, programs, planned, data, stored), emit)
     return programs, planned
-
-
-def _cached(directory: Path, emit: Emit) -> Entry | None:
-    try:
-        return read_entry(directory)
-    except DamagedEntryError as error:
-        emit(Warned(message=f"The cache entry {directory} is damaged and is built anew: {error}"))
-        shutil.rmtree(directory)
-        return None
-
-
-def _keep(
-    directory: Path, base: BaseModel, programs: Sequence[Template], planned: PlannedMemory, foundation: Path, emit: Emit
-) -> None:
-    data = mapped(foundation)
-    try:
-        weightless = strip(base.module, programs, data, stored_blobs(data, foundation))
-    except DependsOnWeightsError as error:
-        emit(Noted(message=f"The lowered programs are not kept in the cache: {error}"))
-        return
-    try:
-        write_entry(directory, Entry(weightless=weightless, planned_memory=planned))
-    except OSError as error:
-        emit(Warned(message=f"The lowered programs could not be kept in the cache at {directory}: {error}"))

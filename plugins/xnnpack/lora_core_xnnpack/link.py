@@ -21,7 +21,8 @@ from lora_core.adapters.slots import SlotPlan, padded_pair
 from lora_core_xnnpack.flat_tensor import DataBlob, serialize
 from lora_core_xnnpack.named_blobs import Buffer
 from lora_core_xnnpack.program_layout import assemble
-from lora_core_xnnpack.relocations import KeySite, RelocationTable, TensorRelocation, read_table
+from lora_core_xnnpack.relocations import RelocationTable, read_table
+from lora_core_xnnpack.slot_tensors import KeySite, TensorRelocation
 
 Matrix = npt.NDArray[np.float32]
 KeyChange = tuple[Iterable[KeySite], str]
@@ -65,7 +66,7 @@ def rewrite(template: Template, changes: Iterable[KeyChange], embedded: Sequence
     for sites, key in changes:
         encoded = key.encode("ascii")
         for site in sites:
-            payloads[site.segment][site.offset : site.offset + len(encoded)] = encoded
+            payloads[site.payload][site.offset : site.offset + len(encoded)] = encoded
     segments: list[Buffer] = [
         template.segment(index) for index in range(len(table.segments)) if index not in referenced
     ]

@@ -1,40 +1,18 @@
-"""The relocation table of a lowered program: where its LoRA tensors' keys stand, and how to write it anew.
-
-ExecuTorch 1.5.1 stores an XNNPACK constant under the SHA-256 hex of its bytes (`backends/xnnpack/operators/
-node_visitor.py`); the delegate's payload holds that key as 64 plain characters. Replacing the keys of the template's
-placeholder tensors by those of an adapter's tensors gives the program of that adapter.
-"""
+"""The relocation table of a program with one method: where its LoRA tensors' keys stand, and how to write it anew."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import attrs
 
-from lora_core.errors import BundleError
+from lora_core_xnnpack import slot_tensors
 from lora_core_xnnpack.program_layout import ProgramTail, SegmentOffsets
+from lora_core_xnnpack.slot_tensors import TensorRelocation
 
 SCHEMA_VERSION = 1
-
-
-@attrs.frozen(kw_only=True)
-class KeySite:
-    """Where a key stands: `offset` in the payload of segment `segment`."""
-
-    segment: int
-    offset: int
-
-
-@attrs.frozen(kw_only=True)
-class TensorRelocation:
-    """One LoRA matrix of the template: float32, row-major, `shape` (rank, in_features) for A, (out, rank) for B."""
-
-    module: str
-    matrix: Literal["a", "b"]
-    shape: tuple[int, int]
-    sites: tuple[KeySite, ...]
 
 
 @attrs.frozen(kw_only=True)
@@ -57,8 +35,9 @@ class TemplateSegment:
 class RelocationTable:
     """All that linking needs beside the template's bytes.
 
-    `tensors` stand in the order in which ExecuTorch stores them. `foundation_keys` are the content keys of the
-    foundation whose size equals that of a LoRA matrix: an adapter's tensor under such a key is already stored there.
+    `tensors` stand in the order in which ExecuTorch stores them; their sites count payloads by segment.
+    `foundation_keys` are the content keys of the foundation whose size equals that of a LoRA matrix: an adapter's
+    tensor under such a key is already stored there.
     """
 
     tail_offset: int
@@ -98,42 +77,25 @@ def _tail(document: dict[str, Any], data: bytes) -> ProgramTail:
     )
 
 
-def _tensor(document: dict[str, Any]) -> TensorRelocation:
-    rows, columns = document["shape"]
-    sites = tuple(KeySite(**site) for site in document["sites"])
-    return TensorRelocation(**{**document, "shape": (rows, columns), "sites": sites})
-
-
 def read_table(path: Path, program: bytes) -> RelocationTable:
     """Read the relocation table at `path` for the template `program`.
 
     Raises `BundleError` naming the file if it is of a newer schema or not a table for this program.
     """
-    try:
-        document = json.loads(path.read_text("utf-8"))
-        version = document.pop("schema_version")
-        if version > SCHEMA_VERSION:
-            raise BundleError(
-                f"Relocation table {path.name} has schema {version}; this version reads up to {SCHEMA_VERSION}.",
-                where=str(path),
-                remedy="Update lora-core-xnnpack.",
-            )
-        start, size = document["tail_offset"], document["tail_size"]
-        table = RelocationTable(
-            tail_offset=start,
-            tail_size=size,
-            tail=_tail(document["tail"], program[start : start + size]),
-            segments=tuple(TemplateSegment(**segment) for segment in document["segments"]),
-            delegates=tuple(DelegateReference(**reference) for reference in document["delegates"]),
-            tensors=tuple(_tensor(tensor) for tensor in document["tensors"]),
-            foundation_keys=tuple(document["foundation_keys"]),
-        )
-        if any(segment.offset + segment.size > len(program) for segment in table.segments):
-            raise ValueError("a segment ends behind the end of the template")
-    except (KeyError, TypeError, ValueError) as error:
-        raise BundleError(
-            f"Relocation table {path.name} is damaged: {type(error).__name__}: {error}.",
-            where=str(path),
-            remedy="Export the bundle again.",
-        ) from error
+    return slot_tensors.read_table(path, SCHEMA_VERSION, lambda document: _table(document, program))
+
+
+def _table(document: dict[str, Any], program: bytes) -> RelocationTable:
+    start, size = document["tail_offset"], document["tail_size"]
+    table = RelocationTable(
+        tail_offset=start,
+        tail_size=size,
+        tail=_tail(document["tail"], program[start : start + size]),
+        segments=tuple(TemplateSegment(**segment) for segment in document["segments"]),
+        delegates=tuple(DelegateReference(**reference) for reference in document["delegates"]),
+        tensors=tuple(TensorRelocation.from_json(tensor) for tensor in document["tensors"]),
+        foundation_keys=tuple(document["foundation_keys"]),
+    )
+    if any(segment.offset + segment.size > len(program) for segment in table.segments):
+        raise ValueError("a segment ends behind the end of the template")
     return table

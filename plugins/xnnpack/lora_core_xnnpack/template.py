@@ -16,13 +16,8 @@ from lora_core_xnnpack.flat_tensor import SEGMENT_ALIGNMENT, DataBlob
 from lora_core_xnnpack.link import Matrix, Template
 from lora_core_xnnpack.lowering import LORA_TAG, Lowered
 from lora_core_xnnpack.program_layout import ProgramTail, SegmentOffsets
-from lora_core_xnnpack.relocations import (
-    DelegateReference,
-    KeySite,
-    RelocationTable,
-    TemplateSegment,
-    TensorRelocation,
-)
+from lora_core_xnnpack.relocations import DelegateReference, RelocationTable, TemplateSegment
+from lora_core_xnnpack.slot_tensors import KeySite, TensorRelocation, occurrences
 
 
 def _pack_vector(builder: flatbuffers.Builder, items: Iterable[Any]) -> int:
@@ -99,16 +94,12 @@ def _delegates(program: bytes, tail_offset: int) -> tuple[DelegateReference, ...
     return tuple(references)
 
 
-def _sites(program: bytes, segments: tuple[TemplateSegment, ...], indices: set[int], key: str) -> tuple[KeySite, ...]:
-    needle = key.encode("ascii")
-    sites = []
-    for index in sorted(indices):
-        start, end = segments[index].offset, segments[index].offset + segments[index].size
-        position = program.find(needle, start, end)
-        while position >= 0:
-            sites.append(KeySite(segment=index, offset=position - start))
-            position = program.find(needle, position + 1, end)
-    return tuple(sites)
+def _sites(payloads: Mapping[int, bytes], key: str) -> tuple[KeySite, ...]:
+    return tuple(
+        KeySite(payload=segment, offset=offset)
+        for segment, payload in payloads.items()
+        for offset in occurrences(payload, key.encode("ascii"))
+    )
 
 
 def _stored_order(manager: ExecutorchProgramManager) -> tuple[str, ...]:
@@ -135,7 +126,8 @@ def make_template(
         raise LoraCoreError("The lowered program is not laid out as ExecuTorch 1.5.1 lays programs out.")
     segments = _segments(program)
     delegates = _delegates(program, tail_offset)
-    delegate_segments = {reference.segment for reference in delegates}
+    spans = {index: segments[index] for index in sorted({reference.segment for reference in delegates})}
+    payloads = {index: program[span.offset : span.offset + span.size] for index, span in spans.items()}
     by_key: dict[str, tuple[str, Literal["a", "b"], Matrix]] = {}
     for module, (a, b) in placeholders.items():
         by_key[DataBlob.under_content_key(a.tobytes()).key] = (module, "a", a)
@@ -147,7 +139,7 @@ def make_template(
     tensors = []
     for key in order:
         module, matrix, values = by_key[key]
-        sites = _sites(program, segments, delegate_segments, key)
+        sites = _sites(payloads, key)
         if not sites or program.count(key.encode("ascii")) != len(sites):
             raise LoraCoreError(f"The key of {module} {matrix} stands outside of the delegates' payloads.")
         rows, columns = values.shape

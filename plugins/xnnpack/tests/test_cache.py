@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import attrs
 import pytest
@@ -32,15 +33,25 @@ def lowered(events: list[Event]) -> bool:
     return any(isinstance(event, StageFinished) and event.stage.startswith("Lower ") for event in events)
 
 
-@pytest.mark.parametrize(("policy", "embedding"), [("fp32", None), ("8da4w", "4,32"), ("8da8w", "8,0")])
+@pytest.mark.parametrize(
+    ("layout", "policy", "embedding"),
+    [
+        ("split", "fp32", None),
+        ("split", "8da4w", "4,32"),
+        ("split", "8da8w", "8,0"),
+        ("multimethod", "fp32", None),
+        ("multimethod", "8da4w", "8,0"),
+    ],
+)
 def test_another_base_filled_from_the_cache_equals_its_own_export(
-    tmp_path: Path, policy: str, embedding: str | None
+    tmp_path: Path, layout: Literal["split", "multimethod"], policy: str, embedding: str | None
 ) -> None:
     first, second = (Workbench.make(tmp_path / "model", layers=1, seed=seed) for seed in (1, 2))
 
     def job(bench: Workbench, cache: Path | None) -> ExportJob:
         adapters = [bench.adapter("some", seed=5, targets=ALL_LINEAR)]
-        return bench.job(adapters, policy=policy, embedding=embedding, cache=cache)
+        chosen = bench.job(adapters, policy=policy, embedding=embedding, cache=cache)
+        return attrs.evolve(chosen, options=attrs.evolve(chosen.options, layout=layout))
 
     _, filling = export(job(first, tmp_path / "cache"), tmp_path / "first")
     cached, reusing = export(job(second, tmp_path / "cache"), tmp_path / "cached")
@@ -81,7 +92,8 @@ def test_weights_that_are_equal_by_chance_are_not_cached(one_layer: Workbench, t
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.left(x) + self.right(torch.nn.functional.silu(x))
 
-    from lora_core_xnnpack.cache.weightless import DependsOnWeightsError, strip
+    from lora_core_xnnpack.cache.foundation import DependsOnWeightsError
+    from lora_core_xnnpack.cache.weightless import WeightlessSet
 
     job = one_layer.job([])
     handle = ModuleModel(module=Twins().eval(), example_args=(torch.ones(1, 8),))
@@ -94,10 +106,10 @@ def test_weights_that_are_equal_by_chance_are_not_cached(one_layer: Workbench, t
     from lora_core.models.base import ModelOptions
 
     base = handle.load(ModelOptions())
-    programs, _ = lower_all(base, (), out, ignore)
+    programs, planned = lower_all(base, (), out, ignore)
     data = (out / "foundation.ptd").read_bytes()
     with pytest.raises(DependsOnWeightsError, match=r"equal, so they cannot be told apart: left.weight, right.weight"):
-        strip(base.module, programs, data, stored_blobs(data, out))
+        WeightlessSet.strip(base.module, programs, planned, data, stored_blobs(data, out))
     cached = tmp_path / "cache"
     export(attrs.evolve(job, model=handle, cache=cached), tmp_path / "own")
     assert not cached.exists()

@@ -28,7 +28,7 @@ from lora_core.adapters.adapter import Adapter
 from lora_core.adapters.slots import SlotPlan
 from lora_core.bundle.bundle import Bundle
 from lora_core.errors import BundleError
-from lora_core.events import Event, Noted, ignore
+from lora_core.events import Event, ignore
 
 OPTIONS = {"layout": "multimethod", "max_context_len": 32, "max_seq_len": 16}
 # One layer in float32, whose sums are taken in another order: at most 96 products of values around 1.
@@ -195,12 +195,6 @@ def test_the_methods_share_one_kv_cache(exported_together: Exported) -> None:
     # Keys and values of 32 positions, 2 heads of 16 numbers each, in an arena of their own: the third.
     assert {name: each[2:] for name, each in sizes.items()} == {name: [2 * 32 * 2 * 16 * 4] for name in sizes}
     assert memory["forward"] == sum(sizes["forward"])
-
-
-def test_the_template_cache_is_told_to_be_left_alone(exported_together: Exported) -> None:
-    noted = [event.message for event in exported_together.events if isinstance(event, Noted)]
-    assert "The template cache is not used: it does not hold programs with several methods." in noted
-    assert not (exported_together.bundle.path.parent / "cache").exists()
 
 
 def test_a_changed_tensor_is_not_linked_on(exported_together: Exported, copied: Path) -> None:

@@ -1,44 +1,26 @@
-"""Lowered programs without the base's weights: taken from one base, filled with those of another."""
+"""The split layout's lowered programs without the base's weights: taken from one base, filled with those of another."""
 
 from __future__ import annotations
 
-import hashlib
-import re
 import struct
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 import attrs
 
-from lora_core_xnnpack.cache.forms import Form, forms_by_digest, same_storage, stored
+from lora_core_xnnpack.cache.foundation import BaseTensor, is_content_key, key_offsets, trace_foundation
 from lora_core_xnnpack.flat_tensor import DataBlob
 from lora_core_xnnpack.link import Template, rewrite
-from lora_core_xnnpack.named_blobs import Buffer, StoredBlob, TensorLayout, number, tables
-from lora_core_xnnpack.relocations import KeySite, RelocationTable, TemplateSegment
+from lora_core_xnnpack.named_blobs import Buffer, StoredBlob, number, tables
+from lora_core_xnnpack.relocations import RelocationTable, TemplateSegment
+from lora_core_xnnpack.slot_tensors import KeySite
 
 if TYPE_CHECKING:
     import torch
 
-_CONTENT_KEY = re.compile(r"(scale_)?[0-9a-f]{64}")
-
-
-@attrs.frozen(kw_only=True)
-class BaseTensor:
-    """One blob of the foundation: where its bytes come from, and its key.
-
-    `name` is the key if it is a name, `prefix` stands before a content key (then `name` is empty).
-    """
-
-    form: Form
-    name: str
-    prefix: str
-    layout: TensorLayout | None
-
-    def blob(self, module: torch.nn.Module) -> DataBlob:
-        """Return the blob that a base in `module` stores here."""
-        data = stored(module, self.form)
-        digest = hashlib.sha256(data).hexdigest()
-        return DataBlob(key=self.name or self.prefix + digest, data=data, digest=digest, layout=self.layout)
+PlannedMemory = Mapping[str, Mapping[str, int]]
+"""Bytes of memory that programs plan, by program and method."""
 
 
 @attrs.frozen(kw_only=True)
@@ -50,80 +32,80 @@ class WeightlessProgram:
 
 
 @attrs.frozen(kw_only=True)
-class Weightless:
-    """The base program, the templates, and the foundation's blobs in stored order."""
+class WeightlessSet:
+    """The base program and the templates, the foundation's blobs in stored order, and the memory that programs plan."""
 
     foundation: tuple[BaseTensor, ...]
     programs: tuple[WeightlessProgram, ...]
+    planned_memory: PlannedMemory
 
+    @classmethod
+    def strip(
+        cls,
+        module: torch.nn.Module,
+        programs: Sequence[Template],
+        planned_memory: PlannedMemory,
+        data: Buffer,
+        blobs: Sequence[StoredBlob],
+    ) -> Self:
+        """Take `programs` and the foundation file, whose bytes are `data`, apart from the weights in `module`.
 
-class DependsOnWeightsError(Exception):
-    """A stored tensor cannot be traced to one tensor of the base; the text says which and why."""
+        Raises `DependsOnWeightsError`.
+        """
+        foundation = trace_foundation(module, data, blobs)
+        keys = [blob.key for blob in blobs]
+        stripped = tuple(WeightlessProgram(template=program, sites=_sites(program, keys)) for program in programs)
+        return cls(foundation=foundation, programs=stripped, planned_memory=planned_memory)
 
+    def fill(self, module: torch.nn.Module) -> tuple[list[DataBlob], list[Template]]:
+        """Return the foundation's blobs and the programs that lowering `module` would have given."""
+        blobs = [tensor.blob(module) for tensor in self.foundation]
+        distinct = list({blob.key: blob for blob in blobs}.values())
+        return distinct, [_fill(program, blobs) for program in self.programs]
 
-def strip(
-    module: torch.nn.Module, programs: Sequence[Template], data: Buffer, blobs: Sequence[StoredBlob]
-) -> Weightless:
-    """Trace every blob of a foundation file to a tensor of `module`, and find its key in every program.
+    @classmethod
+    def from_entry(cls, directory: Path, content: Mapping[str, Any]) -> Self:
+        """Read the programs in `directory`; raises as `Weightless.from_entry` says."""
+        programs = tuple(
+            WeightlessProgram(
+                template=Template.read(directory / f"{index}.pte", directory / f"{index}.json"),
+                sites=tuple((tensor, tuple(KeySite(**site) for site in sites)) for tensor, sites in found),
+            )
+            for index, found in enumerate(content["programs"])
+        )
+        foundation = tuple(BaseTensor.from_json(tensor) for tensor in content["foundation"])
+        return cls(foundation=foundation, programs=programs, planned_memory=content["planned_memory"])
 
-    Raises `DependsOnWeightsError` if a blob is no stored form of a tensor, or of several that are equal by chance.
-    """
-    known = forms_by_digest(module)
-    keys = [blob.key for blob in blobs]
-    # What kernels read by name is not delegated: a delegated tensor that equals it (a tied head) is the other one.
-    delegated = {digest: [form for form in found if form.path not in keys] or found for digest, found in known.items()}
-    foundation = tuple(
-        _trace(module, blob, data, delegated if _CONTENT_KEY.fullmatch(blob.key) else known) for blob in blobs
-    )
-    return Weightless(
-        foundation=foundation,
-        programs=tuple(WeightlessProgram(template=program, sites=_sites(program, keys)) for program in programs),
-    )
-
-
-def fill(weightless: Weightless, module: torch.nn.Module) -> tuple[list[DataBlob], list[Template]]:
-    """Return the foundation's blobs and the programs that lowering `module` would have given."""
-    blobs = [tensor.blob(module) for tensor in weightless.foundation]
-    distinct = list({blob.key: blob for blob in blobs}.values())
-    return distinct, [_fill(program, blobs) for program in weightless.programs]
-
-
-def _trace(module: torch.nn.Module, blob: StoredBlob, data: Buffer, known: dict[str, list[Form]]) -> BaseTensor:
-    digest = hashlib.sha256(memoryview(data)[blob.offset : blob.offset + blob.size]).hexdigest()
-    candidates = known.get(digest, [])
-    content = _CONTENT_KEY.fullmatch(blob.key)
-    if not content:
-        candidates = [form for form in candidates if form.path == blob.key] or candidates
-    if not candidates:
-        raise DependsOnWeightsError(f"{blob.key} is no stored form of a weight")
-    first = candidates[0]
-    if any(not same_storage(module, first, other) for other in candidates[1:]):
-        paths = ", ".join(sorted({form.path for form in candidates}))
-        raise DependsOnWeightsError(f"these weights are equal, so they cannot be told apart: {paths}")
-    prefix = content.group(1) or "" if content else ""
-    return BaseTensor(form=first, name="" if content else blob.key, prefix=prefix, layout=blob.layout)
+    def to_entry(self) -> tuple[Mapping[str, bytes], Mapping[str, Any]]:
+        """Return two files for each program, and where base tensors come from and their keys stand."""
+        files = {}
+        for index, program in enumerate(self.programs):
+            files[f"{index}.pte"] = program.template.program
+            files[f"{index}.json"] = program.template.table.to_json().encode("utf-8")
+        content = {
+            "foundation": [attrs.asdict(tensor) for tensor in self.foundation],
+            "programs": [
+                [[tensor, [attrs.asdict(site) for site in sites]] for tensor, sites in program.sites]
+                for program in self.programs
+            ],
+            "planned_memory": {name: dict(methods) for name, methods in self.planned_memory.items()},
+        }
+        return files, content
 
 
 def _sites(program: Template, keys: Sequence[str]) -> tuple[tuple[int, tuple[KeySite, ...]], ...]:
+    segments = sorted({reference.segment for reference in program.table.delegates})
+    payloads = {segment: program.segment(segment) for segment in segments}
     found = []
     for index, key in enumerate(keys):
-        sites = tuple(_find(program, key)) if _CONTENT_KEY.fullmatch(key) else ()
+        sites = tuple(
+            KeySite(payload=segment, offset=offset)
+            for segment, payload in payloads.items()
+            for offset in (key_offsets(payload, key) if is_content_key(key) else ())
+        )
         if sites:
             found.append((index, sites))
     return tuple(found)
-
-
-def _find(program: Template, key: str) -> list[KeySite]:
-    # As a whole flatbuffer string: the content key of a tensor could also stand behind `scale_`.
-    needle = len(key).to_bytes(4, "little") + key.encode("ascii") + b"\0"
-    sites = []
-    for segment in sorted({reference.segment for reference in program.table.delegates}):
-        payload = program.segment(segment)
-        position = payload.find(needle)
-        while position >= 0:
-            sites.append(KeySite(segment=segment, offset=position + 4))
-            position = payload.find(needle, position + 1)
-    return sites
 
 
 def _fill(program: WeightlessProgram, blobs: Sequence[DataBlob]) -> Template:
@@ -156,5 +138,5 @@ def _retabled(old: RelocationTable, program: bytes) -> RelocationTable:
 
 
 def _moved(sites: Sequence[KeySite], moved: Mapping[int, int]) -> tuple[KeySite, ...]:
-    places = sorted({(moved[site.segment], site.offset) for site in sites})
-    return tuple(KeySite(segment=segment, offset=offset) for segment, offset in places)
+    places = sorted({(moved[site.payload], site.offset) for site in sites})
+    return tuple(KeySite(payload=segment, offset=offset) for segment, offset in places)

@@ -9,9 +9,12 @@ import attrs
 
 from lora_core.backend import Artifacts, ExportJob
 from lora_core.bundle.bundle import Artifact, Method
-from lora_core.events import Emit, Noted, stage
+from lora_core.events import Emit, stage
+from lora_core.models.base import BaseModel
 from lora_core.sharing.fingerprint import file_sha256
+from lora_core_xnnpack.cache.slot import CacheSlot
 from lora_core_xnnpack.exporting import load_base
+from lora_core_xnnpack.flat_tensor import stored_blobs
 from lora_core_xnnpack.linking import written
 from lora_core_xnnpack.lowered_set import FOUNDATION_FILE
 from lora_core_xnnpack.multimethod.linking import (
@@ -25,15 +28,13 @@ from lora_core_xnnpack.multimethod.lowering import LoweredTogether, lower_togeth
 from lora_core_xnnpack.multimethod.program import ProgramParts
 from lora_core_xnnpack.multimethod.relocations import Template
 from lora_core_xnnpack.multimethod.residents import BASE_METHOD
+from lora_core_xnnpack.multimethod.weightless import WeightlessTogether
 
 
 def export_multimethod(job: ExportJob, out: Path, emit: Emit) -> Artifacts:
     """Lower the base and a template method for each plan together, then link every adapter."""
-    if job.cache:
-        emit(Noted(message="The template cache is not used: it does not hold programs with several methods."))
     base = load_base(job, emit)
-    with stage(emit, "Lower the base and the templates together"):
-        lowered = lower_together(base, job.plans)
+    lowered = _lowered(job, base, emit)
     (out / FOUNDATION_FILE).write_bytes(lowered.foundation)
     target = LinkTarget(
         template=Template(program=ProgramParts.parse(lowered.program), table=lowered.table),
@@ -48,6 +49,21 @@ def export_multimethod(job: ExportJob, out: Path, emit: Emit) -> Artifacts:
         versions={name: version(name) for name in ("executorch", "torch", "torchao")},
         detail={"planned_memory": {"model": dict(lowered.planned_memory)}},
     )
+
+
+def _lowered(job: ExportJob, base: BaseModel, emit: Emit) -> LoweredTogether:
+    """Lower the base and the templates, or take them from the cache."""
+    slot = CacheSlot.of(job, base)
+    kept = slot.read(WeightlessTogether, emit) if slot else None
+    if kept is not None:
+        with stage(emit, "Fill the cached program with this base's weights"):
+            return kept.fill(base.module)
+    with stage(emit, "Lower the base and the templates together"):
+        lowered = lower_together(base, job.plans)
+    if slot:
+        blobs = stored_blobs(lowered.foundation, Path(FOUNDATION_FILE))
+        slot.keep(lambda: WeightlessTogether.strip(base.module, lowered, blobs), emit)
+    return lowered
 
 
 def _write_template(lowered: LoweredTogether, out: Path) -> tuple[Artifact, ...]:

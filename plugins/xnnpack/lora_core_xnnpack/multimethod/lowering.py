@@ -17,13 +17,9 @@ from lora_core_xnnpack.flat_tensor import SEGMENT_ALIGNMENT
 from lora_core_xnnpack.link import Matrix
 from lora_core_xnnpack.lowering import FOUNDATION_TAG, LORA_TAG, Lowered, lower
 from lora_core_xnnpack.multimethod.program import PackedMethod, ProgramParts
-from lora_core_xnnpack.multimethod.relocations import (
-    KeySite,
-    MethodRelocations,
-    Relocations,
-    TensorRelocation,
-)
+from lora_core_xnnpack.multimethod.relocations import MethodRelocations, Relocations
 from lora_core_xnnpack.multimethod.residents import BASE_METHOD, tensor_blob
+from lora_core_xnnpack.slot_tensors import KeySite, TensorRelocation, occurrences
 
 if TYPE_CHECKING:
     import torch
@@ -114,11 +110,8 @@ def _tensors(method: PackedMethod, values: Placeholders, order: Mapping[str, int
 
 
 def _sites(method: PackedMethod, key: str) -> list[KeySite]:
-    sites = []
-    for index, payload in enumerate(method.payloads):
-        data = bytes(payload)
-        position = data.find(key.encode("ascii"))
-        while position >= 0:
-            sites.append(KeySite(delegate=index, offset=position))
-            position = data.find(key.encode("ascii"), position + 1)
-    return sites
+    return [
+        KeySite(payload=index, offset=offset)
+        for index, payload in enumerate(method.payloads)
+        for offset in occurrences(bytes(payload), key.encode("ascii"))
+    ]

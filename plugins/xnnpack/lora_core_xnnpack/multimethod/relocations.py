@@ -4,38 +4,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import attrs
 
-from lora_core.errors import BundleError
+from lora_core_xnnpack import slot_tensors
 from lora_core_xnnpack.multimethod.program import PackedMethod, ProgramParts
+from lora_core_xnnpack.slot_tensors import KEY_LENGTH, TensorRelocation
 
 SCHEMA_VERSION = 1
-KEY_LENGTH = 64  # SHA-256 in hex, as ExecuTorch names XNNPACK constants
-
-
-@attrs.frozen(kw_only=True)
-class KeySite:
-    """Where a key stands: `offset` in the payload of the plan's delegate `delegate`."""
-
-    delegate: int
-    offset: int
-
-
-@attrs.frozen(kw_only=True)
-class TensorRelocation:
-    """One LoRA matrix: float32, row-major, `shape` (rank, in_features) for A, (out_features, rank) for B."""
-
-    module: str
-    matrix: Literal["a", "b"]
-    shape: tuple[int, int]
-    sites: tuple[KeySite, ...]
 
 
 @attrs.frozen(kw_only=True)
 class MethodRelocations:
-    """The template method of a slot plan; `tensors` stand in the order in which ExecuTorch stores them."""
+    """The template method of a slot plan.
+
+    `tensors` stand in the order in which ExecuTorch stores them; their sites count payloads as the plan its delegates.
+    """
 
     method: str
     tensors: tuple[TensorRelocation, ...]
@@ -73,43 +58,21 @@ class Template:
 
 
 def _read(path: Path, program: ProgramParts) -> Relocations:
-    try:
-        document = json.loads(path.read_text("utf-8"))
-        if document["schema_version"] > SCHEMA_VERSION:
-            raise BundleError(
-                f"Relocation table {path.name} has schema {document['schema_version']}; this version reads up to "
-                f"{SCHEMA_VERSION}.",
-                where=str(path),
-                remedy="Update lora-core-xnnpack.",
-            )
-        table = Relocations(
-            plans=tuple(_plan(plan) for plan in document["plans"]), foundation_keys=tuple(document["foundation_keys"])
-        )
-        for plan in table.plans:
-            payloads = program.methods[plan.method].payloads
-            for site in (site for tensor in plan.tensors for site in tensor.sites):
-                if site.offset + KEY_LENGTH > len(payloads[site.delegate]):
-                    raise ValueError("a key ends behind the end of its payload")
-    except (OSError, KeyError, TypeError, ValueError, IndexError) as error:
-        raise BundleError(
-            f"Relocation table {path.name} is damaged: {type(error).__name__}: {error}.",
-            where=str(path),
-            remedy="Export the bundle again.",
-        ) from error
+    return slot_tensors.read_table(path, SCHEMA_VERSION, lambda document: _table(document, program))
+
+
+def _table(document: dict[str, Any], program: ProgramParts) -> Relocations:
+    table = Relocations(
+        plans=tuple(_plan(plan) for plan in document["plans"]), foundation_keys=tuple(document["foundation_keys"])
+    )
+    for plan in table.plans:
+        payloads = program.methods[plan.method].payloads
+        for site in (site for tensor in plan.tensors for site in tensor.sites):
+            if site.offset + KEY_LENGTH > len(payloads[site.payload]):
+                raise ValueError("a key ends behind the end of its payload")
     return table
 
 
 def _plan(document: dict[str, Any]) -> MethodRelocations:
-    return MethodRelocations(
-        method=document["method"], tensors=tuple(_tensor(tensor) for tensor in document["tensors"])
-    )
-
-
-def _tensor(document: dict[str, Any]) -> TensorRelocation:
-    rows, columns = document["shape"]
-    return TensorRelocation(
-        module=document["module"],
-        matrix=document["matrix"],
-        shape=(rows, columns),
-        sites=tuple(KeySite(**site) for site in document["sites"]),
-    )
+    tensors = tuple(TensorRelocation.from_json(tensor) for tensor in document["tensors"])
+    return MethodRelocations(method=document["method"], tensors=tensors)

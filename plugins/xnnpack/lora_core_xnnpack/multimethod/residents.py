@@ -15,8 +15,9 @@ from lora_core.errors import BundleError
 from lora_core_xnnpack.flat_tensor import DataBlob
 from lora_core_xnnpack.link import Matrix, slot_matrices
 from lora_core_xnnpack.multimethod.program import PackedMethod, ProgramParts
-from lora_core_xnnpack.multimethod.relocations import KEY_LENGTH, Template
+from lora_core_xnnpack.multimethod.relocations import Template
 from lora_core_xnnpack.named_blobs import Buffer
+from lora_core_xnnpack.slot_tensors import KEY_LENGTH
 
 BASE_METHOD = "forward"
 
@@ -63,7 +64,7 @@ class Resident:
         try:
             payloads = program.methods[name].payloads
             sites = [tensor.sites[0] for tensor in template.table.plans[plan].tensors]
-            keys = [bytes(payloads[site.delegate][site.offset :][:KEY_LENGTH]).decode("ascii") for site in sites]
+            keys = [bytes(payloads[site.payload][site.offset :][:KEY_LENGTH]).decode("ascii") for site in sites]
             data = {key: program.named[key] for key in keys if key not in known}
         except (KeyError, IndexError, UnicodeDecodeError) as error:
             raise _damaged(name, path) from error
@@ -77,7 +78,7 @@ class Resident:
         payloads = [bytearray(payload) for payload in method.payloads]
         for tensor, key in zip(template.table.plans[self.plan].tensors, self.keys, strict=True):
             for site in tensor.sites:
-                payloads[site.delegate][site.offset : site.offset + KEY_LENGTH] = key.encode("ascii")
+                payloads[site.payload][site.offset : site.offset + KEY_LENGTH] = key.encode("ascii")
         return PackedMethod(source=method.source, payloads=tuple(bytes(payload) for payload in payloads))
 
 

@@ -1,0 +1,139 @@
+"""The lowered template of a multi-method program without the base's weights, for the template cache."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import attrs
+
+from lora_core_xnnpack.cache.foundation import (
+    BaseTensor,
+    DependsOnWeightsError,
+    is_content_key,
+    key_offsets,
+    trace_foundation,
+)
+from lora_core_xnnpack.flat_tensor import DataBlob, serialize
+from lora_core_xnnpack.multimethod.lowering import LoweredTogether
+from lora_core_xnnpack.multimethod.program import PackedMethod, ProgramParts
+from lora_core_xnnpack.multimethod.relocations import Template
+from lora_core_xnnpack.named_blobs import StoredBlob
+from lora_core_xnnpack.slot_tensors import KeySite
+
+if TYPE_CHECKING:
+    import torch
+
+_PROGRAM, _TABLE = "model.pte", "model.json"
+
+
+@attrs.frozen(kw_only=True)
+class BaseKeySites:
+    """Where the key of the foundation's blob `tensor` (its index) stands in the delegates of `method`."""
+
+    method: str
+    tensor: int
+    sites: tuple[KeySite, ...]
+
+
+@attrs.frozen(kw_only=True)
+class WeightlessTogether:
+    """The template and its file's bytes, the foundation's blobs in stored order, and where their keys stand."""
+
+    program: bytes
+    template: Template
+    foundation: tuple[BaseTensor, ...]
+    sites: tuple[BaseKeySites, ...]
+    planned_memory: Mapping[str, int]
+
+    @classmethod
+    def strip(cls, module: torch.nn.Module, lowered: LoweredTogether, blobs: Sequence[StoredBlob]) -> Self:
+        """Take a lowered template and its foundation, which holds `blobs`, apart from the weights in `module`.
+
+        Raises `DependsOnWeightsError`, also if putting the program together again does not give its bytes.
+        """
+        parts = ProgramParts.parse(lowered.program)
+        if _assembled(parts, {}) != lowered.program:
+            raise DependsOnWeightsError("the program is not laid out as ExecuTorch 1.5.1 lays programs out")
+        return cls(
+            program=lowered.program,
+            template=Template(program=parts, table=lowered.table),
+            foundation=trace_foundation(module, lowered.foundation, blobs),
+            sites=tuple(_sites(parts, [blob.key for blob in blobs])),
+            planned_memory=lowered.planned_memory,
+        )
+
+    def fill(self, module: torch.nn.Module) -> LoweredTogether:
+        """Return what lowering `module` would have given."""
+        blobs = [tensor.blob(module) for tensor in self.foundation]
+        table = self.template.table
+        sizes = {4 * tensor.shape[0] * tensor.shape[1] for plan in table.plans for tensor in plan.tensors}
+        keys = {blob.key for blob in blobs if is_content_key(blob.key) and len(blob.data) in sizes}
+        return LoweredTogether(
+            program=_assembled(self.template.program, self._rekeyed(blobs)),
+            table=attrs.evolve(table, foundation_keys=tuple(sorted(keys))),
+            foundation=b"".join(serialize(list({blob.key: blob for blob in blobs}.values()))),
+            planned_memory=self.planned_memory,
+        )
+
+    def _rekeyed(self, blobs: Sequence[DataBlob]) -> dict[str, PackedMethod]:
+        methods = self.template.program.methods
+        payloads = {name: [bytearray(payload) for payload in method.payloads] for name, method in methods.items()}
+        for found in self.sites:
+            key = blobs[found.tensor].key.encode("ascii")
+            for site in found.sites:
+                payloads[found.method][site.payload][site.offset : site.offset + len(key)] = key
+        return {
+            name: attrs.evolve(method, payloads=tuple(bytes(payload) for payload in payloads[name]))
+            for name, method in methods.items()
+        }
+
+    @classmethod
+    def from_entry(cls, directory: Path, content: Mapping[str, Any]) -> Self:
+        """Read the template in `directory`; raises as `Weightless.from_entry` says."""
+        return cls(
+            program=(directory / _PROGRAM).read_bytes(),
+            template=Template.read(directory / _PROGRAM, directory / _TABLE),
+            foundation=tuple(BaseTensor.from_json(tensor) for tensor in content["foundation"]),
+            sites=tuple(
+                BaseKeySites(
+                    method=each["method"],
+                    tensor=each["tensor"],
+                    sites=tuple(KeySite(**site) for site in each["sites"]),
+                )
+                for each in content["sites"]
+            ),
+            planned_memory=content["planned_memory"],
+        )
+
+    def to_entry(self) -> tuple[Mapping[str, bytes], Mapping[str, Any]]:
+        """Return the template's two files, and where base tensors come from and their keys stand."""
+        files = {_PROGRAM: self.program, _TABLE: self.template.table.to_json().encode("utf-8")}
+        content = {
+            "foundation": [attrs.asdict(tensor) for tensor in self.foundation],
+            "sites": [attrs.asdict(each) for each in self.sites],
+            "planned_memory": dict(self.planned_memory),
+        }
+        return files, content
+
+
+def _assembled(parts: ProgramParts, rekeyed: Mapping[str, PackedMethod]) -> bytes:
+    methods = {name: rekeyed.get(name, method) for name, method in parts.methods.items() if method.computes}
+    named = [DataBlob(key=key, data=data, digest=key) for key, data in parts.named.items()]
+    return b"".join(parts.assemble(methods, named))
+
+
+def _sites(parts: ProgramParts, keys: Sequence[str]) -> list[BaseKeySites]:
+    found = []
+    for name, method in parts.methods.items():
+        payloads = [bytes(payload) for payload in method.payloads]
+        for index, key in enumerate(keys):
+            sites = tuple(
+                KeySite(payload=position, offset=offset)
+                for position, payload in enumerate(payloads)
+                for offset in (key_offsets(payload, key) if is_content_key(key) else ())
+            )
+            if sites:
+                found.append(BaseKeySites(method=name, tensor=index, sites=sites))
+    return found

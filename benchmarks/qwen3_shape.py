@@ -74,7 +74,13 @@ def write_model(directory: Path, layers: int) -> Path:
 
 
 def write_adapter(directory: Path, layers: int, *, seed: int = 1) -> int:
-    """Write a PEFT directory with a rank-16 LoRA on all linear layers; return the bytes of its matrices."""
+    """Write a PEFT directory with a rank-16 LoRA on all linear layers, unless it is there; return its matrices' bytes.
+
+    It is not written again: an export that goes on meanwhile refuses an adapter that changes under it.
+    """
+    size = sum(4 * RANK * sum(shape) for _, shape in linears(layers))
+    if (directory / "adapter_config.json").is_file():
+        return size
     generator = np.random.default_rng(seed)
     tensors = {}
     for name, (out_features, in_features) in linears(layers):
@@ -86,7 +92,7 @@ def write_adapter(directory: Path, layers: int, *, seed: int = 1) -> int:
     targets = sorted({name.rpartition(".")[2] for name, _ in linears(1)})
     fields = {"peft_type": "LORA", "r": RANK, "lora_alpha": 2 * RANK, "target_modules": targets}
     (directory / "adapter_config.json").write_text(json.dumps(fields), "utf-8")
-    return sum(tensor.nbytes for tensor in tensors.values())
+    return size
 
 
 def _random(generator: np.random.Generator, shape: Shape) -> npt.NDArray[np.float32]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import attrs
+import measured
 
 META_NAMES: Mapping[str, str] = {
     "model.embed_tokens.weight": "tok_embeddings.weight",
@@ -29,10 +29,9 @@ META_NAMES: Mapping[str, str] = {
 
 @attrs.frozen(kw_only=True)
 class PeerExport:
-    """One run of `export_llm`: wall time in seconds, peak resident memory in bytes, and where its files lie."""
+    """One run of `export_llm`: what it cost, and where its files lie."""
 
-    seconds: float
-    peak_memory: int
+    cost: measured.Cost
     directory: Path
 
 
@@ -76,23 +75,9 @@ def run(prepared: Path, out: Path, *, adapter: Path | None, context: int, log: P
     out.mkdir(parents=True, exist_ok=True)
     config = out / "config.yaml"
     config.write_text(_config(prepared, out, adapter, context), "utf-8")
-    command = [sys.executable, "-m", "executorch.extension.llm.export.export_llm", "--config", str(config)]
-    start = time.monotonic()
-    with log.open("w") as sink:
-        process = subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT, cwd=out)
-        _, status, usage = wait4(process)
-    if status:
-        raise RuntimeError(f"export_llm failed with {status}; see {log}")
-    return PeerExport(seconds=time.monotonic() - start, peak_memory=usage, directory=out)
-
-
-def wait4(process: subprocess.Popen[bytes]) -> tuple[int, int, int]:
-    """Wait for a process; return its id, its exit code and its peak resident memory in bytes."""
-    import os
-
-    pid, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    return pid, process.returncode, usage.ru_maxrss * 1024
+    module = "executorch.extension.llm.export.export_llm"
+    cost = measured.run(sys.executable, "-m", module, "--config", config, log=log, cwd=out)
+    return PeerExport(cost=cost, directory=out)
 
 
 def _config(prepared: Path, out: Path, adapter: Path | None, context: int) -> str:

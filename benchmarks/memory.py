@@ -16,15 +16,14 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
-import export_llm
 import numpy as np
 import qwen3_shape
+from measured import run_lora_core
 
 CONTEXT = 2048
 FURTHER = "more"
@@ -80,13 +79,17 @@ def export(model: Path, adapter: Path, bundle: Path, policy: str, layout: str) -
     if (bundle / "manifest.json").is_file():
         return None
     lengths = ("--max-context-len", str(CONTEXT), "--max-seq-len", str(CONTEXT))
-    what = ("--model", model, "--adapter", f"math={adapter}", "--layout", layout, *POLICIES[policy], *lengths)
-    start = time.monotonic()
-    process = subprocess.Popen(command("export", "--backend", "xnnpack", *what, "--no-cache", "-o", bundle))
-    _, status, peak = export_llm.wait4(process)
-    if status:
-        raise RuntimeError(f"{process.args!r} failed with {status}")
-    return {"seconds": time.monotonic() - start, "peak_memory": peak}
+    what: tuple[str | Path, ...] = (
+        "--model",
+        model,
+        "--adapter",
+        f"math={adapter}",
+        "--layout",
+        layout,
+        *POLICIES[policy],
+        *lengths,
+    )
+    return attrs.asdict(run_lora_core("export", "--backend", "xnnpack", *what, "--no-cache", "-o", bundle))
 
 
 def add_further(bundle: Path, adapter: Path) -> None:

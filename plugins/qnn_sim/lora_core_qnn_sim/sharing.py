@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from lora_core.bundle.bundle import Bundle
@@ -17,26 +17,24 @@ class QnnSimSharing(WeightSharing):
     """Reads the containers of a bundle and hashes every tensor's bytes."""
 
     def blobs(self, bundle: Bundle) -> Iterable[Blob]:
-        """Yield the tensors of foundation, context binary and sections."""
-        import numpy as np
-
+        """Yield the tensors of foundation, context binary and sections; a section's encodings are one table."""
         from lora_core_qnn_sim.artifacts.container import read_container
+        from lora_core_qnn_sim.artifacts.encoding_tensors import SUFFIX
 
         for file, (kind, methods) in _readers(bundle).items():
             container = read_container(bundle.file(file), kind)
+            keys = list(container.tensors)
             if file == bundle.manifest.detail.get("default"):
-                yield _zero_blob(container, file, methods)
+                # The zero section is applied whole: its equal zeros are no copies of a base.
+                yield _joined(container, "default_adapter", keys, file, methods, "lora")
                 continue
-            for key, array in container.tensors.items():
-                yield Blob(
-                    key=key,
-                    file=file,
-                    offset=container.offsets[key],
-                    size=array.nbytes,
-                    sha256=hashlib.sha256(np.ascontiguousarray(array).data).hexdigest(),
-                    methods=methods,
-                    group=_group(kind, key),
-                )
+            tables = [key for key in keys if kind == "section" and key.endswith(SUFFIX)]
+            if tables:
+                # So are its encodings, of which some hold for any adapter: the grid of probabilities is 0 to 1.
+                yield _joined(container, "encodings", tables, file, methods, "lora encodings")
+            for key in keys:
+                if key not in tables:
+                    yield _joined(container, key, [key], file, methods, _group(kind, key))
 
     def fingerprint(self, bundle: Bundle) -> str:
         """Return the digest of the stored foundation, checked against its bytes."""
@@ -45,13 +43,20 @@ class QnnSimSharing(WeightSharing):
         return read_container(bundle.file("foundation.bin"), "foundation").digest
 
 
-def _zero_blob(container: Container, file: str, methods: frozenset[str]) -> Blob:
-    """Return the zero section's data as one blob: it is applied whole, and its equal zeros are no copies of a base."""
-    begin = min(container.offsets.values())
-    data = container.path.read_bytes()[begin:]
+def _joined(
+    container: Container, key: str, tensors: Sequence[str], file: str, methods: frozenset[str], group: str
+) -> Blob:
+    """Return tensors that lie one after another in the file as one blob."""
+    begin = min(container.offsets[name] for name in tensors)
+    end = max(container.offsets[name] + container.tensors[name].nbytes for name in tensors)
+    if end - begin != sum(container.tensors[name].nbytes for name in tensors):
+        raise ValueError(f"{file}: the tensors of {key} do not lie one after another")
+    with container.path.open("rb") as stream:
+        stream.seek(begin)
+        data = stream.read(end - begin)
     return Blob(
-        key="default_adapter", file=file, offset=begin, size=len(data), sha256=hashlib.sha256(data).hexdigest(),
-        methods=methods, group="lora",
+        key=key, file=file, offset=begin, size=end - begin, sha256=hashlib.sha256(data).hexdigest(),
+        methods=methods, group=group,
     )  # fmt: skip
 
 

@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lora_core_qnn_sim.artifacts.container import read_container
 from lora_core_qnn_sim.artifacts.foundation import pack_nibbles, unpack_nibbles
 from lora_core_qnn_sim.backend import QnnSimBackend
 
 from lora_core.errors import UnsupportedError
 from lora_core.events import ignore
+from lora_core.sharing.report import SharingReport
 from plugins.qnn_sim.tests import tiny
 
 
@@ -76,6 +78,20 @@ def test_blobs_are_the_stored_bytes_and_the_base_is_shared_by_every_method(group
     shared = [blob for blob in blobs if blob.file.endswith("llm_a1_encodings.bin")]
     assert {blob.methods for blob in shared} == {frozenset({"a1", "a2"})}
     assert QnnSimBackend().sharing.fingerprint(grouped) == grouped.manifest.foundation
+
+
+@pytest.mark.parametrize("options", [{"quant_updatable": "all"}, {"group": ("g=a1,a2",)}, {"hot_switch": True}])
+def test_no_bytes_of_the_base_are_stored_twice(tmp_path: Path, model: Any, five: Any, options: dict[str, Any]) -> None:
+    bundle = tiny.export(tiny.make_job(model, five[:3], **options), tmp_path / "out")
+    blobs = list(QnnSimBackend().sharing.blobs(bundle))
+    stored = sum(blob.size for blob in blobs)
+    assert stored == sum(
+        read_container(path, kind).payload
+        for pattern, kind in (("foundation.bin", "foundation"), ("context.bin", "context"), ("sections/*", "section"))
+        for path in bundle.path.glob(pattern)
+    )
+    report = SharingReport.from_blobs(blobs, [method.name for method in bundle.manifest.methods])
+    assert report.duplicates_of(["forward"]) == ()
 
 
 def test_encodings_that_others_need_outlive_the_leader_of_their_group(grouped: Any) -> None:

@@ -50,14 +50,14 @@ def real(exporter, smollm2_cut: Callable[[int], Path], examples: Path, tmp_path_
 
 @pytest.fixture(scope="session")
 def expected(real) -> dict[str | None, np.ndarray]:
-    """Logits after TOKENS from transformers in float32, adapters merged."""
+    """Logits after each of TOKENS from transformers in float32, adapters merged."""
     model = transformers.AutoModelForCausalLM.from_pretrained(real.model, dtype=torch.float32).eval()
     found: dict[str | None, np.ndarray] = {}
     for name in (None, *ADAPTERS):
         merged = copy.deepcopy(model).requires_grad_(False)
         for pair in real.adapter(name).pairs if name else ():
             merged.get_submodule(pair.module).weight += torch.from_numpy(pair.scaling * (pair.b.read() @ pair.a.read()))
-        found[name] = merged(torch.tensor([TOKENS])).logits[0, -1].numpy()
+        found[name] = merged(torch.tensor([TOKENS])).logits[0].numpy()
     return found
 
 
@@ -70,10 +70,13 @@ def bundle_of(real, policy: str) -> Bundle:
 def test_float16_is_finite_and_agrees_with_transformers_on_real_weights(real, expected, precision, limit) -> None:
     with CoremlBackend().open(bundle_of(real, "fp16"), {"precision": precision}) as session:
         for name, logits in expected.items():
-            found = session.step(name, TOKENS, 0)
-            assert np.isfinite(found).all()
-            assert np.abs(found - logits).max() < limit * logits.std()
-            assert found.argmax() == logits.argmax()
+            # The first token's residual stream passes 256 after the second layer, where plain norms lose it.
+            for count in (1, len(TOKENS)):
+                session.reset()
+                found, wanted = session.step(name, TOKENS[:count], 0), logits[count - 1]
+                assert np.isfinite(found).all()
+                assert np.abs(found - wanted).max() < limit * wanted.std()
+                assert found.argmax() == wanted.argmax()
 
 
 @pytest.mark.parametrize("policy", ["fp16", "c4w"])

@@ -14,12 +14,15 @@ from lora_core.bundle.bundle import Bundle
 from lora_core.errors import UsageError
 from lora_core.runtime.session import Loaded, Session
 from lora_core_qnn_sim.runtime.context import Applied, SimulatedContext
+from lora_core_qnn_sim.runtime.selection import Selection
 
 
 class QnnSimSession(Session):
     """One context for all adapters; switching applies sections, or sets the alpha vector of a hot-switch context.
 
-    A change of adapter clears the KV cache, so the first tokens after it must start at position 0.
+    An adapter is named as `pirate`, at a strength as `pirate@0.5`, and in a hot-switch context several at once as
+    `pirate:0.7+json:0.3`; strengths are the alpha vector and lie in 0..2. A change of adapter or strength clears the KV
+    cache, so the first tokens after it must start at position 0.
     """
 
     def __init__(self, bundle: Bundle) -> None:
@@ -30,6 +33,7 @@ class QnnSimSession(Session):
         self._cache = self._context.new_cache()
         self._io = self._context.read_io_encodings()
         self._current: str | None = None
+        self._selection = Selection.parse(None)
         self._switched: list[Applied] = []
 
     @property
@@ -65,11 +69,13 @@ class QnnSimSession(Session):
         return facts
 
     def load(self, adapter: str | None) -> Loaded:
-        """Apply the sections of `adapter` (None: the zero section); loading the current one again is free."""
+        """Apply the sections of `adapter` (None: the zero section); loading the current one again is free.
+
+        Another strength of the applied adapter needs no section, only another alpha vector.
+        """
         start = time.perf_counter()
-        self._require_known(adapter)
         if adapter != self._current:
-            self._switched = self._apply(adapter)
+            self._select(Selection.parse(adapter))
             self._current = adapter
             self._io = self._context.read_io_encodings()
             self._cache.reset()
@@ -111,13 +117,20 @@ class QnnSimSession(Session):
             graph, padded, valid=count, position=position, cache=self._cache, io=self._io, alphas=self._alphas()
         )
 
-    def _alphas(self) -> list[float] | None:
+    def _alphas(self) -> list[float]:
+        return self._selection.alphas(self._context.binary.adapters)
+
+    def _select(self, selection: Selection) -> None:
         members = self._context.binary.adapters
-        return [float(name == self._current) for name in members] if members else None
+        selection.require_known({*self._details, *members})
+        self._context.check_alphas(selection.alphas(members))
+        if not members and selection.single != self._selection.single:
+            self._switched = self._apply(selection.single)
+        else:
+            self._switched = []
+        self._selection = selection
 
     def _apply(self, adapter: str | None) -> list[Applied]:
-        if self._context.binary.hot_switch:
-            return []
         if adapter is None:
             default = self._bundle.manifest.detail["default"]
             return [self._context.apply(self._bundle.file(default))]
@@ -129,9 +142,3 @@ class QnnSimSession(Session):
         if self._context.encodings_id != detail["encodings_id"]:
             applied.append(self._context.apply(self._bundle.file(detail["encodings"])))
         return [*applied, self._context.apply(self._bundle.file(sections["weights"]))]
-
-    def _require_known(self, adapter: str | None) -> None:
-        known = set(self._details) | set(self._context.binary.adapters)
-        if adapter is not None and adapter not in known:
-            choices = ", ".join(sorted(known)) or "none"
-            raise UsageError(f"The bundle has no adapter {adapter!r}", remedy=f"It has {choices}.")

@@ -71,6 +71,49 @@ def test_an_unknown_adapter_is_refused_listing_those_there_are(grouped: Any) -> 
         session.load("a9")
 
 
+@pytest.fixture(scope="module")
+def hot(tmp_path_factory: pytest.TempPathFactory, model: Any, five: Any) -> Any:
+    return tiny.export(tiny.make_job(model, five[:2], hot_switch=True), tmp_path_factory.mktemp("hot") / "out")
+
+
+def test_a_hot_switch_mixes_adapters_at_the_strengths_that_are_asked_for(hot: Any) -> None:
+    with QnnSimBackend().open(hot, {}) as session:
+        first = {name: session.step(name, PROMPT, 0) for name in (None, "a1", "a1@0.5", "a1:0.5+a2:0.5", "a1+a2")}
+        assert np.array_equal(session.step("a1:1+a2:0", PROMPT, 0), first["a1"])
+        assert np.array_equal(session.step("a1@0", PROMPT, 0), first[None])
+    assert len({logits.tobytes() for logits in first.values()}) == 5
+
+
+def test_a_strength_of_the_applied_adapter_needs_no_section(grouped: Any) -> None:
+    with QnnSimBackend().open(grouped, {}) as session:
+        full = session.step("a1", PROMPT, 0)
+        weaker = session.step("a1@0.5", PROMPT, 0)
+        assert "last switch" not in session.facts
+        with pytest.raises(errors.PositionError):
+            session.step("a1", [4], len(PROMPT))
+        assert not np.array_equal(full, weaker)
+        assert np.array_equal(session.step("a1@0", PROMPT, 0), session.step(None, PROMPT, 0))
+
+
+@pytest.mark.parametrize(
+    ("asked", "error", "said"),
+    [
+        ("a1:0.5+a2:0.5", UsageError, "one adapter at a time"),
+        ("a9@0.5", UsageError, "no adapter 'a9'"),
+        ("a1@3", errors.AlphaVectorError, "between 0 and 2"),
+    ],
+)
+def test_a_selection_that_cannot_run_is_refused_and_changes_nothing(
+    grouped: Any, asked: str, error: type[Exception], said: str
+) -> None:
+    with QnnSimBackend().open(grouped, {}) as session:
+        before = session.step("a2", PROMPT, 0)
+        with pytest.raises(error, match=said):
+            session.load(asked)
+        after = session.step("a2", PROMPT, 0)
+    assert np.array_equal(before, after)
+
+
 def test_a_session_says_that_it_is_a_simulator(grouped: Any) -> None:
     with QnnSimBackend().open(grouped, {}) as session:
         assert "simulator" in session.facts["runtime"]

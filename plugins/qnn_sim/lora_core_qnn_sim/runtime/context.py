@@ -154,6 +154,10 @@ class SimulatedContext:
             values=tuple(self._encodings[f"{layer}.v_proj.output"] for layer in layers),
         )
 
+    def check_alphas(self, alphas: Sequence[float]) -> None:
+        """Raise `AlphaVectorError` if `alphas` is no alpha vector of this context."""
+        self._quantize_alphas(alphas)
+
     def new_cache(self) -> KvCache:
         """Return an empty KV cache of this context's shape."""
         return KvCache.empty(self.binary.spec)

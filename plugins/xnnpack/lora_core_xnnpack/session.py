@@ -139,13 +139,19 @@ class XnnpackSession(Session):
     def _method(self, adapter: str | None) -> Method:
         methods = {method.adapter: method for method in self._bundle.manifest.methods}
         if adapter not in methods:
-            names = [name for name in methods if name is not None]
-            raise UsageError(
-                f"The bundle has no adapter {adapter!r}",
-                where=str(self._bundle.path),
-                remedy=did_you_mean(str(adapter), names),
-            )
+            raise self._unknown(str(adapter), [name for name in methods if name is not None])
         return methods[adapter]
+
+    def _unknown(self, adapter: str, names: Sequence[str]) -> UsageError:
+        where = str(self._bundle.path)
+        name, _, strength = adapter.partition("@")
+        if strength and name in names:
+            return UsageError(
+                f"Adapter {name!r} cannot run at strength {strength}: it is folded into the weights that were linked",
+                where=where,
+                remedy=f"Link it again under another name: lora-core add BUNDLE --adapter {name}2=DIR@{strength}.",
+            )
+        return UsageError(f"The bundle has no adapter {adapter!r}", where=where, remedy=did_you_mean(adapter, names))
 
     def _check_foundation(self, adapter: str | None) -> None:
         manifest = self._bundle.manifest

@@ -147,6 +147,7 @@ def refusals(programs: Path) -> dict[str, Any]:
     return {
         "whole": load(whole),
         "unknown adapter": load(whole, "lod"),
+        "strength": load(whole, "loud@0.5"),
         "unknown option": load(whole, weight_cash=True),
         "option of another type": load(whole, weight_cache="on"),
         "adapter of another foundation": load(with_adapter_foundation("e" * 64)),

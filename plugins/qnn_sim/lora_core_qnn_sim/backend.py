@@ -65,8 +65,14 @@ class QnnSimBackend(Backend):
             detail["groups"] = {group.name: list(group.members) for group in groups}
             if options.emit_qairt is not None:
                 from lora_core_qnn_sim.handover.writer import write_handover
+                from lora_core_qnn_sim.lora import real_lora
 
-                write_handover(options.emit_qairt, context, foundation, job.adapters, own, groups)
+                used = linking.effective_encodings(context, own, groups)
+                by_name = {adapter.name: adapter for adapter in job.adapters}
+                write_handover(
+                    options.emit_qairt, context, foundation, used,
+                    lambda name: real_lora(context.spec, [by_name[name]], foundation.basis), groups,
+                )  # fmt: skip
         return Artifacts(
             foundation=foundation.digest,
             artifacts=(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from lora_core.capability import Capability
 from lora_core.hookspecs import hookimpl
 from lora_core.quant.policy import QuantPolicy
-from lora_core.specs import BackendSpec
+from lora_core.specs import BackendSpec, CommandSpec
 from lora_core_qnn_sim.quant import POLICIES
 
 
@@ -31,3 +31,10 @@ def lora_core_register_backends() -> Sequence[BackendSpec]:
 def lora_core_register_quant_policies() -> Sequence[QuantPolicy]:
     """Offer static integer policies."""
     return POLICIES
+
+
+@hookimpl
+def lora_core_register_commands() -> Sequence[CommandSpec]:
+    """Offer the hand-over of a stored bundle."""
+    summary = "Write the files that Qualcomm's tools take from a qnn_sim bundle"
+    return [CommandSpec(name="qairt", summary=summary, target="lora_core_qnn_sim.command:command")]

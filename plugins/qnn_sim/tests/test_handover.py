@@ -6,15 +6,20 @@ import json
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 import pytest
 import yaml
 from lora_core_qnn_sim.artifacts.context_binary import read_context
+from lora_core_qnn_sim.backend import QnnSimBackend
 from lora_core_qnn_sim.encodings.aimet import read_aimet
 from lora_core_qnn_sim.graph.nodes import activations, build_nodes, lora_weights
 from lora_core_qnn_sim.grouping import read_groups
+from lora_core_qnn_sim.handover.from_bundle import handover_from_bundle
 from safetensors.numpy import load_file
 
+from lora_core.errors import UnsupportedError
+from lora_core.events import ignore
 from plugins.qnn_sim.tests import tiny
 
 NAMES = ["a1", "a2", "a3", "a4", "a5"]
@@ -129,3 +134,33 @@ def test_files_say_what_rests_on_facts_that_are_not_verified(hand: Path) -> None
     for path in hand.glob("*.yaml"):
         assert path.read_text().startswith("#")
         assert "README.md" in path.read_text().splitlines()[0]
+
+
+def test_a_stored_bundle_gives_the_same_files_and_weights_that_quantize_to_its_own(
+    tmp_path: Path, hand: Path, bundle: Any
+) -> None:
+    assert handover_from_bundle(bundle, tmp_path / "again") == NAMES
+    for path in hand.iterdir():
+        again = tmp_path / "again" / path.name
+        if path.suffix != ".safetensors":
+            assert again.read_bytes() == path.read_bytes(), path.name
+            continue
+        grids = {n: entry.per_tensor for n, entry in read_aimet(hand / f"llm_{path.stem}.encodings").items()
+                 if len(entry.scales) == 1}  # fmt: skip
+        ours, stored = load_file(path), load_file(again)
+        assert all(np.array_equal(grids[n].quantize(ours[n]), grids[n].quantize(stored[n])) for n in ours)
+
+
+def test_an_added_adapter_is_handed_over_too(tmp_path: Path, model: Any, five: Any) -> None:
+    options = {"rotate": False, "split_outliers": False, "quant_updatable": "all"}
+    part = tiny.export(tiny.make_job(model, five[:1], **options), tmp_path / "part")
+    made = QnnSimBackend().link(part, five[1:2], part.path, ignore)
+    both = attrs.evolve(part.manifest, adapters=(*part.manifest.adapters, *made.adapters))
+    assert handover_from_bundle(attrs.evolve(part, manifest=both), tmp_path / "hand") == ["a1", "a2"]
+    assert {"a2.safetensors", "llm_a2.encodings", "a2_ort_qnn.txt"} <= {p.name for p in (tmp_path / "hand").iterdir()}
+
+
+def test_a_rotated_bundle_is_not_handed_over_and_the_refusal_says_how(tmp_path: Path, grouped: Any) -> None:
+    with pytest.raises(UnsupportedError, match="--no-rotate --no-split-outliers"):
+        handover_from_bundle(grouped, tmp_path / "hand")
+    assert not (tmp_path / "hand").exists()

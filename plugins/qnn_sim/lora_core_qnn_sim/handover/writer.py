@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lora_core.adapters.adapter import Adapter
+import numpy.typing as npt
+
 from lora_core.errors import StorageError
 from lora_core_qnn_sim.artifacts.context_binary import ContextBinary
 from lora_core_qnn_sim.artifacts.foundation import Foundation
@@ -17,24 +18,28 @@ from lora_core_qnn_sim.graph.nodes import lora_weights
 from lora_core_qnn_sim.grouping import Group
 from lora_core_qnn_sim.handover import documents, names
 from lora_core_qnn_sim.handover.readme import TEXT
-from lora_core_qnn_sim.linking import effective_encodings
-from lora_core_qnn_sim.lora import real_lora
 
+Array = npt.NDArray[Any]
 _UNVERIFIED = "# Rests on facts that nobody has verified against the vendor's SDK: see README.md.\n"
 _DOCUMENTED = "# Format as documented; not run against the vendor's SDK: see README.md.\n"
 
 
 def write_handover(
-    directory: Path, context: ContextBinary, foundation: Foundation, adapters: Sequence[Adapter],
-    own: Mapping[str, Mapping[str, Encoding]], groups: Sequence[Group],
+    directory: Path, context: ContextBinary, foundation: Foundation, used: Mapping[str, Mapping[str, Encoding]],
+    weights: Callable[[str], Mapping[str, Array]], groups: Sequence[Group],
 ) -> None:  # fmt: skip
-    """Write every file into `directory`, replacing those of an earlier export; raises `StorageError`."""
+    """Write every file into `directory`, replacing those of an earlier export; raises `StorageError`.
+
+    `used` are the encodings of each adapter, `weights` returns an adapter's float32 LoRA weights by graph name.
+    """
+    from safetensors.numpy import save_file
+
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        _write_configs(directory, context, [adapter.name for adapter in adapters], groups)
-        _write_encodings(directory, context, foundation, effective_encodings(context, own, groups))
-        for adapter in adapters:
-            _write_weights(directory / names.safetensors_file(adapter.name), context, foundation, adapter)
+        _write_configs(directory, context, list(used), groups)
+        _write_encodings(directory, context, foundation, used)
+        for adapter in used:
+            save_file(dict(weights(adapter)), directory / names.safetensors_file(adapter))
     except OSError as error:
         raise StorageError(f"Cannot write the hand-over: {error}", where=str(directory)) from error
 
@@ -72,10 +77,3 @@ def _write_encodings(
             foundation.base.linears,
         )
         (directory / name).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-
-
-def _write_weights(path: Path, context: ContextBinary, foundation: Foundation, adapter: Adapter) -> None:
-    from safetensors.numpy import save_file
-
-    weights: dict[str, Any] = real_lora(context.spec, [adapter], foundation.basis)
-    save_file(weights, path)

@@ -80,8 +80,9 @@ def _chart(title: str, bars: Sequence[_Bar], top: int) -> list[str]:
 
 
 def _mapped(load: Loaded) -> float:
-    """Return the megabytes mapped from files, each page once."""
-    return max(0.0, (load.proportional - load.anonymous) / 1e6)
+    """Return the megabytes mapped from files: each page once if the session tells, else once for each mapping."""
+    mapped = load.proportional - load.anonymous if load.proportional else load.file_backed
+    return max(0.0, mapped / 1e6)
 
 
 def _name(adapter: str | None) -> str:

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 @attrs.frozen(kw_only=True)
 class Loaded:
-    """What loading one method cost. Memory in bytes, of the whole process after the load, as `Memory` explains."""
+    """What loading one method cost. Memory in bytes, of the whole process after the load, as `Memory` explains.
+
+    `proportional` is optional: 0 from a session that does not say.
+    """
 
     adapter: str | None
     seconds: float

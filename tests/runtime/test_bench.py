@@ -85,6 +85,14 @@ def test_the_picture_has_a_bar_for_every_method_and_two_parts_for_every_load(ses
     assert {"base", "ab", "+ abc"} <= set(texts)
 
 
+def test_a_session_that_does_not_count_pages_once_is_shown_with_its_file_backed_memory(session):
+    report = bench(session, [], SETTINGS)
+    (load,) = report.loads
+    told = attrs.evolve(load, anonymous=5_000_000, file_backed=3_000_000, proportional=0)
+    texts = [text.text for text in ET.fromstring(bench_svg(attrs.evolve(report, loads=(told,)))).iter(f"{SVG}text")]
+    assert "5 + 3" in texts
+
+
 def test_bars_are_in_proportion(session):
     report = bench(session, ["ab"], SETTINGS)
     slow = attrs.evolve(report.methods[1], step_seconds=2 * report.methods[0].step_seconds, overhead=1.0)

@@ -164,3 +164,16 @@ def test_a_rotated_bundle_is_not_handed_over_and_the_refusal_says_how(tmp_path: 
     with pytest.raises(UnsupportedError, match="--no-rotate --no-split-outliers"):
         handover_from_bundle(grouped, tmp_path / "hand")
     assert not (tmp_path / "hand").exists()
+
+
+def test_a_hot_switch_bundle_has_nothing_to_hand_over(tmp_path: Path, model: Any, five: Any) -> None:
+    bundle = tiny.export(tiny.make_job(model, five[:2], hot_switch=True), tmp_path / "out")
+    with pytest.raises(UnsupportedError, match="no sections to hand over"):
+        handover_from_bundle(bundle, tmp_path / "hand")
+
+
+def test_a_group_whose_leader_was_removed_is_not_handed_over(tmp_path: Path, bundle: Any) -> None:
+    left = tuple(each for each in bundle.manifest.adapters if each.name != "a1")
+    without = attrs.evolve(bundle, manifest=attrs.evolve(bundle.manifest, adapters=left))
+    with pytest.raises(UnsupportedError, match="'g1' bear the name of an adapter that was removed"):
+        handover_from_bundle(without, tmp_path / "hand")

@@ -24,6 +24,7 @@ from lora_core_qnn_sim.handover.writer import write_handover
 from lora_core_qnn_sim.runtime.admission import Rules
 
 Array = npt.NDArray[Any]
+_ORPHAN = "Export the remaining adapters again with --emit-qairt DIR."
 
 
 def handover_from_bundle(bundle: Bundle, directory: Path) -> list[str]:
@@ -43,7 +44,7 @@ def handover_from_bundle(bundle: Bundle, directory: Path) -> list[str]:
         problems.append(Problem(what=what, where=str(bundle.path), remedy=remedy))
     groups, orphans = _groups(adapters)
     problems += [
-        Problem(what=f"The encodings of group {name!r} bear the name of an adapter that was removed", remedy="Export.")
+        Problem(what=f"The encodings of group {name!r} bear the name of an adapter that was removed", remedy=_ORPHAN)
         for name in orphans
     ]
     if problems:
@@ -70,8 +71,10 @@ def _groups(adapters: Mapping[str, BundledAdapter]) -> tuple[list[Group], list[s
     """Return the groups of a bundle, each led by the adapter with the encodings, and those that lost their leader."""
     members: dict[str, list[str]] = {}
     for name, adapter in adapters.items():
-        if adapter.detail["group"] and "combined" not in adapter.detail["sections"]:
-            members.setdefault(adapter.detail["group"], []).append(name)
+        # The adapters of a hot-switch concurrency have neither.
+        group, sections = adapter.detail.get("group"), adapter.detail.get("sections", {})
+        if group and "combined" not in sections:
+            members.setdefault(group, []).append(name)
     groups, orphans = [], []
     for group, names in members.items():
         leaders = [name for name in names if "encodings" in adapters[name].detail["sections"]]

@@ -213,9 +213,9 @@ class SimulatedContext:
         count = self.binary.spec.alphas
         values = np.ones(count) if alphas is None else np.asarray(alphas, np.float64)
         if values.shape != (count,) or not np.all(np.isfinite(values)):
-            raise AlphaVectorError(f"The alpha vector has {count} finite elements, got {list(values.reshape(-1))}")
+            raise AlphaVectorError(f"The alpha vector has {count} finite elements, got {values.reshape(-1).tolist()}")
         if values.min() < 0 or values.max() > ALPHA_LIMIT:
-            raise AlphaVectorError(f"Strengths lie between 0 and {ALPHA_LIMIT}, got {list(values)}")
+            raise AlphaVectorError(f"Strengths lie between 0 and {ALPHA_LIMIT}, got {values.tolist()}")
         return ALPHA.quantize(values)
 
     def _owner(self, strengths: npt.NDArray[np.float64]) -> str:

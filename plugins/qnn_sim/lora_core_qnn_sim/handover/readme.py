@@ -10,8 +10,9 @@ Written by lora-core's QNN-style simulator. Nothing here was run against the ven
 
 | file | for | rests on |
 |---|---|---|
-| `NAME.safetensors` | LoRA weights of a use case, float32, padded to the graph's ranks, scaling folded into B | \
-documented; tensor names are those of `{names.WEIGHT_LIST}` |
+| `NAME.safetensors` | LoRA weights of a use case, float32, padded to the graph's ranks, scaling folded into B; \
+written from a stored bundle, values already on their grids | documented; \
+tensor names are those of `{names.WEIGHT_LIST}` |
 | `{names.WEIGHT_LIST}` | converter, `--lora_weight_list` | documented |
 | `{names.BASE_ENCODINGS}`, `*_NAME.encodings` | AIMET 1.0.0 encodings of the base and of each use case | documented |
 | `{names.IMPORTER}` | importer, `--lora_config` | documented (open-licensed exporter) |

@@ -74,11 +74,13 @@ def command(*words: object) -> list[str]:
     return [str(word) for word in (Path(sys.executable).with_name("lora-core"), *words)]
 
 
-def export(model: Path, adapter: Path, bundle: Path, policy: str, layout: str) -> dict[str, float] | None:
+def export(
+    model: Path, adapter: Path, bundle: Path, policy: str, layout: str, longest_call: int
+) -> dict[str, float] | None:
     """Export, unless the bundle is there (it appears at once and whole); return seconds and peak memory."""
     if (bundle / "manifest.json").is_file():
         return None
-    lengths = ("--max-context-len", str(CONTEXT), "--max-seq-len", str(CONTEXT))
+    lengths = ("--max-context-len", str(CONTEXT), "--max-seq-len", longest_call)
     what: tuple[str | Path, ...] = (
         "--model",
         model,
@@ -195,7 +197,8 @@ def read_results(results: Path) -> dict[str, dict[str, Any]]:
 
 
 def run(chosen: argparse.Namespace) -> None:
-    work = chosen.output.resolve() / f"layers-{chosen.layers}"
+    shorter = "" if chosen.max_seq_len == CONTEXT else f"-calls-{chosen.max_seq_len}"
+    work = chosen.output.resolve() / f"layers-{chosen.layers}{shorter}"
     model = qwen3_shape.write_model(work / "model", chosen.layers)
     adapter_bytes = qwen3_shape.write_adapter(work / "adapter", chosen.layers)
     qwen3_shape.write_adapter(work / "adapter-2", chosen.layers, seed=2)
@@ -204,7 +207,7 @@ def run(chosen: argparse.Namespace) -> None:
         for layout in chosen.layout or LAYOUTS:
             name = f"{policy}, {layout}"
             bundle = work / name.replace(", ", "-").replace(" + embedding 8-0", "-e8")
-            exported = export(model, work / "adapter", bundle, policy, layout)
+            exported = export(model, work / "adapter", bundle, policy, layout, chosen.max_seq_len)
             if exported:
                 record(results, "exports", name, exported)
             if not chosen.export_only:
@@ -219,6 +222,7 @@ def run(chosen: argparse.Namespace) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=qwen3_shape.CONFIG["num_hidden_layers"])
+    parser.add_argument("--max-seq-len", type=int, default=CONTEXT, help="the longest call, as `lora-core export`")
     parser.add_argument("--output", type=Path, default=Path("build/benchmarks/memory"))
     parser.add_argument("--policy", action="append", choices=list(POLICIES))
     parser.add_argument("--layout", action="append", choices=LAYOUTS)

@@ -206,7 +206,7 @@ def run(chosen: argparse.Namespace) -> None:
     for policy in chosen.policy or POLICIES:
         for layout in chosen.layout or LAYOUTS:
             name = f"{policy}, {layout}"
-            bundle = work / name.replace(", ", "-").replace(" + embedding 8-0", "-e8")
+            bundle = work / name.replace(" + embedding 8,0", "-e8").replace(", ", "-")
             exported = export(model, work / "adapter", bundle, policy, layout, chosen.max_seq_len)
             if exported:
                 record(results, "exports", name, exported)

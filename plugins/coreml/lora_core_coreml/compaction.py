@@ -15,6 +15,9 @@ from typing import Any
 from lora_core_coreml.storage import mil
 
 _STORED = "blobFileValue"
+# torch.export's prefixes of parameters, buffers, constants. Other weights (a bias that coremltools adds) are named by
+# a counter of the process, so their names would tell what it had done before.
+_MODELS_OWN = ("p_", "b_", "c_")
 # An upper-case letter first: no word of MIL's text form, which CoreML compiles a program to, looks like that.
 _FIRST = string.ascii_uppercase
 _REST = string.ascii_letters + string.digits
@@ -24,7 +27,7 @@ def compact(function: Any, *, keep_weight_names: bool) -> None:
     """Make `function` (its MIL protobuf) smaller, in place. A function with nested blocks is left as it is.
 
     Constants in the blob file count as equal if they refer to one offset, so offsets must be distinct for distinct
-    blobs. `keep_weight_names` leaves them their names, by which people know a weight.
+    blobs. `keep_weight_names` leaves the model's own weights their names, by which people know them.
     """
     if any(operation.blocks for operation in mil.operations(function)):
         return
@@ -62,7 +65,7 @@ def _short_names(function: Any, block: Any, operations: list[Any], keep_weight_n
     for operation in operations:
         stored = any(value.WhichOneof("value") == _STORED for value in operation.attributes.values())
         for output in operation.outputs:
-            if stored and keep_weight_names:
+            if stored and keep_weight_names and output.name.startswith(_MODELS_OWN):
                 fixed.add(output.name)
             produced.append(output.name)
     free = (name for name in map(short_name, count()) if name not in fixed)

@@ -65,3 +65,9 @@ def test_short_names_are_distinct_identifiers() -> None:
 def test_weights_that_no_base_method_uses_count_as_lora(bundle: Bundle) -> None:
     for blob in CoremlBackend().sharing.blobs(bundle):
         assert (blob.group == "lora") == ("forward" not in blob.methods)
+
+
+def test_no_name_tells_what_the_process_did_before(bundle: Bundle) -> None:
+    """coremltools numbers what it adds, such as a bias, by counters that go on from one lowering to the next."""
+    names = [name for name, _ in mil.blob_references(stored_function(bundle, "forward"))]
+    assert all(name.startswith("p_") or len(name) <= 3 for name in names)

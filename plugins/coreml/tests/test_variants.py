@@ -65,6 +65,19 @@ def constants(bundle: Bundle, method: str) -> list[Any]:
     ]
 
 
+def own_constants(bundle: Bundle, method: str) -> list[Any]:
+    """Return the constants in the blob file that `method` refers to and the base does not."""
+    found = []
+    for model in (mil.parse_model(p.read(package.MODEL)) for p in packages(bundle)):
+        functions = model.mlProgram.functions
+        base = {value.offset for _, value in mil.blob_references(functions["forward"])}
+        for operation in mil.operations(functions[method]):
+            value = operation.attributes["val"] if operation.type == "const" else None
+            if value is not None and value.WhichOneof("value") == "blobFileValue":
+                found += [operation] if value.blobFileValue.offset not in base else []
+    return found
+
+
 def packages(bundle: Bundle) -> list[package.StoredPackage]:
     return package.stored_packages(pte.read(bundle.path / "model.pte"))
 
@@ -82,14 +95,10 @@ def test_a_quantized_program_agrees_with_its_own_eager_module(exporter, policy: 
 @pytest.mark.parametrize("policy", ["c4w", "b4w"])
 def test_a_policy_quantizes_the_base_and_leaves_lora_alone(exporter, policy: str) -> None:
     bundle = exporter.export(["shout"], policy=POLICY[policy])
-    types = {}
-    for operation in constants(bundle, "shout"):
-        output = operation.outputs[0]
-        types[output.name] = str(output.type.tensorType.dataType)
-    lora = [name for name in types if "lora_" in name]
+    lora = own_constants(bundle, "shout")
     assert len(lora) == 8
-    half = str(mil.proto().MIL__pb2.DataType.Value("FLOAT16"))
-    assert {types[name] for name in lora} == {half}
+    half = mil.proto().MIL__pb2.DataType.Value("FLOAT16")
+    assert {operation.outputs[0].type.tensorType.dataType for operation in lora} == {half}
     sizes = {blob.size for blob in CoremlBackend().sharing.blobs(bundle) if blob.methods == {"forward", "shout"}}
     assert 64 * 96 // 2 in sizes  # a feed-forward weight at four bits
     assert 160 * 64 in sizes  # the embedding at eight
@@ -157,14 +166,13 @@ def test_graph_breaks_cut_the_program_and_splitting_spares_lora(exporter) -> Non
     assert len(packages(bundle)) == 3
     for name, logits in expected.items():
         assert np.abs(evaluated(bundle, name, "float32") - logits).max() < HALF
-    names = [operation.outputs[0].name for operation in constants(bundle, "shout")]
+    names = [operation.outputs[0].name for operation in constants(bundle, "forward")]
     assert any("w1_parts_2" in name for name in names)
-    assert len([name for name in names if "lora_" in name]) == 8
+    assert len(own_constants(bundle, "shout")) == 8
     whole = exporter.adapter("shout").pairs[0]
     shapes = {
         tuple(d.constant.size for d in operation.outputs[0].type.tensorType.dimensions)
-        for operation in constants(bundle, "shout")
-        if "lora_" in operation.outputs[0].name
+        for operation in own_constants(bundle, "shout")
     }
     assert (whole.rank, whole.in_features) in shapes
     assert (whole.out_features, whole.rank) in shapes

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from lora_core.bundle.bundle import Bundle
+from lora_core.errors import BundleError
 from lora_core.sharing.blobs import Blob, WeightSharing
 
 if TYPE_CHECKING:
@@ -50,7 +51,11 @@ def _joined(
     begin = min(container.offsets[name] for name in tensors)
     end = max(container.offsets[name] + container.tensors[name].nbytes for name in tensors)
     if end - begin != sum(container.tensors[name].nbytes for name in tensors):
-        raise ValueError(f"{file}: the tensors of {key} do not lie one after another")
+        raise BundleError(
+            f"The tensors of {key} do not lie one after another in {file}",
+            where=str(container.path),
+            remedy="Export the bundle again, or restore the file from a copy.",
+        )
     with container.path.open("rb") as stream:
         stream.seek(begin)
         data = stream.read(end - begin)

@@ -112,8 +112,12 @@ def named_blobs(data: Buffer, base: int, *, segments_field: int, named_field: in
 
 def names_key(data: Buffer, key: str) -> bool:
     """Say whether a program names `key`: as a whole flatbuffer string, in its plans or a delegate's payload."""
-    encoded = key.encode("utf-8")
-    return data.find(struct.pack("<I", len(encoded)) + encoded + b"\0") >= 0  # type: ignore[union-attr]
+    return data.find(string_bytes(key.encode("utf-8"))) >= 0  # type: ignore[union-attr]
+
+
+def string_bytes(text: bytes) -> bytes:
+    """Return `text` as a flatbuffer stores a string, so that a search for it does not find it inside a longer one."""
+    return struct.pack("<I", len(text)) + text + b"\0"
 
 
 def mapped(path: Path) -> mmap.mmap:
@@ -122,4 +126,8 @@ def mapped(path: Path) -> mmap.mmap:
         with path.open("rb") as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as error:
-        raise BundleError(f"Cannot read {path.name}: {error}.", where=str(path)) from error
+        raise BundleError(
+            f"Cannot read {path.name}: {error}.",
+            where=str(path),
+            remedy="Export the bundle again, or restore the file from a copy.",
+        ) from error

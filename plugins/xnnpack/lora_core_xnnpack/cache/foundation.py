@@ -11,7 +11,7 @@ import attrs
 
 from lora_core_xnnpack.cache.forms import Form, forms_by_digest, same_storage, stored
 from lora_core_xnnpack.flat_tensor import DataBlob
-from lora_core_xnnpack.named_blobs import Buffer, StoredBlob, TensorLayout
+from lora_core_xnnpack.named_blobs import Buffer, StoredBlob, TensorLayout, string_bytes
 from lora_core_xnnpack.slot_tensors import occurrences
 
 if TYPE_CHECKING:
@@ -77,8 +77,7 @@ def is_content_key(key: str) -> bool:
 
 def key_offsets(payload: bytes, key: str) -> Iterator[int]:
     """Yield where `key` stands in a delegate's payload as a whole flatbuffer string: it may also end a longer key."""
-    text = key.encode("ascii")
-    yield from (offset + 4 for offset in occurrences(payload, len(text).to_bytes(4, "little") + text + b"\0"))
+    yield from (offset + 4 for offset in occurrences(payload, string_bytes(key.encode("ascii"))))
 
 
 def _trace(module: torch.nn.Module, blob: StoredBlob, data: Buffer, known: dict[str, list[Form]]) -> BaseTensor:

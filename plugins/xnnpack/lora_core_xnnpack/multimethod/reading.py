@@ -11,7 +11,7 @@ from lora_core.errors import BundleError
 from lora_core_xnnpack.multimethod.program import PackedMethod, ProgramParts
 from lora_core_xnnpack.multimethod.schema import TENSOR_NAME, TENSOR_NAME_FIELD
 from lora_core_xnnpack.multimethod.tables import Vector
-from lora_core_xnnpack.named_blobs import Buffer
+from lora_core_xnnpack.named_blobs import Buffer, string_bytes
 
 
 def method_texts(program: Buffer, path: Path) -> Mapping[str, bytes]:
@@ -28,5 +28,5 @@ def method_texts(program: Buffer, path: Path) -> Mapping[str, bytes]:
 
 def _text(method: PackedMethod) -> bytes:
     names = [table.fields[TENSOR_NAME_FIELD] for table in method.source.table.walk() if table.kind == TENSOR_NAME]
-    strings = [struct.pack("<I", len(name.data)) + name.data + b"\0" for name in names if isinstance(name, Vector)]
+    strings = [string_bytes(name.data) for name in names if isinstance(name, Vector)]
     return b"".join((*(bytes(payload) for payload in method.payloads), *strings))

@@ -29,7 +29,7 @@ from typing import Any
 
 import attrs
 import numpy as np
-from lora_core_qnn_sim import building
+from lora_core_qnn_sim import exporting
 from lora_core_qnn_sim.artifacts.foundation import read_foundation
 from lora_core_qnn_sim.runtime.context import SimulatedContext
 
@@ -248,19 +248,19 @@ def _overhead(path: Path) -> float:
 
 def share_foundations(directory: Path) -> None:
     """Build each foundation once: it has the same bytes in every mode, which tests hold it to."""
-    build = building.build_foundation
+    build = exporting.build_foundation
 
     def reuse(job: Any, out: Path, emit: Any) -> Any:
         options = job.options
-        said = repr((building.base_spec(job), job.policy, options.weight_bits, options.rotates, options.splits))
+        said = repr((exporting.base_spec(job), job.policy, options.weight_bits, options.rotates, options.splits))
         key = directory / f"{hashlib.sha256(said.encode()).hexdigest()[:16]}.bin"
         if not key.exists():
             build(job, out, emit)
-            shutil.copy(out / building.FOUNDATION, key)
-        shutil.copy(key, out / building.FOUNDATION)
-        return read_foundation(out / building.FOUNDATION)
+            shutil.copy(out / exporting.FOUNDATION, key)
+        shutil.copy(key, out / exporting.FOUNDATION)
+        return read_foundation(out / exporting.FOUNDATION)
 
-    building.build_foundation = reuse
+    exporting.build_foundation = reuse
 
 
 def run_rules() -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from lora_core.adapters.adapter import Adapter
-from lora_core.adapters.slots import SlotPlan
+from lora_core.adapters.slots.plan import SlotPlan
 from lora_core.bundle.bundle import Artifact, Bundle, BundledAdapter, Method
 from lora_core.errors import Problem, UnsupportedError
 from lora_core.events import Emit
@@ -42,9 +42,9 @@ class ExportJob:
     """Everything one export needs; `options` is an instance of the backend's options class.
 
     One template is lowered for each of `plans`: one plan is the union of all adapters, several are the distinct shapes
-    of `plan="per-shape"`. Every adapter fits a plan, and `lora_core.adapters.plans.plan_for` says which one it uses; a
-    plan may have slots at ranks no adapter needs yet. With no adapters and no reserved slots there are no plans, and
-    the bundle has no template. `adapters` are in the order of their names.
+    of `plan="per-shape"`. Every adapter fits a plan, and `lora_core.adapters.slots.choice.plan_for` says which one it
+    uses; a plan may have slots at ranks no adapter needs yet. With no adapters and no reserved slots there are no plans
+    and the bundle has no template. `adapters` are in the order of their names.
     `cache` is a directory where the backend may keep lowered templates for later exports (None: do not).
     """
 

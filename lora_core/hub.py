@@ -7,15 +7,16 @@ from functools import cached_property
 from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lora_core import __version__, options, requirements, targets
-from lora_core import hooks as core_hooks
-from lora_core.discovery import Fault, Plugin, admit, discover
+from lora_core import __version__
 from lora_core.errors import LoraCoreError, PluginError, PolicyError, Problem, UsageError
 from lora_core.events import Event, Warned
 from lora_core.models.families import ModelFamily
-from lora_core.offers import collect
+from lora_core.plugin import core as core_hooks
+from lora_core.plugin import loading, options, requirements
+from lora_core.plugin.discovery import Fault, Plugin, admit, discover
+from lora_core.plugin.offers import collect
+from lora_core.plugin.registry import Origin, Registry
 from lora_core.quant.policy import QuantPolicy
-from lora_core.registry import Origin, Registry
 from lora_core.specs import AdapterFormatSpec, BackendSpec, CommandSpec, ModelSourceSpec
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class PluginHub:
         if check_requirements and (problems := self.missing(name)):
             raise PluginError(problems)
         spec = entry.value
-        made: Backend = targets.make(spec.target, Backend, f"backend {name!r}", entry.origin, remedy=spec.install_hint)
+        made: Backend = loading.make(spec.target, Backend, f"backend {name!r}", entry.origin, remedy=spec.install_hint)
         return made
 
     def missing(self, name: str) -> tuple[Problem, ...]:
@@ -95,7 +96,7 @@ class PluginHub:
     def backend_options(self, name: str) -> type[Any]:
         """Import the options class of backend `name`: an attrs class whose fields are its export options."""
         entry = self.backends.entry(name)
-        loaded = targets.load(entry.value.options, f"options of backend {name!r}", entry.origin)
+        loaded = loading.load(entry.value.options, f"options of backend {name!r}", entry.origin)
         if not isinstance(loaded, type):
             raise PluginError(f"The options of backend {name!r} are not a class", where=entry.value.options)
         return loaded
@@ -109,7 +110,7 @@ class PluginHub:
         from lora_core.models.base import ModelSource
 
         entry = self.model_sources.entry(name)
-        made: ModelSource = targets.make(entry.value.target, ModelSource, f"model source {name!r}", entry.origin)
+        made: ModelSource = loading.make(entry.value.target, ModelSource, f"model source {name!r}", entry.origin)
         return made.with_families(tuple(self.model_families.values()))
 
     def adapter_format(self, name: str) -> AdapterFormat:
@@ -117,13 +118,13 @@ class PluginHub:
         from lora_core.adapters.format import AdapterFormat
 
         entry = self.adapter_formats.entry(name)
-        made: AdapterFormat = targets.make(entry.value.target, AdapterFormat, f"adapter format {name!r}", entry.origin)
+        made: AdapterFormat = loading.make(entry.value.target, AdapterFormat, f"adapter format {name!r}", entry.origin)
         return made
 
     def command(self, name: str) -> Any:
         """Import the `click.Command` that a plugin registered as `name`."""
         entry = self.commands.entry(name)
-        return targets.load(entry.value.target, f"command {name!r}", entry.origin)
+        return loading.load(entry.value.target, f"command {name!r}", entry.origin)
 
     def tell(self, event: Event) -> None:
         """Let every plugin hear `event`; one that raises is reported once and then hears nothing more."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from lora_core.adapters.adapter import Adapter, LoraPair
 from lora_core.adapters.ordering import natural_key
-from lora_core.adapters.padding import folded_b
+from lora_core.adapters.slots.padding import folded_b
 from lora_core.errors import AdapterError, Problem
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-from lora_core.adapters.slots import SlotPlan
+from lora_core.adapters.slots.plan import SlotPlan
 from lora_core.models.base import ModelSummary
 
 SCHEMA_VERSION = 1

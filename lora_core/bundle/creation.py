@@ -13,9 +13,9 @@ import attrs
 from lora_core.bundle.bundle import Bundle, Manifest
 from lora_core.bundle.durable import flush_directory, flush_tree, storage_errors
 from lora_core.bundle.exchange import exchange, restore
-from lora_core.bundle.layout import MANIFEST
 from lora_core.bundle.lock import locked, locked_if_free
 from lora_core.bundle.manifest import dumps, is_manifest
+from lora_core.bundle.paths import MANIFEST
 from lora_core.errors import BundleError
 from lora_core.events import Emit
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import attrs
 
-from lora_core.bundle.layout import LOCK, STATE
+from lora_core.bundle.paths import LOCK, STATE
 from lora_core.events import Emit, Noted
 
 PATIENCE = 1.0

@@ -11,10 +11,10 @@ from typing import Any
 
 import attrs
 
-from lora_core.adapters.slots import Slot, SlotPlan
+from lora_core.adapters.slots.plan import Slot, SlotPlan
 from lora_core.bundle.bundle import SCHEMA_VERSION, Artifact, BundledAdapter, Manifest, Method
 from lora_core.bundle.fields import Fields, Problems
-from lora_core.bundle.layout import why_unsafe
+from lora_core.bundle.paths import why_unsafe
 from lora_core.errors import BundleError, LoraCoreError, Problem
 from lora_core.models.base import LayerInfo, ModelSummary
 

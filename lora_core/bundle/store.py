@@ -10,9 +10,9 @@ from pathlib import Path
 from lora_core.bundle.bundle import Artifact, Bundle
 from lora_core.bundle.durable import storage_error, storage_errors
 from lora_core.bundle.exchange import restore
-from lora_core.bundle.layout import JOURNAL, MANIFEST, STATE
 from lora_core.bundle.lock import locked, locked_if_free
 from lora_core.bundle.manifest import loads
+from lora_core.bundle.paths import JOURNAL, MANIFEST, STATE
 from lora_core.bundle.transaction import settle
 from lora_core.errors import BundleError, Problem, StorageError
 from lora_core.events import Emit, ignore

@@ -21,9 +21,9 @@ import attrs
 from lora_core.bundle.bundle import Bundle, Manifest
 from lora_core.bundle.durable import flush_directory, flush_tree, storage_error, storage_errors, walk
 from lora_core.bundle.exchange import restore
-from lora_core.bundle.layout import JOURNAL, MANIFEST, STAGING, STATE
 from lora_core.bundle.lock import locked
 from lora_core.bundle.manifest import dumps, loads
+from lora_core.bundle.paths import JOURNAL, MANIFEST, STAGING, STATE
 from lora_core.errors import BundleError, Problem
 from lora_core.events import Emit
 

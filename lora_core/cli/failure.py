@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lora_core.cli.console import Console
 from lora_core.errors import ExitCode, LoraCoreError, Problem, StorageError, UnsupportedError
-from lora_core.registry import Origin
+from lora_core.plugin.registry import Origin
 
 
 def report(error: BaseException, console: Console) -> ExitCode:

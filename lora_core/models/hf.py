@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 
 from lora_core.errors import ModelError, Problem
-from lora_core.models import hub_cache, layout, tokenizer
+from lora_core.models import hf_names, hub_cache, tokenizer_files
 from lora_core.models.architecture import Architecture, read_architecture
 from lora_core.models.base import BaseModel, ModelHandle, ModelOptions, ModelSource, ModelSummary, TokenizerFiles
 from lora_core.models.checkpoint import Checkpoint, open_checkpoint
@@ -20,7 +20,7 @@ from lora_core.models.families import FAMILIES, ModelFamily, find_family, suppor
 
 # Buffers that older versions of transformers saved; they follow from the configuration.
 _DERIVED = re.compile(r"\.rotary_emb\.inv_freq$|\.masked_bias$")
-_TIED_HEAD = re.compile(rf"{_DERIVED.pattern}|^{re.escape(layout.OUTPUT)}\.weight$")
+_TIED_HEAD = re.compile(rf"{_DERIVED.pattern}|^{re.escape(hf_names.OUTPUT)}\.weight$")
 # Fields of config.json that say where it came from, not what it is.
 _VOLATILE = ("_name_or_path", "_model_name_or_path", "transformers_version")
 
@@ -65,7 +65,7 @@ class HfModelSource(ModelSource):
         problems += stored_problems
         if architecture is not None and not stored_problems:
             ignorable = _TIED_HEAD if architecture.tied else _DERIVED
-            problems += checkpoint.check(layout.tensor_shapes(architecture), ignorable)
+            problems += checkpoint.check(hf_names.tensor_shapes(architecture), ignorable)
         if problems or architecture is None:
             raise ModelError(problems)
         return HfModel(
@@ -93,20 +93,20 @@ class HfModel(ModelHandle):
         return ModelSummary(
             name=self._name,
             family=self.architecture.family,
-            layers=layout.layers(self.architecture),
-            module_names=layout.module_names(self.architecture),
+            layers=hf_names.layers(self.architecture),
+            module_names=hf_names.module_names(self.architecture),
             identities=tuple(dict.fromkeys((*self.identities, *self._aliases))),
             config={name: value for name, value in self.config.items() if name not in _VOLATILE},
             context_len=self.architecture.context_len,
             vocab_size=self.architecture.vocab_size,
-            bos_id=tokenizer.bos_id(self.directory, self.config),
-            eos_ids=tokenizer.eos_ids(self.directory, self.config),
+            bos_id=tokenizer_files.bos_id(self.directory, self.config),
+            eos_ids=tokenizer_files.eos_ids(self.directory, self.config),
         )
 
     @property
     def tokenizer(self) -> TokenizerFiles | None:
         """The tokenizer files of the directory, if it has a tokenizer."""
-        return tokenizer.tokenizer_files(self.directory)
+        return tokenizer_files.tokenizer_files(self.directory)
 
     def load(self, options: ModelOptions) -> BaseModel:
         """Read the weights and build ExecuTorch's Llama; raises `ModelError`."""
@@ -114,10 +114,10 @@ class HfModel(ModelHandle):
 
     def load_with(self, options: ModelOptions, overrides: Mapping[str, Any]) -> BaseModel:
         """Do as `load` does, with fields of ExecuTorch's `ModelArgs` that a backend sets itself."""
-        from lora_core.models import inputs, transformer
+        from lora_core.models.executorch import inputs, transformer
 
         module = transformer.build_transformer(self.architecture, self.checkpoint, options, overrides)
-        layers = layout.layers(self.architecture, transformer.paths(options))
+        layers = hf_names.layers(self.architecture, transformer.paths(options))
         return BaseModel(
             summary=attrs.evolve(self.summary, layers=layers),
             module=module,

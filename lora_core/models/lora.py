@@ -7,7 +7,7 @@ from typing import Any
 
 import torch  # noqa: TID253 - the module defines an nn.Module; nothing imports it before weights are loaded
 
-from lora_core.adapters.slots import Slot, SlotPlan
+from lora_core.adapters.slots.plan import Slot, SlotPlan
 from lora_core.errors import AdapterError, Problem
 from lora_core.models.base import LayerInfo
 

@@ -12,7 +12,7 @@ from lora_core.adapters.names import name_problems
 from lora_core.adapters.reference import AdapterReference
 from lora_core.backend import Backend
 from lora_core.bundle.bundle import Artifact, Bundle
-from lora_core.bundle.layout import MANIFEST
+from lora_core.bundle.paths import MANIFEST
 from lora_core.bundle.store import hash_problems, size_problems
 from lora_core.bundle.transaction import Change, change
 from lora_core.capability import Capability

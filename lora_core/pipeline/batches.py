@@ -10,9 +10,9 @@ import attrs
 from lora_core.adapters.adapter import Adapter
 from lora_core.adapters.format import AdapterFormat
 from lora_core.adapters.identity import other_base
-from lora_core.adapters.plans import plan_for
+from lora_core.adapters.reading import read_adapters
 from lora_core.adapters.reference import AdapterReference
-from lora_core.adapters.references import read_adapters
+from lora_core.adapters.slots.choice import plan_for
 from lora_core.backend import Artifacts, Backend
 from lora_core.bundle.bundle import Bundle
 from lora_core.errors import AdapterError, LoraCoreError, Problem

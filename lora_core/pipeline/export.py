@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from lora_core.adapters.identity import other_base
-from lora_core.adapters.references import read_adapters
+from lora_core.adapters.reading import read_adapters
 from lora_core.backend import Artifacts, Backend, ExportJob
 from lora_core.bundle.bundle import Artifact, Bundle, Manifest
 from lora_core.bundle.creation import creation, refusal

@@ -10,8 +10,8 @@ from typing import Any
 import attrs
 
 from lora_core.adapters.adapter import Adapter
-from lora_core.adapters.plans import plan_for
-from lora_core.adapters.slots import SlotPlan
+from lora_core.adapters.slots.choice import plan_for
+from lora_core.adapters.slots.plan import SlotPlan
 from lora_core.backend import Artifacts
 from lora_core.bundle.bundle import Artifact, BundledAdapter, Manifest
 from lora_core.bundle.durable import storage_errors, walk

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from lora_core.adapters.adapter import Adapter
-from lora_core.adapters.plans import plan_for
-from lora_core.adapters.slots import SlotPlan
+from lora_core.adapters.slots.choice import plan_for
+from lora_core.adapters.slots.plan import SlotPlan
 from lora_core.errors import UsageError
 from lora_core.models.base import LayerInfo
 

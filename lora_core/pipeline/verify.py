@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import attrs
 
 from lora_core.adapters.adapter import Adapter
+from lora_core.adapters.reading import read_adapters
 from lora_core.adapters.reference import AdapterReference
-from lora_core.adapters.references import read_adapters
 from lora_core.bundle.bundle import Bundle
 from lora_core.bundle.store import open_bundle
 from lora_core.errors import BundleError, LoraCoreError, Problem, UnsupportedError, UsageError
@@ -25,8 +25,8 @@ from lora_core.verification.finding import Finding, State, found, unchecked
 from lora_core.verification.limits import limits_for
 from lora_core.verification.measuring import Bench
 from lora_core.verification.prompts import make_prompts
-from lora_core.verification.reference import make_reference
-from lora_core.verification.report import VerifyReport, VerifySettings
+from lora_core.verification.reference_model import make_reference
+from lora_core.verification.verify_report import VerifyReport, VerifySettings
 
 if TYPE_CHECKING:
     from lora_core.backend import Backend

@@ -16,16 +16,16 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 import attrs
 
-from lora_core import targets
 from lora_core.adapters.format import AdapterFormat
 from lora_core.backend import Backend
 from lora_core.bundle.bundle import Bundle
 from lora_core.errors import LoraCoreError
 from lora_core.pipeline.batches import Batch, Linked
+from lora_core.plugin import loading
 
 if TYPE_CHECKING:
     from lora_core.hub import PluginHub
-    from lora_core.registry import Entry
+    from lora_core.plugin.registry import Entry
 
 
 @attrs.frozen(kw_only=True)
@@ -91,4 +91,4 @@ def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
 
 
 def _made(entry: Entry[Any], interface: type[Any], what: str) -> Any:
-    return targets.make(entry.value.target, interface, f"{what} {entry.name!r}", entry.origin)
+    return loading.make(entry.value.target, interface, f"{what} {entry.name!r}", entry.origin)

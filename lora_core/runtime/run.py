@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 import attrs
 
 from lora_core.errors import BundleError, UsageError
+from lora_core.runtime.bench_report import Answer, RunReport
 from lora_core.runtime.generation import Limits, generate
 from lora_core.runtime.memory import measure
-from lora_core.runtime.report import Answer, RunReport
 from lora_core.runtime.sampling import Sampling
 from lora_core.runtime.session import Loaded, Session
 from lora_core.runtime.tokenizer import TOKENIZER_DIRECTORY, TextTokenizer

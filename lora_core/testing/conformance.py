@@ -16,7 +16,7 @@ from lora_core.hub import PluginHub
 from lora_core.suggestions import did_you_mean
 from lora_core.testing import export_checks, link_checks, run_checks
 from lora_core.testing.check import Broken, Check, Unavailable
-from lora_core.testing.report import ConformanceReport, Outcome, Result
+from lora_core.testing.conform_report import ConformanceReport, Outcome, Result
 from lora_core.testing.workshop import Workshop
 
 CHECKS: tuple[Check, ...] = (*export_checks.CHECKS, *link_checks.CHECKS, *run_checks.CHECKS)

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lora_core.adapters.adapter import Adapter
-from lora_core.adapters.slots import SlotPlan, padded_pair
+from lora_core.adapters.slots.plan import SlotPlan, padded_pair
 from lora_core.errors import UnsupportedError
 from lora_core.models.base import BaseModel, ModelHandle, ModelOptions
-from lora_core.verification.reference import Reference
+from lora_core.verification.reference_model import Reference
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-# Below this, torch.export's room for a dynamic length is refused (lora_core/models/transformer.py).
+# Below this, torch.export's room for a dynamic length is refused (lora_core/models/executorch/transformer.py).
 _SHORTEST = 8
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lora_core.adapters.adapter import Adapter
-from lora_core.adapters.padding import folded_b
+from lora_core.adapters.slots.padding import folded_b
 from lora_core.verification.finding import Finding, found
 from lora_core.verification.limits import Limits
 from lora_core.verification.numbers import Effect, Numbers

@@ -17,7 +17,7 @@ from lora_core.verification.finding import Finding, found, unchecked
 from lora_core.verification.kv_cache import follow, kv_cache
 from lora_core.verification.limits import Limits
 from lora_core.verification.numbers import Effect, Numbers, Trace, compare, effect
-from lora_core.verification.reference import Reference
+from lora_core.verification.reference_model import Reference
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lora_core.adapters.adapter import Adapter
-from lora_core.adapters.slots import padded_pair
+from lora_core.adapters.slots.plan import padded_pair
 from lora_core.bundle.bundle import Bundle
 from lora_core.models.base import BaseModel, LayerInfo
 from lora_core.quant.policy import QuantPolicy, Scheme

@@ -13,7 +13,7 @@ import attrs
 
 from lora_core.adapters.reference import AdapterReference
 from lora_core.errors import ModelError
-from lora_core.verification.reference import Reference
+from lora_core.verification.reference_model import Reference
 
 if TYPE_CHECKING:
     import numpy as np

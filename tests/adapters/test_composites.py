@@ -14,9 +14,9 @@ from peft.tuners.lora import LoraLayer
 
 from lora_core.adapters.adapter import Adapter
 from lora_core.adapters.composites import compose
-from lora_core.adapters.padding import padded_pair
-from lora_core.adapters.peft import PeftFormat
-from lora_core.adapters.slots import SlotPlan
+from lora_core.adapters.peft.format import PeftFormat
+from lora_core.adapters.slots.padding import padded_pair
+from lora_core.adapters.slots.plan import SlotPlan
 from lora_core.errors import AdapterError
 from tests.adapters.peft_cases import summary_of, tiny_model
 from tests.adapters.toy import base_of, deltas, made

@@ -16,8 +16,8 @@ from lora_core.adapters.names import (
     name_problems,
     safe_name,
 )
-from lora_core.adapters.peft import PeftFormat
-from lora_core.adapters.references import AdapterReference, Part, parse_references, read_adapters
+from lora_core.adapters.peft.format import PeftFormat
+from lora_core.adapters.reading import AdapterReference, Part, parse_references, read_adapters
 from lora_core.errors import AdapterError, UsageError
 from tests.adapters.toy import base_of, deltas, made, tensors_of, write
 

@@ -11,8 +11,8 @@ import numpy as np
 import peft
 import pytest
 
-from lora_core.adapters.peft import PeftFormat
-from lora_core.adapters.refusals import HARMLESS, HONOURED, REFUSED
+from lora_core.adapters.peft.format import PeftFormat
+from lora_core.adapters.peft.refusals import HARMLESS, HONOURED, REFUSED
 from lora_core.errors import AdapterError, Problem
 from tests.adapters.toy import PREFIX, Tensors, base_of, tensors_of, write
 

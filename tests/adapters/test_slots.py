@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from lora_core.adapters.adapter import Adapter
-from lora_core.adapters.peft import PeftFormat
-from lora_core.adapters.plans import plan_for
-from lora_core.adapters.slots import Slot, SlotPlan, padded_pair
+from lora_core.adapters.peft.format import PeftFormat
+from lora_core.adapters.slots.choice import plan_for
+from lora_core.adapters.slots.plan import Slot, SlotPlan, padded_pair
 from lora_core.adapters.targets import parse_targets
 from lora_core.errors import AdapterError, UsageError
 from lora_core.models.base import ModelSummary

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from lora_core.adapters.peft import PeftFormat
+from lora_core.adapters.peft.format import PeftFormat
 from lora_core.adapters.tensors import open_tensors, scan
 from lora_core.errors import AdapterError, Problem
 from tests.adapters.toy import EXAMPLES, base_of, deltas, smollm2, tensors_of, write
@@ -199,7 +199,7 @@ def test_example_adapter_reads_with_its_own_rank_and_scaling(
 
 def test_importing_the_adapters_imports_nothing_heavy() -> None:
     program = (
-        "import sys, lora_core.adapters.peft, lora_core.adapters.references, lora_core.adapters.slots;"
+        "import sys, lora_core.adapters.peft.format, lora_core.adapters.reading, lora_core.adapters.slots.plan;"
         "print(sorted({name.partition('.')[0] for name in sys.modules} & "
         "{'torch', 'transformers', 'peft', 'executorch', 'coremltools', 'torchao', 'huggingface_hub'}))"
     )

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from safetensors.numpy import save_file
 
 from lora_core.adapters.adapter import Adapter
-from lora_core.adapters.peft import PeftFormat
+from lora_core.adapters.peft.format import PeftFormat
 from lora_core.models.base import LayerInfo, ModelSummary
 
 PREFIX = "base_model.model."

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lora_core.adapters.slots import Slot, SlotPlan
+from lora_core.adapters.slots.plan import Slot, SlotPlan
 from lora_core.bundle.bundle import Artifact, BundledAdapter, Manifest, Method
 from lora_core.bundle.manifest import dumps, loads, normalized
 from lora_core.errors import BundleError, LoraCoreError

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_core.bundle.layout import JOURNAL, STAGING, STATE
+from lora_core.bundle.paths import JOURNAL, STAGING, STATE
 from lora_core.bundle.store import open_bundle, verify_hashes
 from lora_core.errors import BundleError, StorageError
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from lora_core.bundle.layout import JOURNAL, STAGING, STATE
 from lora_core.bundle.lock import locked
+from lora_core.bundle.paths import JOURNAL, STAGING, STATE
 from lora_core.bundle.transaction import change
 from lora_core.errors import BundleError, StorageError
 from lora_core.events import Noted, ignore

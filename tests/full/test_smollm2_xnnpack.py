@@ -120,7 +120,7 @@ def test_the_stock_runner_of_executorch_runs_the_base_and_an_embedded_adapter(
     script = Path(__file__).with_name("stock_runner.py")
     program = bundle / "base.pte"
     if adapter is not None:
-        from lora_core_xnnpack.joining import join_program
+        from lora_core_xnnpack.files.joining import join_program
 
         program = tmp_path / "embedded.pte"
         with program.open("wb") as file:

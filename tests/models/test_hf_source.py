@@ -14,7 +14,7 @@ from lora_core.errors import ModelError
 from lora_core.hub import PluginHub
 from lora_core.models import hub_cache
 from lora_core.models.hf import HfModelSource
-from lora_core.models.tokenizer import eos_ids
+from lora_core.models.tokenizer_files import eos_ids
 from lora_core.pipeline import given
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from lora_core.adapters.peft import PeftFormat
-from lora_core.adapters.slots import Slot, SlotPlan, padded_pair
+from lora_core.adapters.peft.format import PeftFormat
+from lora_core.adapters.slots.plan import Slot, SlotPlan, padded_pair
 from lora_core.errors import AdapterError
 from lora_core.models.base import LayerInfo, ModelOptions
 from lora_core.models.hf import HfModelSource

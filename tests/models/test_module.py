@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lora_core.adapters.slots import Slot, SlotPlan
+from lora_core.adapters.slots.plan import Slot, SlotPlan
 from lora_core.errors import ModelError
 from lora_core.models.base import ModelOptions
 from lora_core.models.lora import inject

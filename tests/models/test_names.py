@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lora_core.models import layout
+from lora_core.models import hf_names
 from lora_core.models.base import ModelOptions
 from lora_core.models.hf import HfModelSource
 
@@ -68,7 +68,9 @@ def test_tied_output_head_shares_the_storage_of_the_embedding(tiny):
 def test_parameters_of_the_module_are_exactly_those_the_checkpoint_fills(tiny):
     model = open_model(tiny("llama-every-bias"))
     module = model.load(ModelOptions(max_context_len=32, max_seq_len=32)).module
-    assert set(layout.parameter_names(model.architecture, layout.MULTI_HEAD)) == dict(module.named_parameters()).keys()
+    assert (
+        set(hf_names.parameter_names(model.architecture, hf_names.MULTI_HEAD)) == dict(module.named_parameters()).keys()
+    )
     assert not any(parameter.requires_grad for parameter in module.parameters())
     assert not module.training
 

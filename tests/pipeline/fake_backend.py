@@ -20,8 +20,8 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from lora_core.adapters.adapter import Adapter
-from lora_core.adapters.plans import plan_for
-from lora_core.adapters.slots import SlotPlan, padded_pair
+from lora_core.adapters.slots.choice import plan_for
+from lora_core.adapters.slots.plan import SlotPlan, padded_pair
 from lora_core.backend import Artifacts, Backend, Diagnosis, ExportJob
 from lora_core.bundle.bundle import Artifact, Bundle, BundledAdapter, Method
 from lora_core.capability import Capability

@@ -10,8 +10,8 @@ import pytest
 
 from lora_core.errors import UsageError
 from lora_core.hub import PluginHub
+from lora_core.testing.conform_report import Outcome
 from lora_core.testing.conformance import conform
-from lora_core.testing.report import Outcome
 from tests.hub.distributions import entry_points_of, install, install_example
 
 VARIANTS = (Path(__file__).parent / "variants.py").read_text("utf-8")

@@ -143,7 +143,7 @@ def test_a_cache_that_lets_anyone_go_on_is_found(float32, sources, monkeypatch):
 
 
 def test_a_cache_that_is_not_started_anew_is_found(float32, sources, monkeypatch):
-    from lora_core_xnnpack.programs import LoadedMethod
+    from lora_core_xnnpack.runtime.shelf import LoadedMethod
 
     step = LoadedMethod.__call__
     used = set()

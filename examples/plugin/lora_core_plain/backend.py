@@ -4,7 +4,7 @@ from hashlib import sha256
 
 from safetensors.numpy import save
 
-from lora_core.adapters.padding import folded_b
+from lora_core.adapters.slots.padding import folded_b
 from lora_core.backend import Artifacts, Backend, Diagnosis
 from lora_core.bundle.bundle import Artifact, BundledAdapter, Method
 from lora_core.events import stage

@@ -50,7 +50,7 @@ def bench(
         plot.write_text(bench_svg(report), encoding="utf-8")
     if keep is not None:
         from lora_core.bundle.store import open_bundle
-        from lora_core.report.files import write_report
+        from lora_core.html.files import write_report
 
         write_report("bench", report.as_dict(), open_bundle(bundle), keep)
     if as_json:

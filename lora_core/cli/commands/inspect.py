@@ -26,7 +26,7 @@ def inspect(console: Console, *, bundle: Path, as_json: bool, html: Path | None,
         raise UsageError("--report adds numbers to a page", remedy="Say --html PAGE too.")
     report = lora_core.inspect(bundle, emit=console.emit, hub=console.hub)
     if html is not None:
-        from lora_core.report.page import write_page
+        from lora_core.html.page import write_page
 
         write_page(report, html, reports=reports)
     if as_json:

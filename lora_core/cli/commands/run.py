@@ -12,7 +12,7 @@ from lora_core.cli.session_options import PACKED_CACHE, WEIGHT_CACHE, session_op
 
 if TYPE_CHECKING:
     from lora_core.cli.console import Console
-    from lora_core.runtime.report import RunReport
+    from lora_core.runtime.bench_report import RunReport
 
 BASE = "base"
 

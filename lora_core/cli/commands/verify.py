@@ -48,7 +48,7 @@ def verify(
         hub=console.hub,
     )
     if keep is not None:
-        from lora_core.report.files import write_report
+        from lora_core.html.files import write_report
 
         write_report("verify", report.to_json(), report.bundle, keep)
     if as_json:

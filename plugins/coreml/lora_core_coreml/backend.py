@@ -7,19 +7,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_core.adapters.adapter import Adapter
-from lora_core.adapters.plans import plan_for
-from lora_core.adapters.slots import SlotPlan
+from lora_core.adapters.slots.choice import plan_for
+from lora_core.adapters.slots.plan import SlotPlan
 from lora_core.backend import Artifacts, Backend, Diagnosis, ExportJob
 from lora_core.bundle.bundle import Artifact, Bundle, BundledAdapter, Method
 from lora_core.errors import BundleError, Problem
 from lora_core.events import Emit, stage
-from lora_core_coreml import checks, matrices, template_store, versions
+from lora_core_coreml import checks, diagnosis
 from lora_core_coreml.linking import LinkAdapter, link
-from lora_core_coreml.naming import kinds, method_name
 from lora_core_coreml.options import CoremlOptions
+from lora_core_coreml.program import matrices, store
+from lora_core_coreml.program.naming import kinds, method_name
+from lora_core_coreml.program.object import ProgramObject
 from lora_core_coreml.sharing import CoremlSharing
 from lora_core_coreml.storage import package, pte
-from lora_core_coreml.template import ProgramObject
 
 if TYPE_CHECKING:
     from lora_core.runtime.session import Session
@@ -33,7 +34,7 @@ class CoremlBackend(Backend):
 
     def diagnose(self) -> Diagnosis:
         """Say whether programs can be made here; running them is macOS's and iOS's business."""
-        return versions.diagnose()
+        return diagnosis.diagnose()
 
     def check(self, job: ExportJob) -> Sequence[Problem]:
         """Return every problem of options, policy and adapter names."""
@@ -46,7 +47,7 @@ class CoremlBackend(Backend):
 
     def export(self, job: ExportJob, out: Path, emit: Emit) -> Artifacts:
         """Lower the base's methods and one template a plan, then link every adapter."""
-        from lora_core_coreml.export import lowered_program
+        from lora_core_coreml.exporting import lowered_program
 
         options: CoremlOptions = job.options
         with lowered_program(job, emit) as program:
@@ -54,7 +55,7 @@ class CoremlBackend(Backend):
             with stage(emit, "link adapters"):
                 files = [_write(program, adapters, out)]
             if program.templates:
-                paths = template_store.save(program, out / template_store.FOLDER)
+                paths = store.save(program, out / store.FOLDER)
                 files += [_artifact(out, path, "template") for path in paths]
         if options.emit_mlpackage:
             files += _emit_packages(out)
@@ -88,7 +89,7 @@ class CoremlBackend(Backend):
 
     def open(self, bundle: Bundle, options: Mapping[str, Any]) -> Session:
         """Open the bundle for reference evaluation; on macOS, on CoreML itself."""
-        from lora_core_coreml.sessions import open_session
+        from lora_core_coreml.session import open_session
 
         return open_session(bundle, options)
 
@@ -102,14 +103,14 @@ def _linkable(adapter: Adapter, plans: Sequence[SlotPlan], float16: bool) -> Lin
 
 
 def _stored(bundle: Bundle) -> ProgramObject:
-    folder = bundle.path / template_store.FOLDER
+    folder = bundle.path / store.FOLDER
     if not folder.is_dir():
         raise BundleError(
             "The bundle has no template, so no adapter can be added or removed",
             where=str(bundle.path),
             remedy="Export with an adapter, or reserve room with --max-rank and --targets.",
         )
-    program = template_store.load(bundle.path / PROGRAM, folder)
+    program = store.load(bundle.path / PROGRAM, folder)
     if foundation_fingerprint(program) != bundle.manifest.foundation:
         raise BundleError("The template was made for another base", where=str(folder), remedy="Export again.")
     return program
@@ -171,7 +172,7 @@ def _artifacts(
             for adapter in adapters
         ),
         methods=tuple(methods),
-        versions=versions.installed(),
+        versions=diagnosis.installed(),
         detail={"foundation_sizes": [foundation.size for foundation in program.foundations]},
     )
 

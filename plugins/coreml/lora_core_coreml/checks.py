@@ -8,9 +8,10 @@ from lora_core.adapters.adapter import Adapter
 from lora_core.backend import ExportJob
 from lora_core.bundle.bundle import Bundle
 from lora_core.errors import Problem
-from lora_core_coreml import metadata, quant
-from lora_core_coreml.naming import kinds, method_name, name_problems
+from lora_core_coreml import quant
 from lora_core_coreml.options import CoremlOptions
+from lora_core_coreml.program import metadata
+from lora_core_coreml.program.naming import kinds, method_name, name_problems
 
 # Constant methods of every program; ExecuTorch keeps them in one namespace with the methods that run.
 CONSTANT_METHODS = frozenset(

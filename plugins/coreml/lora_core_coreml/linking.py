@@ -11,11 +11,11 @@ from typing import Any
 
 import attrs
 
-from lora_core_coreml.metadata import adapter_plans
-from lora_core_coreml.naming import method_name
+from lora_core_coreml.program.metadata import adapter_plans
+from lora_core_coreml.program.naming import method_name
+from lora_core_coreml.program.object import Foundation, Function, Matrix, MethodObject, ProgramObject
 from lora_core_coreml.storage import blobfile, mil, package, pte
 from lora_core_coreml.storage.blobfile import BlobKey, StoredBlob
-from lora_core_coreml.template import Foundation, Function, Matrix, MethodObject, ProgramObject
 
 _CHUNK = 1 << 20
 _DEFAULT_FUNCTION = "forward"

@@ -7,7 +7,7 @@ from typing import Literal
 import attrs
 
 from lora_core.errors import Problem
-from lora_core_coreml.naming import METHOD_HELP
+from lora_core_coreml.program.naming import METHOD_HELP
 
 DEFAULT_CONTEXT = 1024
 

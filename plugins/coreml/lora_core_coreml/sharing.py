@@ -10,7 +10,7 @@ from pathlib import Path
 from lora_core.bundle.bundle import Bundle
 from lora_core.errors import BundleError
 from lora_core.sharing.blobs import Blob, WeightSharing
-from lora_core_coreml import naming
+from lora_core_coreml.program import naming
 from lora_core_coreml.storage import blobfile, mil, package, pte
 from lora_core_coreml.storage.blobfile import BlobKey
 from lora_core_coreml.storage.package import StoredPackage

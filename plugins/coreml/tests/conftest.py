@@ -16,8 +16,8 @@ from lora_core_coreml.quiet import quiet
 from safetensors.numpy import save_file
 
 from lora_core.adapters.adapter import Adapter
-from lora_core.adapters.peft import PeftFormat
-from lora_core.adapters.slots import SlotPlan
+from lora_core.adapters.peft.format import PeftFormat
+from lora_core.adapters.slots.plan import SlotPlan
 from lora_core.backend import Artifacts, ExportJob
 from lora_core.bundle.bundle import Bundle, Manifest
 from lora_core.events import Event, ignore

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from lora_core_coreml.backend import CoremlBackend
-from lora_core_coreml.preparation import norms
+from lora_core_coreml.lowering import norms
 
 TOKENS = [5, 17, 3, 99]
 GAIN = 2000.0

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 from lora_core_coreml.backend import CoremlBackend
-from lora_core_coreml.compaction import compact, short_name
+from lora_core_coreml.program.compaction import compact, short_name
 from lora_core_coreml.storage import mil, package, pte
 
 from lora_core.bundle.bundle import Bundle

@@ -4,13 +4,13 @@ import json
 
 import attrs
 import pytest
-from lora_core_coreml.assembly import check_alignment
 from lora_core_coreml.backend import CoremlBackend
-from lora_core_coreml.lowering import LoweredMethod
-from lora_core_coreml.naming import method_name, name_problems
+from lora_core_coreml.lowering.assembly import check_alignment
+from lora_core_coreml.lowering.method import LoweredMethod
 from lora_core_coreml.options import CoremlOptions
+from lora_core_coreml.program.naming import method_name, name_problems
 
-from lora_core.adapters.slots import SlotPlan
+from lora_core.adapters.slots.plan import SlotPlan
 from lora_core.bundle.bundle import Bundle
 from lora_core.errors import AdapterError, BundleError, LoraCoreError, UnsupportedError
 from lora_core.events import ignore
@@ -150,7 +150,7 @@ def test_a_matrix_that_float16_cannot_hold_is_named(exporter, tmp_path) -> None:
     save_file(tensors, tmp_path / "adapter_model.safetensors")
     (tmp_path / "adapter_config.json").write_text((source / "adapter_config.json").read_text())
     large = attrs.evolve(exporter, adapters={"large": tmp_path}).adapter("large")
-    from lora_core_coreml.matrices import from_adapter
+    from lora_core_coreml.program.matrices import from_adapter
 
     plan = SlotPlan.from_adapters([large], exporter.job([]).model.summary.layers)
     with pytest.raises(AdapterError, match=r"A of model\.layers\.0\.self_attn\.q_proj.*--dtype fp32"):
@@ -188,7 +188,7 @@ def test_a_template_of_a_newer_version_is_refused_clearly(exporter, bundle: Bund
 
 
 def test_a_failing_tool_is_blamed_with_the_method(exporter, tmp_path) -> None:
-    from lora_core_coreml.lowering import lower_method
+    from lora_core_coreml.lowering.method import lower_method
 
     from lora_core.errors import PluginError
 

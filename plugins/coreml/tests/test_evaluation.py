@@ -188,7 +188,7 @@ def test_a_program_cut_short_is_an_error(bundle: Bundle, tmp_path) -> None:
 
 
 def test_the_metadata_places_every_cache(bundle: Bundle) -> None:
-    from lora_core_coreml.evaluation.program import EvaluatedProgram
+    from lora_core_coreml.runtime.evaluation.program import EvaluatedProgram
 
     program = EvaluatedProgram(bundle.path / "model.pte")
     try:

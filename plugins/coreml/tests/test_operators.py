@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from lora_core_coreml.evaluation import operators
-from lora_core_coreml.preparation.norms import ScaledRMSNorm, replace_norms
+from lora_core_coreml.lowering.norms import ScaledRMSNorm, replace_norms
+from lora_core_coreml.runtime.evaluation import operators
 
 RANDOM = np.random.default_rng(7)
 

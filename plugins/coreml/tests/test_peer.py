@@ -4,14 +4,14 @@ from pathlib import Path
 
 import attrs
 import pytest
-from lora_core_coreml.lowering import export_method
-from lora_core_coreml.preparation import base
+from lora_core_coreml.lowering import base
+from lora_core_coreml.lowering.method import export_method
 from lora_core_coreml.quiet import quiet
 from lora_core_coreml.storage import blobfile, mil, package, pte
 from lora_core_coreml.storage.blobfile import BlobKey
 from safetensors.numpy import load_file, save_file
 
-from lora_core.adapters.padding import padded_pair
+from lora_core.adapters.slots.padding import padded_pair
 from lora_core.bundle.bundle import Bundle
 from lora_core.models.lora import eject, inject, lora_layers
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 from lora_core_coreml.backend import CoremlBackend
-from lora_core_coreml.evaluation.program import EvaluatedProgram
+from lora_core_coreml.lowering import base
 from lora_core_coreml.options import CoremlOptions
-from lora_core_coreml.preparation import base
 from lora_core_coreml.quant import POLICIES
+from lora_core_coreml.runtime.evaluation.program import EvaluatedProgram
 from lora_core_coreml.storage import mil, package, pte
 
-from lora_core.adapters.padding import padded_pair
+from lora_core.adapters.slots.padding import padded_pair
 from lora_core.backend import ExportJob
 from lora_core.bundle.bundle import Bundle
 from lora_core.events import ignore
@@ -180,7 +180,7 @@ def test_graph_breaks_cut_the_program_and_splitting_spares_lora(exporter) -> Non
 
 
 def test_linear_split_can_be_left_out(exporter) -> None:
-    from lora_core_coreml.preparation.splitting import SplitLinear
+    from lora_core_coreml.lowering.splitting import SplitLinear
 
     kept = base.prepare(exporter.job([], linear_split=False, split_size=32)).module
     split = base.prepare(exporter.job([], split_size=32)).module

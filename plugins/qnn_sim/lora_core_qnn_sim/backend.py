@@ -12,7 +12,7 @@ from lora_core.backend import Artifacts, Backend, Diagnosis, ExportJob
 from lora_core.bundle.bundle import Artifact, Bundle, BundledAdapter, Method
 from lora_core.errors import Problem, UnsupportedError
 from lora_core.events import Emit, Noted, stage
-from lora_core_qnn_sim.checking import job_problems
+from lora_core_qnn_sim.checks import job_problems
 from lora_core_qnn_sim.options import AUTO, QnnSimOptions
 from lora_core_qnn_sim.sharing import QnnSimSharing
 
@@ -43,16 +43,16 @@ class QnnSimBackend(Backend):
 
     def export(self, job: ExportJob, out: Path, emit: Emit) -> Artifacts:
         """Write foundation, context binary, zero section and the sections of every adapter."""
-        from lora_core_qnn_sim import building, linking
+        from lora_core_qnn_sim import exporting, linking
         from lora_core_qnn_sim.supplied import supplied_adapters
 
         options: QnnSimOptions = job.options
-        foundation = building.build_foundation(job, out, emit)
+        foundation = exporting.build_foundation(job, out, emit)
         single = _single_spec(job, foundation)
         supplied = supplied_adapters(
             options, single, options.quant_updatable, foundation.with_slots(single)  # type: ignore[arg-type]
         )  # fmt: skip
-        context = building.build_context(job, foundation, out, emit, supplied)
+        context = exporting.build_context(job, foundation, out, emit, supplied)
         linked: list[LinkedAdapter] = []
         detail: dict[str, Any] = {"hot_switch": list(context.adapters), "mode": context.mode}
         default = ""
@@ -76,30 +76,30 @@ class QnnSimBackend(Backend):
         return Artifacts(
             foundation=foundation.digest,
             artifacts=(
-                _artifact(building.FOUNDATION, "foundation"),
-                _artifact(building.CONTEXT, "program"),
+                _artifact(exporting.FOUNDATION, "foundation"),
+                _artifact(exporting.CONTEXT, "program"),
                 *([_artifact(default, "adapter-data")] if default else []),
                 *_section_artifacts(linked),
             ),
             adapters=_bundled(job.adapters, linked, foundation.digest),
-            methods=(Method(name="forward", program=building.CONTEXT), *_methods(job.adapters)),
+            methods=(Method(name="forward", program=exporting.CONTEXT), *_methods(job.adapters)),
             versions={"lora-core-qnn-sim": version("lora-core-qnn-sim"), "numpy": version("numpy")},
             detail=detail | {"default": default},
         )
 
     def link(self, bundle: Bundle, adapters: Sequence[Adapter], out: Path, emit: Emit) -> Artifacts:
         """Write the sections of `adapters`, calibrated on the stored base; context and foundation stay as they are."""
-        from lora_core_qnn_sim import building, linking
+        from lora_core_qnn_sim import exporting, linking
         from lora_core_qnn_sim.artifacts.context_binary import read_context
         from lora_core_qnn_sim.artifacts.foundation import read_foundation
 
-        context = read_context(bundle.file(building.CONTEXT))
+        context = read_context(bundle.file(exporting.CONTEXT))
         if context.hot_switch:
             raise UnsupportedError(
                 "A hot-switch context holds all its adapters in one concurrency and takes no more",
                 where=str(bundle.path), remedy="Export again with every adapter, or without --hot-switch.",
             )  # fmt: skip
-        foundation = read_foundation(bundle.file(building.FOUNDATION))
+        foundation = read_foundation(bundle.file(exporting.FOUNDATION))
         own = linking.calibrated(context, foundation, adapters, emit, {})
         with stage(emit, "write sections"):
             linked = linking.write_adapters(out, context, foundation, adapters, own, (), emit)

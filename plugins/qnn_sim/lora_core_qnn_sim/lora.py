@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lora_core.adapters.adapter import Adapter
-from lora_core.adapters.padding import folded_b
-from lora_core.adapters.slots import SlotPlan
+from lora_core.adapters.slots.padding import folded_b
+from lora_core.adapters.slots.plan import SlotPlan
 from lora_core_qnn_sim.artifacts.context_binary import lora_dtype
 from lora_core_qnn_sim.encodings.grid import Encoding, symmetric
 from lora_core_qnn_sim.graph.basis import Basis

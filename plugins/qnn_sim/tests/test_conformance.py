@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from lora_core.capability import Capability
 from lora_core.hub import PluginHub
+from lora_core.testing.conform_report import Outcome
 from lora_core.testing.conformance import conform
-from lora_core.testing.report import Outcome
 
 
 def test_the_simulator_conforms() -> None:

@@ -16,7 +16,7 @@ from lora_core_qnn_sim.graph.splitting import split_base
 from lora_core_qnn_sim.lora import graph_slots, real_lora
 from lora_core_qnn_sim.runtime.floating import FloatRun
 
-from lora_core.adapters.slots import SlotPlan
+from lora_core.adapters.slots.plan import SlotPlan
 from lora_core.models.base import ModelOptions
 from plugins.qnn_sim.tests import tiny
 

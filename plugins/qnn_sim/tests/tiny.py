@@ -15,7 +15,7 @@ from lora_core_qnn_sim.quant import POLICIES
 from safetensors.numpy import save_file
 
 from lora_core.adapters.adapter import Adapter, LoraPair
-from lora_core.adapters.slots import SlotPlan
+from lora_core.adapters.slots.plan import SlotPlan
 from lora_core.backend import ExportJob
 from lora_core.bundle.bundle import Bundle, Manifest
 from lora_core.events import Event, ignore

@@ -55,7 +55,7 @@ class XnnpackBackend(Backend):
             from lora_core_xnnpack.multimethod.exporting import export_multimethod
 
             return export_multimethod(job, out, emit)
-        from lora_core_xnnpack.exporting import export_split
+        from lora_core_xnnpack.split.exporting import export_split
 
         return export_split(job, out, emit)
 
@@ -72,7 +72,7 @@ class XnnpackBackend(Backend):
 
     def link(self, bundle: Bundle, adapters: Sequence[Adapter], out: Path, emit: Emit) -> Artifacts:
         """Link `adapters` into the bundle's templates: neither base weights nor ExecuTorch are needed."""
-        from lora_core_xnnpack.linking import LinkTarget, link_all, require_template
+        from lora_core_xnnpack.split.linking import LinkTarget, link_all, require_template
 
         if _in_one_program(bundle):
             from lora_core_xnnpack.multimethod.linking import link_into

@@ -14,12 +14,12 @@ from lora_core.errors import BundleError, UsageError
 from lora_core.runtime.kv_cache import KvCache
 from lora_core.runtime.session import Loaded, Session
 from lora_core.suggestions import did_you_mean
-from lora_core_xnnpack.open_program import LoadedMethod
-from lora_core_xnnpack.packed_cache import PackedCache, PackedState
-from lora_core_xnnpack.programs import ProgramShelf
-from lora_core_xnnpack.runtime_library import load_runtime
+from lora_core_xnnpack.runtime.library import load_runtime
+from lora_core_xnnpack.runtime.open_program import LoadedMethod
+from lora_core_xnnpack.runtime.packed_cache import PackedCache, PackedState
+from lora_core_xnnpack.runtime.shelf import ProgramShelf
+from lora_core_xnnpack.runtime.weight_cache import WeightCacheState, switch_weight_cache, workspace_sharing
 from lora_core_xnnpack.session_options import SessionOptions
-from lora_core_xnnpack.weight_cache import WeightCacheState, switch_weight_cache, workspace_sharing
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -10,7 +10,7 @@ import attrs
 
 from lora_core.errors import Problem, UsageError
 from lora_core.suggestions import did_you_mean
-from lora_core_xnnpack.packed_cache import default_directory
+from lora_core_xnnpack.runtime.packed_cache import default_directory
 
 
 @attrs.frozen(kw_only=True)

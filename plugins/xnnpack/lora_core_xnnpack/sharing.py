@@ -12,9 +12,9 @@ from lora_core.bundle.bundle import Bundle
 from lora_core.errors import BundleError
 from lora_core.sharing.blobs import Blob, WeightSharing
 from lora_core.sharing.fingerprint import foundation_file_fingerprint
-from lora_core_xnnpack.flat_tensor import stored_blobs
+from lora_core_xnnpack.files.data_file import stored_blobs
+from lora_core_xnnpack.files.named_blobs import Buffer, StoredBlob, mapped, named_blobs, names_key
 from lora_core_xnnpack.multimethod.reading import method_texts
-from lora_core_xnnpack.named_blobs import Buffer, StoredBlob, mapped, named_blobs, names_key
 
 _DATA_ROLES = ("foundation", "adapter-data")
 

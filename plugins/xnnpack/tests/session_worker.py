@@ -16,9 +16,9 @@ from typing import Any
 import attrs
 import mapped_memory
 import numpy as np
-from lora_core_xnnpack import open_program, weight_cache
-from lora_core_xnnpack.backend_options import BackendOptions, OptionError
-from lora_core_xnnpack.runtime_library import load_runtime, runtime_library
+from lora_core_xnnpack.runtime import open_program, weight_cache
+from lora_core_xnnpack.runtime.library import load_runtime, runtime_library
+from lora_core_xnnpack.runtime.runtime_options import BackendOptions, OptionError
 from lora_core_xnnpack.session import XnnpackSession
 
 from lora_core.bundle.bundle import Artifact, Bundle, BundledAdapter, Manifest, Method
@@ -250,7 +250,7 @@ def joined(programs: Path) -> dict[str, Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # importing the exporter warns of its own dependencies
         from executorch.exir._serialize._program import deserialize_pte_binary
-    from lora_core_xnnpack.joining import join_program
+    from lora_core_xnnpack.files.joining import join_program
 
     files = [programs / "external" / f"loud.{suffix}" for suffix in ("pte", "ptd")]
     ours = deserialize_pte_binary(b"".join(bytes(part) for part in join_program(files[0], files[1:])))

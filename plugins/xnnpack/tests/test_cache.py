@@ -92,15 +92,15 @@ def test_weights_that_are_equal_by_chance_are_not_cached(one_layer: Workbench, t
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.left(x) + self.right(torch.nn.functional.silu(x))
 
-    from lora_core_xnnpack.cache.foundation import DependsOnWeightsError
-    from lora_core_xnnpack.cache.weightless import WeightlessSet
+    from lora_core_xnnpack.cache.origins import DependsOnWeightsError
+    from lora_core_xnnpack.split.weightless import WeightlessSet
 
     job = one_layer.job([])
     handle = ModuleModel(module=Twins().eval(), example_args=(torch.ones(1, 8),))
     out = tmp_path / "twins"
     out.mkdir()
-    from lora_core_xnnpack.flat_tensor import stored_blobs
-    from lora_core_xnnpack.lowered_set import lower_all
+    from lora_core_xnnpack.files.data_file import stored_blobs
+    from lora_core_xnnpack.split.lowering import lower_all
 
     from lora_core.events import ignore
     from lora_core.models.base import ModelOptions

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import export_llm
-from lora_core_xnnpack.flat_tensor import stored_blobs
+from lora_core_xnnpack.files.data_file import stored_blobs
 from lora_core_xnnpack.sharing import program_blobs
 from workbench import ALL_LINEAR, TINY_OPTIONS, Workbench
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from lora_core_xnnpack import fast_lowering as module
-from lora_core_xnnpack.fast_lowering import FastLowering, fast_lowering
-from lora_core_xnnpack.fast_lowering.patching import Patches
+from lora_core_xnnpack.lowering import fast as module
+from lora_core_xnnpack.lowering.fast import FastLowering, fast_lowering
+from lora_core_xnnpack.lowering.fast.patching import Patches
 
 # torch and ExecuTorch warn about their own deprecated calls while they export.
 pytestmark = [

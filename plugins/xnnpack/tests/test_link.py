@@ -8,14 +8,14 @@ from pathlib import Path
 import attrs
 import pytest
 from lora_core_xnnpack.backend import XnnpackBackend
-from lora_core_xnnpack.exporting import load_base
-from lora_core_xnnpack.flat_tensor import DataBlob
-from lora_core_xnnpack.link import Template, link_adapter, slot_matrices
-from lora_core_xnnpack.lowering import LORA_TAG, Lowered, lower, tag_of
+from lora_core_xnnpack.files.data_file import DataBlob
+from lora_core_xnnpack.lowering.lowering import LORA_TAG, Lowered, lower, tag_of
+from lora_core_xnnpack.split.exporting import load_base
+from lora_core_xnnpack.split.rewriting import Template, link_adapter, slot_matrices
 from workbench import ALL_LINEAR, TINY_OPTIONS, Workbench
 
 from lora_core.adapters.adapter import Adapter
-from lora_core.adapters.slots import SlotPlan
+from lora_core.adapters.slots.plan import SlotPlan
 from lora_core.backend import Artifacts, ExportJob
 from lora_core.events import ignore
 

@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from lora_core_xnnpack.mapped_pages import drop_pages
+from lora_core_xnnpack.runtime.mapped_pages import drop_pages
 from mapped_memory import resident
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux says what is mapped")

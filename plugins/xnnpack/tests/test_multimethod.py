@@ -14,18 +14,18 @@ import attrs
 import numpy as np
 import pytest
 from lora_core_xnnpack.backend import XnnpackBackend
-from lora_core_xnnpack.exporting import load_base
-from lora_core_xnnpack.link import slot_matrices
-from lora_core_xnnpack.lowering import LORA_TAG, lower, tag_of
+from lora_core_xnnpack.files.program import ProgramParts
+from lora_core_xnnpack.files.repacking import PlanSource
+from lora_core_xnnpack.lowering.lowering import LORA_TAG, lower, tag_of
 from lora_core_xnnpack.multimethod.linking import LinkTarget
-from lora_core_xnnpack.multimethod.plans import PlanSource
-from lora_core_xnnpack.multimethod.program import ProgramParts
 from lora_core_xnnpack.options import XnnpackOptions
+from lora_core_xnnpack.split.exporting import load_base
+from lora_core_xnnpack.split.rewriting import slot_matrices
 from workbench import ALL_LINEAR, TINY_OPTIONS, Workbench
 
 import lora_core
 from lora_core.adapters.adapter import Adapter
-from lora_core.adapters.slots import SlotPlan
+from lora_core.adapters.slots.plan import SlotPlan
 from lora_core.bundle.bundle import Bundle
 from lora_core.errors import BundleError
 from lora_core.events import Event, ignore

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from lora_core_xnnpack.packed_cache import packed_name
+from lora_core_xnnpack.runtime.packed_cache import packed_name
 from lora_core_xnnpack.session_options import SessionOptions
 
 from lora_core.errors import UsageError

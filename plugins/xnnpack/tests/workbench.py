@@ -9,8 +9,8 @@ import attrs
 from lora_core_xnnpack.options import XnnpackOptions
 
 from lora_core.adapters.adapter import Adapter
-from lora_core.adapters.peft import PeftFormat
-from lora_core.adapters.slots import SlotPlan
+from lora_core.adapters.peft.format import PeftFormat
+from lora_core.adapters.slots.plan import SlotPlan
 from lora_core.backend import ExportJob
 from lora_core.models.base import ModelHandle
 from lora_core.models.hf import HfModelSource

@@ -12,11 +12,9 @@ from lora_core.bundle.bundle import Artifact, Method
 from lora_core.events import Emit, stage
 from lora_core.models.base import BaseModel
 from lora_core.sharing.fingerprint import file_sha256
-from lora_core_xnnpack.cache.slot import CacheSlot
-from lora_core_xnnpack.exporting import load_base
-from lora_core_xnnpack.flat_tensor import stored_blobs
-from lora_core_xnnpack.linking import written
-from lora_core_xnnpack.lowered_set import FOUNDATION_FILE
+from lora_core_xnnpack.cache.entry import CacheSlot
+from lora_core_xnnpack.files.data_file import stored_blobs
+from lora_core_xnnpack.files.program import ProgramParts
 from lora_core_xnnpack.multimethod.linking import (
     PROGRAM_FILE,
     TABLE_FILE,
@@ -25,10 +23,12 @@ from lora_core_xnnpack.multimethod.linking import (
     link_together,
 )
 from lora_core_xnnpack.multimethod.lowering import LoweredTogether, lower_together
-from lora_core_xnnpack.multimethod.program import ProgramParts
 from lora_core_xnnpack.multimethod.relocations import Template
 from lora_core_xnnpack.multimethod.residents import BASE_METHOD
 from lora_core_xnnpack.multimethod.weightless import WeightlessTogether
+from lora_core_xnnpack.split.exporting import load_base
+from lora_core_xnnpack.split.linking import written
+from lora_core_xnnpack.split.lowering import FOUNDATION_FILE
 
 
 def export_multimethod(job: ExportJob, out: Path, emit: Emit) -> Artifacts:

@@ -8,16 +8,16 @@ from pathlib import Path
 import attrs
 
 from lora_core.adapters.adapter import Adapter
-from lora_core.adapters.plans import plan_for
-from lora_core.adapters.slots import SlotPlan
+from lora_core.adapters.slots.choice import plan_for
+from lora_core.adapters.slots.plan import SlotPlan
 from lora_core.backend import Artifacts
 from lora_core.bundle.bundle import Bundle, BundledAdapter, Method
 from lora_core.errors import AdapterError
 from lora_core.events import Emit, StageAdvanced, stage
-from lora_core_xnnpack.linking import require_template, write_parts, written
-from lora_core_xnnpack.multimethod.program import ProgramParts
+from lora_core_xnnpack.files.program import ProgramParts
 from lora_core_xnnpack.multimethod.relocations import Template
 from lora_core_xnnpack.multimethod.residents import Resident, link_program
+from lora_core_xnnpack.split.linking import require_template, write_parts, written
 
 PROGRAM_FILE = "model.pte"
 TEMPLATE_FILE, TABLE_FILE = "template/model.pte", "template/model.json"

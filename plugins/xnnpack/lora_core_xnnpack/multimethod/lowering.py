@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 import attrs
 import numpy as np
 
-from lora_core.adapters.slots import SlotPlan
+from lora_core.adapters.slots.placeholders import placeholder_pairs
+from lora_core.adapters.slots.plan import SlotPlan
 from lora_core.errors import LoraCoreError
-from lora_core.linking.placeholders import placeholder_pairs
 from lora_core.models.base import BaseModel
-from lora_core_xnnpack.flat_tensor import SEGMENT_ALIGNMENT
-from lora_core_xnnpack.link import Matrix
-from lora_core_xnnpack.lowering import FOUNDATION_TAG, LORA_TAG, Lowered, lower
-from lora_core_xnnpack.multimethod.program import PackedMethod, ProgramParts
+from lora_core_xnnpack.files.data_file import SEGMENT_ALIGNMENT
+from lora_core_xnnpack.files.program import PackedMethod, ProgramParts
+from lora_core_xnnpack.lowering.lowering import FOUNDATION_TAG, LORA_TAG, Lowered, lower
 from lora_core_xnnpack.multimethod.relocations import MethodRelocations, Relocations
 from lora_core_xnnpack.multimethod.residents import BASE_METHOD, tensor_blob
 from lora_core_xnnpack.slot_tensors import KeySite, TensorRelocation, occurrences
+from lora_core_xnnpack.split.rewriting import Matrix
 
 if TYPE_CHECKING:
     import torch

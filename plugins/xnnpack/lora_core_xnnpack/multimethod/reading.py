@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lora_core.errors import BundleError
-from lora_core_xnnpack.multimethod.program import PackedMethod, ProgramParts
-from lora_core_xnnpack.multimethod.schema import TENSOR_NAME, TENSOR_NAME_FIELD
-from lora_core_xnnpack.multimethod.tables import Vector
-from lora_core_xnnpack.named_blobs import Buffer, string_bytes
+from lora_core_xnnpack.files.named_blobs import Buffer, string_bytes
+from lora_core_xnnpack.files.program import PackedMethod, ProgramParts
+from lora_core_xnnpack.files.schema import TENSOR_NAME, TENSOR_NAME_FIELD
+from lora_core_xnnpack.files.tables import Vector
 
 
 def method_texts(program: Buffer, path: Path) -> Mapping[str, bytes]:

@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from lora_core_xnnpack import slot_tensors
-from lora_core_xnnpack.multimethod.program import PackedMethod, ProgramParts
+from lora_core_xnnpack.files.program import PackedMethod, ProgramParts
 from lora_core_xnnpack.slot_tensors import KEY_LENGTH, TensorRelocation
 
 SCHEMA_VERSION = 1

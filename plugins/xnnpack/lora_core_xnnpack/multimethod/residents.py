@@ -10,14 +10,14 @@ import attrs
 import numpy as np
 
 from lora_core.adapters.adapter import Adapter
-from lora_core.adapters.slots import SlotPlan
+from lora_core.adapters.slots.plan import SlotPlan
 from lora_core.errors import BundleError
-from lora_core_xnnpack.flat_tensor import DataBlob
-from lora_core_xnnpack.link import Matrix, slot_matrices
-from lora_core_xnnpack.multimethod.program import PackedMethod, ProgramParts
+from lora_core_xnnpack.files.data_file import DataBlob
+from lora_core_xnnpack.files.named_blobs import Buffer
+from lora_core_xnnpack.files.program import PackedMethod, ProgramParts
 from lora_core_xnnpack.multimethod.relocations import Template
-from lora_core_xnnpack.named_blobs import Buffer
 from lora_core_xnnpack.slot_tensors import KEY_LENGTH
+from lora_core_xnnpack.split.rewriting import Matrix, slot_matrices
 
 BASE_METHOD = "forward"
 

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any, Self
 
 import attrs
 
-from lora_core_xnnpack.cache.foundation import (
+from lora_core_xnnpack.cache.origins import (
     BaseTensor,
     DependsOnWeightsError,
     is_content_key,
     key_offsets,
     trace_foundation,
 )
-from lora_core_xnnpack.flat_tensor import DataBlob, serialize
+from lora_core_xnnpack.files.data_file import DataBlob, serialize
+from lora_core_xnnpack.files.named_blobs import StoredBlob
+from lora_core_xnnpack.files.program import PackedMethod, ProgramParts
 from lora_core_xnnpack.multimethod.lowering import LoweredTogether
-from lora_core_xnnpack.multimethod.program import PackedMethod, ProgramParts
 from lora_core_xnnpack.multimethod.relocations import Template
-from lora_core_xnnpack.named_blobs import StoredBlob
 from lora_core_xnnpack.slot_tensors import KeySite
 
 if TYPE_CHECKING:

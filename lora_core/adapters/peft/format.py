@@ -1,0 +1,119 @@
+"""Adapters as PEFT saves them: `adapter_config.json` beside `adapter_model.safetensors`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from lora_core.adapters.adapter import Adapter, LoraPair
+from lora_core.adapters.format import AdapterFormat
+from lora_core.adapters.peft.config import PeftLoraConfig, load_config
+from lora_core.adapters.peft.pairing import StoredHalves, pairs_of
+from lora_core.adapters.peft.refusals import refused_fields
+from lora_core.adapters.tensors import StoredTensor, open_tensors, scan
+from lora_core.errors import AdapterError, Problem
+from lora_core.models.base import ModelSummary
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+
+
+class PeftFormat(AdapterFormat):
+    """A PEFT LoRA adapter, proven equal to peft 0.21.2.
+
+    Every field that changes the mathematics is honoured or refused by name, and every tensor is used or named: all
+    problems of an adapter are reported together. Reading it goes over the data once (hash, NaN, infinity); the
+    tensors stay on disk until they are asked for.
+    """
+
+    def sniff(self, path: Path) -> bool:
+        """Say whether `path` is a directory with a file that PEFT would write."""
+        try:
+            return any((path / name).is_file() for name in (CONFIG, WEIGHTS, "adapter_model.bin"))
+        except OSError:
+            return False
+
+    def read(self, name: str, path: Path, base: ModelSummary, *, strength: float = 1.0) -> Adapter:
+        """Read the adapter in directory `path` for `base`; raises `AdapterError` with every problem found."""
+        weights = path / WEIGHTS
+        if not weights.exists() and (path / "adapter_model.bin").exists():
+            weights = path / "adapter_model.bin"
+        return _read(name, weights, path / CONFIG, base, strength, source=str(path))
+
+    def read_files(
+        self, name: str, weights: Path, config: Path, base: ModelSummary, *, strength: float = 1.0
+    ) -> Adapter:
+        """Read an adapter given as its weights file and its configuration file; raises as `read`."""
+        return _read(name, weights, config, base, strength, source=str(weights))
+
+
+def _read(name: str, weights: Path, config_path: Path, base: ModelSummary, strength: float, source: str) -> Adapter:
+    problems: list[Problem] = []
+    raw, config_bytes, config = _config(config_path, base.family, problems)
+    tensors = _tensors(weights, problems)
+    pairs: tuple[LoraPair, ...] = ()
+    weights_hash = ""
+    if tensors is not None:
+        found = scan(weights, tensors)
+        weights_hash = found.sha256
+        stored = StoredHalves.from_tensors(weights, tensors)
+        problems += stored.problems
+        problems += stored.unused_problems(tuple(refused_fields(raw)))
+        if config is not None:
+            pairs, misfits = pairs_of(stored, config, base, config_path=config_path)
+            problems += misfits
+        problems += (_not_finite(weights, tensor) for tensor in found.not_finite)
+    if problems or config is None:
+        raise AdapterError(_named(name, problems))
+    return Adapter(
+        name=name,
+        pairs=pairs,
+        digest=hashlib.sha256(weights_hash.encode() + hashlib.sha256(config_bytes).hexdigest().encode()).hexdigest(),
+        source=source,
+        base_model=config.base_model,
+    ).scaled(strength)
+
+
+def _config(path: Path, family: str, problems: list[Problem]) -> tuple[dict[str, Any], bytes, PeftLoraConfig | None]:
+    """Return the configuration as read, its bytes and its meaning (None, with the problems, if it has none)."""
+    raw: dict[str, Any] = {}
+    data = b""
+    try:
+        raw, data = load_config(path)
+        return raw, data, PeftLoraConfig.from_peft_dict(raw, family=family)
+    except AdapterError as error:
+        problems += (
+            problem if not raw else attrs.evolve(problem, where=f"{path}: {problem.where}")
+            for problem in error.problems
+        )
+    return raw, data, None
+
+
+def _tensors(path: Path, problems: list[Problem]) -> tuple[StoredTensor, ...] | None:
+    if path.suffix in PICKLES:
+        remedy = "Pickle can run code when it is opened: load the adapter with peft and save it with save_pretrained."
+        problems.append(
+            Problem(what="This is a pickle checkpoint, which is never opened", where=str(path), remedy=remedy)
+        )
+        return None
+    try:
+        return open_tensors(path)
+    except AdapterError as error:
+        problems += error.problems
+    return None
+
+
+def _not_finite(path: Path, tensor: str) -> Problem:
+    return Problem(
+        what="It holds NaN or infinity", where=f"{path}: {tensor}", remedy="The training went wrong: train it again."
+    )
+
+
+def _named(name: str, problems: Iterable[Problem]) -> list[Problem]:
+    """Say in each problem which adapter it is about."""
+    return [attrs.evolve(problem, what=f"Adapter {name!r}: {problem.what}") for problem in problems]

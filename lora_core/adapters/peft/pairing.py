@@ -1,0 +1,179 @@
+"""Stored tensors and a configuration become LoRA pairs, or a problem for each thing that does not fit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import attrs
+
+from lora_core.adapters.adapter import LoraPair
+from lora_core.adapters.ordering import natural_key
+from lora_core.adapters.peft.config import PeftLoraConfig
+from lora_core.adapters.peft.refusals import EMBEDDING_LORA, REFUSED, SAVED_BASE, Refusal
+from lora_core.adapters.tensors import READABLE, StoredTensor
+from lora_core.errors import Problem
+from lora_core.models.base import LayerInfo, ModelSummary
+
+# As PEFT writes it (`lora_A.weight`), or with the adapter's name left in (`lora_A.default.weight`).
+_KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])(?:\.(?P<adapter>[^.]+))?\.weight")
+
+
+@attrs.frozen(kw_only=True)
+class StoredHalves:
+    """The tensors of a file sorted by module; `unused` are those that are no half of a LoRA pair."""
+
+    path: Path
+    halves: Mapping[str, Mapping[str, StoredTensor]]
+    unused: tuple[StoredTensor, ...]
+    problems: tuple[Problem, ...]
+
+    @classmethod
+    def from_tensors(cls, path: Path, tensors: Sequence[StoredTensor]) -> StoredHalves:
+        """Sort the tensors of the file at `path`."""
+        halves: dict[str, dict[str, StoredTensor]] = {}
+        unused, problems = [], []
+        for tensor in tensors:
+            match = _KEY.fullmatch(tensor.name)
+            if match is None:
+                unused.append(tensor)
+                continue
+            half = halves.setdefault(match["module"], {})
+            if match["side"] in half:
+                first = half[match["side"]].name
+                what = f"This is a second LoRA {match['side']} of {match['module']}, beside {first}"
+                remedy = "The file holds several adapters: save each in a directory of its own."
+                problems.append(Problem(what=what, where=f"{path}: {tensor.name}", remedy=remedy))
+            half[match["side"]] = tensor
+        return cls(path=path, halves=halves, unused=tuple(unused), problems=tuple(problems))
+
+    def unused_problems(self, refused: Sequence[str]) -> Iterator[Problem]:
+        """Yield a problem for each tensor that nothing uses, except those of features named in `refused`: the
+        configuration's own problem speaks for them.
+        """
+        for tensor in self.unused:
+            field, refusal = _feature(tensor.name)
+            if field in refused:
+                continue
+            if refusal is None:
+                what, remedy = "Nothing uses this tensor", "lora-core reads base_model.model.<module>.lora_A/B.weight."
+            else:
+                what, remedy = f"This tensor is {refusal.feature}, which is not supported", refusal.remedy
+            yield Problem(what=what, where=f"{self.path}: {tensor.name}", remedy=remedy)
+
+
+def pairs_of(
+    stored: StoredHalves, config: PeftLoraConfig, base: ModelSummary, *, config_path: Path
+) -> tuple[tuple[LoraPair, ...], tuple[Problem, ...]]:
+    """Return the pairs of an adapter in natural order, and every problem: the pairs hold only if there is none."""
+    layers = {layer.name: layer for layer in base.layers}
+    targets = config.targets.select(base.module_names, base.layers)
+    problems = [*_targeting(config, targets, layers, base, config_path)]
+    if not stored.halves:
+        problems.append(Problem(what="There is no LoRA tensor in this file", where=str(stored.path)))
+        return (), tuple(problems)
+    problems += _disagreements(stored, targets, base, config_path)
+    pairs = []
+    for module in sorted(set(targets) & stored.halves.keys(), key=natural_key):
+        layer, half = layers.get(module), stored.halves[module]
+        if layer is None or layer.kind != "linear" or len(half) < 2:
+            continue
+        misfits = [*_misshapen(stored.path, half, layer, config.rank(module), config_path)]
+        problems += misfits
+        if not misfits:
+            pairs.append(LoraPair(module=module, a=half["A"], b=half["B"], scaling=config.scaling(module)))
+    return tuple(pairs), tuple(problems)
+
+
+def _feature(name: str) -> tuple[str, Refusal | None]:
+    for field, refusal in REFUSED.items():
+        if any(word in name for word in refusal.tensors):
+            return field, refusal
+    for refusal in (EMBEDDING_LORA, SAVED_BASE):
+        if any(word in name for word in refusal.tensors):
+            return "", refusal
+    if re.fullmatch(r"base_model\.model\..+\.bias", name) and "lora_" not in name:
+        return "bias", REFUSED["bias"]
+    if name.startswith("base_model.model.") and "lora_" not in name:
+        return "modules_to_save", REFUSED["modules_to_save"]
+    return "", None
+
+
+def _targeting(
+    config: PeftLoraConfig,
+    targets: Sequence[str],
+    layers: Mapping[str, LayerInfo],
+    base: ModelSummary,
+    config_path: Path,
+) -> Iterator[Problem]:
+    """Yield what is wrong with the targets as such."""
+    where = f"{config_path}: target_modules"
+    has = f"It has {', '.join(sorted({name.rpartition('.')[2] for name in layers}))}."
+    unknown = config.targets.unknown(base.module_names)
+    for target in unknown:
+        yield Problem(
+            what=f"It targets {target!r}, which base model {base.name!r} does not have", where=where, remedy=has
+        )
+    if not targets and not unknown:
+        yield Problem(what=f"Its targets match no module of base model {base.name!r}", where=where, remedy=has)
+    for module in targets:
+        layer = layers.get(module)
+        if layer is None:
+            remedy = "LoRA is supported on linear layers: leave this module out of the targets."
+            yield Problem(what=f"It targets {module!r}, which is no linear layer", where=where, remedy=remedy)
+        elif layer.kind != "linear":
+            what = f"It targets the embedding {module!r}; {EMBEDDING_LORA.feature} is not supported"
+            yield Problem(what=what, where=where, remedy=EMBEDDING_LORA.remedy)
+        elif config.ensure_weight_tying and layer.is_output:
+            what = (
+                f"It ties the LoRA of {module!r} to that of the embedding (ensure_weight_tying), which is not supported"
+            )
+            yield Problem(what=what, where=where, remedy="Train with ensure_weight_tying=False.")
+
+
+def _disagreements(
+    stored: StoredHalves, targets: Sequence[str], base: ModelSummary, config_path: Path
+) -> Iterator[Problem]:
+    """Yield where configuration and tensors speak of different modules, and half pairs."""
+    modules = set(base.module_names)
+    for module in targets:
+        if module not in stored.halves:
+            what = f"{config_path.name} targets {module}, but there are no tensors for it"
+            where = f"{stored.path}: base_model.model.{module}.lora_A.weight"
+            yield Problem(what=what, where=where, remedy="Weights and configuration are not of one adapter.")
+    for module, half in sorted(stored.halves.items(), key=lambda item: natural_key(item[0])):
+        for tensor in half.values():
+            where = f"{stored.path}: {tensor.name}"
+            if module not in modules:
+                what = f"Base model {base.name!r} has no module {module!r}: nothing uses this tensor"
+                yield Problem(what=what, where=where, remedy="Was the adapter trained for another base?")
+            elif module not in targets:
+                what = f"{config_path.name} does not target {module!r}: nothing uses this tensor"
+                yield Problem(what=what, where=where, remedy="Weights and configuration are not of one adapter.")
+        for side in {"A", "B"} - half.keys():
+            tensor = next(iter(half.values()))
+            what = f"LoRA {side} is missing: this tensor is half a pair"
+            yield Problem(what=what, where=f"{stored.path}: {tensor.name}", remedy="Save the adapter again.")
+
+
+def _misshapen(
+    path: Path, half: Mapping[str, StoredTensor], layer: LayerInfo, rank: int, config_path: Path
+) -> Iterator[Problem]:
+    """Yield what keeps the two tensors of a pair from fitting layer, rank and each other."""
+    expected = {"A": (rank, layer.in_features), "B": (layer.out_features, rank)}
+    for side, tensor in sorted(half.items()):
+        where = f"{path}: {tensor.name}"
+        if tensor.dtype not in READABLE:
+            what = f"Its type is {tensor.dtype}; lora-core reads {', '.join(READABLE)}"
+            yield Problem(what=what, where=where, remedy="Save the adapter in one of these types.")
+        if tensor.shape == expected[side]:
+            continue
+        rank_axis = 0 if side == "A" else 1
+        if len(tensor.shape) == 2 and tensor.shape[1 - rank_axis] == expected[side][1 - rank_axis]:
+            what = f"Its rank is {tensor.shape[rank_axis]}, but {config_path.name} says {rank} for {layer.name}"
+            remedy = "Correct r or rank_pattern; alpha / r depends on it."
+        else:
+            what = f"Its shape {list(tensor.shape)} does not fit {layer.name}, which needs {list(expected[side])}"
+            remedy = "Was the adapter trained for another base?"
+        yield Problem(what=what, where=where, remedy=remedy)

@@ -1,1 +1,0 @@
-"""Templates and their placeholders: what linking starts from."""

@@ -1,0 +1,1 @@
+"""ExecuTorch's own Llama definition, built from a checkpoint."""

@@ -1,0 +1,153 @@
+"""ExecuTorch's own Llama definition, built from a Hugging Face checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from lora_core.errors import ModelError
+from lora_core.models import hf_names
+from lora_core.models.architecture import Architecture
+from lora_core.models.base import ModelOptions
+from lora_core.models.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    import torch
+
+
+def paths(options: ModelOptions) -> hf_names.Paths:
+    """Return ExecuTorch's names for the kind of attention that `options` ask for."""
+    return hf_names.STATIC if options.attention == "static" else hf_names.MULTI_HEAD
+
+
+def build_transformer(
+    architecture: Architecture,
+    checkpoint: Checkpoint,
+    options: ModelOptions,
+    overrides: Mapping[str, Any] | None = None,
+) -> torch.nn.Module:
+    """Return ExecuTorch's `Transformer` holding the weights of `checkpoint`, float32, in eval mode, without gradients.
+
+    Weights stored as float32 stay memory-mapped; a tied output head shares the embedding's storage. `overrides` are
+    fields of ExecuTorch's `ModelArgs` that replace what the architecture and `options` give. Raises `ModelError` if
+    the context asked for is one that the architecture cannot compute exactly.
+    """
+    import torch  # heavy
+    from executorch.examples.models.llama.llama_transformer import construct_transformer  # heavy
+    from executorch.examples.models.llama.model_args import ModelArgs  # heavy
+
+    check_options(architecture, options)
+    if options.attention == "static":
+        import executorch.examples.models.llama.static_attention  # noqa: F401 - registers the attention types
+    arguments = {**model_args(architecture, options), **(overrides or {})}
+    # Parameters are made on the meta device and assigned below, so that none is allocated only to be thrown away.
+    with torch.device("meta"):
+        module: torch.nn.Module = construct_transformer(ModelArgs(**arguments))
+        _add_biases(module, architecture, paths(options))
+    names = hf_names.parameter_names(architecture, paths(options))
+    stored = checkpoint.read(dict.fromkeys(names.values()))
+    if architecture.tied:
+        _check_tied(checkpoint, stored)
+    result = module.load_state_dict({ours: stored[theirs] for ours, theirs in names.items()}, strict=False, assign=True)
+    empty = [name for name, parameter in module.named_parameters() if parameter.is_meta]
+    if empty or result.unexpected_keys:
+        raise ModelError(f"ExecuTorch's Llama has other parameters: {', '.join(empty + result.unexpected_keys)}")
+    _set_rope(module, architecture)
+    if options.attention == "custom_sdpa":
+        _use_custom_sdpa(module)
+    return module.requires_grad_(False).eval()
+
+
+def check_options(architecture: Architecture, options: ModelOptions) -> None:
+    """Raise `ModelError` if `options` ask for a context that does not fit together or the architecture."""
+    context, sequence = options.max_context_len, options.max_seq_len
+    if sequence > context or sequence < 1:
+        raise ModelError(f"max_seq_len ({sequence}) must be between 1 and max_context_len ({context}).")
+    # The example input has three tokens and torch.export needs room above it (see inputs.py beside this).
+    if options.dynamic_seq_len and options.attention != "static" and sequence < 5:
+        raise ModelError(f"max_seq_len ({sequence}) must be at least 5 when the sequence length is dynamic.")
+    if architecture.window is not None and context > architecture.window:
+        raise ModelError(
+            f"max_context_len ({context}) is longer than the model's sliding attention window "
+            f"({architecture.window}), which is not supported.",
+            remedy=f"Ask for a context of at most {architecture.window} tokens.",
+        )
+
+
+def model_args(architecture: Architecture, options: ModelOptions) -> dict[str, Any]:
+    """Return the fields of ExecuTorch's `ModelArgs` for `architecture` and `options`."""
+    static = options.attention == "static"
+    arguments: dict[str, Any] = {
+        "dim": architecture.dim,
+        "hidden_dim": architecture.hidden_dim,
+        "n_layers": architecture.layers,
+        "n_heads": architecture.heads,
+        "n_kv_heads": architecture.kv_heads,
+        "head_dim": architecture.head_dim,
+        "vocab_size": architecture.vocab_size,
+        "norm_eps": architecture.norm_eps,
+        "rope_theta": architecture.rope.theta,
+        "use_hf_rope": True,
+        "attention_qkv_bias": architecture.qkv_bias,
+        "use_qk_norm": architecture.qk_norm,
+        "qk_norm_before_rope": architecture.qk_norm,
+        "max_seq_len": options.max_seq_len,
+        "max_context_len": options.max_context_len,
+        "generate_full_logits": options.full_logits,
+        "use_kv_cache": not static,
+        "use_sdpa_with_kv_cache_op": options.attention == "custom_sdpa",
+        "enable_dynamic_shape": options.dynamic_seq_len and not static,
+    }
+    if static:
+        arguments["attention_type"] = "static_mha"
+    divisors = architecture.rope.divisors(architecture.head_dim)
+    if divisors is not None:
+        # ExecuTorch 1.5.1 ignores use_scaled_rope when use_hf_rope is set (rope.py). Its LongRoPE path divides each
+        # frequency by a given factor, which expresses any scaling that does not depend on the sequence length.
+        arguments["rope_scaling_short_factor"] = arguments["rope_scaling_long_factor"] = divisors
+        arguments["rope_scaling_attention_factor"] = 1.0
+    return {**arguments, **architecture.model_args}
+
+
+def _check_tied(checkpoint: Checkpoint, stored: Mapping[str, Any]) -> None:
+    """Refuse a head of its own in a checkpoint whose configuration ties it: readers disagree on which one counts."""
+    import torch  # heavy
+
+    name = f"{hf_names.OUTPUT}.weight"
+    if name not in checkpoint.tensors:
+        return
+    if not torch.equal(checkpoint.read([name])[name], stored[f"{hf_names.EMBEDDING}.weight"]):
+        raise ModelError(
+            f"config.json ties the output head to the embedding, but the checkpoint holds another {name}",
+            where=str(checkpoint.tensors[name].path),
+            remedy="Set tie_word_embeddings to false in config.json if the stored head counts, else remove the tensor.",
+        )
+
+
+def _add_biases(module: Any, architecture: Architecture, paths: hf_names.Paths) -> None:
+    """Give a bias to the linear layers that have one here and not in ExecuTorch's definition (o_proj and the MLP)."""
+    import torch  # heavy
+
+    for layer in hf_names.layers(architecture, paths):
+        linear = module.get_submodule(layer.path)
+        if layer.has_bias and linear.bias is None:
+            parent, _, name = layer.path.rpartition(".")
+            wider = torch.nn.Linear(layer.in_features, layer.out_features, bias=True)
+            setattr(module.get_submodule(parent), name, wider)
+
+
+def _set_rope(module: Any, architecture: Architecture) -> None:
+    """Replace the rotary tables by transformers' own float32 arithmetic, equal bit for bit at every position."""
+    length = module.rope.freqs_cos.shape[0]
+    module.rope.freqs_cos, module.rope.freqs_sin = architecture.rope.tables(architecture.head_dim, length)
+
+
+def _use_custom_sdpa(module: Any) -> None:
+    """Use `llama::custom_sdpa` and its KV cache; the attention first, as ExecuTorch's own exporter does."""
+    from executorch.examples.models.llama.source_transformation.custom_kv_cache import (  # heavy
+        replace_kv_cache_with_custom_kv_cache,
+    )
+    from executorch.examples.models.llama.source_transformation.sdpa import replace_sdpa_with_custom_op  # heavy
+
+    replace_sdpa_with_custom_op(module)
+    replace_kv_cache_with_custom_kv_cache(module)

@@ -1,0 +1,84 @@
+"""Lower a base once, and one LoRA template for each slot plan: a constant number of methods whatever the adapters."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lora_core.backend import ExportJob
+from lora_core.events import Emit, StageAdvanced, stage
+from lora_core_coreml.lowering.assembly import Sentinels, assemble
+from lora_core_coreml.lowering.inputs import MethodShape
+from lora_core_coreml.lowering.method import LoweredMethod, export_method, lower_method
+from lora_core_coreml.program.naming import Kind
+from lora_core_coreml.program.object import ProgramObject
+
+_LOWER = "lower methods"
+
+
+@contextmanager
+def lowered_program(job: ExportJob, emit: Emit) -> Iterator[ProgramObject]:
+    """Yield the program object of `job`; its foundation lies in a temporary directory that goes afterwards."""
+    from lora_core_coreml.lowering import base, inputs
+
+    with tempfile.TemporaryDirectory(prefix="lora-core-coreml-") as name:
+        directory = Path(name)
+        with stage(emit, "load and prepare the base"):
+            prepared = base.prepare(job)
+        with stage(emit, _LOWER):
+            total = len(prepared.shapes) * (1 + len(job.plans))
+            lowering = _Lowering(prepared, directory, emit, total)
+            exported = {s.kind: (s, lowering.export(s)) for s in prepared.shapes}
+            constants = dict(prepared.constant_methods)
+            if prepared.static:
+                constants |= inputs.constant_methods(prepared.module, exported, prepared.dtype)
+            methods = []
+            for kind, (_, program) in exported.items():
+                methods.append((kind, lowering.lower(kind, program, constants)))
+                constants = {}
+            del exported
+            templates = [lowering.template(number, plan) for number, plan in enumerate(job.plans)]
+        with stage(emit, "merge equal constants"):
+            program_object = assemble(methods, templates, directory)
+        yield program_object
+
+
+class _Lowering:
+    """Lowers the methods of one base, one after the other, so that only one is in memory."""
+
+    def __init__(self, prepared: Any, directory: Path, emit: Emit, total: int) -> None:
+        self._base = prepared
+        self._directory = directory
+        self._emit = emit
+        self._total = total
+        self._done = 0
+
+    def export(self, shape: MethodShape) -> Any:
+        return export_method(self._base.module, self._base.inputs(shape))
+
+    def lower(self, name: str, program: Any, constants: dict[str, Any]) -> LoweredMethod:
+        from lora_core_coreml.lowering.base import is_float16
+
+        lowered = lower_method(
+            name, program, self._directory, float16=is_float16(self._base.dtype), constants=constants
+        )
+        self._done += 1
+        self._emit(StageAdvanced(stage=_LOWER, done=self._done, total=self._total))
+        return lowered
+
+    def template(self, number: int, plan: Any) -> tuple[list[tuple[Kind, LoweredMethod]], Sentinels]:
+        from lora_core.models.lora import eject
+        from lora_core_coreml.lowering.sentinels import attach
+
+        sentinels = attach(self._base.module, plan, self._base.layers, self._base.dtype)
+        try:
+            methods: list[tuple[Kind, LoweredMethod]] = []
+            for shape in self._base.shapes:
+                name = f"template{number}_{shape.kind}"
+                methods.append((shape.kind, self.lower(name, self.export(shape), {})))
+        finally:
+            eject(self._base.module)
+        return methods, sentinels

@@ -1,0 +1,277 @@
+"""Lowered methods become one program object: equal constants merged byte for byte, slots turned into relocations."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from lora_core.errors import Problem, UnsupportedError
+from lora_core_coreml.lowering.method import LoweredMethod
+from lora_core_coreml.program.compaction import compact
+from lora_core_coreml.program.naming import Kind
+from lora_core_coreml.program.object import (
+    EmbeddedConstant,
+    Foundation,
+    Function,
+    Matrix,
+    MethodObject,
+    ProgramObject,
+    Relocation,
+)
+from lora_core_coreml.storage import blobfile, mil, package
+from lora_core_coreml.storage.blobfile import BlobKey, StoredBlob
+
+_MAIN = "main"
+# Constants that only a template has are zero biases of its LoRA layers; anything larger means that the base differs.
+_EMBEDDED_LIMIT = 1 << 16
+# An adapter's method takes and returns the structure of the base's, which says so once: 9 KB at 30 layers, which only
+# Python tools read.
+_SAME_AS_BASE = {"encoded_inp_str": "", "encoded_out_str": ""}
+# Offsets from here on stand for blobs that have no place in the blob file yet.
+_UNPLACED = 1 << 62
+
+Sentinels = Mapping[BlobKey, tuple[str, Matrix]]
+
+
+def assemble(
+    methods: Sequence[tuple[Kind, LoweredMethod]],
+    templates: Sequence[tuple[Sequence[tuple[Kind, LoweredMethod]], Sentinels]],
+    directory: Path,
+) -> ProgramObject:
+    """Assemble a program object; the foundation's bytes are written under `directory`.
+
+    `methods` are the base's, `templates` those of each slot plan with the sentinels of its matrices. Raises
+    `UnsupportedError` if partitions do not align or a slot got lost.
+    """
+    everything = [*methods, *(entry for template, _ in templates for entry in template)]
+    check_alignment([lowered for _, lowered in everything])
+    constants = _Constants()
+    plans = {id(lowered): constants.adopt(lowered) for _, lowered in everything}
+    for template, _ in templates:
+        for _, lowered in template:
+            plans[id(lowered)]["container_meta_type"] = dict(_SAME_AS_BASE)
+    others = tuple(constants.remap(plan, lowered) for _, lowered in methods for plan in lowered.others)
+
+    functions: dict[int, list[Function]] = {id(lowered): [] for _, lowered in everything}
+    foundations = []
+    for index in range(len(methods[0][1].packages)):
+        merger = _Merger(directory / f"foundation_{index}.bin")
+        for _, lowered in methods:
+            functions[id(lowered)].append(merger.add_base(lowered.packages[index]))
+        foundations.append(merger.finish())
+        for template, sentinels in templates:
+            for _, lowered in template:
+                functions[id(lowered)].append(merger.add_template(lowered, index, sentinels))
+    _check_slots(templates, functions)
+
+    def method(kind: Kind, lowered: LoweredMethod) -> MethodObject:
+        return MethodObject(kind=kind, plan=plans[id(lowered)], functions=tuple(functions[id(lowered)]))
+
+    return ProgramObject(
+        methods=tuple(method(*entry) for entry in methods),
+        templates=tuple(tuple(method(*entry) for entry in template) for template, _ in templates),
+        foundations=tuple(foundations),
+        constants=others,
+        constant_offsets=constants.offsets,
+        constant_data=constants.data,
+    )
+
+
+def check_alignment(methods: Sequence[LoweredMethod]) -> None:
+    """Raise `UnsupportedError` naming method and operator if methods are not partitioned alike.
+
+    Weights are shared by position: partition i of every method is one package.
+    """
+    first = methods[0]
+    problems = []
+    for method in methods[1:]:
+        if len(method.packages) == len(first.packages):
+            continue
+        ours, theirs = (_delegated(m) for m in (method, first))
+        lost = sorted(theirs - ours) or sorted(ours - theirs) or ["none by name: the graph is cut elsewhere"]
+        what = (
+            f"Method {method.name!r} has {len(method.packages)} CoreML partitions and {first.name!r} has "
+            f"{len(first.packages)}, so their weights cannot be shared by position; operators delegated in one and not "
+            f"in the other: {', '.join(lost)}"
+        )
+        problems.append(Problem(what=what, where=method.name, remedy="Export without --graph-breaks."))
+    if problems:
+        raise UnsupportedError(problems)
+
+
+def _delegated(method: LoweredMethod) -> set[str]:
+    return {operator for partition in method.operators for operator in partition}
+
+
+class _Merger:
+    """Collects one partition's constants into a foundation file, equal bytes once, and rewrites references to them."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = path.open("wb")
+        self._file.write(blobfile.header(0))
+        self._end = blobfile.ALIGNMENT
+        self._blobs: list[StoredBlob] = []
+        self._offsets: dict[BlobKey, int] = {}
+        self._shell: Any = None
+
+    def add_base(self, directory: Path) -> Function:
+        model, weights = _load(directory)
+        if self._shell is None:
+            self._shell = _shell(model)
+        function = model.mlProgram.functions[_MAIN]
+        with blobfile.mapped(weights) as buffer:
+            for _, value in mil.blob_references(function):
+                blob = blobfile.blob_at(buffer, value.offset, where=str(weights))
+                key = blobfile.key_of(buffer, blob)
+                if key not in self._offsets:
+                    self._offsets[key] = self._append(blob, bytes(buffer[blob.data_offset : blob.end]))
+                value.offset = self._offsets[key]
+        compact(function, keep_weight_names=True)
+        return Function(message=function, description=_description(model))
+
+    def finish(self) -> Foundation:
+        self._file.close()
+        with blobfile.mapped(self._path) as buffer, memoryview(buffer) as view, view[blobfile.ALIGNMENT :] as body:
+            digest = hashlib.sha256(body).hexdigest()
+        return Foundation(
+            path=self._path, start=0, size=self._end, blobs=tuple(self._blobs), sha256=digest, shell=self._shell
+        )
+
+    def add_template(self, lowered: LoweredMethod, index: int, sentinels: Sentinels) -> Function:
+        model, weights = _load(lowered.packages[index])
+        function = model.mlProgram.functions[_MAIN]
+        own: dict[BlobKey, bytes] = {}
+        with blobfile.mapped(weights) as buffer:
+            for name, value in mil.blob_references(function):
+                blob = blobfile.blob_at(buffer, value.offset, where=str(weights))
+                key = blobfile.key_of(buffer, blob)
+                if key in self._offsets and key not in sentinels:
+                    value.offset = self._offsets[key]
+                elif key in sentinels or blob.size <= _EMBEDDED_LIMIT:
+                    # Where it will be stored is not known; until its reference has a number, its place here names it.
+                    own.setdefault(key, b"" if key in sentinels else bytes(buffer[blob.data_offset : blob.end]))
+                    value.offset = _UNPLACED + list(own).index(key)
+                else:
+                    raise UnsupportedError(
+                        f"Constant {name!r} of method {lowered.name!r} is not stored in the base's methods: attaching "
+                        "LoRA changed how CoreML lowers the base",
+                        where=lowered.name,
+                    )
+        compact(function, keep_weight_names=False)
+        relocations, embedded = _own_references(function, own, sentinels)
+        return Function(message=function, description=_description(model), relocations=relocations, embedded=embedded)
+
+    def _append(self, found: StoredBlob, data: bytes) -> int:
+        data_offset = self._end + blobfile.ALIGNMENT
+        blob = attrs.evolve(found, offset=self._end, data_offset=data_offset)
+        end = blobfile.aligned(blob.end)
+        self._file.write(blobfile.record(blob))
+        self._file.write(data)
+        self._file.write(bytes(end - blob.end))
+        self._blobs.append(blob)
+        self._end = end
+        return blob.offset
+
+
+def _own_references(
+    function: Any, own: Mapping[BlobKey, bytes], sentinels: Sentinels
+) -> tuple[tuple[Relocation, ...], tuple[EmbeddedConstant, ...]]:
+    """Number the references of a template's function to what the base does not store, and clear their offsets."""
+    keys = list(own)
+    relocations, embedded = [], []
+    for number, (_, value) in enumerate(mil.blob_references(function)):
+        if value.offset < _UNPLACED:
+            continue
+        key = keys[value.offset - _UNPLACED]
+        value.offset = 0
+        if key in sentinels:
+            module, matrix = sentinels[key]
+            relocations.append(Relocation(reference=number, module=module, matrix=matrix))
+        else:
+            embedded.append(EmbeddedConstant(reference=number, key=key, data=own[key]))
+    return tuple(relocations), tuple(embedded)
+
+
+class _Constants:
+    """The program's constant segment: tensors of all methods, equal bytes once. Number 0 belongs to no tensor."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[bytes, int] = {}
+        self._buffers: list[bytes] = [b""]
+
+    def adopt(self, lowered: LoweredMethod) -> Any:
+        return self.remap(lowered.plan, lowered)
+
+    def remap(self, plan: Any, lowered: LoweredMethod) -> Any:
+        if isinstance(plan, list):
+            return [self.remap(item, lowered) for item in plan]
+        if not isinstance(plan, dict):
+            return plan
+        copy = {key: self.remap(item, lowered) for key, item in plan.items()}
+        if plan.get("data_buffer_idx"):
+            copy["data_buffer_idx"] = self._number(lowered.buffers[plan["data_buffer_idx"]])
+        return copy
+
+    def _number(self, data: bytes) -> int:
+        if data not in self._numbers:
+            self._numbers[data] = len(self._buffers)
+            self._buffers.append(data)
+        return self._numbers[data]
+
+    @property
+    def offsets(self) -> tuple[int, ...]:
+        offsets, position = [], 0
+        for buffer in self._buffers:
+            offsets.append(position)
+            position += -(-len(buffer) // 16) * 16
+        return tuple(offsets) if len(offsets) > 1 else ()
+
+    @property
+    def data(self) -> bytes:
+        return b"".join(buffer.ljust(-(-len(buffer) // 16) * 16, b"\0") for buffer in self._buffers)
+
+
+def _check_slots(
+    templates: Sequence[tuple[Sequence[tuple[Kind, LoweredMethod]], Sentinels]], functions: dict[int, list[Function]]
+) -> None:
+    """Raise `UnsupportedError` for slots whose matrices are not found in a lowered template."""
+    problems = []
+    for template, sentinels in templates:
+        for _, lowered in template:
+            found = {(r.module, r.matrix) for function in functions[id(lowered)] for r in function.relocations}
+            for module, matrix in sorted(set(sentinels.values()) - found):
+                what = f"Matrix {matrix.upper()} of slot {module} was not found in lowered method {lowered.name!r}"
+                remedy = "Its layer must stay a linear layer of at least ten weights in the lowered program."
+                problems.append(Problem(what=what, where=module, remedy=remedy))
+    if problems:
+        raise UnsupportedError(problems)
+
+
+def _load(directory: Path) -> tuple[Any, Path]:
+    return mil.parse_model((directory / package.MODEL).read_bytes()), directory / package.WEIGHTS
+
+
+def _shell(model: Any) -> Any:
+    """Return a model with versions and build information only; the conversion date is left out on purpose."""
+    shell = mil.new_model()
+    shell.specificationVersion = model.specificationVersion
+    shell.mlProgram.version = model.mlProgram.version
+    for name, value in model.mlProgram.attributes.items():
+        shell.mlProgram.attributes[name].CopyFrom(value)
+    for name, text in model.description.metadata.userDefined.items():
+        if not name.endswith("conversion_date"):
+            shell.description.metadata.userDefined[name] = text
+    return shell
+
+
+def _description(model: Any) -> Any:
+    """Return the single function's inputs and outputs as the description of one function of several."""
+    description = type(model)().description.functions.add()
+    for field in ("input", "output", "state"):
+        getattr(description, field).extend(getattr(model.description, field))
+    return description

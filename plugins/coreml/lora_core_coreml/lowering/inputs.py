@@ -1,0 +1,103 @@
+"""Example inputs of each method, and the metadata that ExecuTorch's static attention runner reads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import torch  # noqa: TID253 - this module is only imported to lower a model
+
+from lora_core_coreml.program.naming import Kind
+
+
+@attrs.frozen(kw_only=True)
+class MethodShape:
+    """How many tokens a method takes in one call, and how many are cached before them."""
+
+    kind: Kind
+    input_len: int
+    cache_len: int
+
+
+def shapes(*, multifunction: bool, input_len: int, max_context_len: int) -> tuple[MethodShape, ...]:
+    """Return the shapes of the methods; decode and prefill have one cache length, so caches are interchangeable."""
+    if not multifunction:
+        return (MethodShape(kind="forward", input_len=input_len, cache_len=max_context_len - input_len),)
+    cache_len = max_context_len - 1
+    return (
+        MethodShape(kind="forward", input_len=1, cache_len=cache_len),
+        MethodShape(kind="prefill", input_len=input_len, cache_len=cache_len),
+    )
+
+
+def example_inputs(module: Any, shape: MethodShape, dtype: torch.dtype) -> tuple[Any, ...]:
+    """Return example inputs of ExecuTorch's static attention (`export_static_llm_coreml.py`, release 1.5.1)."""
+    from executorch.examples.models.llama.static_attention import StaticAttentionIOManager
+
+    manager = StaticAttentionIOManager(
+        module.params,
+        input_len=shape.input_len,
+        cache_lens=shape.cache_len,
+        batch_size=1,
+        dtype=dtype,
+        style="smart_mask",
+        mask_val=float("-inf"),
+    )
+    options: dict[str, Any] = {
+        "masks": manager.masks,
+        "freqs_cos_override": module.rope.freqs_cos[: shape.input_len].to(dtype),
+        "freqs_sin_override": module.rope.freqs_sin[: shape.input_len].to(dtype),
+        "in_cache_state": (manager.k_caches, manager.v_caches),
+    }
+    if not module.params.generate_full_logits:
+        options["last_valid_token_pos"] = torch.tensor([shape.input_len - 1], dtype=torch.long)
+    return torch.zeros(1, shape.input_len, dtype=torch.int32), options
+
+
+def constant_methods(module: Any, programs: dict[Kind, tuple[MethodShape, Any]], dtype: torch.dtype) -> dict[str, Any]:
+    """Return the constant methods of ExecuTorch's static runner; `programs` are the base's exported programs.
+
+    One method: names without prefix. Two: `decode_` and `prefill_` before what differs. An adapter's methods have the
+    signature of the base's, so the same values hold for them.
+    """
+    params = module.params
+    methods: dict[str, Any] = {
+        "vocab_size": params.vocab_size,
+        "head_dim": params.head_dim,
+        "n_heads_per_cache": params.n_kv_heads,
+        "max_context_len": params.max_context_len,
+        "freqs_cos": module.rope.freqs_cos[: params.max_context_len].to(dtype),
+        "freqs_sin": module.rope.freqs_sin[: params.max_context_len].to(dtype),
+    }
+    for kind, (shape, exported) in programs.items():
+        prefix = "" if len(programs) == 1 else {"forward": "decode_", "prefill": "prefill_"}[kind]
+        length = "forward_input_len" if not prefix else f"{prefix}input_len"
+        methods[length] = shape.input_len
+        methods |= {f"{prefix}{name}": value for name, value in _indices(exported).items()}
+    return methods
+
+
+def _indices(exported: Any) -> dict[str, torch.Tensor]:
+    """Return where a method's flat inputs and outputs hold caches, masks and rotary tables.
+
+    Output positions are read from the program's own output structure. Upstream's script numbers them by sorted cache
+    key, which pairs `l10` with the output of `l2` in models of more than ten layers.
+    """
+    from torch.utils._pytree import tree_unflatten
+
+    inputs = tree_unflatten(range(exported.call_spec.in_spec.num_leaves), exported.call_spec.in_spec)
+    outputs = tree_unflatten(range(exported.call_spec.out_spec.num_leaves), exported.call_spec.out_spec)
+    options = inputs[0][1]
+    keys, values = options["in_cache_state"]
+    out_keys, out_values = outputs[1]["out_cache_state"]
+    (cache_len,) = options["masks"]
+    caches = [[keys[c], out_keys[c], values[c], out_values[c], cache_len] for c in keys]
+    table = {
+        "freqs_cos_input_index": [options["freqs_cos_override"]],
+        "freqs_sin_input_index": [options["freqs_sin_override"]],
+        "mask_specs": [[index, length] for length, index in options["masks"].items()],
+        "kv_cache_specs": caches,
+    }
+    if "last_valid_token_pos" in options:
+        table["last_valid_token_pos_index"] = [options["last_valid_token_pos"]]
+    return {name: torch.tensor(value, dtype=torch.int64) for name, value in table.items()}

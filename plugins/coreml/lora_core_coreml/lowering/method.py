@@ -1,0 +1,165 @@
+"""One method through torch.export, ExecuTorch and coremltools: the slow part, done once for each base and slot plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from lora_core.errors import PluginError
+from lora_core_coreml.quiet import quiet
+from lora_core_coreml.storage import pte
+
+_MARKER = b"partition "
+# Says how coremltools converted, 3 KB for each delegate; the runtime reads the compute units only.
+_BUILD_ONLY = "pass_pipeline"
+# Merges constants that are nearly equal (const_deduplication.py in coremltools 9.0). Ours merges equal bytes only.
+_NEAR_EQUALITY = "common::const_deduplication"
+
+
+@attrs.frozen(kw_only=True)
+class LoweredMethod:
+    """A method as ExecuTorch lowered it.
+
+    `plan` is its execution plan whose delegates say `partition: i` instead of where their data is, `others` the plans
+    of constant methods, `buffers` the tensors those and portable operators read (number 0 is a placeholder). `packages`
+    are the directories of each partition's unpacked CoreML package; `operators` names each partition's operators.
+    """
+
+    name: str
+    plan: pte.Program
+    others: tuple[pte.Program, ...]
+    buffers: tuple[bytes, ...]
+    packages: tuple[Path, ...]
+    operators: tuple[tuple[str, ...], ...]
+
+
+def export_method(module: Any, inputs: tuple[Any, ...]) -> Any:
+    """Return `module` as torch's exported program."""
+    import torch
+
+    with quiet(), torch.no_grad():
+        return torch.export.export(module, inputs)
+
+
+def lower_method(
+    name: str, exported: Any, directory: Path, *, float16: bool, constants: Mapping[str, Any] | None = None
+) -> LoweredMethod:
+    """Lower an exported program to CoreML and unpack its packages under `directory`.
+
+    `constants` are constant methods to emit beside it. Raises `PluginError` if ExecuTorch or coremltools fails.
+    """
+    try:
+        with quiet():
+            edge = _to_edge(name, exported, float16, constants)
+            from lora_core_coreml.lowering import breaks
+
+            payloads, operators = _take_payloads(edge.exported_program(name))
+            breaks.remove(edge)
+            buffer = _to_executorch(edge).buffer
+    except Exception as error:  # whatever the tools raise: ours from it, naming the method
+        raise PluginError(f"Lowering method {name!r} to CoreML failed: {error}") from error
+    packages = tuple(_unpack(payload, directory / f"{name}_{i}") for i, payload in enumerate(payloads))
+    program = pte.decode(buffer, where=name)
+    plan, others = _split_plans(program, name, buffer)
+    return LoweredMethod(
+        name=name,
+        plan=plan,
+        others=others,
+        buffers=_buffers(program, buffer),
+        packages=packages,
+        operators=operators,
+    )
+
+
+def _to_edge(name: str, exported: Any, float16: bool, constants: Mapping[str, Any] | None) -> Any:
+    import coremltools as ct
+    from executorch.backends.apple.coreml.compiler.coreml_preprocess import (
+        MULTIMETHOD_WEIGHT_SHARING_STRATEGY,
+        CoreMLBackend,
+    )
+    from executorch.backends.apple.coreml.partition import CoreMLPartitioner
+    from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
+
+    passes = [item for item in ct.PassPipeline.DEFAULT.passes if item != _NEAR_EQUALITY]
+    specs = CoreMLBackend.generate_compile_specs(
+        minimum_deployment_target=ct.target.iOS18,
+        compute_precision=ct.precision.FLOAT16 if float16 else ct.precision.FLOAT32,
+        compute_unit=ct.ComputeUnit.CPU_AND_NE,
+        model_type=CoreMLBackend.MODEL_TYPE.MODEL,
+        pass_names=passes,
+    )
+    strategy = MULTIMETHOD_WEIGHT_SHARING_STRATEGY.POSITIONAL
+    specs.append(CoreMLBackend.generate_multimethod_weight_sharing_strategy_compile_spec(strategy))
+    return to_edge_transform_and_lower(
+        {name: exported},
+        partitioner=[CoreMLPartitioner(compile_specs=specs, take_over_mutable_buffer=False)],
+        compile_config=EdgeCompileConfig(_check_ir_validity=False),
+        constant_methods=dict(constants or {}),
+    )
+
+
+def _to_executorch(edge: Any) -> Any:
+    from executorch.exir.capture._config import ExecutorchBackendConfig
+    from executorch.exir.passes import MemoryPlanningPass
+    from executorch.exir.passes.sym_shape_eval_pass import ConstraintBasedSymShapeEvalPass
+
+    return edge.to_executorch(
+        ExecutorchBackendConfig(
+            extract_delegate_segments=True,
+            do_quant_fusion_and_const_prop=True,
+            memory_planning_pass=MemoryPlanningPass(alloc_graph_input=False, alloc_graph_output=False),
+            sym_shape_eval_pass=ConstraintBasedSymShapeEvalPass(),
+        )
+    )
+
+
+def _take_payloads(program: Any) -> tuple[list[bytes], tuple[tuple[str, ...], ...]]:
+    """Take each partition's package out of the program and leave a marker with its number."""
+    payloads: list[bytes] = []
+    operators: list[tuple[str, ...]] = []
+    for node in program.graph.nodes:
+        if node.op != "get_attr" or not hasattr(getattr(program.graph_module, node.target), "processed_bytes"):
+            continue
+        lowered = getattr(program.graph_module, node.target)
+        inner = lowered.original_module.graph_module.graph.nodes
+        operators.append(tuple(str(n.target) for n in inner if n.op == "call_function"))
+        payloads.append(lowered.processed_bytes)
+        lowered._processed_bytes = _MARKER + str(len(payloads) - 1).encode()
+    return payloads, tuple(operators)
+
+
+def _unpack(payload: bytes, directory: Path) -> Path:
+    from executorch.backends.apple.coreml import executorchcoreml
+
+    directory.mkdir(parents=True)
+    if not executorchcoreml.unflatten_directory_contents(payload, str(directory)):
+        raise PluginError("ExecuTorch could not unpack the CoreML package it had made.")
+    (root,) = directory.iterdir()
+    return root
+
+
+def _split_plans(program: pte.Program, name: str, buffer: bytes) -> tuple[pte.Program, tuple[pte.Program, ...]]:
+    base = int.from_bytes(buffer[24:32], "little")
+    plan = next(plan for plan in program["execution_plan"] if plan["name"] == name)
+    for delegate in plan["delegates"]:
+        entry = program["segments"][delegate.pop("processed")["index"]]
+        marker = buffer[base + entry["offset"] : base + entry["offset"] + entry["size"]]
+        delegate["partition"] = int(marker.removeprefix(_MARKER))
+        delegate["compile_specs"] = [spec for spec in delegate["compile_specs"] if spec["key"] != _BUILD_ONLY]
+    return plan, tuple(plan for plan in program["execution_plan"] if plan["name"] != name)
+
+
+def _buffers(program: pte.Program, buffer: bytes) -> tuple[bytes, ...]:
+    if program.get("mutable_data_segments"):
+        raise PluginError("The lowered program has mutable buffers with initial values, which cannot be linked.")
+    segment = program.get("constant_segment")
+    if not segment or not segment["offsets"]:
+        return (b"",)
+    entry = program["segments"][segment["segment_index"]]
+    base = int.from_bytes(buffer[24:32], "little") + int(entry["offset"])
+    offsets: Sequence[int] = [*segment["offsets"], entry["size"]]
+    return tuple(buffer[base + start : base + end] for start, end in pairwise(offsets))

@@ -1,0 +1,1 @@
+"""A stored program run: static attention, evaluation, and CoreML itself."""

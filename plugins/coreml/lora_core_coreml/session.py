@@ -1,0 +1,228 @@
+"""A bundle opened: reference evaluation anywhere, the CoreML runtime on macOS."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
+
+import attrs
+import numpy as np
+import numpy.typing as npt
+
+from lora_core.bundle.bundle import Bundle
+from lora_core.errors import BundleError, UnsupportedError, UsageError
+from lora_core.runtime.kv_cache import KvCache
+from lora_core.runtime.memory import measure
+from lora_core.runtime.session import Loaded, Session
+from lora_core_coreml.program import metadata
+from lora_core_coreml.program.naming import Kind, kinds, method_name
+from lora_core_coreml.runtime.attention import Signature, StaticAttention
+from lora_core_coreml.runtime.evaluation.function import Precision
+from lora_core_coreml.runtime.evaluation.operators import REASONS
+from lora_core_coreml.runtime.evaluation.program import EvaluatedProgram
+from lora_core_coreml.runtime.execution import EXECUTION, ExecutedProgram, can_execute
+from lora_core_coreml.sharing import CoremlSharing
+
+BOTH = "both"
+EVALUATION = "reference evaluation of the stored CoreML functions; nothing ran on CoreML"
+
+
+def open_session(bundle: Bundle, options: Mapping[str, Any]) -> Session:
+    """Open `bundle` on CoreML where there is CoreML, else for evaluation.
+
+    `options["precision"]` evaluates at `float16` (strict), `float32` (accumulating) or `both`, which returns the strict
+    logits and reports how far the others are. It is `both` by default, `float32` for a float32 program. Raises
+    `UsageError` for anything else.
+    """
+    unknown = sorted(set(options) - {"precision"})
+    if unknown:
+        raise UsageError(f"Unknown option {unknown[0]!r} of a CoreML session", remedy="There is: precision.")
+    precision = options.get("precision", "float32" if bundle.manifest.options.get("dtype") == "fp32" else BOTH)
+    if precision not in (*get_args(Precision), BOTH):
+        raise UsageError(f"Unknown precision {precision!r}", remedy="Choose float16, float32 or both.")
+    _check_foundation(bundle)
+    if not options and can_execute():
+        return CoremlSession(bundle, ("float16",), program=ExecutedProgram, runtime=EXECUTION)
+    return CoremlSession(bundle, get_args(Precision) if precision == BOTH else (precision,))
+
+
+def _check_foundation(bundle: Bundle) -> None:
+    """Raise `BundleError` unless the stored base is the one that manifest and adapters were made with."""
+    stated = bundle.manifest.foundation
+    strangers = [adapter.name for adapter in bundle.manifest.adapters if adapter.foundation != stated]
+    if strangers or CoremlSharing().fingerprint(bundle) != stated:
+        what = f"adapters {', '.join(strangers)} were" if strangers else "the manifest was"
+        raise BundleError(
+            f"The bundle's base is not the one that {what} made with",
+            where=str(bundle.path),
+            remedy="Copy the whole bundle again, or export again.",
+        )
+
+
+@attrs.frozen(kw_only=True)
+class Spread:
+    """How far two evaluations of one method are apart: the largest difference of logits, and their largest value."""
+
+    largest_difference: float = 0.0
+    largest_logit: float = 0.0
+    finite: bool = True
+
+    def wider(self, *rows: npt.NDArray[np.float32]) -> Spread:
+        """Return this spread widened by one more row of logits of each evaluation."""
+        first, last = rows[0], rows[-1]
+        return Spread(
+            largest_difference=max(self.largest_difference, float(np.abs(first - last).max())),
+            largest_logit=max(self.largest_logit, float(np.abs(last).max())),
+            finite=self.finite and all(bool(np.isfinite(row).all()) for row in rows),
+        )
+
+
+class CoremlSession(Session):
+    """The methods of one program, evaluated with coremltools' own operator semantics or executed by CoreML."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        precisions: Sequence[Precision],
+        *,
+        program: type[EvaluatedProgram] = EvaluatedProgram,
+        runtime: str = EVALUATION,
+    ) -> None:
+        """Open the program of `bundle`, to evaluate it at each of `precisions` and return the logits of the first.
+
+        Raises `UnsupportedError` if it is no language model.
+        """
+        self._bundle = bundle
+        self._precisions = tuple(precisions)
+        self._runtime = runtime
+        self._spreads: dict[str, Spread] = {}
+        (path,) = {method.program for method in bundle.manifest.methods}
+        self._program = program(bundle.file(path))
+        try:
+            self._read_metadata()
+        except BaseException:
+            self._program.close()
+            raise
+        self._cache = KvCache(bundle.manifest.kv_cache, self._context_len)
+        self._attention = self._new_attention()
+        self._loaded: dict[str | None, Loaded] = {}
+
+    def _read_metadata(self) -> None:
+        self._adapters = frozenset(self._program.constant(metadata.ADAPTERS))
+        self._multifunction = "prefill" in self._program.methods
+        if not self._program.has_constant("freqs_cos"):
+            raise UnsupportedError("This bundle is no language model with static attention, so no tokens can be fed.")
+        self._signatures: dict[Kind, Signature] = {
+            kind: _signature(self._program, kind, self._multifunction) for kind in kinds(self._multifunction)
+        }
+        # A call reads `cache_len` positions before its own tokens, so the last one may begin there.
+        self._context_len = 1 + min(signature.cache_len for signature in self._signatures.values())
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle that is open."""
+        return self._bundle
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """Whether this is evaluation, at which precision, and which operators have references of our own.
+
+        `float32_accumulating` tells for each method how far its logits are from the strict ones, if both were asked.
+        """
+        return {
+            "runtime": self._runtime,
+            "evaluates": self._runtime == EVALUATION,
+            "precision": " and ".join(self._precisions),
+            "float32_accumulating": {name: attrs.asdict(spread) for name, spread in sorted(self._spreads.items())},
+            "context_len": self._context_len,
+            "platform": platform.system(),
+            "own_references": dict(REASONS),
+        }
+
+    def load(self, adapter: str | None) -> Loaded:
+        """Load the functions of an adapter; raises `UsageError` for an unknown name."""
+        if adapter is not None and adapter not in self._adapters:
+            known = ", ".join(sorted(self._adapters)) or "none"
+            raise UsageError(f"The bundle has no adapter {adapter!r}", remedy=f"It has: {known}.")
+        if adapter not in self._loaded:
+            start = time.monotonic()
+            for kind in self._signatures:
+                self._program.load(method_name(adapter, kind, self._multifunction))
+            memory = measure()
+            self._loaded[adapter] = Loaded(
+                adapter=adapter,
+                seconds=time.monotonic() - start,
+                resident=memory.resident,
+                anonymous=memory.anonymous,
+                file_backed=memory.file_backed,
+            )
+        return self._loaded[adapter]
+
+    def reset(self) -> None:
+        """Forget the KV cache."""
+        self._cache.reset()
+        self._attention = self._new_attention()
+
+    def step(self, adapter: str | None, tokens: Sequence[int], position: int) -> npt.NDArray[np.float32]:
+        """Evaluate `tokens` at `position`, in as many calls as the methods' input length takes."""
+        self._cache.check(adapter, position, len(tokens))
+        self.load(adapter)
+        found: list[npt.NDArray[np.float32]] = []
+        done = 0
+        while done < len(tokens):
+            signature = self._choose(len(tokens) - done)
+            some = tokens[done : done + signature.input_len]
+            method = method_name(adapter, signature.kind, self._multifunction)
+            found = [self._call(precision, method, signature, some, position + done) for precision in self._precisions]
+            self._spreads[method] = self._spreads.get(method, Spread()).wider(*found)
+            done += len(some)
+            self._cache.wrote(adapter, position, done)
+        return found[0]
+
+    def close(self) -> None:
+        """Release the program."""
+        self._program.close()
+
+    def _call(
+        self, precision: Precision, method: str, signature: Signature, tokens: Sequence[int], position: int
+    ) -> npt.NDArray[np.float32]:
+        attention = self._attention[precision]
+        flat = attention.inputs(signature, tokens, position, self._program.input_count(method))
+        outputs = self._program.run(method, flat, precision)
+        attention.store(signature, outputs, position, len(tokens))
+        # Decode and prefill give the logits of the last token only, a method for both those of every position.
+        logits = outputs[0].reshape(-1, outputs[0].shape[-1])
+        return np.asarray(logits[len(tokens) - 1 if len(logits) > 1 else 0], dtype=np.float32)
+
+    def _choose(self, count: int) -> Signature:
+        """Return the method for `count` tokens: prefill for several, if there is one."""
+        signature = self._signatures["forward"]
+        if count > 1 and "prefill" in self._signatures:
+            signature = self._signatures["prefill"]
+        return signature
+
+    def _new_attention(self) -> dict[Precision, StaticAttention]:
+        (heads,), (head_dim,) = self._program.constant("n_heads_per_cache"), self._program.constant("head_dim")
+        tables = (self._program.constant("freqs_cos")[0], self._program.constant("freqs_sin")[0])
+        first = self._signatures["forward"]
+        caches = {"count": len(first.caches), "cache_len": first.cache_len, "heads": heads, "head_dim": head_dim}
+        # Caches keep what a method gave, unrounded, so that float32 evaluation stays float32 from call to call.
+        types = {"float16": tables[0].dtype, "float32": np.dtype(np.float32)}
+        return {each: StaticAttention(tables, dtype=types[each], **caches) for each in self._precisions}
+
+
+def _signature(program: EvaluatedProgram, kind: Kind, multifunction: bool) -> Signature:
+    prefix = {"forward": "decode_", "prefill": "prefill_"}[kind] if multifunction else ""
+    (input_len,) = program.constant(f"{prefix}input_len" if multifunction else "forward_input_len")
+    last = f"{prefix}last_valid_token_pos_index"
+    return Signature(
+        kind=kind,
+        input_len=input_len,
+        freqs_cos=int(program.constant(f"{prefix}freqs_cos_input_index")[0][0]),
+        freqs_sin=int(program.constant(f"{prefix}freqs_sin_input_index")[0][0]),
+        masks=program.constant(f"{prefix}mask_specs")[0],
+        caches=program.constant(f"{prefix}kv_cache_specs")[0],
+        last_token=int(program.constant(last)[0][0]) if program.has_constant(last) else None,
+    )

@@ -1,0 +1,1 @@
+"""ExecuTorch's files, read and written without ExecuTorch."""

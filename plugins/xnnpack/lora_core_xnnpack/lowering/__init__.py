@@ -1,0 +1,1 @@
+"""Lowering: torch modules to ExecuTorch programs for XNNPACK."""

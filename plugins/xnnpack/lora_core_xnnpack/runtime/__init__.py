@@ -1,0 +1,1 @@
+"""ExecuTorch's runtime in this process: libraries, options, programs, memory."""

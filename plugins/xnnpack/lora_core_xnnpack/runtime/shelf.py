@@ -1,0 +1,110 @@
+"""Programs of a bundle opened on ExecuTorch's runtime."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+
+from lora_core.bundle.bundle import Artifact, Bundle, Method
+from lora_core.errors import BundleError
+from lora_core_xnnpack.files.joining import join_program
+from lora_core_xnnpack.runtime.mapped_pages import drop_pages
+from lora_core_xnnpack.runtime.open_program import LoadedMethod, OpenProgram, open_program
+from lora_core_xnnpack.runtime.packed_cache import PackedCache
+
+FORWARD = "forward"
+
+
+class ProgramShelf:
+    """The programs that a session has opened, each once; methods of one program share its memory."""
+
+    def __init__(self, bundle: Bundle, runtime: ModuleType, packed: PackedCache | None) -> None:
+        self._bundle = bundle
+        self._runtime = runtime
+        self._packed = packed
+        self._programs: dict[str, OpenProgram] = {}
+
+    def load(self, method: Method) -> LoadedMethod:
+        """Load `method` with its program; raises `BundleError` if the files are not what the manifest says."""
+        foundation = self._foundation()
+        if method.program in self._programs:
+            with _blamed(self._bundle.file(method.program), foundation):
+                loaded = self._load(method)
+        else:
+            with self._program_file(method) as path, _blamed(path, foundation):
+                self._programs[method.program] = open_program(self._runtime, path, foundation, self._packed)
+                loaded = self._load(method)
+        drop_pages(foundation)
+        return loaded
+
+    def metadata(self, method: Method, name: str) -> int | None:
+        """Return what the metadata method `name` of a loaded method's program says, None if there is none."""
+        program = self._programs[method.program]
+        return program.constant(name) if name in program.names() else None
+
+    def close(self) -> None:
+        """Let go of all programs."""
+        self._programs.clear()
+
+    def _load(self, method: Method) -> LoadedMethod:
+        program = self._programs[method.program]
+        return program.load(method.name if method.name in program.names() else FORWARD)
+
+    def _foundation(self) -> Path:
+        found = [artifact for artifact in self._bundle.manifest.artifacts if artifact.role == "foundation"]
+        if len(found) != 1:
+            raise BundleError(f"The bundle has {len(found)} foundation files, and needs one", where="manifest.json")
+        return self._whole(found[0])
+
+    def _program_file(self, method: Method) -> contextlib.AbstractContextManager[Path]:
+        artifacts = self._bundle.manifest.artifacts
+        program = next(artifact for artifact in artifacts if artifact.path == method.program)
+        data = [each for each in artifacts if each.role == "adapter-data" and each.adapter == method.adapter]
+        path = self._whole(program)
+        if method.adapter is None or not data:
+            return contextlib.nullcontext(path)
+        return _joined_file(path, [self._whole(artifact) for artifact in data])
+
+    def _whole(self, artifact: Artifact) -> Path:
+        path = self._bundle.file(artifact)
+        size = path.stat().st_size if path.is_file() else None
+        if size != artifact.size:
+            found = "is missing" if size is None else f"has {size} bytes"
+            raise BundleError(
+                f"{artifact.path} {found}, and the manifest says {artifact.size} bytes",
+                where=str(path),
+                remedy="Export the bundle again, or restore the file from a copy.",
+            )
+        return path
+
+
+@contextlib.contextmanager
+def _joined_file(program: Path, data: Sequence[Path]) -> Iterator[Path]:
+    """Give a program file that carries its adapter's data, for as long as it takes to load it.
+
+    It is a file so that the runtime maps it: what a process holds of it can be dropped and is not anonymous memory.
+    The mapping outlives the name.
+    """
+    descriptor, name = tempfile.mkstemp(prefix="lora-core-", suffix=".pte")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.writelines(join_program(program, data))
+        yield Path(name)
+    finally:
+        Path(name).unlink()
+
+
+@contextlib.contextmanager
+def _blamed(program: Path, foundation: Path) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise BundleError(
+            f"ExecuTorch cannot load {program.name} with {foundation.name}: {error}",
+            where=str(program),
+            remedy="Check the bundle with `lora-core verify`: a file is damaged, or belongs to another bundle.",
+        ) from error

@@ -1,0 +1,101 @@
+"""The relocation table of a program with one method: where its LoRA tensors' keys stand, and how to write it anew."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from lora_core_xnnpack import slot_tensors
+from lora_core_xnnpack.files.program_front import ProgramTail, SegmentOffsets
+from lora_core_xnnpack.slot_tensors import TensorRelocation
+
+SCHEMA_VERSION = 1
+
+
+@attrs.frozen(kw_only=True)
+class DelegateReference:
+    """A delegate of an execution plan: `position` in the tail of the uint32 that names its `segment`."""
+
+    position: int
+    segment: int
+
+
+@attrs.frozen(kw_only=True)
+class TemplateSegment:
+    """A segment of the template file: `offset` from the file's start and `size`, in bytes."""
+
+    offset: int
+    size: int
+
+
+@attrs.frozen(kw_only=True)
+class RelocationTable:
+    """All that linking needs beside the template's bytes.
+
+    `tensors` stand in the order in which ExecuTorch stores them; their sites count payloads by segment.
+    `foundation_keys` are the content keys of the foundation whose size equals that of a LoRA matrix: an adapter's
+    tensor under such a key is already stored there.
+    """
+
+    tail_offset: int
+    tail_size: int
+    tail: ProgramTail
+    segments: tuple[TemplateSegment, ...]
+    delegates: tuple[DelegateReference, ...]
+    tensors: tuple[TensorRelocation, ...]
+    foundation_keys: tuple[str, ...]
+
+    def to_json(self) -> str:
+        """Return the table as JSON text with the same bytes for the same table."""
+        document = attrs.asdict(self, recurse=True)
+        tail = document["tail"]
+        del tail["data"]
+        tail["file_identifier"] = self.tail.file_identifier.decode("ascii")
+        return json.dumps({"schema_version": SCHEMA_VERSION, **document}, separators=(",", ":"), sort_keys=True) + "\n"
+
+
+def _offsets(document: dict[str, Any]) -> SegmentOffsets:
+    return SegmentOffsets(segment=document["segment"], offsets=tuple(document["offsets"]))
+
+
+def _tail(document: dict[str, Any], data: bytes) -> ProgramTail:
+    constant, mutable = document["constant_segment"], document["mutable_segments"]
+    first, second, third = document["vectors"]
+    return ProgramTail(
+        data=data,
+        min_align=document["min_align"],
+        vectors=(first, second, third),
+        vtables=tuple((tuple(key), offset) for key, offset in document["vtables"]),
+        version=document["version"],
+        header_length=document["header_length"],
+        file_identifier=document["file_identifier"].encode("ascii"),
+        constant_segment=None if constant is None else _offsets(constant),
+        mutable_segments=None if mutable is None else tuple(_offsets(table) for table in mutable),
+    )
+
+
+def read_table(path: Path, program: bytes) -> RelocationTable:
+    """Read the relocation table at `path` for the template `program`.
+
+    Raises `BundleError` naming the file if it is of a newer schema or not a table for this program.
+    """
+    return slot_tensors.read_table(path, SCHEMA_VERSION, lambda document: _table(document, program))
+
+
+def _table(document: dict[str, Any], program: bytes) -> RelocationTable:
+    start, size = document["tail_offset"], document["tail_size"]
+    table = RelocationTable(
+        tail_offset=start,
+        tail_size=size,
+        tail=_tail(document["tail"], program[start : start + size]),
+        segments=tuple(TemplateSegment(**segment) for segment in document["segments"]),
+        delegates=tuple(DelegateReference(**reference) for reference in document["delegates"]),
+        tensors=tuple(TensorRelocation.from_json(tensor) for tensor in document["tensors"]),
+        foundation_keys=tuple(document["foundation_keys"]),
+    )
+    if any(segment.offset + segment.size > len(program) for segment in table.segments):
+        raise ValueError("a segment ends behind the end of the template")
+    return table

@@ -1,0 +1,159 @@
+# ruff: noqa: TID253  this module is imported only while exporting, with ExecuTorch already loaded
+"""Make a template: lower placeholders and find where their keys stand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+import flatbuffers
+from executorch.exir import ExecutorchProgramManager
+from executorch.exir._serialize import _flatbuffer_program
+from executorch.exir._serialize.generated.executorch_flatbuffer.Program import Program, ProgramT
+
+from lora_core.errors import LoraCoreError
+from lora_core_xnnpack.files.data_file import SEGMENT_ALIGNMENT, DataBlob
+from lora_core_xnnpack.files.program_front import ProgramTail, SegmentOffsets
+from lora_core_xnnpack.lowering.lowering import LORA_TAG, Lowered
+from lora_core_xnnpack.slot_tensors import KeySite, TensorRelocation, occurrences
+from lora_core_xnnpack.split.relocations import DelegateReference, RelocationTable, TemplateSegment
+from lora_core_xnnpack.split.rewriting import Matrix, Template
+
+
+def _pack_vector(builder: flatbuffers.Builder, items: Iterable[Any]) -> int:
+    tables = [item.Pack(builder) for item in items]
+    builder.StartVector(4, len(tables), 4)
+    for table in reversed(tables):
+        builder.PrependUOffsetTRelative(table)
+    return int(builder.EndVector())
+
+
+def _segment_offsets(table: Any) -> SegmentOffsets:
+    return SegmentOffsets(segment=int(table.segmentIndex), offsets=tuple(int(offset) for offset in table.offsets))
+
+
+def _pack_tail(program: bytes, flatbuffer_size: int) -> ProgramTail:
+    """Pack the plans of `program` again, in the order of `ProgramT.Pack`, and keep the builder's state."""
+    _flatbuffer_program._patch_generated_flatbuffer_aliases()
+    _flatbuffer_program._install_fast_packers()
+    unpacked = ProgramT.InitFromPackedBuf(program)
+    builder = flatbuffers.Builder(flatbuffer_size)
+    vectors = tuple(
+        _pack_vector(builder, items)
+        for items in (unpacked.executionPlan, unpacked.constantBuffer or (), unpacked.backendDelegateData or ())
+    )
+    return ProgramTail(
+        data=bytes(builder.Bytes[builder.head :]),
+        min_align=int(builder.minalign),
+        vectors=(vectors[0], vectors[1], vectors[2]),
+        vtables=tuple((tuple(int(part) for part in key), int(offset)) for key, offset in builder.vtables.items()),
+        version=int(unpacked.version),
+        header_length=_header_length(),
+        file_identifier=program[4:8],
+        constant_segment=None if unpacked.constantSegment is None else _segment_offsets(unpacked.constantSegment),
+        mutable_segments=(
+            None
+            if unpacked.mutableDataSegments is None
+            else tuple(_segment_offsets(table) for table in unpacked.mutableDataSegments)
+        ),
+    )
+
+
+def _header_length() -> int:
+    # The header is padded to the largest force_align of the schema (serialize_pte_binary); what stands behind it is
+    # the flatbuffer from its 9th byte on, so the root offset tells nothing, but the schema does.
+    from executorch.exir._serialize._program import _ExtendedHeader
+    from executorch.exir._serialize.padding import aligned_size
+
+    schema = _flatbuffer_program._get_schema_info(None, None)
+    return int(aligned_size(_ExtendedHeader.EXPECTED_LENGTH, schema.max_alignment))
+
+
+def _program_size(program: bytes) -> int:
+    return int.from_bytes(program[16:24], "little")
+
+
+def _segment_base(program: bytes) -> int:
+    return int.from_bytes(program[24:32], "little")
+
+
+def _segments(program: bytes) -> tuple[TemplateSegment, ...]:
+    root = Program.GetRootAs(program)
+    base = _segment_base(program)
+    spans = [root.Segments(index) for index in range(root.SegmentsLength())]
+    return tuple(TemplateSegment(offset=base + int(span.Offset()), size=int(span.Size())) for span in spans)
+
+
+def _delegates(program: bytes, tail_offset: int) -> tuple[DelegateReference, ...]:
+    root = Program.GetRootAs(program)
+    references = []
+    for plan in (root.ExecutionPlan(index) for index in range(root.ExecutionPlanLength())):
+        for processed in (plan.Delegates(index).Processed() for index in range(plan.DelegatesLength())):
+            position = processed._tab.Pos + processed._tab.Offset(6) - tail_offset
+            references.append(DelegateReference(position=int(position), segment=int(processed.Index())))
+    return tuple(references)
+
+
+def _sites(payloads: Mapping[int, bytes], key: str) -> tuple[KeySite, ...]:
+    return tuple(
+        KeySite(payload=segment, offset=offset)
+        for segment, payload in payloads.items()
+        for offset in occurrences(payload, key.encode("ascii"))
+    )
+
+
+def _stored_order(manager: ExecutorchProgramManager) -> tuple[str, ...]:
+    """Return the keys of the LoRA data in stored order."""
+    entries = manager._named_data.external_data.get(LORA_TAG, {}) if manager._named_data else {}
+    if any(SEGMENT_ALIGNMENT % entry.alignment for entry in entries.values()):
+        raise LoraCoreError("ExecuTorch asks for LoRA data at another alignment than that of its segments.")
+    return tuple(entries)
+
+
+def make_template(
+    lowered: Lowered, placeholders: Mapping[str, tuple[Matrix, Matrix]], foundation: Mapping[str, int]
+) -> Template:
+    """Find every placeholder of a lowered program.
+
+    `placeholders` are the distinct A and B matrices that were lowered, by slot; `foundation` maps the foundation's
+    keys to their sizes in bytes. Raises `LoraCoreError` if a placeholder is not stored under its content key, or a key
+    stands nowhere: then this program cannot be linked.
+    """
+    program = lowered.pte
+    tail = _pack_tail(program, _program_size(program))
+    tail_offset = _program_size(program) - len(tail.data)
+    if program[tail_offset : tail_offset + len(tail.data)] != tail.data:
+        raise LoraCoreError("The lowered program is not laid out as ExecuTorch 1.5.1 lays programs out.")
+    segments = _segments(program)
+    delegates = _delegates(program, tail_offset)
+    spans = {index: segments[index] for index in sorted({reference.segment for reference in delegates})}
+    payloads = {index: program[span.offset : span.offset + span.size] for index, span in spans.items()}
+    by_key: dict[str, tuple[str, Literal["a", "b"], Matrix]] = {}
+    for module, (a, b) in placeholders.items():
+        by_key[DataBlob.under_content_key(a.tobytes()).key] = (module, "a", a)
+        by_key[DataBlob.under_content_key(b.tobytes()).key] = (module, "b", b)
+    order = _stored_order(lowered.manager)
+    if set(order) != set(by_key):
+        missing = sorted(f"{module} {matrix}" for key, (module, matrix, _) in by_key.items() if key not in order)
+        raise LoraCoreError(f"ExecuTorch did not store these LoRA matrices as XNNPACK constants: {', '.join(missing)}.")
+    tensors = []
+    for key in order:
+        module, matrix, values = by_key[key]
+        sites = _sites(payloads, key)
+        if not sites or program.count(key.encode("ascii")) != len(sites):
+            raise LoraCoreError(f"The key of {module} {matrix} stands outside of the delegates' payloads.")
+        rows, columns = values.shape
+        tensors.append(TensorRelocation(module=module, matrix=matrix, shape=(rows, columns), sites=sites))
+    sizes = {values.nbytes for _, _, values in by_key.values()}
+    return Template(
+        program=program,
+        table=RelocationTable(
+            tail_offset=tail_offset,
+            tail_size=len(tail.data),
+            tail=tail,
+            segments=segments,
+            delegates=delegates,
+            tensors=tuple(tensors),
+            foundation_keys=tuple(sorted(key for key, size in foundation.items() if size in sizes)),
+        ),
+    )

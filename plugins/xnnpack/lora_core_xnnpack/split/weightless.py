@@ -1,0 +1,142 @@
+"""The split layout's lowered programs without the base's weights: taken from one base, filled with those of another."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import attrs
+
+from lora_core_xnnpack.cache.origins import BaseTensor, is_content_key, key_offsets, trace_foundation
+from lora_core_xnnpack.files.data_file import DataBlob
+from lora_core_xnnpack.files.named_blobs import Buffer, StoredBlob, number, tables
+from lora_core_xnnpack.slot_tensors import KeySite
+from lora_core_xnnpack.split.relocations import RelocationTable, TemplateSegment
+from lora_core_xnnpack.split.rewriting import Template, rewrite
+
+if TYPE_CHECKING:
+    import torch
+
+PlannedMemory = Mapping[str, Mapping[str, int]]
+"""Bytes of memory that programs plan, by program and method."""
+
+
+@attrs.frozen(kw_only=True)
+class WeightlessProgram:
+    """A program (or template) and where the keys of base tensors stand in it, by their index in the foundation."""
+
+    template: Template
+    sites: tuple[tuple[int, tuple[KeySite, ...]], ...]
+
+
+@attrs.frozen(kw_only=True)
+class WeightlessSet:
+    """The base program and the templates, the foundation's blobs in stored order, and the memory that programs plan."""
+
+    foundation: tuple[BaseTensor, ...]
+    programs: tuple[WeightlessProgram, ...]
+    planned_memory: PlannedMemory
+
+    @classmethod
+    def strip(
+        cls,
+        module: torch.nn.Module,
+        programs: Sequence[Template],
+        planned_memory: PlannedMemory,
+        data: Buffer,
+        blobs: Sequence[StoredBlob],
+    ) -> Self:
+        """Take `programs` and the foundation file, whose bytes are `data`, apart from the weights in `module`.
+
+        Raises `DependsOnWeightsError`.
+        """
+        foundation = trace_foundation(module, data, blobs)
+        keys = [blob.key for blob in blobs]
+        stripped = tuple(WeightlessProgram(template=program, sites=_sites(program, keys)) for program in programs)
+        return cls(foundation=foundation, programs=stripped, planned_memory=planned_memory)
+
+    def fill(self, module: torch.nn.Module) -> tuple[list[DataBlob], list[Template]]:
+        """Return the foundation's blobs and the programs that lowering `module` would have given."""
+        blobs = [tensor.blob(module) for tensor in self.foundation]
+        distinct = list({blob.key: blob for blob in blobs}.values())
+        return distinct, [_fill(program, blobs) for program in self.programs]
+
+    @classmethod
+    def from_entry(cls, directory: Path, content: Mapping[str, Any]) -> Self:
+        """Read the programs in `directory`; raises as `Weightless.from_entry` says."""
+        programs = tuple(
+            WeightlessProgram(
+                template=Template.read(directory / f"{index}.pte", directory / f"{index}.json"),
+                sites=tuple((tensor, tuple(KeySite(**site) for site in sites)) for tensor, sites in found),
+            )
+            for index, found in enumerate(content["programs"])
+        )
+        foundation = tuple(BaseTensor.from_json(tensor) for tensor in content["foundation"])
+        return cls(foundation=foundation, programs=programs, planned_memory=content["planned_memory"])
+
+    def to_entry(self) -> tuple[Mapping[str, bytes], Mapping[str, Any]]:
+        """Return two files for each program, and where base tensors come from and their keys stand."""
+        files = {}
+        for index, program in enumerate(self.programs):
+            files[f"{index}.pte"] = program.template.program
+            files[f"{index}.json"] = program.template.table.to_json().encode("utf-8")
+        content = {
+            "foundation": [attrs.asdict(tensor) for tensor in self.foundation],
+            "programs": [
+                [[tensor, [attrs.asdict(site) for site in sites]] for tensor, sites in program.sites]
+                for program in self.programs
+            ],
+            "planned_memory": {name: dict(methods) for name, methods in self.planned_memory.items()},
+        }
+        return files, content
+
+
+def _sites(program: Template, keys: Sequence[str]) -> tuple[tuple[int, tuple[KeySite, ...]], ...]:
+    segments = sorted({reference.segment for reference in program.table.delegates})
+    payloads = {segment: program.segment(segment) for segment in segments}
+    found = []
+    for index, key in enumerate(keys):
+        sites = tuple(
+            KeySite(payload=segment, offset=offset)
+            for segment, payload in payloads.items()
+            for offset in (key_offsets(payload, key) if is_content_key(key) else ())
+        )
+        if sites:
+            found.append((index, sites))
+    return tuple(found)
+
+
+def _fill(program: WeightlessProgram, blobs: Sequence[DataBlob]) -> Template:
+    old = program.template
+    rewritten = b"".join(rewrite(old, [(sites, blobs[index].key) for index, sites in program.sites]))
+    sizes = {4 * rows * columns for rows, columns in (tensor.shape for tensor in old.table.tensors)}
+    keys = tuple(sorted({blob.key for blob in blobs if len(blob.data) in sizes}))
+    return Template(program=rewritten, table=attrs.evolve(_retabled(old.table, rewritten), foundation_keys=keys))
+
+
+def _retabled(old: RelocationTable, program: bytes) -> RelocationTable:
+    """Return the table of a rewritten program: equal payloads may have come to share a segment."""
+    size, base = struct.unpack_from("<QQ", program, 16)
+    root = struct.unpack_from("<I", program)[0]
+    start = size - old.tail_size
+    tail = program[start:size]
+    delegates = tuple(
+        attrs.evolve(each, segment=struct.unpack_from("<I", tail, each.position)[0]) for each in old.delegates
+    )
+    moved = {before.segment: after.segment for before, after in zip(old.delegates, delegates, strict=True)}
+    spans = [(number(program, span, 0, "<Q"), number(program, span, 1, "<Q")) for span in tables(program, root, 4)]
+    return attrs.evolve(
+        old,
+        tail_offset=start,
+        tail=attrs.evolve(old.tail, data=tail),
+        segments=tuple(TemplateSegment(offset=base + offset, size=length) for offset, length in spans),
+        delegates=delegates,
+        tensors=tuple(attrs.evolve(tensor, sites=_moved(tensor.sites, moved)) for tensor in old.tensors),
+    )
+
+
+def _moved(sites: Sequence[KeySite], moved: Mapping[int, int]) -> tuple[KeySite, ...]:
+    places = sorted({(moved[site.payload], site.offset) for site in sites})
+    return tuple(KeySite(payload=segment, offset=offset) for segment, offset in places)

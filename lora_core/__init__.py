@@ -62,14 +62,13 @@ def export(
     `StorageError`, each with all problems found, before the long work wherever possible; `out` is then untouched.
     """
     from lora_core.pipeline.export import export as run
+    from lora_core.pipeline.request import ExportRequest
 
-    hub = _hub(hub)
-    return run(
-        model,
+    request = ExportRequest(
+        model=model,
         adapters=adapters,
         backend=backend,
-        policy=policy if policy is not None else _first_policy(hub, backend),
-        out=Path(out),
+        policy=policy,
         options=options or {},
         plan=plan,
         max_rank=max_rank,
@@ -78,10 +77,8 @@ def export(
         embedding=embedding,
         cache=None if cache is None else Path(cache),
         download=download,
-        force=force,
-        emit=emit,
-        hub=hub,
     )
+    return run(request, Path(out), force=force, emit=emit, hub=_hub(hub))
 
 
 def add(
@@ -121,14 +118,15 @@ def inspect(bundle: str | Path | Bundle, *, emit: Emit = ignore, hub: PluginHub 
 def open(
     bundle: str | Path | Bundle, *, options: Mapping[str, Any] | None = None, hub: PluginHub | None = None
 ) -> Session:
-    """Open `bundle` on its backend's runtime; `options` are the backend's own (XNNPACK: `weight_cache`).
+    """Open `bundle` on its backend's runtime; `options` are fields of the backend's session options by name
+    (`BackendSpec.session_options`, those that `lora-core run --help` lists).
 
-    Raises `UnsupportedError` where this machine cannot run it.
+    Raises `UsageError` for an option that the backend does not have, `UnsupportedError` where this machine cannot run
+    the bundle.
     """
-    from lora_core.bundle.store import open_bundle
+    from lora_core.pipeline.opening import open_session
 
-    opened = open_bundle(_path(bundle))
-    return _hub(hub).backend(opened.manifest.backend).open(opened, options or {})
+    return open_session(_path(bundle), options or {}, hub=_hub(hub))
 
 
 def verify(
@@ -186,11 +184,6 @@ def _hub(hub: PluginHub | None) -> PluginHub:
     from lora_core.hub import PluginHub
 
     return PluginHub()
-
-
-def _first_policy(hub: PluginHub, backend: str) -> str:
-    offered = hub.backends[backend].policies if backend in hub.backends else ()
-    return offered[0] if offered else "fp32"
 
 
 def _path(bundle: str | Path | Bundle) -> Path:

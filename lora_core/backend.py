@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from lora_core.adapters.adapter import Adapter
+from lora_core.adapters.slots.choice import PlacedAdapter
 from lora_core.adapters.slots.plan import SlotPlan
-from lora_core.bundle.bundle import Artifact, Bundle, BundledAdapter, Method
+from lora_core.bundle.bundle import Bundle, Method
 from lora_core.errors import Problem, UnsupportedError
 from lora_core.events import Emit
 from lora_core.models.base import ModelHandle
@@ -42,14 +42,14 @@ class ExportJob:
     """Everything one export needs; `options` is an instance of the backend's options class.
 
     One template is lowered for each of `plans`: one plan is the union of all adapters, several are the distinct shapes
-    of `plan="per-shape"`. Every adapter fits a plan, and `lora_core.adapters.slots.choice.plan_for` says which one it
-    uses; a plan may have slots at ranks no adapter needs yet. With no adapters and no reserved slots there are no plans
-    and the bundle has no template. `adapters` are in the order of their names.
+    of `plan="per-shape"`; a plan may have slots at ranks no adapter needs yet. With no adapters and no reserved slots
+    there are no plans and the bundle has no template; a backend whose descriptor says `slot_plans=False` never gets
+    any. `adapters` are in the order of their names, each on the plan that it uses.
     `cache` is a directory where the backend may keep lowered templates for later exports (None: do not).
     """
 
     model: ModelHandle
-    adapters: tuple[Adapter, ...]
+    adapters: tuple[PlacedAdapter, ...]
     plans: tuple[SlotPlan, ...]
     policy: QuantPolicy
     options: Any
@@ -57,20 +57,34 @@ class ExportJob:
 
 
 @attrs.frozen(kw_only=True)
+class WrittenFile:
+    """A file that a backend wrote; core measures it. `path` is relative to the bundle with forward slashes.
+
+    `role` and `adapter` are those of `lora_core.bundle.bundle.Artifact`. `sha256` may be given by who hashed the bytes
+    anyway, so that a large file is not read again.
+    """
+
+    path: str
+    role: str
+    adapter: str | None = None
+    sha256: str | None = None
+
+
+@attrs.frozen(kw_only=True)
 class Artifacts:
     """What an export or a link wrote under `out`, for the manifest.
 
-    For a link, `artifacts`, `adapters` and `methods` are those that are new or replaced (same path or name), and
-    `detail` updates that of the manifest key by key. `sha256` of an artifact may be left empty: the pipeline hashes
-    the file it finds.
+    `foundation` is the fingerprint of the stored base. Every adapter of the job has at least one of `methods`. For a
+    link, `files` and `methods` are those that are new or replaced (same path or name), and `detail` updates that of the
+    manifest key by key. `adapter_details` is plain data that the backend wants to find again, by adapter.
     """
 
     foundation: str
-    artifacts: tuple[Artifact, ...]
-    adapters: tuple[BundledAdapter, ...]
+    files: tuple[WrittenFile, ...]
     methods: tuple[Method, ...]
     versions: Mapping[str, str] = attrs.field(factory=dict)
     detail: Mapping[str, Any] = attrs.field(factory=dict)
+    adapter_details: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict)
 
 
 class Backend(ABC):
@@ -93,8 +107,11 @@ class Backend(ABC):
     def sharing(self) -> WeightSharing:
         """How this backend stores the base once."""
 
-    def link(self, bundle: Bundle, adapters: Sequence[Adapter], out: Path, emit: Emit) -> Artifacts:
-        """Write what `adapters` add to `bundle` into the empty directory `out`, without the base weights."""
+    def link(self, bundle: Bundle, adapters: Sequence[PlacedAdapter], out: Path, emit: Emit) -> Artifacts:
+        """Write what `adapters` add to `bundle` into the empty directory `out`, without the base weights.
+
+        Each comes on the plan that it uses (`index` of `bundle.manifest.plans`), which it fits.
+        """
         raise UnsupportedError(f"Backend {bundle.manifest.backend!r} cannot add adapters to a bundle.")
 
     def links_independently(self, bundle: Bundle) -> bool:
@@ -109,6 +126,10 @@ class Backend(ABC):
         """Write files that must change when adapters go (None: only files of their own)."""
         return None
 
-    def open(self, bundle: Bundle, options: Mapping[str, Any]) -> Session:
-        """Open `bundle` on a runtime; raises `UnsupportedError` where this machine cannot."""
+    def open(self, bundle: Bundle, options: Any) -> Session:
+        """Open `bundle` on a runtime; raises `UnsupportedError` where this machine cannot, `BundleError` if the stored
+        base is not the one that the bundle was made with.
+
+        `options` is an instance of the class that the descriptor names as `session_options`, None if it names none.
+        """
         raise UnsupportedError(f"Backend {bundle.manifest.backend!r} cannot run programs on this machine.")

@@ -15,7 +15,7 @@ from lora_core.plugin import core as core_hooks
 from lora_core.plugin import loading, options, requirements
 from lora_core.plugin.discovery import Fault, Plugin, admit, discover
 from lora_core.plugin.offers import collect
-from lora_core.plugin.registry import Origin, Registry
+from lora_core.plugin.registry import Entry, Origin, Registry
 from lora_core.quant.policy import QuantPolicy
 from lora_core.specs import AdapterFormatSpec, BackendSpec, CommandSpec, ModelSourceSpec
 
@@ -96,14 +96,36 @@ class PluginHub:
     def backend_options(self, name: str) -> type[Any]:
         """Import the options class of backend `name`: an attrs class whose fields are its export options."""
         entry = self.backends.entry(name)
-        loaded = loading.load(entry.value.options, f"options of backend {name!r}", entry.origin)
-        if not isinstance(loaded, type):
-            raise PluginError(f"The options of backend {name!r} are not a class", where=entry.value.options)
-        return loaded
+        return self._options_class(entry, entry.value.options, "options")
+
+    def session_options_class(self, name: str) -> type[Any] | None:
+        """Import the class whose fields are what a session of backend `name` can be told; None if it declares none."""
+        entry = self.backends.entry(name)
+        target = entry.value.session_options
+        return None if target is None else self._options_class(entry, target, "session options")
 
     def options(self, name: str, values: Mapping[str, Any]) -> Any:
         """Return the options of backend `name` with `values` by field name; raises `UsageError`, all at once."""
-        return options.build(self.backend_options(name), name, values)
+        return options.build(self.backend_options(name), f"Backend {name!r}", values)
+
+    def session_options(self, name: str, values: Mapping[str, Any]) -> Any:
+        """Return the session options of backend `name` with `values` by field name, None if it declares none.
+
+        Raises `UsageError`, all at once.
+        """
+        cls = self.session_options_class(name)
+        if cls is not None:
+            return options.build(cls, f"A session of backend {name!r}", values)
+        if values:
+            what = f"A session of backend {name!r} has no options, and was given {', '.join(sorted(values))}."
+            raise UsageError(what, remedy="Leave them out.")
+        return None
+
+    def _options_class(self, entry: Entry[BackendSpec], target: str, what: str) -> type[Any]:
+        loaded = loading.load(target, f"{what} of backend {entry.name!r}", entry.origin)
+        if not isinstance(loaded, type):
+            raise PluginError(f"The {what} of backend {entry.name!r} are not a class", where=target)
+        return loaded
 
     def model_source(self, name: str) -> ModelSource:
         """Import and make the model source `name`, which then knows the model families of all plugins."""

@@ -9,7 +9,18 @@ import attrs
 from lora_core.capability import Capability
 from lora_core.verification.limits import Limits
 
-API_VERSION = 1
+API_VERSION = 2
+
+
+@attrs.frozen(kw_only=True)
+class ReservedNames:
+    """What adapters of a backend's bundles cannot be called, because methods or files of the backend's own are called
+    so: whole `names`, and names with one of the `beginnings` or `endings`; all in lower case, case does not count.
+    """
+
+    names: frozenset[str] = frozenset()
+    beginnings: tuple[str, ...] = ()
+    endings: tuple[str, ...] = ()
 
 
 @attrs.frozen(kw_only=True)
@@ -17,9 +28,12 @@ class BackendSpec:
     """A backend.
 
     `requires` are distributions with the versions it was proven on (`{"executorch": "1.5.1"}`); `policies` are the
-    names of the quantization policies it can do. `options` is an import-light attrs class, every field with a default
-    and with metadata `help` (a sentence for `--help`), and where they apply `choices` (a tuple of values) and `flag`
-    (the option's name on the command line, if it is not the field's own in kebab case).
+    names of the quantization policies it can do, `embeddings` says that it also takes quantized embeddings
+    (`--embedding BITS,GROUP`) with them. `options` is an import-light attrs class, every field with a default and with
+    metadata `help` (a sentence for `--help`), and where they apply `choices` (a tuple of values) and `flag` (the
+    option's name on the command line, if it is not the field's own in kebab case). `session_options` names such a class
+    for what an opened bundle can be told, if there is anything. `slot_plans=False` says that adapters are stored as
+    they are: no plans are made, nothing is padded, and any adapter can be added at any time.
     """
 
     name: str
@@ -27,7 +41,11 @@ class BackendSpec:
     target: str
     options: str
     capabilities: frozenset[Capability]
-    policies: tuple[str, ...] = ()
+    policies: tuple[str, ...] = ("fp32",)
+    embeddings: bool = False
+    session_options: str | None = None
+    slot_plans: bool = True
+    reserved: ReservedNames = attrs.field(factory=ReservedNames)
     requires: Mapping[str, str] = attrs.field(factory=dict)
     install_hint: str = ""
     limits: Mapping[str, Limits] = attrs.field(factory=dict)

@@ -14,6 +14,7 @@ from lora_core.adapters.names import name_problems
 from lora_core.adapters.reference import AdapterReference, Part, parse_references
 from lora_core.errors import AdapterError, Problem, UsageError
 from lora_core.models.base import ModelSummary
+from lora_core.specs import ReservedNames
 
 __all__ = ["AdapterReference", "Part", "parse_references", "read_adapters"]
 
@@ -24,15 +25,16 @@ def read_adapters(
     formats: Sequence[AdapterFormat],
     *,
     taken: Iterable[str] = (),
+    reserved: ReservedNames | None = None,
 ) -> tuple[Adapter, ...]:
     """Read every reference for `base`, in their order; composites are made of what is read.
 
-    `formats` are asked in order which of them knows a path. `taken` are names that a bundle already uses. Raises
-    `UsageError` for names and composites that cannot be, before anything is read; then `AdapterError` with the
-    problems of all adapters together.
+    The surest of `formats` reads a path, of equally sure ones the first. `taken` are names that a bundle already uses,
+    `reserved` those that its backend keeps for itself. Raises `UsageError` for names and composites that cannot be,
+    before anything is read; then `AdapterError` with the problems of all adapters together.
     """
     problems = [
-        *name_problems([reference.name for reference in references], taken=taken),
+        *name_problems([reference.name for reference in references], taken=taken, reserved=reserved or ReservedNames()),
         *_composite_problems(references),
     ]
     if problems:
@@ -58,9 +60,8 @@ class _Reader:
         try:
             if reference.weights is not None and reference.config is not None:
                 files = (reference.weights, reference.config)
-                return self._format_of(reference.weights.parent).read_files(
-                    reference.name, *files, self.base, strength=reference.strength
-                )
+                surest = max(self.formats, key=lambda each: each.sniff_files(*files))
+                return surest.read_files(reference.name, *files, self.base, strength=reference.strength)
             directory = reference.directory or Path()
             return self._directory(reference.name, directory, reference.strength)
         except AdapterError as error:
@@ -88,14 +89,10 @@ class _Reader:
         return None
 
     def _directory(self, name: str, path: Path, strength: float) -> Adapter:
-        for format_ in self.formats:
-            if format_.sniff(path):
-                return format_.read(name, path, self.base, strength=strength)
-        raise AdapterError(_unrecognised(name, path))
-
-    def _format_of(self, directory: Path) -> AdapterFormat:
-        """Files are read by the format that knows their directory, else by the first."""
-        return next((format_ for format_ in self.formats if format_.sniff(directory)), self.formats[0])
+        surest = max(self.formats, key=lambda each: each.sniff(path))
+        if not surest.sniff(path):
+            raise AdapterError(_unrecognised(name, path))
+        return surest.read(name, path, self.base, strength=strength)
 
 
 def _composite_problems(references: Sequence[AdapterReference]) -> list[Problem]:

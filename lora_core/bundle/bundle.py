@@ -11,7 +11,7 @@ import attrs
 from lora_core.adapters.slots.plan import SlotPlan
 from lora_core.models.base import ModelSummary
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @attrs.frozen(kw_only=True)

@@ -11,6 +11,8 @@ from typing import Any
 
 import attrs
 
+from lora_core.adapters.adapter import LOW_RANK
+from lora_core.adapters.slots.kinds import KINDS
 from lora_core.adapters.slots.plan import Slot, SlotPlan
 from lora_core.bundle.bundle import SCHEMA_VERSION, Artifact, BundledAdapter, Manifest, Method
 from lora_core.bundle.fields import Fields, Problems
@@ -19,6 +21,8 @@ from lora_core.errors import BundleError, LoraCoreError, Problem
 from lora_core.models.base import LayerInfo, ModelSummary
 
 FORMAT = "lora-core bundle"
+_WITHOUT_PATHS = _WITH_KINDS = 2
+"""From this schema on, layers no longer say what one runtime calls them, and slots say their kind."""
 
 _RECORDS = (Artifact, BundledAdapter, LayerInfo, Method, ModelSummary, Slot, SlotPlan)
 
@@ -54,13 +58,13 @@ def loads(data: bytes, where: str) -> Manifest:
     problems = Problems(where)
     fields = Fields(document, "", problems)
     fields.text("format")
-    fields.number("schema_version")
+    version = fields.number("schema_version")
     manifest = Manifest(
         backend=fields.text("backend"),
-        base=_summary(fields.object("base")),
+        base=_summary(fields.object("base"), version),
         policy=fields.mapping("policy"),
         foundation=fields.text("foundation"),
-        plans=tuple(_plan(entry) for entry in fields.objects("plans")),
+        plans=tuple(_plan(entry, version) for entry in fields.objects("plans")),
         options=fields.mapping("options"),
         versions=fields.text_mapping("versions"),
         artifacts=tuple(_artifact(entry) for entry in fields.objects("artifacts")),
@@ -154,11 +158,11 @@ def _holds_records(value: Any) -> bool:
 _compact = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
-def _summary(fields: Fields) -> ModelSummary:
+def _summary(fields: Fields, version: int) -> ModelSummary:
     summary = ModelSummary(
         name=fields.text("name"),
         family=fields.text("family"),
-        layers=tuple(_layer(entry) for entry in fields.objects("layers")),
+        layers=tuple(_layer(entry, version) for entry in fields.objects("layers")),
         module_names=fields.texts("module_names"),
         identities=fields.texts("identities"),
         config=fields.mapping("config"),
@@ -171,13 +175,14 @@ def _summary(fields: Fields) -> ModelSummary:
     return summary
 
 
-def _layer(fields: Fields) -> LayerInfo:
+def _layer(fields: Fields, version: int) -> LayerInfo:
+    if version < _WITHOUT_PATHS:
+        fields.text("path")
     kind = fields.text("kind")
     if kind not in ("linear", "embedding"):
         fields.problem("kind", "must be 'linear' or 'embedding'.")
     layer = LayerInfo(
         name=fields.text("name"),
-        path=fields.text("path"),
         kind="embedding" if kind == "embedding" else "linear",
         in_features=fields.number("in_features"),
         out_features=fields.number("out_features"),
@@ -189,18 +194,22 @@ def _layer(fields: Fields) -> LayerInfo:
     return layer
 
 
-def _plan(fields: Fields) -> SlotPlan:
-    plan = SlotPlan(slots=tuple(_slot(entry) for entry in fields.objects("slots")))
+def _plan(fields: Fields, version: int) -> SlotPlan:
+    plan = SlotPlan(slots=tuple(_slot(entry, version) for entry in fields.objects("slots")))
     fields.finish()
     return plan
 
 
-def _slot(fields: Fields) -> Slot:
+def _slot(fields: Fields, version: int) -> Slot:
+    kind = LOW_RANK if version < _WITH_KINDS else fields.text("kind")
+    if kind not in KINDS:
+        fields.problem("kind", f"is {kind!r}; this lora-core knows {', '.join(KINDS)}.")
     slot = Slot(
         module=fields.text("module"),
         in_features=fields.number("in_features"),
         out_features=fields.number("out_features"),
         rank=fields.number("rank"),
+        kind=kind,
     )
     fields.finish()
     return slot

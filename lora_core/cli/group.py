@@ -11,7 +11,7 @@ from lora_core.suggestions import did_you_mean
 EXIT_CODES = "Exit codes: 0 done, 1 defect, 2 usage, 3 bad input, 4 unsupported, 5 check failed, 6 plugin, 7 I/O."
 
 
-class Group(click.Group):
+class CommandGroup(click.Group):
     """The commands of a hub; `--help` lists them from their descriptors."""
 
     def __init__(self, hub: PluginHub) -> None:

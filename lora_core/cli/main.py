@@ -10,7 +10,7 @@ import click
 
 from lora_core.cli import failure
 from lora_core.cli.console import Console, Verbosity
-from lora_core.cli.group import Group
+from lora_core.cli.group import CommandGroup
 from lora_core.errors import ExitCode, UsageError
 from lora_core.hub import PluginHub
 
@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         hub = PluginHub()
-        code = Group(hub).main(words, prog_name="lora-core", standalone_mode=False, obj=hub)
+        code = CommandGroup(hub).main(words, prog_name="lora-core", standalone_mode=False, obj=hub)
         return int(code or ExitCode.OK)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()

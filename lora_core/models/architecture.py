@@ -40,7 +40,7 @@ class Architecture:
     mlp_bias: bool = False
     qk_norm: bool = False
     window: int | None = None
-    model_args: Mapping[str, Any] = attrs.field(factory=dict)
+    definition: Mapping[str, Any] = attrs.field(factory=dict)
 
 
 def read_architecture(
@@ -79,7 +79,7 @@ def read_architecture(
         mlp_bias=family.mlp_bias and bool(config.get("mlp_bias")),
         qk_norm=family.qk_norm,
         window=window,
-        model_args=family.model_args,
+        definition=family.definition,
     ), []
 
 

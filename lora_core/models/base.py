@@ -9,24 +9,26 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 
+from lora_core.tensors import LazyTensor
+
 if TYPE_CHECKING:
     import torch
 
+    from lora_core.adapters.reference import AdapterReference
     from lora_core.models.families import ModelFamily
+    from lora_core.verification.reference_model import ReferenceModel
 
 
 @attrs.frozen(kw_only=True)
 class LayerInfo:
-    """One layer of the base that can be quantized or carry LoRA.
+    """One layer of the base that can be quantized or carry an adapter's update.
 
-    `name` is the layer's name as adapters spell it (Hugging Face: `model.layers.0.self_attn.q_proj`); `path` is its
-    fully qualified name in `BaseModel.module` (ExecuTorch's Llama: `layers.0.attention.wq`). For an embedding,
+    `name` is the layer's name as adapters spell it (Hugging Face: `model.layers.0.self_attn.q_proj`). For an embedding,
     `in_features` is the number of rows and `out_features` the width. `is_output` marks the output head, which PEFT's
     `all-linear` leaves out. `tied_to` names the layer whose weight this one shares, if any.
     """
 
     name: str
-    path: str
     kind: Literal["linear", "embedding"]
     in_features: int
     out_features: int
@@ -39,14 +41,14 @@ class LayerInfo:
 class ModelOptions:
     """What a backend asks of the module it will lower.
 
-    `attention` is `custom_sdpa` (ExecuTorch's `llama::custom_sdpa` with its KV cache), `sdpa` (plain torch operators
-    with ExecuTorch's KV cache) or `static` (ExecuTorch's static attention for the Neural Engine, caches as inputs and
-    outputs). `full_logits` returns logits of every position, else of the last one only.
+    `max_context_len` positions fit into the KV cache, one call takes up to `max_seq_len` tokens (exactly that many
+    unless `dynamic_seq_len`). `full_logits` returns logits of every position, else of the last one only. A source that
+    builds decoders in several forms has options of its own that derive from these
+    (`lora_core.models.executorch.options`); a source takes what it does not know as the plain ones.
     """
 
     max_context_len: int = 2048
     max_seq_len: int = 2048
-    attention: Literal["custom_sdpa", "sdpa", "static"] = "custom_sdpa"
     full_logits: bool = False
     dynamic_seq_len: bool = True
 
@@ -89,22 +91,28 @@ class ModelSummary:
 
 @attrs.define(kw_only=True)
 class BaseModel:
-    """A base loaded and ready to lower: float32, eval mode, no LoRA, no gradients.
+    """A base loaded and ready to lower: float32, eval mode, no updates attached, no gradients.
 
-    `example_args`, `example_kwargs` and `dynamic_shapes` are what `torch.export.export` takes. `constant_methods` is
-    the metadata that ExecuTorch's runners read (`get_max_seq_len`, `get_bos_id`, ...).
+    `paths` maps the name of each layer of `summary` to its fully qualified name in `module`. `example_args`,
+    `example_kwargs` and `dynamic_shapes` are what `torch.export.export` takes. `metadata` are values by name that
+    travel with the program for its runner (the context length, the ids that end a text).
     """
 
     summary: ModelSummary
     module: torch.nn.Module
+    paths: Mapping[str, str]
     example_args: tuple[Any, ...]
     example_kwargs: dict[str, Any]
     dynamic_shapes: Any
-    constant_methods: dict[str, Any]
+    metadata: dict[str, Any]
 
 
 class ModelHandle(ABC):
-    """A base that is known but not yet loaded: what `check` sees, and what `export` loads once."""
+    """A base that is known but not yet loaded: what `check` sees, and what `export` loads once.
+
+    A backend that only wants weights takes `tensors`, which needs neither torch nor any runtime's definition of the
+    model; one that lowers a module takes `load`.
+    """
 
     @property
     @abstractmethod
@@ -117,8 +125,24 @@ class ModelHandle(ABC):
         """The tokenizer files, if the source has any."""
 
     @abstractmethod
+    def tensors(self) -> Mapping[str, LazyTensor]:
+        """Return the stored tensors by name, none of them read yet.
+
+        The weight of a layer is `NAME.weight`, its bias `NAME.bias`; a layer that is `tied_to` another has none of its
+        own. Normalizations and whatever else the model has are under the names of the source.
+        """
+
+    @abstractmethod
     def load(self, options: ModelOptions) -> BaseModel:
         """Read the weights (memory-mapped, once) and build the module; raises `ModelError`."""
+
+    def reference(self, references: Sequence[AdapterReference]) -> ReferenceModel | None:
+        """Return an independent implementation of this model with the adapters `references`, by code that exports share
+        nothing with; None if there is none. Raises `UnsupportedError` if there is one that cannot be had here, saying
+        why and what to do.
+        """
+        del references
+        return None
 
 
 class ModelSource(ABC):

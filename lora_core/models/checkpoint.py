@@ -12,23 +12,14 @@ from typing import TYPE_CHECKING
 import attrs
 
 from lora_core.errors import ModelError, Problem, StorageError
+from lora_core.tensors import READABLE, StoredTensor, open_tensors
 
 if TYPE_CHECKING:
     import torch
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-DTYPES = ("F32", "F16", "BF16")
 _SHOWN = 5
-
-
-@attrs.frozen(kw_only=True)
-class StoredTensor:
-    """Where a tensor lies and what its header says; `dtype` is the safetensors type name."""
-
-    path: Path
-    dtype: str
-    shape: tuple[int, ...]
 
 
 @attrs.frozen(kw_only=True)
@@ -62,8 +53,8 @@ class Checkpoint:
             if name in shapes and stored.shape != shapes[name]:
                 what = f"Tensor {name} has shape {stored.shape}; config.json asks for {shapes[name]}"
                 problems.append(Problem(what=what, where=where))
-            if name in shapes and stored.dtype not in DTYPES:
-                what = f"Tensor {name} is stored as {stored.dtype}. Supported: {', '.join(DTYPES)}"
+            if name in shapes and stored.dtype not in READABLE:
+                what = f"Tensor {name} is stored as {stored.dtype}. Supported: {', '.join(READABLE)}"
                 problems.append(Problem(what=what, where=where))
         return problems
 
@@ -107,18 +98,10 @@ def _no_checkpoint(directory: Path) -> Problem:
 
 
 def _read_headers(path: Path) -> tuple[dict[str, StoredTensor], list[Problem]]:
-    from safetensors import SafetensorError, safe_open
-
     try:
-        # The NumPy face of safetensors reads headers without importing torch.
-        with safe_open(path, framework="np") as stored:
-            slices = {name: stored.get_slice(name) for name in stored.keys()}  # noqa: SIM118 - not a mapping
-            return {
-                name: StoredTensor(path=path, dtype=part.get_dtype(), shape=tuple(part.get_shape()))
-                for name, part in slices.items()
-            }, []
-    except (OSError, SafetensorError) as error:
-        return {}, [Problem(what=f"The file is not a readable safetensors file: {error}", where=str(path))]
+        return {tensor.name: tensor for tensor in open_tensors(path, error=ModelError)}, []
+    except ModelError as error:
+        return {}, list(error.problems)
 
 
 def _read_shards(directory: Path) -> tuple[dict[str, StoredTensor], list[Problem]]:

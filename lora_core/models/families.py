@@ -20,7 +20,8 @@ class ModelFamily:
     (always, on q, k and v), `config` (the field `attention_bias`, on q, k, v and o) or `never`. `mlp_bias` says
     whether the field `mlp_bias` counts, `qk_norm` whether queries and keys are normalized per head before rotation.
     `sliding_window`: the field counts for `all` layers, `by_layer` (with `use_sliding_window`, `layer_types` or
-    `max_window_layers`), or `never`. `model_args` is passed on to ExecuTorch's `ModelArgs` as it is.
+    `max_window_layers`), or `never`. `definition` holds what the decoder's definition is told besides
+    (`lora_core.models.executorch` hands it to ExecuTorch's `ModelArgs`).
     """
 
     name: str
@@ -31,7 +32,7 @@ class ModelFamily:
     mlp_bias: bool = False
     qk_norm: bool = False
     sliding_window: Literal["never", "all", "by_layer"] = "never"
-    model_args: Mapping[str, Any] = attrs.field(factory=dict)
+    definition: Mapping[str, Any] = attrs.field(factory=dict)
 
 
 FAMILIES: tuple[ModelFamily, ...] = (

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -17,6 +17,11 @@ from lora_core.models.architecture import Architecture, read_architecture
 from lora_core.models.base import BaseModel, ModelHandle, ModelOptions, ModelSource, ModelSummary, TokenizerFiles
 from lora_core.models.checkpoint import Checkpoint, open_checkpoint
 from lora_core.models.families import FAMILIES, ModelFamily, find_family, supported
+from lora_core.tensors import LazyTensor
+
+if TYPE_CHECKING:
+    from lora_core.adapters.reference import AdapterReference
+    from lora_core.verification.reference_model import ReferenceModel
 
 # Buffers that older versions of transformers saved; they follow from the configuration.
 _DERIVED = re.compile(r"\.rotary_emb\.inv_freq$|\.masked_bias$")
@@ -108,24 +113,34 @@ class HfModel(ModelHandle):
         """The tokenizer files of the directory, if it has a tokenizer."""
         return tokenizer_files.tokenizer_files(self.directory)
 
+    def tensors(self) -> Mapping[str, LazyTensor]:
+        """Return the tensors that the architecture uses, by their names in the checkpoint."""
+        return {name: self.checkpoint.tensors[name] for name in hf_names.tensor_shapes(self.architecture)}
+
     def load(self, options: ModelOptions) -> BaseModel:
-        """Read the weights and build ExecuTorch's Llama; raises `ModelError`."""
-        return self.load_with(options, {})
+        """Read the weights and build ExecuTorch's Llama, in the form that `ExecutorchOptions` ask for, else with plain
+        torch operators; raises `ModelError`.
+        """
+        from lora_core.models.executorch import inputs, names, transformer
+        from lora_core.models.executorch.options import ExecutorchOptions
 
-    def load_with(self, options: ModelOptions, overrides: Mapping[str, Any]) -> BaseModel:
-        """Do as `load` does, with fields of ExecuTorch's `ModelArgs` that a backend sets itself."""
-        from lora_core.models.executorch import inputs, transformer
-
-        module = transformer.build_transformer(self.architecture, self.checkpoint, options, overrides)
-        layers = hf_names.layers(self.architecture, transformer.paths(options))
+        asked = ExecutorchOptions.of(options)
+        module = transformer.build_transformer(self.architecture, self.checkpoint, asked)
         return BaseModel(
-            summary=attrs.evolve(self.summary, layers=layers),
+            summary=self.summary,
             module=module,
-            example_args=inputs.example_args(module, options),
+            paths=names.layer_paths(self.architecture, names.block_names(asked)),
+            example_args=inputs.example_args(module, asked),
             example_kwargs={},
-            dynamic_shapes=inputs.dynamic_shapes(options),
-            constant_methods=inputs.constant_methods(self.summary, self.architecture.layers, options),
+            dynamic_shapes=inputs.dynamic_shapes(asked),
+            metadata=inputs.metadata(self.summary, self.architecture.layers, asked),
         )
+
+    def reference(self, references: Sequence[AdapterReference]) -> ReferenceModel:
+        """Return transformers (with peft if there are adapters) reading this checkpoint's own directory."""
+        from lora_core.verification.transformers_reference import open_reference
+
+        return open_reference(self.directory, references)
 
     @property
     def _name(self) -> str:

@@ -1,24 +1,34 @@
-"""LoRA injection: wrap the slots' linear layers of any `nn.Module`, and take the wrapping off again."""
+"""Injection: wrap the slots' layers of any `nn.Module` with what hangs on them, and take the wrapping off again."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch  # noqa: TID253 - the module defines an nn.Module; nothing imports it before weights are loaded
 
+from lora_core.adapters.slots.kinds import kind_of
 from lora_core.adapters.slots.plan import Slot, SlotPlan
 from lora_core.errors import AdapterError, Problem
-from lora_core.models.base import LayerInfo
 
 
-class LoraLinear(torch.nn.Module):  # type: ignore[misc]  # torch is untyped here
+class SlotModule(torch.nn.Module):  # type: ignore[misc]  # torch is untyped here
+    """A layer of the base with one slot's parts acting on it. `base` is the wrapped layer, untouched."""
+
+    base: torch.nn.Module
+    PARTS: Mapping[str, str] = {}
+    """The parts of the slot's kind, each with the name of the parameter that holds it."""
+
+
+class LoraLinear(SlotModule):
     """`out = base(x) + lora_b(lora_a(x))`: a linear layer with a low-rank update beside it.
 
     `base` is the wrapped layer, untouched (it may be quantized). `lora_a` is (rank, in_features), `lora_b`
     (out_features, rank) and already scaled: the graph holds no scalar that depends on the adapter. `weight` and
     `bias` are the base's, and state dicts that name them without `base.` still load.
     """
+
+    PARTS: Mapping[str, str] = {"a": "lora_a.weight", "b": "lora_b.weight"}
 
     def __init__(self, base: torch.nn.Module, a: torch.Tensor, b: torch.Tensor) -> None:
         """Wrap `base` with the matrices `a` and `b`."""
@@ -67,69 +77,84 @@ class LoraLinear(torch.nn.Module):  # type: ignore[misc]  # torch is untyped her
 
 
 def inject(
-    module: torch.nn.Module, plan: SlotPlan, layers: Sequence[LayerInfo], values: Mapping[str, tuple[Any, Any]]
+    module: torch.nn.Module, plan: SlotPlan, paths: Mapping[str, str], values: Mapping[str, Mapping[str, Any]]
 ) -> torch.nn.Module:
     """Wrap the layer of every slot of `plan` in `module`, in place, and return the module.
 
-    `layers` map slot names to paths in `module` (`BaseModel.summary.layers`). `values` hold for every slot's module A
-    (rank, in_features) and B (out_features, rank), NumPy or torch, zero-padded to the slot's rank and with the scaling
-    folded into B; their memory is used as it is where it is float32 and contiguous. The returned module is another
-    object only if the slot is the module itself. Raises `AdapterError` with every slot that does not fit, and then
-    leaves `module` as it was.
+    `paths` map layer names to their names in `module` (`BaseModel.paths`). `values` hold for every slot's module its
+    parts by name (`Slot.parts`), NumPy or torch, of the slot's shapes; their memory is used as it is where it is
+    float32 and contiguous. The returned module is another object only if the slot is the module itself. Raises
+    `AdapterError` with every slot that does not fit, and then leaves `module` as it was.
     """
-    paths = {layer.name: layer.path for layer in layers if layer.kind == "linear"}
     problems: list[Problem] = []
-    pairs: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+    fitting: list[tuple[str, Slot]] = []
     for slot in plan.slots:
         found = _check(module, slot, paths, values)
         problems += found
         if not found:
-            a, b = values[slot.module]
-            pairs[paths[slot.module]] = (_matrix(a), _matrix(b))
+            fitting.append((paths[slot.module], slot))
     planned = {slot.module for slot in plan.slots}
     problems += [Problem(what=f"There is no slot for the values of {name}") for name in values if name not in planned]
     if problems:
         raise AdapterError(problems)
-    for path, (a, b) in pairs.items():
-        module = _replace(module, path, LoraLinear(module.get_submodule(path), a, b))
+    for path, slot in fitting:
+        parts = {part.name: _float32(values[slot.module][part.name]) for part in slot.parts}
+        module = _replace(module, path, kind_of(slot.kind).wrap(module.get_submodule(path), parts))
     return module
 
 
 def eject(module: torch.nn.Module) -> torch.nn.Module:
     """Put every wrapped layer back in place, the very object that `inject` found, and return the module."""
-    wrapped = [(path, layer.base) for path, layer in lora_layers(module)]
-    for path, base in wrapped:
+    for path, layer in list(slot_modules(module)):
+        base: Any = layer
+        while isinstance(base, SlotModule):
+            base = base.base
         module = _replace(module, path, base)
     return module
 
 
-def lora_layers(module: torch.nn.Module) -> Iterable[tuple[str, LoraLinear]]:
-    """Yield the wrapped layers of `module` with their paths, in module order."""
+def slot_modules(module: torch.nn.Module) -> Iterable[tuple[str, SlotModule]]:
+    """Yield the wrapped layers of `module` with their paths, in module order; of nested ones the outermost."""
+    inside = ""
     for path, layer in module.named_modules():
-        if isinstance(layer, LoraLinear):
+        if isinstance(layer, SlotModule) and not (inside and path.startswith(inside)):
+            inside = f"{path}." if path else "."
             yield path, layer
 
 
+def slot_parameters(module: torch.nn.Module) -> frozenset[str]:
+    """Return the names of all parameters of `module` that hold parts of slots."""
+    return frozenset(
+        f"{path}.{name}" if path else name
+        for path, layer in module.named_modules()
+        if isinstance(layer, SlotModule)
+        for name in layer.PARTS.values()
+    )
+
+
 def _check(
-    module: torch.nn.Module, slot: Slot, paths: Mapping[str, str], values: Mapping[str, tuple[Any, Any]]
+    module: torch.nn.Module, slot: Slot, paths: Mapping[str, str], values: Mapping[str, Mapping[str, Any]]
 ) -> list[Problem]:
     """Return what keeps `slot` from being filled."""
     if slot.module not in paths:
-        return [Problem(what=f"Slot {slot.module} is no linear layer of the model")]
+        return [Problem(what=f"Slot {slot.module} is no layer of the model")]
     if slot.module not in values:
         return [Problem(what=f"Slot {slot.module} has no values")]
-    base = module.get_submodule(paths[slot.module])
-    if isinstance(base, LoraLinear):
-        return [Problem(what=f"Slot {slot.module} already carries LoRA", remedy="Eject it first.")]
-    wanted = ((slot.rank, slot.in_features), (slot.out_features, slot.rank))
-    return [
-        Problem(what=f"{letter} of slot {slot.module} has shape {tuple(value.shape)}; the slot needs {shape}")
-        for letter, value, shape in zip("AB", values[slot.module], wanted, strict=True)
-        if tuple(value.shape) != shape
+    if isinstance(module.get_submodule(paths[slot.module]), SlotModule):
+        return [Problem(what=f"Slot {slot.module} already carries an update", remedy="Eject it first.")]
+    given = values[slot.module]
+    missing = [Problem(what=f"Slot {slot.module} has no value for {p.name}") for p in slot.parts if p.name not in given]
+    return missing or [
+        Problem(
+            what=f"{part.name.upper()} of slot {slot.module} has shape {tuple(given[part.name].shape)}; "
+            f"the slot needs {part.shape}"
+        )
+        for part in slot.parts
+        if tuple(given[part.name].shape) != part.shape
     ]
 
 
-def _matrix(value: Any) -> torch.Tensor:
+def _float32(value: Any) -> torch.Tensor:
     tensor = value if isinstance(value, torch.Tensor) else torch.from_numpy(value)
     return tensor.detach().to(torch.float32).contiguous()
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from lora_core.errors import ModelError
 from lora_core.models.base import BaseModel, LayerInfo, ModelHandle, ModelOptions, ModelSummary, TokenizerFiles
+from lora_core.tensors import LazyTensor
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     import torch
 
 
@@ -29,7 +33,7 @@ class ModuleModel(ModelHandle):
     example_args: tuple[Any, ...]
     example_kwargs: Mapping[str, Any] = attrs.field(factory=dict)
     dynamic_shapes: Any = None
-    constant_methods: Mapping[str, Any] = attrs.field(factory=dict)
+    metadata: Mapping[str, Any] = attrs.field(factory=dict)
     name: str = "module"
     output: str | None = None
     tokenizer_files: TokenizerFiles | None = None
@@ -50,6 +54,10 @@ class ModuleModel(ModelHandle):
         """The tokenizer files that the caller gave."""
         return self.tokenizer_files
 
+    def tensors(self) -> Mapping[str, LazyTensor]:
+        """Return the module's parameters by name, each once: a tied layer's weight is that of the embedding."""
+        return {name: ModuleTensor(name=name, parameter=each) for name, each in self.module.named_parameters()}
+
     def load(self, options: ModelOptions) -> BaseModel:  # noqa: ARG002 - the caller's module is as it is
         """Return the module in eval mode and without gradients; `options` cannot change it.
 
@@ -59,10 +67,11 @@ class ModuleModel(ModelHandle):
         return BaseModel(
             summary=self.summary,
             module=_shared_copy(self.module).eval(),
+            paths={layer.name: layer.name for layer in self._layers()},
             example_args=self.example_args,
             example_kwargs=dict(self.example_kwargs),
             dynamic_shapes=self.dynamic_shapes,
-            constant_methods=dict(self.constant_methods),
+            metadata=dict(self.metadata),
         )
 
     def _layers(self) -> Iterator[LayerInfo]:
@@ -76,7 +85,6 @@ class ModuleModel(ModelHandle):
             if isinstance(layer, torch.nn.Embedding):
                 yield LayerInfo(
                     name=name,
-                    path=name,
                     kind="embedding",
                     in_features=layer.num_embeddings,
                     out_features=layer.embedding_dim,
@@ -88,7 +96,6 @@ class ModuleModel(ModelHandle):
                 tied_to = embeddings.get(id(layer.weight))
                 yield LayerInfo(
                     name=name,
-                    path=name,
                     kind="linear",
                     in_features=layer.in_features,
                     out_features=layer.out_features,
@@ -96,6 +103,26 @@ class ModuleModel(ModelHandle):
                     is_output=tied_to is not None or name == self.output,
                     tied_to=tied_to,
                 )
+
+
+@attrs.frozen(kw_only=True)
+class ModuleTensor:
+    """A parameter of a caller's module (a `LazyTensor`); it is in memory already, in no file."""
+
+    name: str
+    parameter: Any
+    dtype: str = "F32"
+    path: Path = Path()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its size along each axis."""
+        return tuple(self.parameter.shape)
+
+    def read(self) -> npt.NDArray[np.float32]:
+        """Return its values; the memory is the parameter's own where it is float32 and contiguous."""
+        values: npt.NDArray[np.float32] = self.parameter.detach().float().contiguous().numpy()
+        return values
 
 
 def _shared_copy(module: torch.nn.Module) -> torch.nn.Module:

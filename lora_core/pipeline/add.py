@@ -18,10 +18,11 @@ from lora_core.bundle.transaction import Change, change
 from lora_core.capability import Capability
 from lora_core.errors import BundleError, Problem, UnsupportedError, UsageError
 from lora_core.events import Emit, StageAdvanced, stage
-from lora_core.pipeline.batches import BATCH, WORTH_A_PROCESS, Batch, Linked, link_here, split
+from lora_core.pipeline.batches import BATCH, WORTH_A_PROCESS, Batch, BatchResult, link_here, split
 from lora_core.pipeline.complaints import Complaints
 from lora_core.pipeline.given import adapter_formats, adapter_references
 from lora_core.pipeline.recording import checked, updated
+from lora_core.specs import BackendSpec
 
 if TYPE_CHECKING:
     from lora_core.hub import PluginHub
@@ -45,8 +46,9 @@ def add(
         raise UsageError(f"There must be at least one job, not {jobs}.")
     with change(path, emit) as changing:
         bundle = changing.bundle
-        backend = _linker(bundle, hub)
-        _check(bundle, references)
+        spec = hub.backends[bundle.manifest.backend]
+        backend = _linker(spec, hub)
+        _check(bundle, spec, references)
         work = changing.out.parent / f"batches-{os.urandom(4).hex()}"
         work.mkdir()
         independent = backend.links_independently(bundle)
@@ -60,31 +62,29 @@ def add(
 
                 results = link_in_processes(batches, bundle, hub, processes)
             else:
-                results = link_here(batches, bundle, backend, adapter_formats(hub), emit)
+                results = link_here(batches, bundle, backend, spec, adapter_formats(hub), emit)
             return _commit(changing, batches, results, emit)
 
 
-def _linker(bundle: Bundle, hub: PluginHub) -> Backend:
-    """Return the backend that made `bundle`, if it can link."""
-    name = bundle.manifest.backend
-    spec = hub.backends[name]
+def _linker(spec: BackendSpec, hub: PluginHub) -> Backend:
+    """Return the backend of `spec`, if it can link."""
     if Capability.LINK not in spec.capabilities:
         raise UnsupportedError(
-            f"Backend {name!r} cannot add adapters to a bundle.", remedy="Export again with all adapters."
+            f"Backend {spec.name!r} cannot add adapters to a bundle.", remedy="Export again with all adapters."
         )
-    return hub.backend(name, check_requirements=False)
+    return hub.backend(spec.name, check_requirements=False)
 
 
-def _check(bundle: Bundle, references: Sequence[AdapterReference]) -> None:
+def _check(bundle: Bundle, spec: BackendSpec, references: Sequence[AdapterReference]) -> None:
     """Refuse names in use, a bundle without a template, and files that are not those of the manifest."""
     complaints = Complaints()
     complaints.add(BundleError, list(_damage(bundle)))
-    if not bundle.manifest.plans:
+    if spec.slot_plans and not bundle.manifest.plans:
         what = "The bundle has no template: it was exported without adapters and without room for any"
         remedy = "Export again with --max-rank and --targets, for instance --max-rank 16 --targets all-linear."
         complaints.add(BundleError, [Problem(what=what, where=str(bundle.path), remedy=remedy)])
     taken = [adapter.name for adapter in bundle.manifest.adapters]
-    complaints.add(UsageError, name_problems([reference.name for reference in references], taken=taken))
+    complaints.add(UsageError, name_problems([each.name for each in references], taken=taken, reserved=spec.reserved))
     complaints.raise_any()
 
 
@@ -113,18 +113,18 @@ def _foreign(bundle: Bundle, artifact: Artifact) -> Iterator[Problem]:
             yield problem
 
 
-def _commit(changing: Change, batches: Sequence[Batch], results: Iterator[Linked], emit: Emit) -> Bundle:
+def _commit(changing: Change, batches: Sequence[Batch], results: Iterator[BatchResult], emit: Emit) -> Bundle:
     """Collect the results of all batches into one change; raise the problems of all of them together."""
     complaints = Complaints()
     manifest = changing.bundle.manifest
     done, total = 0, sum(len(batch.references) for batch in batches)
-    for batch, linked in zip(batches, results, strict=True):
-        for event in linked.events:
+    for batch, result in zip(batches, results, strict=True):
+        for event in result.events:
             emit(event)
         with complaints.collect():
-            if linked.artifacts is None:
-                raise linked.error or AssertionError("a batch gives artifacts or an error")
-            manifest = updated(manifest, linked.artifacts)
+            if result.changed is None:
+                raise result.error or AssertionError("a batch gives changes or an error")
+            manifest = updated(manifest, result.changed)
             _move(batch.out, changing.out)
         done += len(batch.references)
         emit(StageAdvanced(stage=_STAGE, done=done, total=total))

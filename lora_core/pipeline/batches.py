@@ -7,17 +7,17 @@ from pathlib import Path
 
 import attrs
 
-from lora_core.adapters.adapter import Adapter
 from lora_core.adapters.format import AdapterFormat
 from lora_core.adapters.identity import other_base
 from lora_core.adapters.reading import read_adapters
 from lora_core.adapters.reference import AdapterReference
-from lora_core.adapters.slots.choice import plan_for
-from lora_core.backend import Artifacts, Backend
+from lora_core.adapters.slots.choice import place, place_alone
+from lora_core.backend import Backend
 from lora_core.bundle.bundle import Bundle
-from lora_core.errors import AdapterError, LoraCoreError, Problem
+from lora_core.errors import LoraCoreError
 from lora_core.events import Emit, Event, Warned, ignore
-from lora_core.pipeline.recording import blame, on_plans, recorded, unrecorded
+from lora_core.pipeline.recording import Changed, blame, unlinked
+from lora_core.specs import BackendSpec
 
 BATCH = 32
 """Adapters that are open at a time; headers only, their tensors are read one by one."""
@@ -26,10 +26,10 @@ WORTH_A_PROCESS = 64
 
 
 @attrs.frozen(kw_only=True)
-class Linked:
-    """What one batch gave: its artifacts, or the error that stopped it, and what it has to tell."""
+class BatchResult:
+    """What one batch gave: what it changes, or the error that stopped it, and what it has to tell."""
 
-    artifacts: Artifacts | None = None
+    changed: Changed | None = None
     error: LoraCoreError | None = None
     events: tuple[Event, ...] = ()
 
@@ -41,26 +41,30 @@ class Batch:
     references: tuple[AdapterReference, ...]
     out: Path
 
-    def link(self, bundle: Bundle, backend: Backend, formats: Sequence[AdapterFormat], emit: Emit = ignore) -> Linked:
+    def link(
+        self,
+        bundle: Bundle,
+        backend: Backend,
+        spec: BackendSpec,
+        formats: Sequence[AdapterFormat],
+        emit: Emit = ignore,
+    ) -> BatchResult:
         """Read the references and link them. Never raises an error of ours: others may have problems to report too."""
         told: list[Event] = []
+        manifest = bundle.manifest
         try:
-            adapters = read_adapters(self.references, bundle.manifest.base, formats)
-            _refuse_misfits(bundle, adapters)
+            adapters = read_adapters(self.references, manifest.base, formats, reserved=spec.reserved)
             for adapter in adapters:
-                if (contradiction := other_base(adapter, bundle.manifest.base)) is not None:
+                if (contradiction := other_base(adapter, manifest.base)) is not None:
                     told.append(Warned(message=contradiction))
+            placed = place(adapters, manifest.plans) if spec.slot_plans else place_alone(adapters, manifest.base.layers)
             self.out.mkdir()
-            written = backend.link(bundle, adapters, self.out, emit)
-            blame(bundle.manifest.backend, unrecorded(written, adapters))
-            complete = attrs.evolve(
-                written,
-                artifacts=recorded(written.artifacts, self.out, bundle.manifest.backend),
-                adapters=on_plans(written.adapters, adapters, bundle.manifest.plans),
-            )
+            written = backend.link(bundle, placed, self.out, emit)
+            blame(manifest.backend, unlinked(written, placed))
+            changed = Changed.of(written, placed, self.out, manifest.backend)
         except LoraCoreError as error:
-            return Linked(error=error, events=tuple(told))
-        return Linked(artifacts=complete, events=tuple(told))
+            return BatchResult(error=error, events=tuple(told))
+        return BatchResult(changed=changed, events=tuple(told))
 
 
 def split(references: Sequence[AdapterReference], size: int, parent: Path) -> list[Batch]:
@@ -74,18 +78,12 @@ def split(references: Sequence[AdapterReference], size: int, parent: Path) -> li
 
 
 def link_here(
-    batches: Sequence[Batch], bundle: Bundle, backend: Backend, formats: Sequence[AdapterFormat], emit: Emit
-) -> Iterator[Linked]:
+    batches: Sequence[Batch],
+    bundle: Bundle,
+    backend: Backend,
+    spec: BackendSpec,
+    formats: Sequence[AdapterFormat],
+    emit: Emit,
+) -> Iterator[BatchResult]:
     """Link one batch after the other in this process."""
-    return (batch.link(bundle, backend, formats, emit) for batch in batches)
-
-
-def _refuse_misfits(bundle: Bundle, adapters: Sequence[Adapter]) -> None:
-    plans = bundle.manifest.plans
-    largest = max(plans, key=lambda plan: plan.size)
-    problems: list[Problem] = []
-    for adapter in adapters:
-        if plan_for(plans, adapter) is None:
-            problems += largest.misfits(adapter)
-    if problems:
-        raise AdapterError(problems)
+    return (batch.link(bundle, backend, spec, formats, emit) for batch in batches)

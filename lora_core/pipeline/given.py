@@ -6,32 +6,41 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lora_core.adapters.names import name_problems
 from lora_core.adapters.reference import AdapterReference
-from lora_core.errors import ModelError
+from lora_core.errors import ModelError, UsageError
 from lora_core.models.base import ModelHandle
 from lora_core.pipeline.complaints import Complaints
+from lora_core.specs import ReservedNames
 
 if TYPE_CHECKING:
     from lora_core.adapters.format import AdapterFormat
     from lora_core.hub import PluginHub
 
 
-def adapter_references(adapters: Mapping[str, str | Path] | Iterable[AdapterReference]) -> tuple[AdapterReference, ...]:
-    """Return references for directories by name, or the references as they are; raises `UsageError` for bad names."""
-    if isinstance(adapters, Mapping):
-        complaints = Complaints()
-        references = []
-        for name, path in adapters.items():
-            with complaints.collect():
-                references.append(AdapterReference(name=name, directory=Path(path)))
-        complaints.raise_any()
-        return tuple(references)
-    return tuple(adapters)
+def adapter_references(
+    adapters: Mapping[str, str | Path] | Iterable[AdapterReference], reserved: ReservedNames | None = None
+) -> tuple[AdapterReference, ...]:
+    """Return references for directories by name, or the references as they are.
+
+    Raises `UsageError` with every name that cannot be, those that a backend keeps for itself (`reserved`) among them.
+    """
+    if not isinstance(adapters, Mapping):
+        return tuple(adapters)
+    complaints = Complaints()
+    references = []
+    complaints.add(UsageError, name_problems(list(adapters), reserved=reserved or ReservedNames()))
+    for name, path in adapters.items():
+        with complaints.collect():
+            references.append(AdapterReference(name=name, directory=Path(path)))
+    complaints.raise_any()
+    return tuple(references)
 
 
 def adapter_formats(hub: PluginHub) -> Sequence[AdapterFormat]:
-    """Return every adapter format that plugins offer, in their order."""
-    return tuple(hub.adapter_format(name) for name in hub.adapter_formats)
+    """Return every adapter format, those of plugins before the core's own: of equal claims the first one wins."""
+    names = sorted(hub.adapter_formats, key=lambda name: hub.adapter_formats.entry(name).origin.core)
+    return tuple(hub.adapter_format(name) for name in names)
 
 
 def open_model(model: str | Path | ModelHandle, hub: PluginHub, *, download: bool) -> ModelHandle:

@@ -2,30 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import attrs
 
-from lora_core.adapters.adapter import Adapter
-from lora_core.adapters.slots.choice import plan_for
-from lora_core.adapters.slots.plan import SlotPlan
-from lora_core.backend import Artifacts
-from lora_core.bundle.bundle import Artifact, BundledAdapter, Manifest
+from lora_core.adapters.slots.choice import PlacedAdapter
+from lora_core.adapters.slots.kinds import max_rank
+from lora_core.backend import Artifacts, WrittenFile
+from lora_core.bundle.bundle import Artifact, BundledAdapter, Manifest, Method
 from lora_core.bundle.durable import storage_errors, walk
 from lora_core.bundle.manifest import check
 from lora_core.errors import PluginError, Problem
 from lora_core.sharing.fingerprint import file_sha256
 
 
-def recorded(artifacts: Iterable[Artifact], out: Path, backend: str) -> tuple[Artifact, ...]:
-    """Return `artifacts` with size and hash of the files in `out`.
+@attrs.frozen(kw_only=True)
+class Changed:
+    """What a link or an unlink changed, as manifest entries."""
 
-    Raises `PluginError` if a file is listed and not there, there and not listed, or of another size than listed.
+    foundation: str
+    artifacts: tuple[Artifact, ...]
+    adapters: tuple[BundledAdapter, ...]
+    methods: tuple[Method, ...]
+    detail: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, written: Artifacts, adapters: Iterable[PlacedAdapter], out: Path, backend: str) -> Changed:
+        """Measure what `backend` wrote into `out` for `adapters`; raises `PluginError` as `recorded` does."""
+        return cls(
+            foundation=written.foundation,
+            artifacts=recorded(written.files, out, backend),
+            adapters=bundled(adapters, written),
+            methods=written.methods,
+            detail=written.detail,
+        )
+
+
+def recorded(files: Iterable[WrittenFile], out: Path, backend: str) -> tuple[Artifact, ...]:
+    """Return `files` as artifacts, with size and hash of what is in `out`.
+
+    Raises `PluginError` if a file is listed and not there, or there and not listed.
     """
-    listed = {artifact.path: artifact for artifact in artifacts}
+    listed = {file.path: file for file in files}
     found = {path.relative_to(out).as_posix(): path for path in walk(out) if not path.is_dir()}
     problems = [Problem(what=f"{path!r} is listed but was not written") for path in sorted(set(listed) - set(found))]
     problems += [Problem(what=f"{path!r} was written but is not listed") for path in sorted(set(found) - set(listed))]
@@ -34,14 +55,13 @@ def recorded(artifacts: Iterable[Artifact], out: Path, backend: str) -> tuple[Ar
         with storage_errors("read", found[path]):
             size = found[path].stat().st_size
             digest = listed[path].sha256 or file_sha256(found[path])
-        if listed[path].size not in (0, size):
-            problems.append(Problem(what=f"{path!r} has {size} bytes and is listed with {listed[path].size}"))
-        complete.append(attrs.evolve(listed[path], size=size, sha256=digest))
+        file = listed[path]
+        complete.append(Artifact(path=path, role=file.role, sha256=digest, size=size, adapter=file.adapter))
     blame(backend, problems)
     return tuple(complete)
 
 
-def updated(manifest: Manifest, changed: Artifacts) -> Manifest:
+def updated(manifest: Manifest, changed: Changed) -> Manifest:
     """Return `manifest` with what a link or an unlink changed: new entries, and those of the same path or name."""
     if changed.foundation != manifest.foundation:
         what = f"The foundation is {changed.foundation} after the change and was {manifest.foundation}"
@@ -67,25 +87,29 @@ def checked(manifest: Manifest) -> Manifest:
     return manifest
 
 
-def on_plans(
-    bundled: Sequence[BundledAdapter], adapters: Sequence[Adapter], plans: Sequence[SlotPlan]
-) -> tuple[BundledAdapter, ...]:
-    """Return what a backend recorded of `adapters`, in their order, each with the index of the plan it uses."""
-    by_name = {each.name: each for each in bundled}
+def bundled(adapters: Iterable[PlacedAdapter], written: Artifacts) -> tuple[BundledAdapter, ...]:
+    """Return what the manifest says of `adapters`, which a backend has written as `written`."""
     return tuple(
-        attrs.evolve(by_name[adapter.name], plan=plan_for(plans, adapter) or 0)
-        for adapter in adapters
-        if adapter.name in by_name
+        BundledAdapter(
+            name=placed.name,
+            digest=placed.adapter.digest,
+            foundation=written.foundation,
+            rank=max_rank(placed.adapter),
+            modules=len({update.module for update in placed.adapter.updates}),
+            plan=placed.index,
+            detail=written.adapter_details.get(placed.name, {}),
+        )
+        for placed in adapters
     )
 
 
-def unrecorded(written: Artifacts, adapters: Sequence[Adapter]) -> list[Problem]:
-    """Return a problem for each adapter that was given to a backend and left out of what it recorded."""
-    known = {each.name for each in written.adapters}
+def unlinked(written: Artifacts, adapters: Iterable[PlacedAdapter]) -> list[Problem]:
+    """Return a problem for each adapter that was given to a backend and has no method in what it wrote."""
+    known = {method.adapter for method in written.methods}
     return [
-        Problem(what=f"Adapter {adapter.name!r} was given and not recorded")
-        for adapter in adapters
-        if adapter.name not in known
+        Problem(what=f"Adapter {placed.name!r} was given and has no method")
+        for placed in adapters
+        if placed.name not in known
     ]
 
 

@@ -12,7 +12,7 @@ from lora_core.bundle.bundle import Bundle, Manifest
 from lora_core.bundle.transaction import change
 from lora_core.errors import Problem, UsageError
 from lora_core.events import Emit, stage
-from lora_core.pipeline.recording import checked, recorded, updated
+from lora_core.pipeline.recording import Changed, checked, updated
 from lora_core.suggestions import did_you_mean
 
 if TYPE_CHECKING:
@@ -42,8 +42,7 @@ def remove(path: Path, names: Sequence[str], *, emit: Emit, hub: PluginHub) -> B
         rewritten = backend.unlink(bundle, wanted, changing.out, emit)
         manifest = _without(bundle.manifest, frozenset(wanted))
         if rewritten is not None:
-            complete = recorded(rewritten.artifacts, changing.out, bundle.manifest.backend)
-            manifest = updated(manifest, attrs.evolve(rewritten, artifacts=complete))
+            manifest = updated(manifest, Changed.of(rewritten, (), changing.out, bundle.manifest.backend))
         return changing.commit(checked(manifest))
 
 

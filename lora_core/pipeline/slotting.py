@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from lora_core.adapters.adapter import Adapter
-from lora_core.adapters.slots.choice import plan_for
+from lora_core.adapters.slots.choice import PlacedAdapter
+from lora_core.adapters.slots.kinds import extent_of
 from lora_core.adapters.slots.plan import SlotPlan
 from lora_core.errors import UsageError
 from lora_core.models.base import LayerInfo
@@ -44,33 +45,33 @@ def make_plans(
     return (*plans, *({reserved} - set(plans)))
 
 
-def describe(plans: Sequence[SlotPlan], adapters: Sequence[Adapter]) -> Iterator[str]:
+def describe(plans: Sequence[SlotPlan], adapters: Sequence[PlacedAdapter]) -> Iterator[str]:
     """Say what `plans` cost: templates to lower, and the bytes that padding adds to adapters."""
     for index, plan in enumerate(plans):
-        using = [adapter for adapter in adapters if plan_for(plans, adapter) == index]
+        using = [placed for placed in adapters if placed.index == index]
         named = f"Slot plan {index + 1} of {len(plans)}" if len(plans) > 1 else "Slot plan"
-        padding = _padding(plan, using)
+        padding = _padding(using)
         added = f", {_size(padding)} of it padding" if padding else ""
         count = "1 adapter" if len(using) == 1 else f"{len(using)} adapters"
         yield (
             f"{named}: one template with {len(plan.slots)} slots up to rank {plan.max_rank}; "
             f"{count} in {_size(plan.size * len(using))}{added}."
         )
-    shapes = len({_shape(adapter) for adapter in adapters})
+    shapes = len({_shape(placed.adapter) for placed in adapters})
     if len(plans) == 1 and shapes > 1:
         yield (
             f"With --plan per-shape there would be {shapes} templates to lower instead of 1, and no padding "
-            f"({_size(_padding(plans[0], adapters))} less)."
+            f"({_size(_padding(adapters))} less)."
         )
 
 
-def _padding(plan: SlotPlan, adapters: Sequence[Adapter]) -> int:
-    costs = [plan.cost(adapter) for adapter in adapters]
+def _padding(adapters: Sequence[PlacedAdapter]) -> int:
+    costs = [placed.plan.cost(placed.adapter) for placed in adapters]
     return sum(cost.padded - cost.own for cost in costs)
 
 
-def _shape(adapter: Adapter) -> tuple[tuple[str, int], ...]:
-    return tuple((pair.module, pair.rank) for pair in adapter.pairs)
+def _shape(adapter: Adapter) -> tuple[tuple[str, str, int], ...]:
+    return tuple((update.module, update.kind, extent_of(update).rank) for update in adapter.updates)
 
 
 def _size(size: int) -> str:

@@ -15,17 +15,17 @@ from lora_core.bundle.bundle import Bundle
 from lora_core.bundle.store import open_bundle
 from lora_core.errors import BundleError, LoraCoreError, Problem, UnsupportedError, UsageError
 from lora_core.events import Emit, stage
-from lora_core.models.base import ModelHandle, ModelOptions
+from lora_core.models.base import ModelHandle
 from lora_core.pipeline.given import adapter_formats, adapter_references, open_model
 from lora_core.runtime.run import context_len
 from lora_core.sharing.blobs import Blob
 from lora_core.suggestions import did_you_mean
 from lora_core.verification import files, stored
+from lora_core.verification.choosing import make_reference
 from lora_core.verification.finding import Finding, State, found, unchecked
 from lora_core.verification.limits import limits_for
 from lora_core.verification.measuring import Bench
 from lora_core.verification.prompts import make_prompts
-from lora_core.verification.reference_model import make_reference
 from lora_core.verification.verify_report import VerifyReport, VerifySettings
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def verify(
     _refuse_strangers(bundle, references)
     read = read_adapters(references, handle.summary, adapter_formats(hub))
     given = {adapter.name: adapter for adapter in read if adapter.name in _names(bundle)}
+    told = hub.session_options(bundle.manifest.backend, settings.session)
     limits = limits_for(bundle.manifest.policy, hub.backends[bundle.manifest.backend].limits)
     with stage(emit, "Check the files"):
         findings = tuple(_check_files(bundle, backend, handle, given))
@@ -65,7 +66,7 @@ def verify(
     if damaged:
         return report.with_findings(_none_ran(bundle, f"not run, because the check of {damaged[0]} failed"))
     try:
-        session = backend.open(bundle, settings.session)
+        session = backend.open(bundle, told)
     except UnsupportedError as error:
         return report.with_findings(_none_ran(bundle, str(error)))
     except BundleError as error:
@@ -86,10 +87,27 @@ def _check_files(bundle: Bundle, backend: Backend, handle: ModelHandle, given: M
     except LoraCoreError as error:
         return [*findings, found("sharing", "bundle", [str(error)]), *files.digests(bundle, given)]
     findings += [files.sharing(bundle, blobs), *files.digests(bundle, given)]
-    if backend.sharing.plain_weights and not damaged:
-        findings.append(stored.base_precision(bundle, blobs, handle.load(ModelOptions(attention="sdpa"))))
-        findings += [stored.adapter_precision(bundle, blobs, adapter) for adapter in given.values()]
-    return findings
+    return [*findings, *_check_precision(bundle, backend, blobs, handle, given, damaged=damaged)]
+
+
+def _check_precision(
+    bundle: Bundle,
+    backend: Backend,
+    blobs: Sequence[Blob],
+    handle: ModelHandle,
+    given: Mapping[str, Adapter],
+    *,
+    damaged: bool,
+) -> list[Finding]:
+    if damaged:
+        return []
+    if not backend.sharing.plain_weights:
+        why = f"backend {bundle.manifest.backend!r} stores weights in a form of its own"
+        return [unchecked("precision", subject, why) for subject in ("bundle", *given)]
+    return [
+        stored.base_precision(bundle, blobs, handle),
+        *(stored.adapter_precision(bundle, blobs, adapter) for adapter in given.values()),
+    ]
 
 
 def _measure(
@@ -110,7 +128,8 @@ def _measure(
     prompts = make_prompts(session.bundle, settings.prompts, context_len=length, tokens=tokens)
     longest = max(map(len, prompts)) + tokens
     with stage(emit, "Load the reference"):
-        reference = make_reference(settings.reference, handle, references, tuple(given.values()), length=longest)
+        read = tuple(given.values())
+        reference = make_reference(settings.reference, handle, references, read, length=longest, emit=emit)
     bench = Bench(
         session=session,
         reference=reference,

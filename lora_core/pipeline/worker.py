@@ -1,6 +1,6 @@
 """The process that links batches for `lora_core.pipeline.workers`: `python -m lora_core.pipeline.worker`.
 
-It reads one pickled `Work` from standard input and writes one pickled `Linked` for each batch to standard output.
+It reads one pickled `Work` from standard input and writes one pickled `BatchResult` for each batch to standard output.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ def main() -> None:
     os.dup2(2, 1)  # what a plugin prints must not come between results
     work = pickle.load(sys.stdin.buffer)
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    for linked in work.run():
-        pickle.dump(linked, results)
+    for result in work.run():
+        pickle.dump(result, results)
         results.flush()
 
 

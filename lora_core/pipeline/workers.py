@@ -20,7 +20,7 @@ from lora_core.adapters.format import AdapterFormat
 from lora_core.backend import Backend
 from lora_core.bundle.bundle import Bundle
 from lora_core.errors import LoraCoreError
-from lora_core.pipeline.batches import Batch, Linked
+from lora_core.pipeline.batches import Batch, BatchResult
 from lora_core.plugin import loading
 
 if TYPE_CHECKING:
@@ -37,18 +37,18 @@ class Work:
     formats: tuple[Entry[Any], ...]
     batches: tuple[Batch, ...]
 
-    def run(self) -> Iterator[Linked]:
+    def run(self) -> Iterator[BatchResult]:
         """Link the batches one after the other."""
         try:
             backend: Backend = _made(self.backend, Backend, "backend")
             formats: list[AdapterFormat] = [_made(entry, AdapterFormat, "adapter format") for entry in self.formats]
         except LoraCoreError as error:
-            yield from (Linked(error=error) for _ in self.batches)
+            yield from (BatchResult(error=error) for _ in self.batches)
             return
-        yield from (batch.link(self.bundle, backend, formats) for batch in self.batches)
+        yield from (batch.link(self.bundle, backend, self.backend.value, formats) for batch in self.batches)
 
 
-def link_in_processes(batches: Sequence[Batch], bundle: Bundle, hub: PluginHub, jobs: int) -> Iterator[Linked]:
+def link_in_processes(batches: Sequence[Batch], bundle: Bundle, hub: PluginHub, jobs: int) -> Iterator[BatchResult]:
     """Link batches in `jobs` processes; results come in the order of the batches. Raises `LoraCoreError`."""
     backend = hub.backends.entry(bundle.manifest.backend)
     formats = tuple(hub.adapter_formats.entry(name) for name in hub.adapter_formats)
@@ -64,8 +64,8 @@ def link_in_processes(batches: Sequence[Batch], bundle: Bundle, hub: PluginHub, 
             workers.append(worker)
         for number in range(len(batches)):
             with _blamed(EOFError, pickle.UnpicklingError):
-                linked = cast(Linked, pickle.load(_pipe(workers[number % jobs].stdout)))
-            yield linked
+                result = cast(BatchResult, pickle.load(_pipe(workers[number % jobs].stdout)))
+            yield result
 
 
 def _process() -> subprocess.Popen[bytes]:

@@ -83,6 +83,10 @@ class Registry(Mapping[str, T]):
         # Mapping's own waits for a KeyError, which this registry never raises.
         return name in self._entries
 
+    def find(self, name: str) -> T | None:
+        """Return the value called `name`, None if there is none."""
+        return self._entries[name].value if name in self._entries else None
+
     def entry(self, name: str) -> Entry[T]:
         """Return the value called `name` with its origin; raises as the constructor says."""
         if name in self._entries:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lora_core.adapters.adapter import Adapter
-from lora_core.adapters.slots.plan import SlotPlan, padded_pair
+from lora_core.adapters.slots.choice import place_alone
 from lora_core.errors import UnsupportedError
 from lora_core.models.base import BaseModel, ModelHandle, ModelOptions
-from lora_core.verification.reference_model import Reference
+from lora_core.verification.reference_model import ReferenceModel
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _SHORTEST = 8
 
 
-class EagerReference(Reference):
+class EagerReference(ReferenceModel):
     """The module that an export starts from, in float32, with LoRA injected; all tokens are always fed at once.
 
     It shares the reading of checkpoints and adapters with the export and so proves less than transformers does.
@@ -28,7 +28,7 @@ class EagerReference(Reference):
     def __init__(self, model: ModelHandle, adapters: Sequence[Adapter], *, length: int) -> None:
         """Load `model` for texts of up to `length` tokens; raises `UnsupportedError` if it does not take tokens."""
         length = max(length, _SHORTEST)
-        options = ModelOptions(max_context_len=length, max_seq_len=length, attention="sdpa", full_logits=True)
+        options = ModelOptions(max_context_len=length, max_seq_len=length, full_logits=True)
         self._base = model.load(options)
         self._adapters = {adapter.name: adapter for adapter in adapters}
         _require_tokens(self._base)
@@ -46,11 +46,10 @@ class EagerReference(Reference):
 
         from lora_core.models.lora import eject, inject
 
-        module, layers = self._base.module, self._base.summary.layers
+        module = self._base.module
         if adapter is not None:
-            plan = SlotPlan.from_adapters([self._adapters[adapter]], layers)
-            values = {slot.module: padded_pair(pair, slot) for slot, pair in plan.bind(self._adapters[adapter])}
-            inject(module, plan, layers, values)
+            (placed,) = place_alone([self._adapters[adapter]], self._base.summary.layers)
+            inject(module, placed.plan, self._base.paths, placed.values_by_module())
         try:
             with torch.no_grad():
                 out = module(torch.tensor([list(tokens)]), _position(self._base.example_args[1]))

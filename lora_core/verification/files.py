@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-import attrs
-
 from lora_core.adapters.adapter import Adapter
 from lora_core.bundle.bundle import Bundle
 from lora_core.bundle.store import verify_hashes
-from lora_core.models.base import LayerInfo, ModelSummary
+from lora_core.models.base import ModelSummary
 from lora_core.sharing.blobs import Blob
 from lora_core.sharing.report import SharingReport
 from lora_core.verification.finding import Finding, found, unchecked
@@ -55,9 +53,7 @@ def sharing(bundle: Bundle, blobs: Sequence[Blob]) -> Finding:
 
 def same_model(bundle: Bundle, model: ModelSummary) -> Finding:
     """The model has the layers of the base that was exported."""
-    recorded, given = (
-        {layer.name: _plain(layer) for layer in summary.layers} for summary in (bundle.manifest.base, model)
-    )
+    recorded, given = ({layer.name: layer for layer in summary.layers} for summary in (bundle.manifest.base, model))
     problems = [f"the model has no layer {name}" for name in sorted(set(recorded) - set(given))]
     problems += [f"the bundle has no layer {name}" for name in sorted(set(given) - set(recorded))]
     problems += [f"layer {name} is another" for name in recorded if name in given and recorded[name] != given[name]]
@@ -78,8 +74,3 @@ def digests(bundle: Bundle, given: Mapping[str, Adapter]) -> Iterator[Finding]:
             what = f"the adapter given has digest {given[adapter.name].digest}, the bundle's {adapter.digest}"
             problems.append(what)
         yield found("digest", adapter.name, problems, held=adapter.digest[:16])
-
-
-def _plain(layer: LayerInfo) -> LayerInfo:
-    """Leave out the path, which depends on the backend's options."""
-    return attrs.evolve(layer, path="")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lora_core.adapters.adapter import Adapter
-from lora_core.adapters.slots.padding import folded_b
+from lora_core.adapters.slots.kinds import extent_of, kind_of
 from lora_core.verification.finding import Finding, found
 from lora_core.verification.limits import Limits
 from lora_core.verification.numbers import Effect, Numbers
@@ -44,8 +44,9 @@ def takes_effect(
 
 
 def is_zero(adapter: Adapter) -> bool:
-    """Say whether every pair's product is zero because A or B is."""
-    return all(not pair.a.read().any() or not folded_b(pair).any() for pair in adapter.pairs)
+    """Say whether every update does nothing because a factor of it is zero."""
+    values = (kind_of(update.kind).fold(update, extent_of(update)) for update in adapter.updates)
+    return all(any(not value.any() for value in each.values()) for each in values)
 
 
 def _held(*, nothing: bool, measured: Effect | None) -> str:

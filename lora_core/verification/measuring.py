@@ -17,7 +17,7 @@ from lora_core.verification.finding import Finding, found, unchecked
 from lora_core.verification.kv_cache import follow, kv_cache
 from lora_core.verification.limits import Limits
 from lora_core.verification.numbers import Effect, Numbers, Trace, compare, effect
-from lora_core.verification.reference_model import Reference
+from lora_core.verification.reference_model import ReferenceModel
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -48,7 +48,7 @@ class Bench:
     """Where sessions are measured: what stays the same for all methods of a bundle."""
 
     session: Session
-    reference: Reference
+    reference: ReferenceModel
     prompts: Sequence[tuple[int, ...]]
     tokens: int
     limits: Limits

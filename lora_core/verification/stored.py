@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lora_core.adapters.adapter import Adapter
-from lora_core.adapters.slots.plan import padded_pair
+from lora_core.adapters.slots.choice import place, place_alone
 from lora_core.bundle.bundle import Bundle
-from lora_core.models.base import BaseModel, LayerInfo
+from lora_core.models.base import ModelHandle
 from lora_core.quant.policy import QuantPolicy, Scheme
 from lora_core.sharing.blobs import Blob
 from lora_core.verification.finding import Finding, found
@@ -28,14 +28,15 @@ def recorded_policy(policy: Mapping[str, Any]) -> QuantPolicy:
     return QuantPolicy(name=str(policy.get("name", "")), summary=str(policy.get("summary", "")), **parts)
 
 
-def base_precision(bundle: Bundle, blobs: Sequence[Blob], base: BaseModel) -> Finding:
+def base_precision(bundle: Bundle, blobs: Sequence[Blob], model: ModelHandle) -> Finding:
     """Layers that the policy leaves at full precision are stored in float32 byte for byte, those it quantizes not.
 
     For backends whose `WeightSharing.plain_weights` says that they store weights so. Of layers that share one weight
     (an output head tied to the embedding) only one need be stored so: the other's float32 bytes are the same.
     """
-    hashes = {layer.name: digest(_weight(base, layer)) for layer in base.summary.layers}
-    assignment = recorded_policy(bundle.manifest.policy).assign(base.summary.layers)
+    layers, tensors = model.summary.layers, model.tensors()
+    hashes = {layer.name: digest(tensors[f"{layer.tied_to or layer.name}.weight"].read()) for layer in layers}
+    assignment = recorded_policy(bundle.manifest.policy).assign(layers)
     shared = {blob.sha256 for blob in blobs if blob.methods == frozenset(m.name for m in bundle.manifest.methods)}
     anywhere = {blob.sha256 for blob in blobs}
     plain = {hashes[name] for name, scheme in assignment.schemes.items() if scheme is None}
@@ -50,23 +51,29 @@ def base_precision(bundle: Bundle, blobs: Sequence[Blob], base: BaseModel) -> Fi
 
 
 def adapter_precision(bundle: Bundle, blobs: Sequence[Blob], adapter: Adapter) -> Finding:
-    """Every A and B is stored in float32, the scaling folded into B, and read by the adapter's method."""
+    """Every part of every slot is stored in float32, scaling folded in, and read by the adapter's method.
+
+    Slots are those of the plan that the bundle records; without plans, the adapter's own, at its own ranks.
+    """
+    plans = bundle.manifest.plans
     entry = next(each for each in bundle.manifest.adapters if each.name == adapter.name)
+    layers = bundle.manifest.base.layers
+    placed = place([adapter], [plans[entry.plan]]) if plans else place_alone([adapter], layers)
     methods = {method.name for method in bundle.manifest.methods if method.adapter == adapter.name}
     read = {blob.sha256 for blob in blobs if blob.methods & methods}
+    targeted = {(update.module, update.kind) for update in adapter.updates}
     problems = []
-    for slot, pair in bundle.manifest.plans[entry.plan].bind(adapter):
-        if pair is None:
+    for slot, values in placed[0].values():
+        if (slot.module, slot.kind) not in targeted:
             continue
-        matrices = padded_pair(pair, slot)
-        if not all(matrix.any() for matrix in matrices):
-            continue  # the product is zero, and any pair whose product is zero may stand for it
+        if not all(value.any() for value in values.values()):
+            continue  # what does nothing may be stored as anything that does nothing
         problems += [
-            f"{letter} of {slot.module} is not stored with its values"
-            for letter, matrix in zip("AB", matrices, strict=True)
-            if digest(matrix) not in read
+            f"{part.upper()} of {slot.module} is not stored with its values"
+            for part, value in values.items()
+            if digest(value) not in read
         ]
-    return found("precision", adapter.name, problems, held=f"{len(adapter.pairs)} pairs in float32")
+    return found("precision", adapter.name, problems, held=f"{len(adapter.updates)} updates in float32")
 
 
 def digest(values: npt.NDArray[np.float32]) -> str:
@@ -74,8 +81,3 @@ def digest(values: npt.NDArray[np.float32]) -> str:
     import numpy as np
 
     return hashlib.sha256(np.ascontiguousarray(values, dtype=np.float32).data).hexdigest()
-
-
-def _weight(base: BaseModel, layer: LayerInfo) -> npt.NDArray[np.float32]:
-    weight: npt.NDArray[np.float32] = base.module.get_submodule(layer.path).weight.detach().numpy()
-    return weight

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -12,15 +13,32 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from lora_core.adapters.reference import AdapterReference
-from lora_core.errors import ModelError
-from lora_core.verification.reference_model import Reference
+from lora_core.errors import ModelError, UnsupportedError
+from lora_core.verification.reference_model import ReferenceModel
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
 
-class TransformersReference(Reference):
+def open_reference(directory: Path, references: Sequence[AdapterReference]) -> TransformersReference:
+    """Return the checkpoint in `directory` with the adapters `references`.
+
+    Raises `UnsupportedError` if transformers (or, with adapters, peft) is not installed, or an adapter is not PEFT's.
+    """
+    wanted = ("transformers", "peft") if references else ("transformers",)
+    missing = [name for name in wanted if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UnsupportedError(f"{' and '.join(missing)} is not installed.", remedy="Install it, or use eager.")
+    others = sorted({each.name for each in references for part, _ in _parts(each, references) if not _is_peft(part)})
+    if others:
+        raise UnsupportedError(
+            f"peft cannot read {', '.join(others)}, which is of another format.", remedy="Use eager for these adapters."
+        )
+    return TransformersReference(directory, references)
+
+
+class TransformersReference(ReferenceModel):
     """A checkpoint and PEFT adapters read from their own files. A composite is its parts active together."""
 
     def __init__(self, directory: Path, references: Sequence[AdapterReference]) -> None:
@@ -91,6 +109,12 @@ def _parts(reference: AdapterReference, others: Sequence[AdapterReference]) -> l
         stored = attrs.evolve(own, name="stored", strength=1.0)
         found.append((stored, part.strength * own.strength * reference.strength))
     return found
+
+
+def _is_peft(part: AdapterReference) -> bool:
+    if part.directory is None:
+        return part.weights is not None and part.weights.suffix == ".safetensors"
+    return all((part.directory / name).is_file() for name in ("adapter_config.json", "adapter_model.safetensors"))
 
 
 def _load(directory: Path, keys: Mapping[AdapterReference, str]) -> Any:

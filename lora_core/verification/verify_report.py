@@ -8,10 +8,10 @@ from typing import Any
 import attrs
 
 from lora_core.bundle.bundle import Bundle
+from lora_core.verification.choosing import ReferenceChoice
 from lora_core.verification.finding import Finding, State
 from lora_core.verification.limits import Limits
 from lora_core.verification.measuring import MethodNumbers
-from lora_core.verification.reference_model import Kind
 
 
 @attrs.frozen(kw_only=True)
@@ -22,7 +22,7 @@ class VerifySettings:
 
     prompts: tuple[str, ...] = ()
     tokens: int | None = None
-    reference: Kind = "auto"
+    reference: ReferenceChoice = "auto"
     session: Mapping[str, Any] = attrs.field(factory=dict)
 
 

@@ -197,7 +197,6 @@ def summary_of(model: torch.nn.Module, family: str) -> ModelSummary:
         layers.append(
             LayerInfo(
                 name=name,
-                path=name,
                 kind="linear" if isinstance(module, torch.nn.Linear) else "embedding",
                 in_features=sizes[0],
                 out_features=sizes[1],

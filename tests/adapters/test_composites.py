@@ -15,7 +15,7 @@ from peft.tuners.lora import LoraLayer
 from lora_core.adapters.adapter import Adapter
 from lora_core.adapters.composites import compose
 from lora_core.adapters.peft.format import PeftFormat
-from lora_core.adapters.slots.padding import padded_pair
+from lora_core.adapters.slots.kinds import extent_of
 from lora_core.adapters.slots.plan import SlotPlan
 from lora_core.errors import AdapterError
 from tests.adapters.peft_cases import summary_of, tiny_model
@@ -89,8 +89,8 @@ def test_composite_of_one_part_has_the_bytes_of_that_adapter_at_that_strength(tm
     plan = SlotPlan.from_adapters([alone], base.layers, max_rank=5)
 
     for (slot, own), (_, mixed) in zip(plan.bind(alone), plan.bind(composed), strict=True):
-        for one, other in zip(padded_pair(own, slot), padded_pair(mixed, slot), strict=True):
-            assert one.tobytes() == other.tobytes()
+        one, other = slot.fold(own), slot.fold(mixed)
+        assert {part: one[part].tobytes() for part in one} == {part: other[part].tobytes() for part in other}
 
 
 def test_composite_is_lazy_ordinary_adapter(tmp_path: Path) -> None:
@@ -100,11 +100,11 @@ def test_composite_is_lazy_ordinary_adapter(tmp_path: Path) -> None:
     composed = compose("mix", [(part, 0.5) for part in parts])
     (tmp_path / "one" / "adapter_model.safetensors").unlink()
 
-    assert {pair.rank for pair in composed.pairs} == {5}
-    assert {pair.b.shape for pair in composed.pairs} == {(8, 5)}
+    assert {extent_of(update).rank for update in composed.updates} == {5}
+    assert {update.tensors["b"].shape for update in composed.updates} == {(8, 5)}
     assert composed.base_model == "org/toy"
     with pytest.raises(Exception, match="Cannot read tensor"):
-        composed.pairs[0].a.read()
+        composed.updates[0].tensors["a"].read()
 
 
 def test_digest_tells_parts_order_and_strengths_apart(tmp_path: Path) -> None:

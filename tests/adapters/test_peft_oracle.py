@@ -29,12 +29,14 @@ def test_reader_computes_what_peft_computes(case: PeftCase, tmp_path: Path) -> N
 
     adapter = PeftFormat().read("tested", tmp_path, _base(case.family))
 
-    assert {pair.module for pair in adapter.pairs} == oracle.keys()
-    for pair in adapter.pairs:
-        delta = pair.scaling * (pair.b.read().astype(np.float64) @ pair.a.read().astype(np.float64))
+    assert {update.module for update in adapter.updates} == oracle.keys()
+    for update in adapter.updates:
+        delta = update.scaling * (
+            update.tensors["b"].read().astype(np.float64) @ update.tensors["a"].read().astype(np.float64)
+        )
         # PEFT multiplies in float32: its own rounding is all that may differ
-        scale = max(1.0, float(np.abs(oracle[pair.module]).max()))
-        np.testing.assert_allclose(delta / scale, oracle[pair.module] / scale, rtol=0, atol=1e-6)
+        scale = max(1.0, float(np.abs(oracle[update.module]).max()))
+        np.testing.assert_allclose(delta / scale, oracle[update.module] / scale, rtol=0, atol=1e-6)
 
 
 def test_there_are_at_least_forty_cases_of_distinct_names() -> None:

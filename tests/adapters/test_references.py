@@ -144,7 +144,7 @@ def test_directory_and_files_give_the_same_adapter(tmp_path: Path) -> None:
     first, second = read_adapters(parse_references([f"a={tmp_path}/one", f"b={files}"]), BASE, FORMATS)
 
     assert first.digest == second.digest
-    assert first.pairs == second.pairs
+    assert first.updates == second.updates
 
 
 def test_strength_changes_the_digest(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def test_reader_refuses_field_by_name_and_says_what_to_do(field: str, value: Any
 def test_reader_accepts_field_that_leaves_the_mathematics_alone(field: tuple[str, Any], tmp_path: Path) -> None:
     adapter = PeftFormat().read("tested", write(tmp_path, GOOD, **{field[0]: field[1]}), BASE)
 
-    assert len(adapter.pairs) == 4
+    assert len(adapter.updates) == 4
 
 
 def test_every_field_of_the_proven_peft_is_honoured_refused_or_known_to_be_harmless() -> None:
@@ -308,4 +308,4 @@ def test_reader_needs_both_files(tmp_path: Path) -> None:
 def test_reader_accepts_keys_with_the_adapter_name_left_in(tmp_path: Path) -> None:
     named = {key.replace(".weight", ".default.weight"): value for key, value in GOOD.items()}
 
-    assert len(PeftFormat().read("tested", write(tmp_path, named), BASE).pairs) == 4
+    assert len(PeftFormat().read("tested", write(tmp_path, named), BASE).updates) == 4

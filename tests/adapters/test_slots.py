@@ -13,7 +13,8 @@ import pytest
 from lora_core.adapters.adapter import Adapter
 from lora_core.adapters.peft.format import PeftFormat
 from lora_core.adapters.slots.choice import plan_for
-from lora_core.adapters.slots.plan import Slot, SlotPlan, padded_pair
+from lora_core.adapters.slots.misfits import misfits
+from lora_core.adapters.slots.plan import Slot, SlotPlan
 from lora_core.adapters.targets import parse_targets
 from lora_core.errors import AdapterError, UsageError
 from lora_core.models.base import ModelSummary
@@ -134,14 +135,14 @@ def test_cost_counts_the_padding(adapters: Any) -> None:
 def test_adapter_that_fits_has_no_misfits(adapters: Any) -> None:
     plan = SlotPlan.from_adapters(adapters, BASE.layers)
 
-    assert [plan.misfits(adapter) for adapter in adapters] == [[], [], []]
+    assert [misfits(plan, adapter) for adapter in adapters] == [[], [], []]
 
 
 def test_misfits_name_missing_slots_and_ranks_and_the_export_that_reserves_them(adapters: Any, tmp_path: Path) -> None:
     plan = SlotPlan.from_adapters(adapters[:1], BASE.layers)
     wanted = made(tmp_path / "wanted", BASE, "q_proj", "up_proj", rank=3)
 
-    slot, rank = plan.misfits(wanted)
+    slot, rank = misfits(plan, wanted)
 
     assert "up_proj in 2 layers (first model.layers.0.mlp.up_proj)" in slot.what
     assert "rank 3 at q_proj in 2 layers" in rank.what
@@ -153,19 +154,19 @@ def test_misfits_name_missing_slots_and_ranks_and_the_export_that_reserves_them(
 def test_the_export_that_misfits_suggest_makes_room(adapters: Any, tmp_path: Path) -> None:
     plan = SlotPlan.from_adapters(adapters[:1], BASE.layers)
     wanted = made(tmp_path / "wanted", BASE, "layers.0.mlp.up_proj", "lm_head", rank=7)
-    words = plan.misfits(wanted)[0].remedy.removesuffix(".").split()
+    words = misfits(plan, wanted)[0].remedy.removesuffix(".").split()
 
     rank, targets = int(words[words.index("--max-rank") + 1]), parse_targets(words[words.index("--targets") + 1])
     larger = SlotPlan.from_adapters([], BASE.layers, max_rank=rank, targets=targets)
 
-    assert larger.misfits(wanted) == larger.misfits(adapters[0]) == []
+    assert misfits(larger, wanted) == misfits(larger, adapters[0]) == []
 
 
 def test_misfits_name_layers_of_another_size(tmp_path: Path) -> None:
     plan = SlotPlan.from_adapters([made(tmp_path / "one", BASE, "q_proj")], BASE.layers)
     foreign = made(tmp_path / "two", base_of({"self_attn.q_proj": (8, 6)}), "q_proj")
 
-    (problem,) = plan.misfits(foreign)
+    (problem,) = misfits(plan, foreign)
 
     assert "8 to 6 features" in problem.what
     assert "8 to 8" in problem.what
@@ -178,7 +179,7 @@ def _one(directory: Path, base: ModelSummary, scaling: float = 2.0) -> tuple[Ada
 
 def test_padding_is_exact(tmp_path: Path) -> None:
     adapter, slot = _one(tmp_path / "one", BASE)
-    a, b = padded_pair(adapter.pairs[0], slot)
+    a, b = slot.fold(adapter.updates[0]).values()
 
     assert (a.shape, b.shape) == ((5, 8), (4, 5))
     assert a.dtype == b.dtype == np.dtype(np.float32)
@@ -195,17 +196,17 @@ def test_padding_is_exact(tmp_path: Path) -> None:
 @pytest.mark.parametrize("scaling", [1.0, 0.1, 1 / 3, -2.7, 0.0])
 def test_folding_is_one_float32_multiplication(scaling: float, tmp_path: Path) -> None:
     adapter, slot = _one(tmp_path / "one", BASE)
-    pair = attrs.evolve(adapter.pairs[0], scaling=scaling)
+    update = attrs.evolve(adapter.updates[0], scaling=scaling)
 
-    expected = pair.b.read() * np.float32(scaling)
+    expected = update.tensors["b"].read() * np.float32(scaling)
 
-    assert padded_pair(pair, slot)[1][:, :3].tobytes() == expected.tobytes()
+    assert slot.fold(update)["b"][:, :3].tobytes() == expected.tobytes()
 
 
 def test_untargeted_slot_is_zero(tmp_path: Path) -> None:
     _, slot = _one(tmp_path / "one", BASE)
 
-    a, b = padded_pair(None, slot)
+    a, b = slot.fold(None).values()
 
     assert (a.shape, b.shape) == ((5, 8), (4, 5))
     assert not a.view(np.uint32).any()
@@ -218,7 +219,7 @@ def test_folding_that_overflows_is_refused(tmp_path: Path) -> None:
     plan = SlotPlan.from_adapters([adapter], BASE.layers)
 
     with pytest.raises(AdapterError, match="more than float32 holds"):
-        padded_pair(adapter.pairs[0], plan.slots[0])
+        plan.slots[0].fold(adapter.updates[0])
 
 
 def test_bind_visits_every_slot_once_in_order(adapters: Any) -> None:
@@ -227,4 +228,6 @@ def test_bind_visits_every_slot_once_in_order(adapters: Any) -> None:
     bound = list(plan.bind(adapters[1]))
 
     assert tuple(slot for slot, _ in bound) == plan.slots
-    assert [pair.module for _, pair in bound if pair is not None] == [pair.module for pair in adapters[1].pairs]
+    assert [update.module for _, update in bound if update is not None] == [
+        update.module for update in adapters[1].updates
+    ]

@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from lora_core.adapters.peft.format import PeftFormat
-from lora_core.adapters.tensors import open_tensors, scan
-from lora_core.errors import AdapterError, Problem
+from lora_core.adapters.slots.kinds import max_rank
+from lora_core.errors import AdapterError, InputError, Problem
+from lora_core.tensors import open_tensors, scan
 from tests.adapters.toy import EXAMPLES, base_of, deltas, smollm2, tensors_of, write
 
 SPECIAL = [0.0, -0.0, 1.0, -1.5, 3.3895314e38, 1e-40, 65504.0, 6e-8]
@@ -64,17 +65,17 @@ def test_file_that_changed_since_it_was_opened_is_refused(tmp_path: Path) -> Non
     os.utime(tmp_path / "adapter_model.safetensors", ns=(1, 1))
 
     with pytest.raises(AdapterError, match="changed while it was in use"):
-        adapter.pairs[0].a.read()
+        adapter.updates[0].tensors["a"].read()
 
 
 def test_tensors_are_read_on_demand_and_not_kept(tmp_path: Path) -> None:
     base = base_of()
-    pair = PeftFormat().read("tested", write(tmp_path, tensors_of(base, "q_proj", "v_proj")), base).pairs[0]
+    update = PeftFormat().read("tested", write(tmp_path, tensors_of(base, "q_proj", "v_proj")), base).updates[0]
 
-    first = pair.a.read()
+    first = update.tensors["a"].read()
     first[:] = 7.0
 
-    assert not np.array_equal(first, pair.a.read())
+    assert not np.array_equal(first, update.tensors["a"].read())
 
 
 def test_cut_file_names_the_first_tensor_that_is_lost(tmp_path: Path) -> None:
@@ -82,7 +83,7 @@ def test_cut_file_names_the_first_tensor_that_is_lost(tmp_path: Path) -> None:
     second = open_tensors(path)[1]
     os.truncate(path, second.offset + 1)
 
-    with pytest.raises(AdapterError) as caught:
+    with pytest.raises(InputError) as caught:
         open_tensors(path)
 
     assert caught.value.problems[0].where == f"{path}: {second.name}"
@@ -155,7 +156,7 @@ def test_header_that_does_not_describe_the_file_is_refused(header: Any, tmp_path
     path = tmp_path / "file.safetensors"
     path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(12))
 
-    with pytest.raises(AdapterError) as caught:
+    with pytest.raises(InputError) as caught:
         open_tensors(path)
 
     assert str(path) in caught.value.problems[0].where
@@ -167,12 +168,12 @@ def test_header_that_does_not_describe_the_file_is_refused(header: Any, tmp_path
 def test_file_of_another_kind_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "file.safetensors").write_bytes(content)
 
-    with pytest.raises(AdapterError):
+    with pytest.raises(InputError):
         open_tensors(tmp_path / "file.safetensors")
 
 
 def test_directory_in_place_of_a_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(AdapterError):
+    with pytest.raises(InputError):
         open_tensors(tmp_path)
 
 
@@ -189,11 +190,11 @@ def test_example_adapter_reads_with_its_own_rank_and_scaling(
 ) -> None:
     adapter = PeftFormat().read(name, EXAMPLES / name, smollm2())
 
-    assert len(adapter.pairs) == pairs
-    assert adapter.max_rank == rank
-    assert {pair.scaling for pair in adapter.pairs} == scalings
+    assert len(adapter.updates) == pairs
+    assert max_rank(adapter) == rank
+    assert {update.scaling for update in adapter.updates} == scalings
     assert adapter.base_model == "HuggingFaceTB/SmolLM2-135M-Instruct"
-    layers = [int(pair.module.split(".")[2]) for pair in adapter.pairs]
+    layers = [int(update.module.split(".")[2]) for update in adapter.updates]
     assert layers == sorted(layers)  # 10 comes after 9, not after 1
 
 

@@ -105,13 +105,14 @@ def made(
 def deltas(adapter: Adapter) -> dict[str, npt.NDArray[np.float64]]:
     """What the adapter adds to the weight of each module, in double precision."""
     return {
-        pair.module: pair.scaling * (pair.b.read().astype(np.float64) @ pair.a.read().astype(np.float64))
-        for pair in adapter.pairs
+        update.module: update.scaling
+        * (update.tensors["b"].read().astype(np.float64) @ update.tensors["a"].read().astype(np.float64))
+        for update in adapter.updates
     }
 
 
 def _layer(name: str, inputs: int, outputs: int, *, kind: Any = "linear", is_output: bool = False) -> LayerInfo:
-    return LayerInfo(name=name, path=name, kind=kind, in_features=inputs, out_features=outputs, is_output=is_output)
+    return LayerInfo(name=name, kind=kind, in_features=inputs, out_features=outputs, is_output=is_output)
 
 
 def _normal(random: np.random.Generator, rows: int, columns: int) -> npt.NDArray[np.float32]:

@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora_core.adapters.slots.plan import Slot, SlotPlan
-from lora_core.bundle.bundle import Artifact, BundledAdapter, Manifest, Method
+from lora_core.bundle.bundle import SCHEMA_VERSION, Artifact, BundledAdapter, Manifest, Method
 from lora_core.bundle.manifest import dumps, loads, normalized
 from lora_core.errors import BundleError, LoraCoreError
 from lora_core.models.base import LayerInfo, ModelSummary
 
-GOLDEN = Path(__file__).parent / "golden" / "manifest-schema-1.json"
+GOLDEN = Path(__file__).parent / "golden" / f"manifest-schema-{SCHEMA_VERSION}.json"
 
 SAMPLE = Manifest(
     backend="xnnpack",
@@ -27,12 +27,9 @@ SAMPLE = Manifest(
         name="SmolLM2-135M-Instruct",
         family="llama",
         layers=(
-            LayerInfo(
-                name="model.embed_tokens", path="tok_embeddings", kind="embedding", in_features=128, out_features=64
-            ),
+            LayerInfo(name="model.embed_tokens", kind="embedding", in_features=128, out_features=64),
             LayerInfo(
                 name="model.layers.0.self_attn.q_proj",
-                path="layers.0.attention.wq",
                 kind="linear",
                 in_features=64,
                 out_features=64,
@@ -40,7 +37,6 @@ SAMPLE = Manifest(
             ),
             LayerInfo(
                 name="lm_head",
-                path="output",
                 kind="linear",
                 in_features=64,
                 out_features=128,
@@ -80,12 +76,14 @@ SAMPLE = Manifest(
 )
 
 
-def test_the_golden_file_of_schema_1_is_what_is_written():
+def test_the_golden_file_of_this_schema_is_what_is_written():
     assert dumps(SAMPLE) == GOLDEN.read_bytes()
 
 
-def test_the_golden_file_of_schema_1_is_still_read():
-    assert loads(GOLDEN.read_bytes(), "manifest.json") == normalized(SAMPLE)
+@pytest.mark.parametrize("schema", range(1, SCHEMA_VERSION + 1))
+def test_the_golden_file_of_every_schema_is_still_read(schema):
+    golden = GOLDEN.with_name(f"manifest-schema-{schema}.json")
+    assert loads(golden.read_bytes(), "manifest.json") == normalized(SAMPLE)
 
 
 def test_the_order_of_artifacts_adapters_methods_and_keys_does_not_change_the_bytes():
@@ -289,8 +287,8 @@ def test_contradictions_are_named(changes, message):
 
 
 def test_a_newer_schema_is_refused_and_says_what_to_do():
-    with pytest.raises(BundleError, match=r"schema version 2.*reads up to 1.*Update lora-core"):
-        loads(broken(schema_version=2, backend=KeyError, new_field=[]), "manifest.json")
+    with pytest.raises(BundleError, match=r"schema version 3.*reads up to 2.*Update lora-core"):
+        loads(broken(schema_version=3, backend=KeyError, new_field=[]), "manifest.json")
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe", b"[]", b"null", b'{"schema_version": 1}', b"[" * 100_000])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from lora_core.adapters.format import Claim
 from lora_core.backend import Backend
 from lora_core.errors import AdapterError, PluginError, StorageError, UsageError
 from lora_core.hub import PluginHub
@@ -136,7 +137,7 @@ def test_the_core_registers_its_own_through_the_same_hooks() -> None:
     hub = PluginHub([])
     assert hub.faults == ()
     assert "fp32" in hub.policies
-    assert hub.adapter_format("peft").sniff(Path("/nowhere")) is False
+    assert hub.adapter_format("peft").sniff(Path("/nowhere")) is Claim.NO
     assert hub.model_source("huggingface").sniff("/nowhere/at/all") is False
     assert {"llama", "qwen3"} <= set(hub.model_families)
     assert {"export", "add", "doctor"} <= set(hub.commands)

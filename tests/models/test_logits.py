@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers
 
-from lora_core.models.base import ModelOptions
+from lora_core.models.executorch.options import ExecutorchOptions
 from lora_core.models.hf import HfModelSource
 
 CONTEXT = 64
@@ -36,7 +36,9 @@ def tokens_of(model, seed: int = 1) -> torch.Tensor:
 
 def load(directory, **options):
     return (
-        HfModelSource().open(str(directory)).load(ModelOptions(max_context_len=CONTEXT, max_seq_len=CONTEXT, **options))
+        HfModelSource()
+        .open(str(directory))
+        .load(ExecutorchOptions(max_context_len=CONTEXT, max_seq_len=CONTEXT, **options))
     )
 
 
@@ -82,7 +84,7 @@ def test_static_attention_equals_transformers(tiny, family):
 
     model = tiny(family)
     tokens = tokens_of(model.reference)[:, :24]
-    options = ModelOptions(max_context_len=CONTEXT, max_seq_len=8, attention="static", full_logits=True)
+    options = ExecutorchOptions(max_context_len=CONTEXT, max_seq_len=8, attention="static", full_logits=True)
     base = HfModelSource().open(str(model.directory)).load(options)
     # ExecuTorch's own runner of static attention makes the rotary tables from ModelArgs, not from the module.
     manager = StaticAttentionIOManager(

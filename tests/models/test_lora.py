@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from lora_core.adapters.peft.format import PeftFormat
-from lora_core.adapters.slots.plan import Slot, SlotPlan, padded_pair
+from lora_core.adapters.slots.choice import PlacedAdapter
+from lora_core.adapters.slots.plan import Slot, SlotPlan
 from lora_core.errors import AdapterError
-from lora_core.models.base import LayerInfo, ModelOptions
+from lora_core.models.executorch.options import ExecutorchOptions
 from lora_core.models.hf import HfModelSource
-from lora_core.models.lora import LoraLinear, eject, inject, lora_layers
+from lora_core.models.lora import LoraLinear, eject, inject, slot_modules
 from tests.adapters.peft_cases import CASES, peft_model, tiny_model
 
 TOLERANCE = 1e-5
@@ -35,7 +36,7 @@ def checkpoint(tmp_path_factory):
 
 
 def load(directory, attention: str = "sdpa"):
-    options = ModelOptions(max_context_len=32, max_seq_len=32, attention=attention, full_logits=True)
+    options = ExecutorchOptions(max_context_len=32, max_seq_len=32, attention=attention, full_logits=True)
     return HfModelSource().open(directory).load(options)
 
 
@@ -44,7 +45,7 @@ def run(module: torch.nn.Module) -> torch.Tensor:
 
 
 def bound(plan: SlotPlan, adapter):
-    return {slot.module: padded_pair(pair, slot) for slot, pair in plan.bind(adapter)}
+    return PlacedAdapter(adapter=adapter, plan=plan).values_by_module()
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -53,7 +54,7 @@ def test_injected_logits_equal_peft(checkpoint, tmp_path, case):
     base = load(checkpoint(case.family))
     adapter = PeftFormat().read("tested", tmp_path, base.summary)
     plan = SlotPlan.from_adapters([adapter], base.summary.layers)
-    ours = run(inject(base.module, plan, base.summary.layers, bound(plan, adapter)))
+    ours = run(inject(base.module, plan, base.paths, bound(plan, adapter)))
     # An adapter of the output head makes logits near 100, where float32 itself is coarser than the tolerance.
     assert float((ours - expected).abs().max()) <= TOLERANCE * max(1.0, float(expected.abs().max()))
 
@@ -69,8 +70,8 @@ def test_adapters_share_a_padded_plan_without_changing_their_logits(checkpoint, 
     adapters = [PeftFormat().read(case.name, tmp_path / case.name, base.summary) for case in cases]
     plan = SlotPlan.from_adapters(adapters, base.summary.layers, max_rank=16, targets="all-linear")
     for adapter, logits in zip(adapters, expected, strict=True):
-        module = inject(base.module, plan, base.summary.layers, bound(plan, adapter))
-        assert len(list(lora_layers(module))) == 21
+        module = inject(base.module, plan, base.paths, bound(plan, adapter))
+        assert len(list(slot_modules(module))) == 21
         assert float((run(module) - logits).abs().max()) <= TOLERANCE
         eject(module)
 
@@ -78,11 +79,11 @@ def test_adapters_share_a_padded_plan_without_changing_their_logits(checkpoint, 
 def test_static_attention_carries_lora_too(checkpoint, tmp_path):
     case = CASE_BY_NAME["everything-qwen3"]
     expected = peft_model(case, tmp_path)(tokens()).logits.detach()
-    options = ModelOptions(max_context_len=48, max_seq_len=24, attention="static", full_logits=True)
+    options = ExecutorchOptions(max_context_len=48, max_seq_len=24, attention="static", full_logits=True)
     base = HfModelSource().open(checkpoint("qwen3")).load(options)
     adapter = PeftFormat().read("tested", tmp_path, base.summary)
     plan = SlotPlan.from_adapters([adapter], base.summary.layers)
-    inject(base.module, plan, base.summary.layers, bound(plan, adapter))
+    inject(base.module, plan, base.paths, bound(plan, adapter))
     _, attention = base.example_args
     attention["masks"][24][:, :, 24:] = torch.triu(torch.full((24, 24), float("-inf")), diagonal=1)
     logits, _ = base.module(tokens(), attention)
@@ -91,30 +92,32 @@ def test_static_attention_carries_lora_too(checkpoint, tmp_path):
 
 def one_slot(rank: int = 2, **values):
     slot = Slot(module="first", in_features=6, out_features=4, rank=rank)
-    layers = [LayerInfo(name="first", path="0", kind="linear", in_features=6, out_features=4)]
-    return SlotPlan(slots=(slot,)), layers
+    return SlotPlan(slots=(slot,)), {"first": "0"}
 
 
 def random_pair(rank: int = 2, seed: int = 0):
     generator = np.random.default_rng(seed)
-    return generator.random((rank, 6), dtype=np.float32), generator.random((4, rank), dtype=np.float32)
+    return {
+        "a": generator.random((rank, 6), dtype=np.float32),
+        "b": generator.random((4, rank), dtype=np.float32),
+    }
 
 
 def test_wrapped_layer_adds_the_product_of_b_and_a():
     module = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.ReLU())
-    plan, layers = one_slot()
-    a, b = random_pair()
+    plan, paths = one_slot()
+    a, b = random_pair().values()
     x = torch.rand(3, 6)
     expected = torch.relu(module[0](x) + x @ torch.from_numpy(b @ a).T)
-    inject(module, plan, layers, {"first": (a, b)})
+    inject(module, plan, paths, {"first": {"a": a, "b": b}})
     torch.testing.assert_close(module(x), expected)
 
 
 def test_wrapped_layer_keeps_the_base_and_its_weight_and_bias_readable():
     base = torch.nn.Linear(6, 4)
     module = torch.nn.Sequential(base)
-    plan, layers = one_slot()
-    inject(module, plan, layers, {"first": random_pair()})
+    plan, paths = one_slot()
+    inject(module, plan, paths, {"first": random_pair()})
     wrapped = module[0]
     assert wrapped.base is base
     assert wrapped.weight is base.weight
@@ -131,8 +134,8 @@ def test_wrapped_layer_keeps_the_base_and_its_weight_and_bias_readable():
 def test_state_dict_with_the_old_names_still_loads():
     module = torch.nn.Sequential(torch.nn.Linear(6, 4))
     old = {name: torch.randn_like(tensor) for name, tensor in module.state_dict().items()}
-    plan, layers = one_slot()
-    inject(module, plan, layers, {"first": random_pair()})
+    plan, paths = one_slot()
+    inject(module, plan, paths, {"first": random_pair()})
     result = module.load_state_dict(old, strict=False)
     assert result.unexpected_keys == []
     assert result.missing_keys == ["0.lora_a.weight", "0.lora_b.weight"]
@@ -141,9 +144,9 @@ def test_state_dict_with_the_old_names_still_loads():
 
 
 def test_state_dict_of_a_wrapped_module_loads_into_another():
-    plan, layers = one_slot()
+    plan, paths = one_slot()
     first, second = (
-        inject(torch.nn.Sequential(torch.nn.Linear(6, 4)), plan, layers, {"first": random_pair(seed=seed)})
+        inject(torch.nn.Sequential(torch.nn.Linear(6, 4)), plan, paths, {"first": random_pair(seed=seed)})
         for seed in (1, 2)
     )
     second.load_state_dict(first.state_dict())
@@ -161,11 +164,8 @@ def test_eject_restores_the_very_same_modules(tiny):
             for layer in linear
         )
     )
-    values = {
-        slot.module: (np.ones((2, slot.in_features), np.float32), np.ones((slot.out_features, 2), np.float32))
-        for slot in plan.slots
-    }
-    inject(base.module, plan, base.summary.layers, values)
+    values = {slot.module: {part.name: np.ones(part.shape, np.float32) for part in slot.parts} for slot in plan.slots}
+    inject(base.module, plan, base.paths, values)
     assert sum(isinstance(module, LoraLinear) for module in base.module.modules()) == len(linear) == 15
     eject(base.module)
     after = dict(base.module.named_modules())
@@ -176,8 +176,7 @@ def test_eject_restores_the_very_same_modules(tiny):
 def test_slot_that_is_the_module_itself_is_wrapped_and_ejected():
     base = torch.nn.Linear(6, 4)
     plan, _ = one_slot()
-    layers = [LayerInfo(name="first", path="", kind="linear", in_features=6, out_features=4)]
-    wrapped = inject(base, plan, layers, {"first": random_pair()})
+    wrapped = inject(base, plan, {"first": ""}, {"first": random_pair()})
     assert isinstance(wrapped, LoraLinear)
     assert eject(wrapped) is base
 
@@ -192,28 +191,28 @@ def test_quantized_base_layer_is_left_alone():
     weight = module[0].weight
     x = torch.rand(3, 6)
     quantized = module(x)
-    a, b = random_pair()
-    plan, layers = one_slot()
-    inject(module, plan, layers, {"first": (a, b)})
+    a, b = random_pair().values()
+    plan, paths = one_slot()
+    inject(module, plan, paths, {"first": {"a": a, "b": b}})
     assert module[0].weight is weight
     torch.testing.assert_close(module(x), quantized + x @ torch.from_numpy(b @ a).T)
 
 
 def test_values_are_used_without_a_copy():
-    a, b = random_pair()
+    a, b = random_pair().values()
     module = torch.nn.Sequential(torch.nn.Linear(6, 4))
-    plan, layers = one_slot()
-    inject(module, plan, layers, {"first": (a, b)})
+    plan, paths = one_slot()
+    inject(module, plan, paths, {"first": {"a": a, "b": b}})
     assert module[0].lora_a.weight.data_ptr() == a.ctypes.data
     assert module[0].lora_b.weight.data_ptr() == b.ctypes.data
 
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_exported_graph_does_not_depend_on_the_values(seed):
-    plan, layers = one_slot()
+    plan, paths = one_slot()
     graphs = []
     for values in (random_pair(seed=0), random_pair(seed=seed)):
-        module = inject(torch.nn.Sequential(torch.nn.Linear(6, 4)), plan, layers, {"first": values}).eval()
+        module = inject(torch.nn.Sequential(torch.nn.Linear(6, 4)), plan, paths, {"first": values}).eval()
         graphs.append(torch.export.export(module, (torch.rand(1, 6),)).graph_module.code)
     assert graphs[0] == graphs[1]
     assert "mul" not in graphs[0]
@@ -221,27 +220,24 @@ def test_exported_graph_does_not_depend_on_the_values(seed):
 
 def test_everything_that_does_not_fit_is_reported_and_nothing_is_changed():
     module = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.Linear(4, 4), torch.nn.Linear(4, 4))
-    layers = [
-        LayerInfo(name=name, path=str(index), kind="linear", in_features=width, out_features=4)
-        for index, (name, width) in enumerate((("first", 6), ("second", 4), ("third", 4)))
-    ]
+    paths = {name: str(index) for index, name in enumerate(("first", "second", "third"))}
     slots = [Slot(module=name, in_features=6, out_features=4, rank=2) for name in ("first", "second", "fourth")]
     values = {"first": random_pair(rank=3), "fourth": random_pair(), "third": random_pair()}
     with pytest.raises(AdapterError) as raised:
-        inject(module, SlotPlan(slots=tuple(slots)), layers, values)
+        inject(module, SlotPlan(slots=tuple(slots)), paths, values)
     assert [problem.what for problem in raised.value.problems] == [
         "A of slot first has shape (3, 6); the slot needs (2, 6)",
         "B of slot first has shape (4, 3); the slot needs (4, 2)",
         "Slot second has no values",
-        "Slot fourth is no linear layer of the model",
+        "Slot fourth is no layer of the model",
         "There is no slot for the values of third",
     ]
-    assert not list(lora_layers(module))
+    assert not list(slot_modules(module))
 
 
 def test_injecting_twice_is_refused():
     module = torch.nn.Sequential(torch.nn.Linear(6, 4))
-    plan, layers = one_slot()
-    inject(module, plan, layers, {"first": random_pair()})
-    with pytest.raises(AdapterError, match="already carries LoRA"):
-        inject(module, plan, layers, {"first": random_pair()})
+    plan, paths = one_slot()
+    inject(module, plan, paths, {"first": random_pair()})
+    with pytest.raises(AdapterError, match="already carries an update"):
+        inject(module, plan, paths, {"first": random_pair()})

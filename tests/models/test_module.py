@@ -79,11 +79,11 @@ def test_loaded_module_is_ready_to_export():
         module,
         example_kwargs={"scale": 2.0},
         dynamic_shapes={"tokens": {1: token_count}, "scale": None},
-        constant_methods={"get_vocab_size": 10},
+        metadata={"get_vocab_size": 10},
     ).load(ModelOptions())
     assert not base.module.training
     assert not any(parameter.requires_grad for parameter in base.module.parameters())
-    assert base.constant_methods == {"get_vocab_size": 10}
+    assert base.metadata == {"get_vocab_size": 10}
     exported = torch.export.export(
         base.module, base.example_args, base.example_kwargs, dynamic_shapes=base.dynamic_shapes
     )

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from lora_core.models import hf_names
 from lora_core.models.base import ModelOptions
+from lora_core.models.executorch import names
+from lora_core.models.executorch.options import ExecutorchOptions
 from lora_core.models.hf import HfModelSource
 
 FAMILIES = ["llama-every-bias", "smollm2-tied", "mistral-own-head-dim", "qwen2", "qwen3-own-head-dim-tied"]
@@ -42,12 +43,12 @@ def test_layers_are_those_of_transformers_in_its_order(tiny, family):
 @pytest.mark.parametrize("attention", ["custom_sdpa", "sdpa", "static"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_paths_lead_to_the_layers_of_the_loaded_module(tiny, family, attention):
-    options = ModelOptions(max_context_len=32, max_seq_len=16, attention=attention)
+    options = ExecutorchOptions(max_context_len=32, max_seq_len=16, attention=attention)
     model = tiny(family)
     base = open_model(model).load(options)
     for layer in base.summary.layers:
         theirs = model.reference.get_submodule(layer.name)
-        ours = base.module.get_submodule(layer.path)
+        ours = base.module.get_submodule(base.paths[layer.name])
         assert type(ours) is type(theirs)
         assert torch.equal(ours.weight, theirs.weight)
         assert not layer.has_bias or torch.equal(ours.bias, theirs.bias)
@@ -68,9 +69,7 @@ def test_tied_output_head_shares_the_storage_of_the_embedding(tiny):
 def test_parameters_of_the_module_are_exactly_those_the_checkpoint_fills(tiny):
     model = open_model(tiny("llama-every-bias"))
     module = model.load(ModelOptions(max_context_len=32, max_seq_len=32)).module
-    assert (
-        set(hf_names.parameter_names(model.architecture, hf_names.MULTI_HEAD)) == dict(module.named_parameters()).keys()
-    )
+    assert set(names.parameter_names(model.architecture, names.MULTI_HEAD)) == dict(module.named_parameters()).keys()
     assert not any(parameter.requires_grad for parameter in module.parameters())
     assert not module.training
 
@@ -98,9 +97,9 @@ def test_opening_a_model_imports_no_torch(tiny):
 
 
 def test_metadata_is_what_executorch_runners_read(tiny):
-    options = ModelOptions(max_context_len=48, max_seq_len=32)
+    options = ExecutorchOptions(max_context_len=48, max_seq_len=32)
     base = open_model(tiny("llama2")).load(options)
-    assert base.constant_methods == {
+    assert base.metadata == {
         "get_max_seq_len": 32,
         "get_max_context_len": 48,
         "get_n_layers": 2,
@@ -116,7 +115,7 @@ def test_metadata_is_what_executorch_runners_read(tiny):
 @pytest.mark.parametrize("attention", ["custom_sdpa", "sdpa"])
 def test_example_inputs_and_dynamic_shapes_export(tiny, attention):
     base = open_model(tiny("llama2", num_hidden_layers=1)).load(
-        ModelOptions(max_context_len=48, max_seq_len=32, attention=attention)
+        ExecutorchOptions(max_context_len=48, max_seq_len=32, attention=attention)
     )
     with torch.no_grad():
         exported = torch.export.export(

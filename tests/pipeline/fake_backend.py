@@ -19,11 +19,9 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save
 
-from lora_core.adapters.adapter import Adapter
-from lora_core.adapters.slots.choice import plan_for
-from lora_core.adapters.slots.plan import SlotPlan, padded_pair
-from lora_core.backend import Artifacts, Backend, Diagnosis, ExportJob
-from lora_core.bundle.bundle import Artifact, Bundle, BundledAdapter, Method
+from lora_core.adapters.slots.choice import PlacedAdapter
+from lora_core.backend import Artifacts, Backend, Diagnosis, ExportJob, WrittenFile
+from lora_core.bundle.bundle import Bundle, Method
 from lora_core.capability import Capability
 from lora_core.errors import Problem
 from lora_core.events import Emit
@@ -31,7 +29,7 @@ from lora_core.hookspecs import hookimpl
 from lora_core.models.base import LayerInfo, ModelHandle, ModelOptions, ModelSummary, TokenizerFiles
 from lora_core.sharing.blobs import Blob, WeightSharing
 from lora_core.sharing.fingerprint import file_sha256, foundation_file_fingerprint
-from lora_core.specs import BackendSpec
+from lora_core.specs import BackendSpec, ReservedNames
 
 WIDTH = 8
 MODULES = tuple(
@@ -60,9 +58,7 @@ class FakeModel(ModelHandle):
 
     @property
     def summary(self) -> ModelSummary:
-        layers = tuple(
-            LayerInfo(name=name, path=name, kind="linear", in_features=WIDTH, out_features=WIDTH) for name in MODULES
-        )
+        layers = tuple(LayerInfo(name=name, kind="linear", in_features=WIDTH, out_features=WIDTH) for name in MODULES)
         return ModelSummary(
             name="fake", family="llama", layers=layers, module_names=("model", *MODULES), identities=self.identities
         )
@@ -70,6 +66,9 @@ class FakeModel(ModelHandle):
     @property
     def tokenizer(self) -> TokenizerFiles | None:
         return self.files
+
+    def tensors(self) -> Mapping[str, Any]:
+        raise NotImplementedError
 
     def load(self, options: ModelOptions) -> Any:
         self.loads += 1
@@ -135,7 +134,7 @@ class FakeBackend(Backend):
             raise RuntimeError("the lowering broke")
         if job.options.fail == "unlisted":
             (out / "stray.bin").write_bytes(b"x")
-        written = self._link(job.plans, job.adapters, {}, job.options.layout, fingerprint, out)
+        written = self._link(job.adapters, {}, job.options.layout, fingerprint, out)
         base_reads = [f"{foundation}:{key}" for key in weights]
         if job.options.layout == "split":
             (out / "base.json").write_text(json.dumps({"reads": {"forward": base_reads}}))
@@ -143,7 +142,7 @@ class FakeBackend(Backend):
         program = "base.json" if job.options.layout == "split" else "program.json"
         return attrs.evolve(
             written,
-            artifacts=(*artifacts, *written.artifacts),
+            files=(*artifacts, *written.files),
             methods=(Method(name="forward", program=program), *written.methods),
             versions={"fake": "1"},
         )
@@ -155,35 +154,34 @@ class FakeBackend(Backend):
     def links_independently(self, bundle: Bundle) -> bool:
         return bundle.manifest.options["layout"] == "split"
 
-    def link(self, bundle: Bundle, adapters: Sequence[Adapter], out: Path, emit: Emit) -> Artifacts:
+    def link(self, bundle: Bundle, adapters: Sequence[PlacedAdapter], out: Path, emit: Emit) -> Artifacts:
         manifest = bundle.manifest
         present = {} if manifest.options["layout"] == "split" else joint_tensors(bundle)
-        return self._link(manifest.plans, adapters, present, manifest.options["layout"], manifest.foundation, out)
+        return self._link(adapters, present, manifest.options["layout"], manifest.foundation, out)
 
     def unlink(self, bundle: Bundle, names: Sequence[str], out: Path, emit: Emit) -> Artifacts | None:
         if bundle.manifest.options["layout"] == "split":
             return None
         left = {key: value for key, value in joint_tensors(bundle).items() if key.split("/")[0] not in names}
         written = write_joint(left, out)
-        return Artifacts(foundation=bundle.manifest.foundation, artifacts=written, adapters=(), methods=())
+        return Artifacts(foundation=bundle.manifest.foundation, files=written, methods=())
 
     def _link(
         self,
-        plans: Sequence[SlotPlan],
-        adapters: Sequence[Adapter],
+        adapters: Sequence[PlacedAdapter],
         present: Tensors,
         layout: str,
         foundation: str,
         out: Path,
     ) -> Artifacts:
-        artifacts: list[Artifact] = []
+        artifacts: list[WrittenFile] = []
         joint = dict(present)
         for adapter in adapters:
             if adapter.name == "deadly":
                 os._exit(9)
             if adapter.name == "slow":
                 time.sleep(60)
-            tensors = bound(adapter, plans)
+            tensors = bound(adapter)
             if layout == "joint":
                 joint |= {f"{adapter.name}/{key}": value for key, value in tensors.items()}
                 continue
@@ -196,17 +194,7 @@ class FakeBackend(Backend):
             artifacts += write_joint(joint, out)
         return Artifacts(
             foundation=foundation,
-            artifacts=tuple(artifacts),
-            adapters=tuple(
-                BundledAdapter(
-                    name=adapter.name,
-                    digest=adapter.digest,
-                    foundation=foundation,
-                    rank=adapter.max_rank,
-                    modules=len(adapter.pairs),
-                )
-                for adapter in adapters
-            ),
+            files=tuple(artifacts),
             methods=tuple(
                 Method(
                     name=adapter.name,
@@ -218,20 +206,14 @@ class FakeBackend(Backend):
         )
 
 
-def listed(path: str, role: str, adapter: str | None = None) -> Artifact:
-    """Describe a file whose hash and size the pipeline fills in."""
-    return Artifact(path=path, role=role, sha256="", size=0, adapter=adapter)
+def listed(path: str, role: str, adapter: str | None = None) -> WrittenFile:
+    """Describe a file that the pipeline measures."""
+    return WrittenFile(path=path, role=role, adapter=adapter)
 
 
-def bound(adapter: Adapter, plans: Sequence[SlotPlan]) -> dict[str, np.ndarray]:
+def bound(adapter: PlacedAdapter) -> dict[str, np.ndarray]:
     """Return the tensors of every slot of the adapter's plan."""
-    index = plan_for(plans, adapter)
-    assert index is not None
-    return {
-        f"{slot.module}.{side}": matrix
-        for slot, pair in plans[index].bind(adapter)
-        for side, matrix in zip("ab", padded_pair(pair, slot), strict=True)
-    }
+    return {f"{slot.module}.{part}": value for slot, values in adapter.values() for part, value in values.items()}
 
 
 def joint_tensors(bundle: Bundle) -> dict[str, np.ndarray]:
@@ -240,7 +222,7 @@ def joint_tensors(bundle: Bundle) -> dict[str, np.ndarray]:
         return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 not a dict
 
 
-def write_joint(tensors: Tensors, out: Path) -> tuple[Artifact, ...]:
+def write_joint(tensors: Tensors, out: Path) -> tuple[WrittenFile, ...]:
     """Write the two files of the joint layout."""
     (out / "adapters.safetensors").write_bytes(save(dict(sorted(tensors.items()))))
     base = [f"foundation.safetensors:{name}" for name in MODULES]
@@ -262,6 +244,7 @@ def lora_core_register_backends() -> Sequence[BackendSpec]:
             capabilities=capabilities,
             policies=("fp32",),
             requires=requires,
+            reserved=ReservedNames(names=frozenset({"forward"})),
         )
         for name, capabilities, requires in (
             ("fake", frozenset({Capability.EXPORT, Capability.LINK}), {}),

@@ -237,8 +237,8 @@ def test_a_missing_foundation_is_refused(export, add, make_adapter, contents, tm
 def test_a_newer_schema_is_refused(export, add, make_adapter, contents, tmp_path):
     export("b", {"a": make_adapter("a")})
     manifest = tmp_path / "b/manifest.json"
-    manifest.write_text(manifest.read_text().replace('"schema_version": 1', '"schema_version": 2'))
-    assert "schema version 2" in refused(tmp_path, contents, add, {"b": make_adapter("b")}, BundleError)
+    manifest.write_text(manifest.read_text().replace('"schema_version": 2', '"schema_version": 3'))
+    assert "schema version 3" in refused(tmp_path, contents, add, {"b": make_adapter("b")}, BundleError)
 
 
 @pytest.mark.parametrize(("adapters", "jobs"), [({}, 1), ((), 1), ({"x": "nowhere"}, 0)])
@@ -252,7 +252,7 @@ def test_a_foreign_exception_of_the_backend_names_it_and_changes_nothing(
     export, add, make_adapter, contents, tmp_path, fake, monkeypatch
 ):
     export("b", {"a": make_adapter("a")})
-    monkeypatch.setattr(fake, "bound", lambda adapter, plans: 1 / 0)
+    monkeypatch.setattr(fake, "bound", lambda adapter: 1 / 0)
     said = refused(tmp_path, contents, add, {"b": make_adapter("b")}, LoraCoreError)
     assert "fake" in said
     assert "ZeroDivisionError" in said

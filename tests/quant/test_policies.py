@@ -11,10 +11,10 @@ from lora_core.quant.undivided import describe_undivided
 
 REGISTRY = {policy.name: policy for policy in POLICIES}
 LAYERS = (
-    LayerInfo(name="embed", path="embed", kind="embedding", in_features=1000, out_features=64),
-    LayerInfo(name="wide", path="wide", kind="linear", in_features=64, out_features=30),
-    LayerInfo(name="odd", path="odd", kind="linear", in_features=30, out_features=64),
-    LayerInfo(name="head", path="head", kind="linear", in_features=64, out_features=1000, is_output=True),
+    LayerInfo(name="embed", kind="embedding", in_features=1000, out_features=64),
+    LayerInfo(name="wide", kind="linear", in_features=64, out_features=30),
+    LayerInfo(name="odd", kind="linear", in_features=30, out_features=64),
+    LayerInfo(name="head", kind="linear", in_features=64, out_features=1000, is_output=True),
 )
 
 
@@ -80,7 +80,7 @@ def test_layers_that_the_group_size_does_not_divide_are_reported():
 
 
 def test_long_lists_of_undivided_layers_are_shortened():
-    layers = [LayerInfo(name=f"l{i}", path=f"l{i}", kind="linear", in_features=30, out_features=4) for i in range(7)]
+    layers = [LayerInfo(name=f"l{i}", kind="linear", in_features=30, out_features=4) for i in range(7)]
     policy = REGISTRY["8da4w"]
     (sentence,) = describe_undivided(policy, policy.assign(layers))
     assert sentence.endswith("l0, l1, l2, l3, l4 and 2 more.")

@@ -2,7 +2,7 @@
 
 from lora_core.capability import Capability
 from lora_core.hookspecs import hookimpl
-from lora_core.specs import BackendSpec
+from lora_core.specs import BackendSpec, ReservedNames
 
 
 @hookimpl
@@ -15,6 +15,8 @@ def lora_core_register_backends():
             options="lora_core_plain.options:PlainOptions",
             capabilities=frozenset({Capability.EXPORT, Capability.LINK}),
             policies=("fp32",),
+            slot_plans=False,
+            reserved=ReservedNames(names=frozenset({"forward"})),
             requires={"safetensors": ""},
             install_hint="pip install lora-core-plain",
         )

@@ -9,14 +9,14 @@ from typing import Any
 
 import attrs
 
-from lora_core.adapters.adapter import Adapter, LoraPair
-from lora_core.adapters.format import AdapterFormat
+from lora_core.adapters.adapter import Adapter, Update
+from lora_core.adapters.format import AdapterFormat, Claim
 from lora_core.adapters.peft.config import PeftLoraConfig, load_config
-from lora_core.adapters.peft.pairing import StoredHalves, pairs_of
+from lora_core.adapters.peft.pairing import StoredHalves, updates_of
 from lora_core.adapters.peft.refusals import refused_fields
-from lora_core.adapters.tensors import StoredTensor, open_tensors, scan
 from lora_core.errors import AdapterError, Problem
 from lora_core.models.base import ModelSummary
+from lora_core.tensors import StoredTensor, open_tensors, scan
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -31,12 +31,25 @@ class PeftFormat(AdapterFormat):
     tensors stay on disk until they are asked for.
     """
 
-    def sniff(self, path: Path) -> bool:
-        """Say whether `path` is a directory with a file that PEFT would write."""
+    def sniff(self, path: Path) -> Claim:
+        """Claim a directory whose weights are named as PEFT names them, or whose configuration says so; other tools
+        call their configuration `adapter_config.json` too.
+        """
         try:
-            return any((path / name).is_file() for name in (CONFIG, WEIGHTS, "adapter_model.bin"))
+            if any((path / name).is_file() for name in (WEIGHTS, "adapter_model.bin")):
+                return Claim.CERTAIN
+            if not (path / CONFIG).is_file():
+                return Claim.NO
+            return Claim.CERTAIN if b'"peft_type"' in (path / CONFIG).read_bytes() else Claim.POSSIBLE
         except OSError:
-            return False
+            return Claim.NO
+
+    def sniff_files(self, weights: Path, config: Path) -> Claim:  # noqa: ARG002 - the configuration says it
+        """Claim a safetensors file whose configuration says so."""
+        try:
+            return Claim.CERTAIN if b'"peft_type"' in config.read_bytes() else Claim.POSSIBLE
+        except OSError:
+            return Claim.POSSIBLE
 
     def read(self, name: str, path: Path, base: ModelSummary, *, strength: float = 1.0) -> Adapter:
         """Read the adapter in directory `path` for `base`; raises `AdapterError` with every problem found."""
@@ -56,7 +69,7 @@ def _read(name: str, weights: Path, config_path: Path, base: ModelSummary, stren
     problems: list[Problem] = []
     raw, config_bytes, config = _config(config_path, base.family, problems)
     tensors = _tensors(weights, problems)
-    pairs: tuple[LoraPair, ...] = ()
+    updates: tuple[Update, ...] = ()
     weights_hash = ""
     if tensors is not None:
         found = scan(weights, tensors)
@@ -65,14 +78,14 @@ def _read(name: str, weights: Path, config_path: Path, base: ModelSummary, stren
         problems += stored.problems
         problems += stored.unused_problems(tuple(refused_fields(raw)))
         if config is not None:
-            pairs, misfits = pairs_of(stored, config, base, config_path=config_path)
+            updates, misfits = updates_of(stored, config, base, config_path=config_path)
             problems += misfits
         problems += (_not_finite(weights, tensor) for tensor in found.not_finite)
     if problems or config is None:
         raise AdapterError(_named(name, problems))
     return Adapter(
         name=name,
-        pairs=pairs,
+        updates=updates,
         digest=hashlib.sha256(weights_hash.encode() + hashlib.sha256(config_bytes).hexdigest().encode()).hexdigest(),
         source=source,
         base_model=config.base_model,
@@ -102,7 +115,7 @@ def _tensors(path: Path, problems: list[Problem]) -> tuple[StoredTensor, ...] | 
         )
         return None
     try:
-        return open_tensors(path)
+        return open_tensors(path, error=AdapterError)
     except AdapterError as error:
         problems += error.problems
     return None

@@ -1,4 +1,4 @@
-"""Stored tensors and a configuration become LoRA pairs, or a problem for each thing that does not fit."""
+"""Stored tensors and a configuration become updates, or a problem for each thing that does not fit."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 
 import attrs
 
-from lora_core.adapters.adapter import LoraPair
+from lora_core.adapters.adapter import Update
 from lora_core.adapters.ordering import natural_key
 from lora_core.adapters.peft.config import PeftLoraConfig
 from lora_core.adapters.peft.refusals import EMBEDDING_LORA, REFUSED, SAVED_BASE, Refusal
-from lora_core.adapters.tensors import READABLE, StoredTensor
 from lora_core.errors import Problem
 from lora_core.models.base import LayerInfo, ModelSummary
+from lora_core.tensors import READABLE, StoredTensor
 
 # As PEFT writes it (`lora_A.weight`), or with the adapter's name left in (`lora_A.default.weight`).
 _KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])(?:\.(?P<adapter>[^.]+))?\.weight")
@@ -63,10 +63,10 @@ class StoredHalves:
             yield Problem(what=what, where=f"{self.path}: {tensor.name}", remedy=remedy)
 
 
-def pairs_of(
+def updates_of(
     stored: StoredHalves, config: PeftLoraConfig, base: ModelSummary, *, config_path: Path
-) -> tuple[tuple[LoraPair, ...], tuple[Problem, ...]]:
-    """Return the pairs of an adapter in natural order, and every problem: the pairs hold only if there is none."""
+) -> tuple[tuple[Update, ...], tuple[Problem, ...]]:
+    """Return the updates of an adapter in natural order, and every problem: they hold only if there is none."""
     layers = {layer.name: layer for layer in base.layers}
     targets = config.targets.select(base.module_names, base.layers)
     problems = [*_targeting(config, targets, layers, base, config_path)]
@@ -74,7 +74,7 @@ def pairs_of(
         problems.append(Problem(what="There is no LoRA tensor in this file", where=str(stored.path)))
         return (), tuple(problems)
     problems += _disagreements(stored, targets, base, config_path)
-    pairs = []
+    updates = []
     for module in sorted(set(targets) & stored.halves.keys(), key=natural_key):
         layer, half = layers.get(module), stored.halves[module]
         if layer is None or layer.kind != "linear" or len(half) < 2:
@@ -82,8 +82,9 @@ def pairs_of(
         misfits = [*_misshapen(stored.path, half, layer, config.rank(module), config_path)]
         problems += misfits
         if not misfits:
-            pairs.append(LoraPair(module=module, a=half["A"], b=half["B"], scaling=config.scaling(module)))
-    return tuple(pairs), tuple(problems)
+            tensors = {"a": half["A"], "b": half["B"]}
+            updates.append(Update(module=module, tensors=tensors, scaling=config.scaling(module)))
+    return tuple(updates), tuple(problems)
 
 
 def _feature(name: str) -> tuple[str, Refusal | None]:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
-from lora_core.adapters.adapter import Adapter, LoraPair
+from lora_core.adapters.adapter import Adapter, Update
+from lora_core.adapters.slots.kinds import extent_of, max_rank
+from lora_core.adapters.slots.plan import SlotPlan
 from lora_core.adapters.slots.reserve import last_parts
 from lora_core.errors import Problem
-
-if TYPE_CHECKING:
-    from lora_core.adapters.slots.plan import Slot, SlotPlan
 
 
 def misfits(plan: SlotPlan, adapter: Adapter) -> list[Problem]:
@@ -18,24 +16,24 @@ def misfits(plan: SlotPlan, adapter: Adapter) -> list[Problem]:
 
     The remedy names the export options that reserve room both for what the plan holds and for this adapter.
     """
-    slots = {slot.module: slot for slot in plan.slots}
-    missing = [pair for pair in adapter.pairs if pair.module not in slots]
-    sized = [pair for pair in adapter.pairs if pair.module in slots]
-    foreign = [pair for pair in sized if not _same_size(pair, slots[pair.module])]
-    small = [pair for pair in sized if _same_size(pair, slots[pair.module]) and pair.rank > slots[pair.module].rank]
+    slots = {(slot.module, slot.kind): slot for slot in plan.slots}
+    missing = [update for update in adapter.updates if (update.module, update.kind) not in slots]
+    sized = [(update, slots[key]) for update in adapter.updates if (key := (update.module, update.kind)) in slots]
+    foreign = [update for update, slot in sized if not slot.same_features(update)]
+    small = [update for update, slot in sized if slot.same_features(update) and not slot.holds(update)]
 
-    def lacks_slot(pairs: Sequence[LoraPair]) -> str:
-        return f"targets {_layers(pairs)}, for which the template has no slot"
+    def lacks_slot(updates: Sequence[Update]) -> str:
+        return f"targets {_layers(updates)}, for which the template has no slot"
 
-    def lacks_rank(pairs: Sequence[LoraPair]) -> str:
-        rank = max(pair.rank for pair in pairs)
-        room = min(slots[pair.module].rank for pair in pairs)
-        return f"has rank {rank} at {_layers(pairs)}, where the template has room for {room}"
+    def lacks_rank(updates: Sequence[Update]) -> str:
+        rank = max(extent_of(update).rank for update in updates)
+        room = min(slots[update.module, update.kind].rank for update in updates)
+        return f"has rank {rank} at {_layers(updates)}, where the template has room for {room}"
 
-    def other_size(pairs: Sequence[LoraPair]) -> str:
-        slot = slots[pairs[0].module]
+    def other_size(updates: Sequence[Update]) -> str:
+        extent, slot = extent_of(updates[0]), slots[updates[0].module, updates[0].kind]
         return (
-            f"is for layers of {pairs[0].in_features} to {pairs[0].out_features} features at {_layers(pairs)}, "
+            f"is for layers of {extent.in_features} to {extent.out_features} features at {_layers(updates)}, "
             f"where the base has {slot.in_features} to {slot.out_features}"
         )
 
@@ -49,17 +47,17 @@ def misfits(plan: SlotPlan, adapter: Adapter) -> list[Problem]:
 
 def reserving_options(plan: SlotPlan, adapter: Adapter) -> str:
     """Return the export options that reserve room for all of `plan` and for `adapter`."""
-    modules = [slot.module for slot in plan.slots] + [pair.module for pair in adapter.pairs]
-    rank = max(plan.max_rank, adapter.max_rank)
+    modules = [slot.module for slot in plan.slots] + [update.module for update in adapter.updates]
+    rank = max(plan.max_rank, max_rank(adapter))
     return f"--max-rank {rank} --targets {','.join(last_parts(modules))}"
 
 
 def _problems(
-    adapter: Adapter, pairs: Sequence[LoraPair], describe: Callable[[Sequence[LoraPair]], str], remedy: str
+    adapter: Adapter, updates: Sequence[Update], describe: Callable[[Sequence[Update]], str], remedy: str
 ) -> list[Problem]:
     kinds = [
-        [pair for pair in pairs if last_parts([pair.module]) == (part,)]
-        for part in last_parts([pair.module for pair in pairs])
+        [update for update in updates if last_parts([update.module]) == (part,)]
+        for part in last_parts([update.module for update in updates])
     ]
     return [
         Problem(what=f"Adapter {adapter.name!r} {describe(kind)}", where=adapter.source, remedy=remedy)
@@ -67,11 +65,7 @@ def _problems(
     ]
 
 
-def _layers(pairs: Sequence[LoraPair]) -> str:
-    first = pairs[0].module
+def _layers(updates: Sequence[Update]) -> str:
+    first = updates[0].module
     part = first.rpartition(".")[2]
-    return first if len(pairs) == 1 else f"{part} in {len(pairs)} layers (first {first})"
-
-
-def _same_size(pair: LoraPair, slot: Slot) -> bool:
-    return (pair.in_features, pair.out_features) == (slot.in_features, slot.out_features)
+    return first if len(updates) == 1 else f"{part} in {len(updates)} layers (first {first})"

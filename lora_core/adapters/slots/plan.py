@@ -1,4 +1,4 @@
-"""Slots and slot plans: where LoRA can attach in a template, and at which rank."""
+"""Slots and slot plans: where adapters can attach in a template, and how large."""
 
 from __future__ import annotations
 
@@ -6,31 +6,50 @@ from collections.abc import Iterator, Sequence
 
 import attrs
 
-from lora_core.adapters.adapter import Adapter, LoraPair
-from lora_core.adapters.slots.misfits import misfits
-from lora_core.adapters.slots.padding import padded_pair
+from lora_core.adapters.adapter import LOW_RANK, Adapter, Update
+from lora_core.adapters.slots.kinds import Extent, Part, Values, extent_of, kind_of, max_rank
 from lora_core.adapters.slots.reserve import reserved_layers
 from lora_core.errors import Problem, UsageError
 from lora_core.models.base import LayerInfo
 
-__all__ = ["Slot", "SlotCost", "SlotPlan", "padded_pair"]
-
-_FLOAT32 = 4
-
 
 @attrs.frozen(kw_only=True)
 class Slot:
-    """One linear layer of the base that can carry LoRA, at `rank`."""
+    """One place on a layer of the base that can carry updates of `kind`, up to `rank`."""
 
     module: str
     in_features: int
     out_features: int
     rank: int
+    kind: str = LOW_RANK
+
+    @property
+    def extent(self) -> Extent:
+        """How large the slot is."""
+        return Extent(in_features=self.in_features, out_features=self.out_features, rank=self.rank)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The tensors that fill the slot."""
+        return kind_of(self.kind).parts(self.extent)
 
     @property
     def size(self) -> int:
-        """Bytes of A and B at this slot's rank, in float32."""
-        return _FLOAT32 * self.rank * (self.in_features + self.out_features)
+        """Bytes of all parts, in float32."""
+        return sum(part.size for part in self.parts)
+
+    def holds(self, update: Update) -> bool:
+        """Say whether `update` fits: of this kind, for a layer of this size, at this rank or a smaller one."""
+        return update.kind == self.kind and self.same_features(update) and extent_of(update).rank <= self.rank
+
+    def same_features(self, update: Update) -> bool:
+        """Say whether `update` was trained for a layer of this size."""
+        extent = extent_of(update)
+        return (extent.in_features, extent.out_features) == (self.in_features, self.out_features)
+
+    def fold(self, update: Update | None) -> Values:
+        """Return the values of the parts that carry `update`, which must fit; None: that do nothing."""
+        return kind_of(self.kind).fold(update, self.extent)
 
 
 @attrs.frozen(kw_only=True)
@@ -44,7 +63,7 @@ class SlotCost:
 
 @attrs.frozen(kw_only=True)
 class SlotPlan:
-    """All slots of a template, in the base model's own layer order, each module once."""
+    """All slots of a template, in the base model's own layer order, each module once for each kind."""
 
     slots: tuple[Slot, ...]
 
@@ -65,10 +84,11 @@ class SlotPlan:
         `adapters`. Raises `UsageError` if an adapter needs more than `max_rank`, if a target names no linear layer, or
         if there is no rank for `targets`.
         """
-        ranks: dict[str, int] = {}
+        ranks: dict[tuple[str, str], int] = {}
         for adapter in adapters:
-            for pair in adapter.pairs:
-                ranks[pair.module] = max(pair.rank, ranks.get(pair.module, 0))
+            for update in adapter.updates:
+                key = (update.module, update.kind)
+                ranks[key] = max(extent_of(update).rank, ranks.get(key, 0))
         problems = _beyond(adapters, max_rank)
         reserved: frozenset[str] = frozenset()
         if targets is not None:
@@ -82,17 +102,20 @@ class SlotPlan:
         floor = max_rank or 0
         spare = max_rank or max(ranks.values(), default=0)
         for module in reserved:
-            ranks[module] = max(ranks.get(module, 0), spare)
+            ranks[module, LOW_RANK] = max(ranks.get((module, LOW_RANK), 0), spare)
+        kinds = sorted({kind for _, kind in ranks})
         return cls(
             slots=tuple(
                 Slot(
                     module=layer.name,
                     in_features=layer.in_features,
                     out_features=layer.out_features,
-                    rank=max(ranks[layer.name], floor),
+                    rank=max(ranks[layer.name, kind], floor if kind == LOW_RANK else 0),
+                    kind=kind,
                 )
                 for layer in layers
-                if layer.name in ranks
+                for kind in kinds
+                if (layer.name, kind) in ranks
             )
         )
 
@@ -100,7 +123,7 @@ class SlotPlan:
     def per_shape(cls, adapters: Sequence[Adapter], layers: Sequence[LayerInfo]) -> tuple[SlotPlan, ...]:
         """Return one plan for each distinct shape (modules and their ranks) among `adapters`, without any padding.
 
-        The plans are in an order of their own that does not depend on that of `adapters`; `plans.plan_for` finds an
+        The plans are in an order of their own that does not depend on that of `adapters`; `choice.plan_for` finds an
         adapter's.
         """
         return tuple(sorted({cls.from_adapters([adapter], layers) for adapter in adapters}, key=_order))
@@ -117,32 +140,32 @@ class SlotPlan:
 
     def cost(self, adapter: Adapter) -> SlotCost:
         """Return what `adapter` occupies in this plan against its own size."""
-        own = sum(_FLOAT32 * pair.rank * (pair.in_features + pair.out_features) for pair in adapter.pairs)
+        own = sum(part.size for update in adapter.updates for part in kind_of(update.kind).parts(extent_of(update)))
         return SlotCost(adapter=adapter.name, own=own, padded=self.size)
 
-    def misfits(self, adapter: Adapter) -> list[Problem]:
-        """Return why `adapter` does not fit, which slot or rank is missing, and the export options that would reserve
-        it; an empty list if it fits.
-        """
-        return misfits(self, adapter)
+    def holds(self, adapter: Adapter) -> bool:
+        """Say whether every update of `adapter` fits a slot."""
+        slots = {(slot.module, slot.kind): slot for slot in self.slots}
+        found = ((slots.get((update.module, update.kind)), update) for update in adapter.updates)
+        return all(slot is not None and slot.holds(update) for slot, update in found)
 
-    def bind(self, adapter: Adapter) -> Iterator[tuple[Slot, LoraPair | None]]:
-        """Yield every slot in order with the adapter's pair for it (None where it has none), for `padded_pair`."""
-        pairs = {pair.module: pair for pair in adapter.pairs}
-        return ((slot, pairs.get(slot.module)) for slot in self.slots)
+    def bind(self, adapter: Adapter) -> Iterator[tuple[Slot, Update | None]]:
+        """Yield every slot in order with the adapter's update for it (None where it has none), for `Slot.fold`."""
+        updates = {(update.module, update.kind): update for update in adapter.updates}
+        return ((slot, updates.get((slot.module, slot.kind))) for slot in self.slots)
 
 
-def _beyond(adapters: Sequence[Adapter], max_rank: int | None) -> list[Problem]:
-    if max_rank is not None and max_rank < 1:
-        return [Problem(what=f"--max-rank must be at least 1, not {max_rank}")]
+def _beyond(adapters: Sequence[Adapter], limit: int | None) -> list[Problem]:
+    if limit is not None and limit < 1:
+        return [Problem(what=f"--max-rank must be at least 1, not {limit}")]
     return [
         Problem(
-            what=f"Adapter {adapter.name!r} has rank {adapter.max_rank}, more than --max-rank {max_rank}",
+            what=f"Adapter {adapter.name!r} has rank {max_rank(adapter)}, more than --max-rank {limit}",
             where=adapter.source,
-            remedy=f"Say --max-rank {max(each.max_rank for each in adapters)}.",
+            remedy=f"Say --max-rank {max(max_rank(each) for each in adapters)}.",
         )
         for adapter in adapters
-        if max_rank is not None and adapter.max_rank > max_rank
+        if limit is not None and max_rank(adapter) > limit
     ]
 
 

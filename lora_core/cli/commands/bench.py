@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from lora_core.cli.command import Command
-from lora_core.cli.session_options import PACKED_CACHE, WEIGHT_CACHE, session_options
+from lora_core.cli.backend_command import SessionCommand
 from lora_core.cli.table import size, table
 
 if TYPE_CHECKING:
@@ -26,8 +26,7 @@ def bench(
     prompt_tokens: int,
     decode_tokens: int,
     rounds: int,
-    weight_cache: str | None,
-    packed_cache: Path | None,
+    options: Mapping[str, Any],
     plot: Path | None,
     keep: Path | None,
     as_json: bool,
@@ -40,7 +39,7 @@ def bench(
         bundle,
         adapters=adapter or None,
         settings=BenchSettings(prompt_tokens=prompt_tokens, decode_tokens=decode_tokens, rounds=rounds),
-        options=session_options(weight_cache, packed_cache),
+        options=options,
         emit=console.emit,
         hub=console.hub,
     )
@@ -86,7 +85,7 @@ def _speed(name: str, method: MethodSpeed) -> list[Any]:
     return [name, method.prefill_seconds, method.decode_tokens_per_second, overhead]
 
 
-command = Command(
+command = SessionCommand(
     "bench",
     callback=bench,
     help="Measure load time, time to first token, tokens/s and memory of BUNDLE, and what changing adapters costs.",
@@ -96,8 +95,6 @@ command = Command(
         click.Option(["--prompt-tokens"], type=click.IntRange(min=1), default=64, show_default=True),
         click.Option(["--decode-tokens"], type=click.IntRange(min=1), default=32, show_default=True),
         click.Option(["--rounds"], type=click.IntRange(min=1), default=3, show_default=True),
-        WEIGHT_CACHE,
-        PACKED_CACHE,
         click.Option(["--plot"], type=click.Path(dir_okay=False, path_type=Path), help="Write a picture (SVG) here."),
         click.Option(
             ["--report", "keep"],

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lora_core.adapters.targets import parse_targets
 from lora_core.cli.adapter_options import ADAPTER, ADAPTER_FILES, references
-from lora_core.cli.export_command import ExportCommand
+from lora_core.cli.backend_command import ExportCommand
 
 if TYPE_CHECKING:
     from lora_core.cli.console import Console
@@ -39,26 +40,24 @@ def export(
     options: Mapping[str, Any],
 ) -> None:
     """Export, then say where the bundle is."""
-    import lora_core
+    from lora_core.pipeline.export import export as write
+    from lora_core.pipeline.request import ExportRequest
 
-    bundle = lora_core.export(
-        model,
+    request = ExportRequest(
+        model=model,
         adapters=references(adapter, adapter_files),
         backend=backend,
         policy=policy,
-        out=output,
         options=options,
         plan=plan,
         max_rank=max_rank,
-        targets=_targets(targets),
+        targets=None if targets is None else parse_targets(targets),
         group_size=group_size,
         embedding=embedding,
         cache=None if no_cache else cache or default_cache(),
         download=download,
-        force=force,
-        emit=console.emit,
-        hub=console.hub,
     )
+    bundle = write(request, output, force=force, emit=console.emit, hub=console.hub)
     names = ", ".join(each.name for each in bundle.manifest.adapters) or "none"
     console.result(f"{output}: {backend}, policy {bundle.manifest.policy['name']}, adapters: {names}")
 
@@ -67,13 +66,6 @@ def default_cache() -> Path:
     """Return the directory of lowered templates when none is given."""
     root = os.environ.get("XDG_CACHE_HOME")
     return (Path(root) if root else Path.home() / ".cache") / "lora-core" / "templates"
-
-
-def _targets(text: str | None) -> str | list[str] | None:
-    """Return names for `q_proj,v_proj`, else the text: `all-linear`, or a regular expression."""
-    if text is None or not text.replace(",", "").replace("_", "").replace(".", "").replace("-", "").isalnum():
-        return text
-    return text if text == "all-linear" else text.split(",")
 
 
 command = ExportCommand(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from lora_core.cli.command import Command
-from lora_core.cli.session_options import PACKED_CACHE, WEIGHT_CACHE, session_options
+from lora_core.cli.backend_command import SessionCommand
 
 if TYPE_CHECKING:
     from lora_core.cli.console import Console
@@ -29,8 +29,7 @@ def run(
     top_p: float,
     seed: int,
     raw: bool,
-    weight_cache: str | None,
-    packed_cache: Path | None,
+    options: Mapping[str, Any],
     as_json: bool,
 ) -> None:
     """Answer every prompt with every adapter: text on stdout as it comes, speed and memory on stderr at the end."""
@@ -47,7 +46,6 @@ def run(
         system=system,
     )
     names = [None if name == BASE else name for name in adapter or (BASE,)]
-    options = session_options(weight_cache, packed_cache)
     with stage(console.emit, "open the bundle"):
         session = lora_core.open(bundle, options=options, hub=console.hub)
     with session:
@@ -104,7 +102,7 @@ def _summarize(console: Console, report: RunReport) -> None:
     console.note("; ".join(f"{fact}: {value}" for fact, value in report.facts.items()))
 
 
-command = Command(
+command = SessionCommand(
     "run",
     callback=run,
     help="Generate text from BUNDLE on its backend's runtime.",
@@ -128,8 +126,6 @@ command = Command(
         ),
         click.Option(["--seed"], type=click.IntRange(min=0), default=0, show_default=True),
         click.Option(["--raw"], is_flag=True, help="Feed the prompt as it is, without the chat template."),
-        WEIGHT_CACHE,
-        PACKED_CACHE,
         click.Option(["--json", "as_json"], is_flag=True, help="Print JSON."),
     ],
 )

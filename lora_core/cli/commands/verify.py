@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from lora_core.cli.adapter_options import ADAPTER, ADAPTER_FILES, references
-from lora_core.cli.command import Command
-from lora_core.cli.session_options import WEIGHT_CACHE, session_options
+from lora_core.cli.backend_command import SessionCommand
 from lora_core.cli.table import table
 from lora_core.errors import ExitCode
 
@@ -29,7 +28,7 @@ def verify(
     prompt: tuple[str, ...],
     tokens: int | None,
     reference: Any,
-    weight_cache: str | None,
+    options: Mapping[str, Any],
     keep: Path | None,
     as_json: bool,
 ) -> ExitCode:
@@ -43,7 +42,7 @@ def verify(
         prompts=prompt,
         tokens=tokens,
         reference=reference,
-        options=session_options(weight_cache),
+        options=options,
         emit=console.emit,
         hub=console.hub,
     )
@@ -88,7 +87,7 @@ def _sections(report: VerifyReport) -> Iterator[str]:
     yield f"{verdict}{unchecked}"
 
 
-command = Command(
+command = SessionCommand(
     "verify",
     callback=verify,
     help="Compare every method of BUNDLE with transformers and peft (or, without them, with the eager module), and "
@@ -107,7 +106,6 @@ command = Command(
             show_default=True,
             help="What to compare with.",
         ),
-        WEIGHT_CACHE,
         click.Option(
             ["--report", "keep"],
             type=click.Path(dir_okay=False, path_type=Path),

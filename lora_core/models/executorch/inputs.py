@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from lora_core.models.base import ModelOptions, ModelSummary
+from lora_core.models.base import ModelSummary
+from lora_core.models.executorch.options import ExecutorchOptions
 
 
-def example_args(module: Any, options: ModelOptions) -> tuple[Any, ...]:
+def example_args(module: Any, options: ExecutorchOptions) -> tuple[Any, ...]:
     """Return example inputs as `Transformer.forward` takes them: tokens and the attention options.
 
     As ExecuTorch's own exporter chooses them; static attention gets `max_seq_len` tokens a call (1 if that would
@@ -22,7 +23,7 @@ def example_args(module: Any, options: ModelOptions) -> tuple[Any, ...]:
     return torch.tensor([[1]]), {"input_pos": torch.tensor([0])}
 
 
-def dynamic_shapes(options: ModelOptions) -> Any:
+def dynamic_shapes(options: ExecutorchOptions) -> Any:
     """Return the dynamic shapes that go with `example_args`, or None if all are static."""
     import torch  # heavy
 
@@ -32,8 +33,8 @@ def dynamic_shapes(options: ModelOptions) -> Any:
     return {1: torch.export.Dim("token_dim", max=options.max_seq_len - 1)}, {"input_pos": {0: 1}}
 
 
-def constant_methods(summary: ModelSummary, layers: int, options: ModelOptions) -> dict[str, Any]:
-    """Return the metadata methods that ExecuTorch's LLM runners read."""
+def metadata(summary: ModelSummary, layers: int, options: ExecutorchOptions) -> dict[str, Any]:
+    """Return what ExecuTorch's LLM runners read, by the names they read it under."""
     methods: dict[str, Any] = {
         "get_max_seq_len": options.max_seq_len,
         "get_max_context_len": options.max_context_len,
@@ -50,7 +51,7 @@ def constant_methods(summary: ModelSummary, layers: int, options: ModelOptions) 
     return methods
 
 
-def _static_args(module: Any, options: ModelOptions) -> tuple[Any, ...]:
+def _static_args(module: Any, options: ExecutorchOptions) -> tuple[Any, ...]:
     import torch  # heavy
     from executorch.examples.models.llama.static_attention import StaticAttentionIOManager  # heavy
 

@@ -8,29 +8,21 @@ from typing import TYPE_CHECKING, Any
 from lora_core.errors import ModelError
 from lora_core.models import hf_names
 from lora_core.models.architecture import Architecture
-from lora_core.models.base import ModelOptions
 from lora_core.models.checkpoint import Checkpoint
+from lora_core.models.executorch.names import BlockNames, block_names, parameter_names, path_of
+from lora_core.models.executorch.options import ExecutorchOptions
 
 if TYPE_CHECKING:
     import torch
 
 
-def paths(options: ModelOptions) -> hf_names.Paths:
-    """Return ExecuTorch's names for the kind of attention that `options` ask for."""
-    return hf_names.STATIC if options.attention == "static" else hf_names.MULTI_HEAD
-
-
 def build_transformer(
-    architecture: Architecture,
-    checkpoint: Checkpoint,
-    options: ModelOptions,
-    overrides: Mapping[str, Any] | None = None,
+    architecture: Architecture, checkpoint: Checkpoint, options: ExecutorchOptions
 ) -> torch.nn.Module:
     """Return ExecuTorch's `Transformer` holding the weights of `checkpoint`, float32, in eval mode, without gradients.
 
-    Weights stored as float32 stay memory-mapped; a tied output head shares the embedding's storage. `overrides` are
-    fields of ExecuTorch's `ModelArgs` that replace what the architecture and `options` give. Raises `ModelError` if
-    the context asked for is one that the architecture cannot compute exactly.
+    Weights stored as float32 stay memory-mapped; a tied output head shares the embedding's storage. Raises `ModelError`
+    if the context asked for is one that the architecture cannot compute exactly.
     """
     import torch  # heavy
     from executorch.examples.models.llama.llama_transformer import construct_transformer  # heavy
@@ -39,12 +31,12 @@ def build_transformer(
     check_options(architecture, options)
     if options.attention == "static":
         import executorch.examples.models.llama.static_attention  # noqa: F401 - registers the attention types
-    arguments = {**model_args(architecture, options), **(overrides or {})}
+    block = block_names(options)
     # Parameters are made on the meta device and assigned below, so that none is allocated only to be thrown away.
     with torch.device("meta"):
-        module: torch.nn.Module = construct_transformer(ModelArgs(**arguments))
-        _add_biases(module, architecture, paths(options))
-    names = hf_names.parameter_names(architecture, paths(options))
+        module: torch.nn.Module = construct_transformer(ModelArgs(**model_args(architecture, options)))
+        _add_biases(module, architecture, block)
+    names = parameter_names(architecture, block)
     stored = checkpoint.read(dict.fromkeys(names.values()))
     if architecture.tied:
         _check_tied(checkpoint, stored)
@@ -58,7 +50,7 @@ def build_transformer(
     return module.requires_grad_(False).eval()
 
 
-def check_options(architecture: Architecture, options: ModelOptions) -> None:
+def check_options(architecture: Architecture, options: ExecutorchOptions) -> None:
     """Raise `ModelError` if `options` ask for a context that does not fit together or the architecture."""
     context, sequence = options.max_context_len, options.max_seq_len
     if sequence > context or sequence < 1:
@@ -74,7 +66,7 @@ def check_options(architecture: Architecture, options: ModelOptions) -> None:
         )
 
 
-def model_args(architecture: Architecture, options: ModelOptions) -> dict[str, Any]:
+def model_args(architecture: Architecture, options: ExecutorchOptions) -> dict[str, Any]:
     """Return the fields of ExecuTorch's `ModelArgs` for `architecture` and `options`."""
     static = options.attention == "static"
     arguments: dict[str, Any] = {
@@ -106,7 +98,7 @@ def model_args(architecture: Architecture, options: ModelOptions) -> dict[str, A
         # frequency by a given factor, which expresses any scaling that does not depend on the sequence length.
         arguments["rope_scaling_short_factor"] = arguments["rope_scaling_long_factor"] = divisors
         arguments["rope_scaling_attention_factor"] = 1.0
-    return {**arguments, **architecture.model_args}
+    return {**arguments, **architecture.definition}
 
 
 def _check_tied(checkpoint: Checkpoint, stored: Mapping[str, Any]) -> None:
@@ -124,14 +116,14 @@ def _check_tied(checkpoint: Checkpoint, stored: Mapping[str, Any]) -> None:
         )
 
 
-def _add_biases(module: Any, architecture: Architecture, paths: hf_names.Paths) -> None:
+def _add_biases(module: Any, architecture: Architecture, block: BlockNames) -> None:
     """Give a bias to the linear layers that have one here and not in ExecuTorch's definition (o_proj and the MLP)."""
     import torch  # heavy
 
-    for layer in hf_names.layers(architecture, paths):
-        linear = module.get_submodule(layer.path)
-        if layer.has_bias and linear.bias is None:
-            parent, _, name = layer.path.rpartition(".")
+    for layer in hf_names.layers(architecture):
+        path = path_of(layer.name, block)
+        if layer.has_bias and module.get_submodule(path).bias is None:
+            parent, _, name = path.rpartition(".")
             wider = torch.nn.Linear(layer.in_features, layer.out_features, bias=True)
             setattr(module.get_submodule(parent), name, wider)
 

@@ -25,9 +25,9 @@ ACCUMULATING = 0.01
 def eager(exporter, tiny_model, name: str | None) -> np.ndarray:
     """Logits of every position from transformers, with the adapter merged into the weights."""
     model = copy.deepcopy(tiny_model.reference)
-    for pair in exporter.adapter(name).pairs if name else ():
-        weight = model.get_submodule(pair.module).weight
-        weight.data += torch.from_numpy(pair.scaling * (pair.b.read() @ pair.a.read()))
+    for update in exporter.adapter(name).updates if name else ():
+        weight = model.get_submodule(update.module).weight
+        weight.data += torch.from_numpy(update.scaling * (update.tensors["b"].read() @ update.tensors["a"].read()))
     with torch.no_grad():
         return model(torch.tensor([TOKENS])).logits[0].numpy()
 

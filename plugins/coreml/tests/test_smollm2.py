@@ -55,8 +55,10 @@ def expected(real) -> dict[str | None, np.ndarray]:
     found: dict[str | None, np.ndarray] = {}
     for name in (None, *ADAPTERS):
         merged = copy.deepcopy(model).requires_grad_(False)
-        for pair in real.adapter(name).pairs if name else ():
-            merged.get_submodule(pair.module).weight += torch.from_numpy(pair.scaling * (pair.b.read() @ pair.a.read()))
+        for update in real.adapter(name).updates if name else ():
+            merged.get_submodule(update.module).weight += torch.from_numpy(
+                update.scaling * (update.tensors["b"].read() @ update.tensors["a"].read())
+            )
         found[name] = merged(torch.tensor([TOKENS])).logits[0].numpy()
     return found
 

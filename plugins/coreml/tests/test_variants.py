@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lora_core.adapters.slots.padding import padded_pair
 from lora_core_coreml.backend import CoremlBackend
 from lora_core_coreml.lowering import base
 from lora_core_coreml.options import CoremlOptions
@@ -13,7 +14,6 @@ from lora_core_coreml.quant import POLICIES
 from lora_core_coreml.runtime.evaluation.program import EvaluatedProgram
 from lora_core_coreml.storage import mil, package, pte
 
-from lora_core.adapters.slots.padding import padded_pair
 from lora_core.backend import ExportJob
 from lora_core.bundle.bundle import Bundle
 from lora_core.events import ignore
@@ -170,7 +170,7 @@ def test_graph_breaks_cut_the_program_and_splitting_spares_lora(exporter) -> Non
     names = [operation.outputs[0].name for operation in constants(bundle, "forward")]
     assert any("w1_parts_2" in name for name in names)
     assert len(own_matrices(bundle, "shout")) == 8
-    whole = exporter.adapter("shout").pairs[0]
+    whole = exporter.adapter("shout").updates[0]
     shapes = {
         tuple(d.constant.size for d in operation.outputs[0].type.tensorType.dimensions)
         for operation in own_matrices(bundle, "shout")

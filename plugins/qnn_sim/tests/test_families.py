@@ -17,7 +17,7 @@ from lora_core_qnn_sim.lora import graph_slots, real_lora
 from lora_core_qnn_sim.runtime.floating import FloatRun
 
 from lora_core.adapters.slots.plan import SlotPlan
-from lora_core.models.base import ModelOptions
+from lora_core.models.executorch.options import ExecutorchOptions
 from plugins.qnn_sim.tests import tiny
 
 PROMPTS = [np.array([3, 1, 4, 1, 5, 9, 2]), np.array([6, 5])]
@@ -40,7 +40,9 @@ def test_float_logits_equal_the_modules(
     tmp_path: Path, family: str, changes: dict[str, object], rotated: bool, splits: dict[str, np.ndarray]
 ) -> None:
     model = tiny.open_model(tiny.write_checkpoint(tmp_path / "model", model_type=family, **changes))
-    asked = ModelOptions(attention="sdpa", max_context_len=16, max_seq_len=16, full_logits=True, dynamic_seq_len=False)
+    asked = ExecutorchOptions(
+        attention="sdpa", max_context_len=16, max_seq_len=16, full_logits=True, dynamic_seq_len=False
+    )
     loaded = model.load(asked)
     dims = dims_of(model.summary)
     weights, gains = real_weights(loaded, dims), None
@@ -56,12 +58,14 @@ def test_float_logits_equal_the_modules(
     base = quantize_base(weights, cos, sin, dict.fromkeys(weights, 8))
     run = FloatRun(spec=spec, weight=lambda name: weights[name], base=base, lora=real_lora(spec, [adapter], basis))
     with torch.no_grad():
-        for pair in adapter.pairs:
+        for update in adapter.updates:
             linear = loaded.module.get_submodule(
-                next(layer.path for layer in loaded.summary.layers if layer.name == pair.module)
+                next(layer.path for layer in loaded.summary.layers if layer.name == update.module)
             )
             linear.weight = torch.nn.Parameter(
-                linear.weight + torch.from_numpy(pair.b.read() @ pair.a.read()) * pair.scaling, requires_grad=False
+                linear.weight
+                + torch.from_numpy(update.tensors["b"].read() @ update.tensors["a"].read()) * update.scaling,
+                requires_grad=False,
             )
         for prompt, ours in zip(PROMPTS, run.logits(PROMPTS), strict=True):
             positions = torch.arange(len(prompt))

@@ -59,10 +59,12 @@ def test_safetensors_hold_exactly_the_listed_tensors_at_the_graphs_shapes(hand: 
     for adapter in five:
         tensors = load_file(hand / f"{adapter.name}.safetensors")
         assert {name: array.shape for name, array in tensors.items()} == lora_weights(spec)
-        pair = adapter.pairs[0]
-        layer = pair.module.removeprefix("model.")
-        assert np.array_equal(tensors[f"{layer}.lora_a.weight"], pair.a.read())
-        assert np.array_equal(tensors[f"{layer}.lora_b.weight"], pair.b.read() * np.float32(pair.scaling))
+        pair = adapter.updates[0]
+        layer = update.module.removeprefix("model.")
+        assert np.array_equal(tensors[f"{layer}.lora_a.weight"], update.tensors["a"].read())
+        assert np.array_equal(
+            tensors[f"{layer}.lora_b.weight"], update.tensors["b"].read() * np.float32(update.scaling)
+        )
 
 
 def test_encodings_cover_every_quantized_tensor(hand: Path, bundle: Any) -> None:

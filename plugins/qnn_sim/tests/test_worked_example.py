@@ -61,11 +61,11 @@ def test_weights_are_the_adapters_own_on_the_shared_grid(grouped: Any, five: Any
     encodings = read_section(grouped.path / "sections" / "llm_a1_encodings.bin").encodings
     for adapter in five[:2]:
         section = read_section(grouped.path / "sections" / f"llm_{adapter.name}_weights.bin")
-        for pair in adapter.pairs:
+        for update in adapter.updates:
             # Rotation changes A but not the product's norm per output, and not B of q and v.
-            name = f"{pair.module.removeprefix('model.')}.lora_b.weight"
+            name = f"{update.module.removeprefix('model.')}.lora_b.weight"
             real = section.weights[name] * encodings[name][0]
-            assert np.abs(real - pair.b.read() * pair.scaling).max() <= encodings[name][0] * 0.51
+            assert np.abs(real - update.tensors["b"].read() * update.scaling).max() <= encodings[name][0] * 0.51
 
 
 def test_the_zero_section_brings_back_the_base(grouped: Any) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 
 from lora_core.errors import PluginError
+from lora_core.pte import ContainerHeader
 from lora_core_coreml.quiet import quiet
 from lora_core_coreml.storage import pte
 
@@ -143,7 +144,7 @@ def _unpack(payload: bytes, directory: Path) -> Path:
 
 
 def _split_plans(program: pte.Program, name: str, buffer: bytes) -> tuple[pte.Program, tuple[pte.Program, ...]]:
-    base = int.from_bytes(buffer[24:32], "little")
+    base = ContainerHeader.read(buffer).segment_base
     plan = next(plan for plan in program["execution_plan"] if plan["name"] == name)
     for delegate in plan["delegates"]:
         entry = program["segments"][delegate.pop("processed")["index"]]
@@ -160,6 +161,6 @@ def _buffers(program: pte.Program, buffer: bytes) -> tuple[bytes, ...]:
     if not segment or not segment["offsets"]:
         return (b"",)
     entry = program["segments"][segment["segment_index"]]
-    base = int.from_bytes(buffer[24:32], "little") + int(entry["offset"])
+    base = ContainerHeader.read(buffer).segment_base + int(entry["offset"])
     offsets: Sequence[int] = [*segment["offsets"], entry["size"]]
     return tuple(buffer[base + start : base + end] for start, end in pairwise(offsets))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import struct
 import subprocess
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -19,11 +18,10 @@ from typing import Any
 import attrs
 
 from lora_core.errors import BundleError, PluginError, UnsupportedError
+from lora_core.pte import ContainerHeader, container_front, padding_before, segment_offsets
 
-SEGMENT_ALIGNMENT = 128
-_MAGIC = b"eh00"
-_HEADER = struct.Struct("<4sIQQQ")
-_MAX_ALIGNMENT = 16
+_HEAD = 64
+"""Bytes from the beginning of a file that hold the container's header."""
 
 Program = dict[str, Any]
 Chunks = Iterable[bytes | memoryview]
@@ -67,13 +65,13 @@ class StoredProgram:
 def read(path: Path) -> StoredProgram:
     """Read the program of a `.pte` file without its segments; raises `BundleError`."""
     with path.open("rb") as file:
-        head = file.read(8 + _HEADER.size)
-        if len(head) < 8 + _HEADER.size or head[4:6] != b"ET" or head[8:12] != _MAGIC:
-            raise BundleError("This is not an ExecuTorch program with segments", where=str(path))
-        _, _, program_size, segment_base, _ = _HEADER.unpack(head[8:])
+        try:
+            header = ContainerHeader.read(file.read(_HEAD))
+        except ValueError as error:
+            raise BundleError(f"This is not an ExecuTorch program with segments: {error}", where=str(path)) from error
         file.seek(0)
-        data = file.read(program_size)
-    return StoredProgram(path=path, program=decode(data, where=str(path)), segment_base=segment_base)
+        data = file.read(header.program_size)
+    return StoredProgram(path=path, program=decode(data, where=str(path)), segment_base=header.segment_base)
 
 
 def decode(data: bytes, *, where: str) -> Program:
@@ -97,27 +95,17 @@ def encode(program: Program) -> bytes:
 
 def write(path: Path, program: Program, segments: Sequence[Segment]) -> str:
     """Write `program` with `segments` and return the file's SHA-256; `program["segments"]` is filled in here."""
-    offsets, position = [], 0
-    for segment in segments:
-        position = _aligned(position)
-        offsets.append(position)
-        position += segment.size
-    table = [{"offset": offset, "size": segment.size} for offset, segment in zip(offsets, segments, strict=True)]
-    body = encode({**program, "segments": table})
-    header_size = -(-_HEADER.size // _MAX_ALIGNMENT) * _MAX_ALIGNMENT
-    program_size = header_size + len(body)
-    base = _aligned(program_size)
-    header = _HEADER.pack(_MAGIC, _HEADER.size, program_size, base, position).ljust(header_size, b"\0")
-    root = int.from_bytes(body[:4], "little") + header_size
+    sizes = [segment.size for segment in segments]
+    spans = zip(segment_offsets(sizes), sizes, strict=True)
+    table = [{"offset": offset, "size": size} for offset, size in spans]
     digest = hashlib.sha256()
     with path.open("wb") as file:
-        written = _emit(file, digest, [root.to_bytes(4, "little"), body[4:8], header, body[8:]])
-        for offset, segment in zip(offsets, segments, strict=True):
-            written += _emit(file, digest, [bytes(base + offset - written)])
+        _emit(file, digest, [container_front(encode({**program, "segments": table}), sizes)])
+        for segment, padding in zip(segments, padding_before(sizes), strict=True):
+            _emit(file, digest, [bytes(padding)])
             size = _emit(file, digest, segment.chunks)
             if size != segment.size:
                 raise PluginError(f"A segment of {path.name} has {size} bytes where {segment.size} were announced")
-            written += size
     return digest.hexdigest()
 
 
@@ -128,10 +116,6 @@ def _emit(file: Any, digest: Any, chunks: Chunks) -> int:
         digest.update(chunk)
         size += len(chunk)
     return size
-
-
-def _aligned(position: int) -> int:
-    return -(-position // SEGMENT_ALIGNMENT) * SEGMENT_ALIGNMENT
 
 
 def _root() -> Path:

@@ -17,9 +17,9 @@ import attrs
 import flatbuffers
 
 from lora_core.errors import BundleError
-from lora_core_xnnpack.files.named_blobs import Buffer, StoredBlob, TensorLayout, named_blobs
+from lora_core.pte import Buffer, aligned, padding_before, segment_offsets
+from lora_core_xnnpack.files.named_blobs import TensorLayout, named_blobs
 
-SEGMENT_ALIGNMENT = 128
 _HEADER_LENGTH = 40  # FlatTensorHeader.EXPECTED_LENGTH
 _PADDED_HEADER = 48  # rounded up to the flatbuffer's alignment of 16
 _HEADER = struct.Struct("<4sIQQQQ")
@@ -42,31 +42,6 @@ class DataBlob:
         """Return `data` under the key that ExecuTorch gives XNNPACK constants: the SHA-256 hex of the bytes."""
         digest = hashlib.sha256(data).hexdigest()
         return cls(key=digest, data=data, digest=digest)
-
-
-def aligned(offset: int, alignment: int) -> int:
-    """Return `offset` rounded up to `alignment`."""
-    return -(-offset // alignment) * alignment
-
-
-def layout_segments(sizes: Sequence[int]) -> list[int]:
-    """Return the offset of each segment, in bytes from the segment base, for segments laid one after another."""
-    offsets: list[int] = []
-    end = 0
-    for size in sizes:
-        offsets.append(aligned(end, SEGMENT_ALIGNMENT))
-        end = offsets[-1] + size
-    return offsets
-
-
-def padded_segments(segments: Sequence[Buffer], offsets: Sequence[int]) -> list[Buffer]:
-    """Return `segments` with the zero bytes between them that bring each to its offset."""
-    parts: list[Buffer] = []
-    end = 0
-    for segment, offset in zip(segments, offsets, strict=True):
-        parts += [bytes(offset - end), segment]
-        end = offset + len(segment)
-    return parts
 
 
 def _table_vector(builder: flatbuffers.Builder, tables: Sequence[int]) -> int:
@@ -121,13 +96,13 @@ def _keyless_flatbuffer(segments: tuple[int, ...], sizes: tuple[int, ...]) -> tu
     keys = [f"{index:064x}" for index in range(len(segments))]
     blobs = [DataBlob(key=key, data=b"", digest=str(segment)) for key, segment in zip(keys, segments, strict=True)]
     placed = {str(segment): segment for segment in segments}
-    flatbuffer = _flatbuffer(blobs, placed, layout_segments(sizes), sizes)
+    flatbuffer = _flatbuffer(blobs, placed, segment_offsets(sizes), sizes)
     return flatbuffer, tuple(flatbuffer.index(key.encode("ascii")) for key in keys)
 
 
 def _front(blobs: Sequence[DataBlob], placed: dict[str, int], sizes: list[int]) -> bytes:
     if not all(blob.key == blob.digest and blob.layout is None for blob in blobs):
-        return _flatbuffer(blobs, placed, layout_segments(sizes), sizes)
+        return _flatbuffer(blobs, placed, segment_offsets(sizes), sizes)
     keyless, positions = _keyless_flatbuffer(tuple(placed[blob.digest] for blob in blobs), tuple(sizes))
     flatbuffer = bytearray(keyless)
     for blob, position in zip(blobs, positions, strict=True):
@@ -158,14 +133,17 @@ def serialize(blobs: Sequence[DataBlob]) -> list[Buffer]:
             placed[blob.digest] = len(stored)
             stored.append(blob.data)
     sizes = [len(data) for data in stored]
-    offsets = layout_segments(sizes)
+    offsets = segment_offsets(sizes)
     flatbuffer = _front(blobs, placed, sizes)
-    base = aligned(len(flatbuffer) + _PADDED_HEADER, SEGMENT_ALIGNMENT)
+    base = aligned(len(flatbuffer) + _PADDED_HEADER)
     total = offsets[-1] + sizes[-1] if stored else 0
     root = struct.pack("<I", struct.unpack_from("<I", flatbuffer)[0] + _PADDED_HEADER)
     header = _HEADER.pack(b"FH01", _HEADER_LENGTH, _PADDED_HEADER, len(flatbuffer), base, total)
     front = root + flatbuffer[4:8] + header.ljust(_PADDED_HEADER, b"\0") + flatbuffer[8:]
-    return [front.ljust(base, b"\0"), *padded_segments(stored, offsets)]
+    parts: list[Buffer] = [front.ljust(base, b"\0")]
+    for segment, padding in zip(stored, padding_before(sizes), strict=True):
+        parts += [bytes(padding), segment]
+    return parts
 
 
 def stored_blobs(data: Buffer, path: Path) -> list[StoredBlob]:

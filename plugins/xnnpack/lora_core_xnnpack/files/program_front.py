@@ -8,17 +8,13 @@ is the tail with the state that a flatbuffer builder had after writing it, enoug
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from functools import lru_cache
 
 import attrs
 import flatbuffers
 
-from lora_core_xnnpack.files.data_file import SEGMENT_ALIGNMENT, aligned, layout_segments, padded_segments
-from lora_core_xnnpack.files.named_blobs import Buffer
-
-_HEADER = struct.Struct("<4sIQQQ")  # _ExtendedHeader: magic, length, program size, segment base, segment data size
+from lora_core.pte import Buffer, aligned, container_front, padding_before, segment_offsets
 
 
 @attrs.frozen(kw_only=True)
@@ -126,13 +122,10 @@ def assemble(tail: ProgramTail, segments: Sequence[Buffer], named: Sequence[tupl
     data. Every reference of the tail to a segment must already be right.
     """
     sizes = [len(segment) for segment in segments]
-    offsets = layout_segments(sizes)
     bare = attrs.evolve(tail, data=b"")
-    front = _front(bare, len(tail.data), tuple(offsets), tuple(sizes), tuple(named))
-    program_size = tail.header_length + len(front) + len(tail.data)
-    base = aligned(program_size, SEGMENT_ALIGNMENT)
-    total = offsets[-1] + sizes[-1]
-    header = _HEADER.pack(b"eh00", _HEADER.size, program_size, base, total).ljust(tail.header_length, b"\0")
-    root = struct.pack("<I", struct.unpack_from("<I", front)[0] + tail.header_length)
-    program = b"".join((root, front[4:8], header, front[8:], tail.data)).ljust(base, b"\0")
-    return [program, *padded_segments(segments, offsets)]
+    front = _front(bare, len(tail.data), tuple(segment_offsets(sizes)), tuple(sizes), tuple(named))
+    program = container_front(front + tail.data, sizes, header_length=tail.header_length)
+    parts: list[Buffer] = [program]
+    for segment, padding in zip(segments, padding_before(sizes), strict=True):
+        parts += [bytes(padding), segment]
+    return parts

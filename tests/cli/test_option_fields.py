@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import pytest
 
-from lora_core.cli.backend_options import options_of, taken
+from lora_core.cli.option_fields import options_of, taken
 from lora_core.hub import PluginHub
 from tests.hub.conftest import good, hub_of, site
 
@@ -44,7 +44,9 @@ class Options:
 def command(site: Path, hub_of: Callable[[Mapping[str, str]], PluginHub]) -> click.Command:
     (site / "made_fine_options.py").write_text(OPTIONS, encoding="utf-8")
     hub = hub_of({"fine": good("fine")})
-    return click.Command("export", params=list(options_of(hub, "fine")), callback=lambda **values: taken(values))
+    return click.Command(
+        "export", params=list(options_of(hub.backend_options("fine"))), callback=lambda **values: taken(values)
+    )
 
 
 def parsed(command: click.Command, *words: str) -> dict[str, object]:

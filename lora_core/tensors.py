@@ -1,4 +1,4 @@
-"""Lazy tensors of a safetensors file, without torch.
+"""Stored tensors, read on demand and without torch: the interface, and the tensors of safetensors files.
 
 Format: https://huggingface.co/docs/safetensors (8 bytes little-endian header length, JSON header, data without holes).
 The library validates the file; offsets come from the header because the library does not hand them out, and bfloat16
@@ -13,12 +13,12 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 import attrs
 import numpy as np
 
-from lora_core.errors import AdapterError, Problem, StorageError
+from lora_core.errors import InputError, Problem, StorageError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -27,12 +27,43 @@ READABLE = ("F32", "F16", "BF16")
 _COPY_AGAIN = "The file is cut short or damaged: copy or download it again."
 
 
+class LazyTensor(Protocol):
+    """A tensor whose header is known and whose data is read on demand.
+
+    `name` is the tensor's key in its file, `dtype` the safetensors type name (`F32`, `F16`, `BF16`).
+    """
+
+    @property
+    def name(self) -> str:
+        """The tensor's key in its file."""
+        ...
+
+    @property
+    def dtype(self) -> str:
+        """The type it is stored in."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its size along each axis."""
+        ...
+
+    @property
+    def path(self) -> Path:
+        """The file that holds it."""
+        ...
+
+    def read(self) -> npt.NDArray[np.float32]:
+        """Return the data as a C-contiguous float32 array of `shape`."""
+        ...
+
+
 @attrs.frozen(kw_only=True)
 class StoredTensor:
     """A tensor of a safetensors file (a `LazyTensor`): `size` bytes at `offset` of `path`.
 
     `stamp` is the file's size and modification time when its header was read: data of a file that was replaced since
-    is refused rather than mixed with the old header.
+    is refused rather than mixed with the old header. `error` is the class of such refusals.
     """
 
     name: str
@@ -42,13 +73,14 @@ class StoredTensor:
     offset: int
     size: int
     stamp: tuple[int, int]
+    error: type[InputError] = InputError
 
     def read(self) -> npt.NDArray[np.float32]:
-        """Return the data as a C-contiguous float32 array; raises `AdapterError` if the file changed since."""
+        """Return the data as a C-contiguous float32 array; raises `error` if the file changed since."""
         try:
             with self.path.open("rb", buffering=0) as file:
                 if _stamp(os.fstat(file.fileno())) != self.stamp:
-                    raise AdapterError(self._problem("The file changed while it was in use"))
+                    raise self.error(self._problem("The file changed while it was in use"))
                 file.seek(self.offset)
                 raw = self._load(file)
         except OSError as error:
@@ -61,7 +93,7 @@ class StoredTensor:
         while done < self.size:
             count = file.readinto(view[done:])  # type: ignore[attr-defined]
             if not count:
-                raise AdapterError(self._problem("The file ends within this tensor", _COPY_AGAIN))
+                raise self.error(self._problem("The file ends within this tensor", _COPY_AGAIN))
             done += count
         return raw
 
@@ -88,26 +120,26 @@ def widen(raw: npt.NDArray[np.uint8], dtype: str) -> npt.NDArray[np.float32]:
     raise ValueError(f"no float32 reading of {dtype}")
 
 
-def open_tensors(path: Path) -> tuple[StoredTensor, ...]:
+def open_tensors(path: Path, *, error: type[InputError] = InputError) -> tuple[StoredTensor, ...]:
     """Return the tensors of the safetensors file at `path`, in the order of their data, reading the header only.
 
-    Raises `AdapterError` for a file that is missing, damaged or no safetensors file.
+    Raises `error` for a file that is missing, damaged or no safetensors file.
     """
     from safetensors import SafetensorError, safe_open
 
     try:
         stamp = _stamp(path.stat())
         if not path.is_file() or stamp[0] < 8:
-            raise AdapterError("This is no safetensors file.", where=str(path), remedy=_COPY_AGAIN)
+            raise error("This is no safetensors file.", where=str(path), remedy=_COPY_AGAIN)
         with safe_open(path, framework="numpy"):
             pass  # validates sizes, offsets and types of the whole header
-        return _parse_header(path, stamp)
-    except FileNotFoundError as error:
-        raise AdapterError("There is no such file.", where=str(path)) from error
-    except SafetensorError as error:
-        raise AdapterError(_damage(path, str(error))) from error
-    except OSError as error:
-        raise StorageError(f"Cannot read the file: {error}.", where=str(path)) from error
+        return _parse_header(path, stamp, error)
+    except FileNotFoundError as missing:
+        raise error("There is no such file.", where=str(path)) from missing
+    except SafetensorError as damaged:
+        raise error(_damage(path, str(damaged))) from damaged
+    except OSError as unreadable:
+        raise StorageError(f"Cannot read the file: {unreadable}.", where=str(path)) from unreadable
 
 
 def scan(path: Path, tensors: Sequence[StoredTensor]) -> Scan:
@@ -142,7 +174,7 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
         return json.loads(file.read(length)), 8 + length
 
 
-def _parse_header(path: Path, stamp: tuple[int, int]) -> tuple[StoredTensor, ...]:
+def _parse_header(path: Path, stamp: tuple[int, int], error: type[InputError]) -> tuple[StoredTensor, ...]:
     header, start = _header(path)
     header.pop("__metadata__", None)
     tensors = [
@@ -154,6 +186,7 @@ def _parse_header(path: Path, stamp: tuple[int, int]) -> tuple[StoredTensor, ...
             offset=start + entry["data_offsets"][0],
             size=entry["data_offsets"][1] - entry["data_offsets"][0],
             stamp=stamp,
+            error=error,
         )
         for name, entry in header.items()
     ]

@@ -1,36 +1,22 @@
-"""Command line options made from the options classes of backends."""
+"""Command line options made from the fields of an options class."""
 
 from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import attrs
 import click
 
-from lora_core.errors import LoraCoreError
-from lora_core.hub import PluginHub
-
 PREFIX = "backend_option_"
 
 
-def options_of(hub: PluginHub, backend: str) -> list[click.Option]:
-    """Return the options of `backend`, each of which puts its value under `PREFIX` + field name."""
-    cls = hub.backend_options(backend)
+def options_of(cls: type[Any]) -> list[click.Option]:
+    """Return an option for each field of the attrs class `cls` that has `help`, its value under `PREFIX` + name."""
     hints = typing.get_type_hints(cls, include_extras=False)
     return [_option(field, hints[field.name]) for field in attrs.fields(cls) if field.init and not _hidden(field)]
-
-
-def options_by_backend(hub: PluginHub) -> Iterator[tuple[str, list[click.Option] | str]]:
-    """Yield every backend with its options, or with what is wrong if they cannot be had."""
-    for name in hub.backends:
-        try:
-            yield name, options_of(hub, name)
-        except LoraCoreError as error:
-            yield name, str(error)
 
 
 def taken(values: dict[str, Any]) -> dict[str, Any]:
@@ -50,7 +36,7 @@ def _option(field: attrs.Attribute[Any], hint: Any) -> click.Option:
     word = field.metadata.get("flag") or "--" + alias.replace("_", "-")
     help_text = field.metadata["help"]
     kind, many = _scalar(hint)
-    if kind is bool:
+    if kind is bool and not field.metadata.get("choices"):
         stem = word.removeprefix("--")
         return click.Option([f"{word}/--no-{stem}", name], default=None, help=_with_default(help_text, field))
     return click.Option(
@@ -103,5 +89,5 @@ def _with_default(text: str, field: attrs.Attribute[Any]) -> str:
         return text
     if default == () or default == "":
         return text
-    shown = {True: "on", False: "off"}.get(default, default) if isinstance(default, bool) else default
+    shown = {True: "on", False: "off"}[default] if isinstance(default, bool) else default
     return f"{text} [default: {shown}]"

@@ -1,0 +1,21 @@
+"""Open: a bundle on its backend's runtime, told what the caller says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_core.bundle.store import open_bundle
+
+if TYPE_CHECKING:
+    from lora_core.hub import PluginHub
+    from lora_core.runtime.session import Session
+
+
+def open_session(path: Path, options: Mapping[str, Any], *, hub: PluginHub) -> Session:
+    """Open the bundle at `path`; `lora_core.open` documents arguments and errors."""
+    bundle = open_bundle(path)
+    name = bundle.manifest.backend
+    told = hub.session_options(name, options)
+    return hub.backend(name).open(bundle, told)

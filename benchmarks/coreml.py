@@ -169,17 +169,17 @@ def lower(arguments: argparse.Namespace, names: list[str]) -> dict[str, Any]:
 
 def prepared_methods(arguments: argparse.Namespace, names: list[str]) -> list[tuple[str, Any]]:
     """Return (method, what exports it) for the base and adapters `names`, in order: each changes the one module."""
+    from lora_core.adapters.slots.padding import padded_pair
     from lora_core_coreml.lowering import base
     from lora_core_coreml.lowering.method import export_method
     from lora_core_coreml.options import CoremlOptions
     from lora_core_coreml.quant import POLICIES
 
     from lora_core.adapters.peft.format import PeftFormat
-    from lora_core.adapters.slots.padding import padded_pair
     from lora_core.adapters.slots.plan import SlotPlan
     from lora_core.backend import ExportJob
     from lora_core.models.hf import HfModelSource
-    from lora_core.models.lora import eject, inject, lora_layers
+    from lora_core.models.injection import eject, inject, lora_layers
 
     handle = HfModelSource().open(str(arguments.model))
     adapters = tuple(PeftFormat().read(name, ADAPTERS[name], handle.summary) for name in names)

@@ -26,9 +26,9 @@ from pathlib import Path
 
 import lora_core
 from lora_core.adapters.reference import AdapterReference, parse_references
+from lora_core.bundle.hashing import file_sha256
 from lora_core.bundle.store import open_bundle
 from lora_core.hub import PluginHub
-from lora_core.sharing.fingerprint import file_sha256
 
 State = dict[str, str]
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from lora_core import moved
 from lora_core.events import Emit, ignore
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from lora_core.quant.policy import QuantPolicy
     from lora_core.runtime.bench import BenchReport, BenchSettings
     from lora_core.runtime.session import Session
+
+moved.install()
 
 __version__ = "0.1.0"
 __all__ = ["Adapters", "add", "bench", "export", "inspect", "open", "remove", "verify"]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import attrs
 
 from lora_core.capability import Capability
-from lora_core.verification.limits import Limits
+from lora_core.limits import Limits
 
 API_VERSION = 2
 

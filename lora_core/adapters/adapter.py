@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import attrs
 
+from lora_core.moved import missing
 from lora_core.tensors import LazyTensor
 
 LOW_RANK = "low_rank"
@@ -53,3 +54,7 @@ class Adapter:
             updates=tuple(attrs.evolve(update, scaling=update.scaling * strength) for update in self.updates),
             digest=hashlib.sha256(f"{self.digest}@{strength!r}".encode()).hexdigest(),
         )
+
+
+def __getattr__(name: str) -> object:
+    raise missing(__name__, name)

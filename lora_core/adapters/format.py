@@ -7,7 +7,7 @@ from enum import IntEnum
 from pathlib import Path
 
 from lora_core.adapters.adapter import Adapter
-from lora_core.models.base import ModelSummary
+from lora_core.layers import ModelSummary
 
 
 class Claim(IntEnum):

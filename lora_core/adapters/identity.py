@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lora_core.adapters.adapter import Adapter
-from lora_core.models.base import ModelSummary
+from lora_core.layers import ModelSummary
 
 
 def other_base(adapter: Adapter, base: ModelSummary) -> str | None:

@@ -13,7 +13,7 @@ from lora_core.adapters.format import AdapterFormat
 from lora_core.adapters.names import name_problems
 from lora_core.adapters.reference import AdapterReference, Part, parse_references
 from lora_core.errors import AdapterError, Problem, UsageError
-from lora_core.models.base import ModelSummary
+from lora_core.layers import ModelSummary
 from lora_core.specs import ReservedNames
 
 __all__ = ["AdapterReference", "Part", "parse_references", "read_adapters"]

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 import attrs
 
-from lora_core.models.base import LayerInfo
+from lora_core.layers import LayerInfo
 
 ALL_LINEAR = "all-linear"
 

@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from lora_core.adapters.slots.plan import SlotPlan
-from lora_core.models.base import ModelSummary
+from lora_core.layers import ModelSummary
 
 SCHEMA_VERSION = 2
 

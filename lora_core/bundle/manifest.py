@@ -18,7 +18,7 @@ from lora_core.bundle.bundle import SCHEMA_VERSION, Artifact, BundledAdapter, Ma
 from lora_core.bundle.fields import Fields, Problems
 from lora_core.bundle.paths import why_unsafe
 from lora_core.errors import BundleError, LoraCoreError, Problem
-from lora_core.models.base import LayerInfo, ModelSummary
+from lora_core.layers import LayerInfo, ModelSummary
 
 FORMAT = "lora-core bundle"
 _WITHOUT_PATHS = _WITH_KINDS = 2

@@ -10,13 +10,13 @@ from pathlib import Path
 from lora_core.bundle.bundle import Artifact, Bundle
 from lora_core.bundle.durable import storage_error, storage_errors
 from lora_core.bundle.exchange import restore
+from lora_core.bundle.hashing import file_sha256
 from lora_core.bundle.lock import locked, locked_if_free
 from lora_core.bundle.manifest import loads
 from lora_core.bundle.paths import JOURNAL, MANIFEST, STATE
 from lora_core.bundle.transaction import settle
 from lora_core.errors import BundleError, Problem, StorageError
 from lora_core.events import Emit, ignore
-from lora_core.sharing.fingerprint import file_sha256
 
 _CANNOT_WRITE = {errno.EROFS, errno.EACCES, errno.EPERM}
 _READ_ONLY_PATIENCE = 10.0

@@ -1,14 +1,16 @@
-"""What a base model is to the rest of lora-core: layers, a module, and what a runner must know."""
+"""A base model as a source gives it: a handle to ask, stored tensors, and a module to lower."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from lora_core.layers import ModelSummary
+from lora_core.moved import missing
 from lora_core.tensors import LazyTensor
 
 if TYPE_CHECKING:
@@ -16,25 +18,7 @@ if TYPE_CHECKING:
 
     from lora_core.adapters.reference import AdapterReference
     from lora_core.models.families import ModelFamily
-    from lora_core.verification.reference_model import ReferenceModel
-
-
-@attrs.frozen(kw_only=True)
-class LayerInfo:
-    """One layer of the base that can be quantized or carry an adapter's update.
-
-    `name` is the layer's name as adapters spell it (Hugging Face: `model.layers.0.self_attn.q_proj`). For an embedding,
-    `in_features` is the number of rows and `out_features` the width. `is_output` marks the output head, which PEFT's
-    `all-linear` leaves out. `tied_to` names the layer whose weight this one shares, if any.
-    """
-
-    name: str
-    kind: Literal["linear", "embedding"]
-    in_features: int
-    out_features: int
-    has_bias: bool = False
-    is_output: bool = False
-    tied_to: str | None = None
+    from lora_core.models.reference_model import ReferenceModel
 
 
 @attrs.frozen(kw_only=True)
@@ -58,35 +42,6 @@ class TokenizerFiles:
     """Files that travel with the bundle so that text can be generated: all are copied under `tokenizer/`."""
 
     files: tuple[Path, ...]
-
-
-@attrs.frozen(kw_only=True)
-class ModelSummary:
-    """What is known of a base without reading its weights; plain data that goes into a bundle's manifest.
-
-    `family` names the architecture (`llama`, `mistral`, `qwen2`, `qwen3`, or `module` for a caller's own nn.Module).
-    `module_names` are all module names as adapters spell them, in the model's own order: PEFT matches its patterns
-    against these. `identities` are the names under which adapters may call this base (hub id, directory name).
-    `eos_ids` end generation. `context_len` is what the model was trained for, if known.
-    """
-
-    name: str
-    family: str
-    layers: tuple[LayerInfo, ...]
-    module_names: tuple[str, ...]
-    identities: tuple[str, ...] = ()
-    config: Mapping[str, Any] = attrs.field(factory=dict)
-    context_len: int | None = None
-    vocab_size: int | None = None
-    bos_id: int | None = None
-    eos_ids: tuple[int, ...] = ()
-
-    def layer(self, name: str) -> LayerInfo:
-        """Return the layer called `name`; KeyError if there is none."""
-        for layer in self.layers:
-            if layer.name == name:
-                return layer
-        raise KeyError(name)
 
 
 @attrs.define(kw_only=True)
@@ -159,3 +114,7 @@ class ModelSource(ABC):
     def with_families(self, families: Sequence[ModelFamily]) -> ModelSource:  # noqa: ARG002 - for others
         """Return a source that knows `families` (the core's and the plugins'); one that needs none returns itself."""
         return self
+
+
+def __getattr__(name: str) -> object:
+    raise missing(__name__, name)

@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from lora_core.errors import ModelError, Problem
+from lora_core.layers import ModelSummary
 from lora_core.models import hf_names, hub_cache, tokenizer_files
 from lora_core.models.architecture import Architecture, read_architecture
-from lora_core.models.base import BaseModel, ModelHandle, ModelOptions, ModelSource, ModelSummary, TokenizerFiles
+from lora_core.models.base import BaseModel, ModelHandle, ModelOptions, ModelSource, TokenizerFiles
 from lora_core.models.checkpoint import Checkpoint, open_checkpoint
 from lora_core.models.families import FAMILIES, ModelFamily, find_family, supported
 from lora_core.tensors import LazyTensor
 
 if TYPE_CHECKING:
     from lora_core.adapters.reference import AdapterReference
-    from lora_core.verification.reference_model import ReferenceModel
+    from lora_core.models.reference_model import ReferenceModel
 
 # Buffers that older versions of transformers saved; they follow from the configuration.
 _DERIVED = re.compile(r"\.rotary_emb\.inv_freq$|\.masked_bias$")
@@ -138,7 +139,7 @@ class HfModel(ModelHandle):
 
     def reference(self, references: Sequence[AdapterReference]) -> ReferenceModel:
         """Return transformers (with peft if there are adapters) reading this checkpoint's own directory."""
-        from lora_core.verification.transformers_reference import open_reference
+        from lora_core.models.transformers_reference import open_reference
 
         return open_reference(self.directory, references)
 

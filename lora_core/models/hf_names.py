@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from lora_core.layers import LayerInfo
 from lora_core.models.architecture import Architecture
-from lora_core.models.base import LayerInfo
 
 EMBEDDING = "model.embed_tokens"
 OUTPUT = "lm_head"

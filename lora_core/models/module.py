@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from lora_core.errors import ModelError
-from lora_core.models.base import BaseModel, LayerInfo, ModelHandle, ModelOptions, ModelSummary, TokenizerFiles
+from lora_core.layers import LayerInfo, ModelSummary
+from lora_core.models.base import BaseModel, ModelHandle, ModelOptions, TokenizerFiles
 from lora_core.tensors import LazyTensor
 
 if TYPE_CHECKING:

@@ -19,7 +19,8 @@ from lora_core.bundle.creation import creation, refusal
 from lora_core.bundle.durable import storage_errors
 from lora_core.errors import BundleError, PolicyError, UnsupportedError, UsageError
 from lora_core.events import Emit, Noted, Warned, stage
-from lora_core.models.base import ModelSummary, TokenizerFiles
+from lora_core.layers import ModelSummary
+from lora_core.models.base import TokenizerFiles
 from lora_core.pipeline.complaints import Complaints
 from lora_core.pipeline.given import adapter_formats, adapter_references, open_model
 from lora_core.pipeline.recording import blame, bundled, checked, plain_options, recorded, unlinked

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +11,11 @@ from lora_core.bundle.bundle import Bundle
 from lora_core.bundle.store import open_bundle, verify_hashes
 from lora_core.errors import Problem
 from lora_core.events import Emit, stage
+from lora_core.sharing.proof import duplicate_problems, foundation_problems
 from lora_core.sharing.report import SharingReport
 
 if TYPE_CHECKING:
     from lora_core.hub import PluginHub
-    from lora_core.sharing.blobs import WeightSharing
 
 
 @attrs.frozen(kw_only=True)
@@ -35,11 +34,6 @@ class InspectReport:
     def passed(self) -> bool:
         """True if there is no problem."""
         return not self.problems
-
-    @property
-    def base_methods(self) -> tuple[str, ...]:
-        """Names of the methods of the base."""
-        return tuple(method.name for method in self.bundle.manifest.methods if method.adapter is None)
 
     @property
     def size(self) -> int:
@@ -94,25 +88,9 @@ def inspect(path: Path, *, emit: Emit, hub: PluginHub) -> InspectReport:
         sharing = hub.backend(bundle.manifest.backend, check_requirements=False).sharing
         methods = [method.name for method in bundle.manifest.methods]
         report = SharingReport.from_blobs(sharing.blobs(bundle), methods)
-        problems = [*verify_hashes(bundle), *_foundation_problems(bundle, sharing)]
-        inspected = InspectReport(bundle=bundle, sharing=report, problems=tuple(problems))
-        return attrs.evolve(inspected, problems=(*problems, *_duplicate_problems(inspected)))
-
-
-def _foundation_problems(bundle: Bundle, sharing: WeightSharing) -> Iterator[Problem]:
-    recorded = bundle.manifest.foundation
-    found = sharing.fingerprint(bundle)
-    if found != recorded:
-        what = f"The stored foundation has fingerprint {found}, the manifest says {recorded}"
-        yield Problem(what=what, where=str(bundle.path), remedy="Restore the foundation that was exported.")
-    for adapter in bundle.manifest.adapters:
-        if adapter.foundation != recorded:
-            what = f"Adapter {adapter.name!r} was linked against foundation {adapter.foundation}, not {recorded}"
-            yield Problem(what=what, where=str(bundle.path), remedy="Remove it and add it again.")
-
-
-def _duplicate_problems(report: InspectReport) -> Iterator[Problem]:
-    for duplicate in report.sharing.duplicates_of(report.base_methods):
-        places = ", ".join(f"{file} at {offset}" for file, offset, _ in duplicate.places)
-        what = f"{duplicate.size} bytes of the base are stored {len(duplicate.places)} times: {places}"
-        yield Problem(what=what, where=str(report.bundle.path))
+        problems = (
+            *verify_hashes(bundle),
+            *foundation_problems(bundle, sharing.fingerprint(bundle)),
+            *duplicate_problems(bundle, report),
+        )
+        return InspectReport(bundle=bundle, sharing=report, problems=problems)

@@ -14,9 +14,9 @@ from lora_core.adapters.slots.kinds import max_rank
 from lora_core.backend import Artifacts, WrittenFile
 from lora_core.bundle.bundle import Artifact, BundledAdapter, Manifest, Method
 from lora_core.bundle.durable import storage_errors, walk
+from lora_core.bundle.hashing import file_sha256
 from lora_core.bundle.manifest import check
 from lora_core.errors import PluginError, Problem
-from lora_core.sharing.fingerprint import file_sha256
 
 
 @attrs.frozen(kw_only=True)

@@ -10,7 +10,7 @@ from lora_core.adapters.slots.choice import PlacedAdapter
 from lora_core.adapters.slots.kinds import extent_of
 from lora_core.adapters.slots.plan import SlotPlan
 from lora_core.errors import UsageError
-from lora_core.models.base import LayerInfo
+from lora_core.layers import LayerInfo
 
 PlanKind = Literal["union", "per-shape"]
 

@@ -15,6 +15,7 @@ from lora_core.bundle.bundle import Bundle
 from lora_core.bundle.store import open_bundle
 from lora_core.errors import BundleError, LoraCoreError, Problem, UnsupportedError, UsageError
 from lora_core.events import Emit, stage
+from lora_core.limits import limits_for
 from lora_core.models.base import ModelHandle
 from lora_core.pipeline.given import adapter_formats, adapter_references, open_model
 from lora_core.runtime.run import context_len
@@ -23,7 +24,6 @@ from lora_core.suggestions import did_you_mean
 from lora_core.verification import files, stored
 from lora_core.verification.choosing import make_reference
 from lora_core.verification.finding import Finding, State, found, unchecked
-from lora_core.verification.limits import limits_for
 from lora_core.verification.measuring import Bench
 from lora_core.verification.prompts import make_prompts
 from lora_core.verification.verify_report import VerifyReport, VerifySettings

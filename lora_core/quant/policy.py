@@ -7,7 +7,7 @@ from typing import Literal
 
 import attrs
 
-from lora_core.models.base import LayerInfo
+from lora_core.layers import LayerInfo
 
 
 @attrs.frozen(kw_only=True)

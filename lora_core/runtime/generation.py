@@ -14,7 +14,7 @@ from lora_core.runtime.session import Session
 
 
 @attrs.frozen(kw_only=True)
-class Limits:
+class StopRules:
     """When generation ends: after `max_new_tokens`, at one of `eos_ids`, or when `context_len` tokens are in use."""
 
     max_new_tokens: int
@@ -43,7 +43,7 @@ def generate(
     session: Session,
     adapter: str | None,
     prompt: Sequence[int],
-    limits: Limits,
+    limits: StopRules,
     *,
     sampling: Sampling | None = None,
     on_token: Callable[[int], None] | None = None,
@@ -86,7 +86,7 @@ def generate(
     )
 
 
-def _check(prompt: Sequence[int], limits: Limits) -> None:
+def _check(prompt: Sequence[int], limits: StopRules) -> None:
     if not prompt:
         raise UsageError("The prompt is empty")
     if len(prompt) >= limits.context_len:
@@ -97,7 +97,7 @@ def _check(prompt: Sequence[int], limits: Limits) -> None:
 
 
 def _ending(
-    token: int | None, prompt: int, generated: int, limits: Limits
+    token: int | None, prompt: int, generated: int, limits: StopRules
 ) -> Literal["eos", "max-new-tokens", "context"] | None:
     if token in limits.eos_ids:
         return "eos"

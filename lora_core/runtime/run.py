@@ -8,7 +8,7 @@ import attrs
 
 from lora_core.errors import BundleError, UsageError
 from lora_core.runtime.bench_report import Answer, RunReport
-from lora_core.runtime.generation import Limits, generate
+from lora_core.runtime.generation import StopRules, generate
 from lora_core.runtime.memory import measure
 from lora_core.runtime.sampling import Sampling
 from lora_core.runtime.session import Loaded, Session
@@ -95,7 +95,7 @@ def _answer(
     tokenizer: TextTokenizer,
     listener: RunListener,
 ) -> Answer:
-    limits = Limits(
+    limits = StopRules(
         max_new_tokens=settings.max_new_tokens,
         context_len=context_len(session),
         eos_ids=session.bundle.manifest.base.eos_ids,

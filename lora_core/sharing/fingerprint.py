@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
-from typing import TYPE_CHECKING
-
+from lora_core.bundle.bundle import Bundle
+from lora_core.bundle.hashing import file_sha256
 from lora_core.errors import BundleError
-
-if TYPE_CHECKING:
-    from lora_core.bundle.bundle import Bundle
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes as lower-case hex; raises `OSError`."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+from lora_core.moved import missing
 
 
 def foundation_file_fingerprint(bundle: Bundle) -> str:
@@ -29,3 +19,7 @@ def foundation_file_fingerprint(bundle: Bundle) -> str:
             f"The bundle has {len(files)} foundation files where one is expected.", where=str(bundle.path)
         )
     return file_sha256(bundle.file(files[0]))
+
+
+def __getattr__(name: str) -> object:
+    raise missing(__name__, name)

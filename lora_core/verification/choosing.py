@@ -10,7 +10,7 @@ from lora_core.adapters.reference import AdapterReference
 from lora_core.errors import UnsupportedError, UsageError
 from lora_core.events import Emit, Noted, ignore
 from lora_core.models.base import ModelHandle
-from lora_core.verification.reference_model import ReferenceModel
+from lora_core.models.reference_model import ReferenceModel
 
 ReferenceChoice = Literal["auto", "transformers", "eager"]
 CHOICES: tuple[ReferenceChoice, ...] = ("auto", "transformers", "eager")

@@ -9,7 +9,7 @@ from lora_core.adapters.adapter import Adapter
 from lora_core.adapters.slots.choice import place_alone
 from lora_core.errors import UnsupportedError
 from lora_core.models.base import BaseModel, ModelHandle, ModelOptions
-from lora_core.verification.reference_model import ReferenceModel
+from lora_core.models.reference_model import ReferenceModel
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,7 +44,7 @@ class EagerReference(ReferenceModel):
         """Run all tokens from position 0."""
         import torch
 
-        from lora_core.models.lora import eject, inject
+        from lora_core.models.injection import eject, inject
 
         module = self._base.module
         if adapter is not None:

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from lora_core.adapters.adapter import Adapter
 from lora_core.bundle.bundle import Bundle
 from lora_core.bundle.store import verify_hashes
-from lora_core.models.base import ModelSummary
+from lora_core.layers import ModelSummary
 from lora_core.sharing.blobs import Blob
+from lora_core.sharing.proof import duplicate_problems, foundation_problems
 from lora_core.sharing.report import SharingReport
 from lora_core.verification.finding import Finding, found, unchecked
 
@@ -23,16 +24,8 @@ def hashes(bundle: Bundle) -> Finding:
 
 def foundation(bundle: Bundle, stored: str) -> Finding:
     """The fingerprint `stored`, taken from the stored bytes, is that of the manifest and of every adapter."""
-    recorded = bundle.manifest.foundation
-    problems = []
-    if stored != recorded:
-        problems.append(f"the stored foundation has fingerprint {stored}, the manifest says {recorded}")
-    problems += [
-        f"adapter {adapter.name!r} was linked against foundation {adapter.foundation}"
-        for adapter in bundle.manifest.adapters
-        if adapter.foundation != recorded
-    ]
-    return found("foundation", BUNDLE, problems, held=f"fingerprint {recorded[:16]}")
+    problems = [problem.what for problem in foundation_problems(bundle, stored)]
+    return found("foundation", BUNDLE, problems, held=f"fingerprint {bundle.manifest.foundation[:16]}")
 
 
 def sharing(bundle: Bundle, blobs: Sequence[Blob]) -> Finding:
@@ -40,11 +33,7 @@ def sharing(bundle: Bundle, blobs: Sequence[Blob]) -> Finding:
     methods = [method.name for method in bundle.manifest.methods]
     base = [method.name for method in bundle.manifest.methods if method.adapter is None]
     report = SharingReport.from_blobs(blobs, methods)
-    problems = [
-        f"{duplicate.size} bytes of the base are stored {len(duplicate.places)} times: "
-        + ", ".join(f"{file} at {offset}" for file, offset, _ in duplicate.places)
-        for duplicate in report.duplicates_of(base)
-    ]
+    problems = [problem.what for problem in duplicate_problems(bundle, report)]
     for method in methods:
         if not any(blob.methods >= {method, *base} for blob in blobs):
             problems.append(f"method {method!r} reads nothing of what the base reads")

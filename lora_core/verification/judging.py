@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from lora_core.adapters.adapter import Adapter
 from lora_core.adapters.slots.kinds import extent_of, kind_of
+from lora_core.limits import Limits
 from lora_core.verification.finding import Finding, found
-from lora_core.verification.limits import Limits
 from lora_core.verification.numbers import Effect, Numbers
 
 # An adapter that moves logits by less than this share of their spread is too weak for its size to be judged.

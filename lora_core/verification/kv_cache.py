@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lora_core.errors import UsageError
+from lora_core.models.reference_model import Trace
 from lora_core.runtime.session import Session
 from lora_core.verification.finding import Finding, found
-from lora_core.verification.numbers import Trace
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -11,13 +11,13 @@ import numpy as np
 from lora_core.adapters.adapter import Adapter
 from lora_core.errors import LoraCoreError
 from lora_core.events import Emit, StageAdvanced, stage
+from lora_core.limits import Limits
+from lora_core.models.reference_model import ReferenceModel, Trace
 from lora_core.runtime.session import Session
 from lora_core.verification import judging
 from lora_core.verification.finding import Finding, found, unchecked
 from lora_core.verification.kv_cache import follow, kv_cache
-from lora_core.verification.limits import Limits
-from lora_core.verification.numbers import Effect, Numbers, Trace, compare, effect
-from lora_core.verification.reference_model import ReferenceModel
+from lora_core.verification.numbers import Effect, Numbers, compare, effect
 
 if TYPE_CHECKING:
     import numpy.typing as npt

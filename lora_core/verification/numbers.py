@@ -7,22 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from lora_core.models.reference_model import Trace
+
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-
-
-@attrs.frozen(kw_only=True)
-class Trace:
-    """Logits along one text: after `prompt`, and after each token of `tokens` but the last.
-
-    `logits` has shape (len(tokens), vocab_size); row i predicts `tokens[i]`. The tokens are the reference's own greedy
-    choice, so that both sides always see the same text.
-    """
-
-    prompt: tuple[int, ...]
-    tokens: tuple[int, ...]
-    logits: npt.NDArray[np.float32]
 
 
 @attrs.frozen(kw_only=True)

@@ -8,9 +8,9 @@ from typing import Any
 import attrs
 
 from lora_core.bundle.bundle import Bundle
+from lora_core.limits import Limits
 from lora_core.verification.choosing import ReferenceChoice
 from lora_core.verification.finding import Finding, State
-from lora_core.verification.limits import Limits
 from lora_core.verification.measuring import MethodNumbers
 
 

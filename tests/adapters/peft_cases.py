@@ -11,7 +11,7 @@ import peft
 import torch
 import transformers
 
-from lora_core.models.base import LayerInfo, ModelSummary
+from lora_core.layers import LayerInfo, ModelSummary
 
 _SHAPE = {
     "vocab_size": 128,

@@ -10,7 +10,7 @@ import pytest
 from peft.tuners.lora import LoraLayer
 
 from lora_core.adapters.peft.format import PeftFormat
-from lora_core.models.base import ModelSummary
+from lora_core.layers import ModelSummary
 from tests.adapters.peft_cases import CASES, PeftCase, peft_model, summary_of, tiny_model
 
 

@@ -17,7 +17,7 @@ from lora_core.adapters.slots.misfits import misfits
 from lora_core.adapters.slots.plan import Slot, SlotPlan
 from lora_core.adapters.targets import parse_targets
 from lora_core.errors import AdapterError, UsageError
-from lora_core.models.base import ModelSummary
+from lora_core.layers import ModelSummary
 from tests.adapters.toy import base_of, deltas, made, tensors_of, write
 
 BASE = base_of()

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from lora_core.adapters.adapter import Adapter
 from lora_core.adapters.peft.format import PeftFormat
-from lora_core.models.base import LayerInfo, ModelSummary
+from lora_core.layers import LayerInfo, ModelSummary
 
 PREFIX = "base_model.model."
 SIZES = {"self_attn.q_proj": (8, 8), "self_attn.v_proj": (8, 4), "mlp.up_proj": (8, 12)}

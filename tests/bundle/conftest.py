@@ -18,7 +18,7 @@ from lora_core.bundle.store import open_bundle, verify_hashes
 from lora_core.bundle.transaction import change
 from lora_core.errors import StorageError
 from lora_core.events import ignore
-from lora_core.models.base import LayerInfo, ModelSummary
+from lora_core.layers import LayerInfo, ModelSummary
 
 LAYER = LayerInfo(name="layers.0.q_proj", kind="linear", in_features=4, out_features=8)
 BASE = ModelSummary(name="tiny", family="llama", layers=(LAYER,), module_names=("layers.0", "layers.0.q_proj"))

@@ -17,7 +17,7 @@ from lora_core.adapters.slots.plan import Slot, SlotPlan
 from lora_core.bundle.bundle import SCHEMA_VERSION, Artifact, BundledAdapter, Manifest, Method
 from lora_core.bundle.manifest import dumps, loads, normalized
 from lora_core.errors import BundleError, LoraCoreError
-from lora_core.models.base import LayerInfo, ModelSummary
+from lora_core.layers import LayerInfo, ModelSummary
 
 GOLDEN = Path(__file__).parent / "golden" / f"manifest-schema-{SCHEMA_VERSION}.json"
 

@@ -8,7 +8,7 @@ import pytest
 
 from lora_core.adapters.slots.plan import Slot, SlotPlan
 from lora_core.bundle.bundle import Artifact, Bundle, BundledAdapter, Manifest, Method
-from lora_core.models.base import ModelSummary
+from lora_core.layers import ModelSummary
 
 
 @pytest.fixture

@@ -8,11 +8,12 @@ import torch
 
 from lora_core.adapters.peft.format import PeftFormat
 from lora_core.adapters.slots.choice import PlacedAdapter
+from lora_core.adapters.slots.modules import LoraLinear
 from lora_core.adapters.slots.plan import Slot, SlotPlan
 from lora_core.errors import AdapterError
 from lora_core.models.executorch.options import ExecutorchOptions
 from lora_core.models.hf import HfModelSource
-from lora_core.models.lora import LoraLinear, eject, inject, slot_modules
+from lora_core.models.injection import eject, inject, slot_modules
 from tests.adapters.peft_cases import CASES, peft_model, tiny_model
 
 TOLERANCE = 1e-5

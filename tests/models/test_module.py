@@ -7,7 +7,7 @@ import torch
 from lora_core.adapters.slots.plan import Slot, SlotPlan
 from lora_core.errors import ModelError
 from lora_core.models.base import ModelOptions
-from lora_core.models.lora import inject
+from lora_core.models.injection import inject
 from lora_core.models.module import ModuleModel
 
 

@@ -22,13 +22,15 @@ from safetensors.numpy import save
 from lora_core.adapters.slots.choice import PlacedAdapter
 from lora_core.backend import Artifacts, Backend, Diagnosis, ExportJob, WrittenFile
 from lora_core.bundle.bundle import Bundle, Method
+from lora_core.bundle.hashing import file_sha256
 from lora_core.capability import Capability
 from lora_core.errors import Problem
 from lora_core.events import Emit
 from lora_core.hookspecs import hookimpl
-from lora_core.models.base import LayerInfo, ModelHandle, ModelOptions, ModelSummary, TokenizerFiles
+from lora_core.layers import LayerInfo, ModelSummary
+from lora_core.models.base import ModelHandle, ModelOptions, TokenizerFiles
 from lora_core.sharing.blobs import Blob, WeightSharing
-from lora_core.sharing.fingerprint import file_sha256, foundation_file_fingerprint
+from lora_core.sharing.fingerprint import foundation_file_fingerprint
 from lora_core.specs import BackendSpec, ReservedNames
 
 WIDTH = 8

@@ -4,7 +4,7 @@ import pytest
 
 from lora_core.errors import ExitCode, PolicyError
 from lora_core.hub import PluginHub
-from lora_core.models.base import LayerInfo
+from lora_core.layers import LayerInfo
 from lora_core.quant.policies import POLICIES, parse_embedding, parse_policy
 from lora_core.quant.policy import QuantPolicy, Scheme
 from lora_core.quant.undivided import describe_undivided

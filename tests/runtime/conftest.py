@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from lora_core.bundle.bundle import Bundle, Manifest, Method
 from lora_core.errors import UsageError
-from lora_core.models.base import ModelSummary
+from lora_core.layers import ModelSummary
 from lora_core.runtime.kv_cache import RESET_ON_ADAPTER_CHANGE, KvCache
 from lora_core.runtime.session import Loaded, Session
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from lora_core.errors import UsageError
-from lora_core.runtime.generation import Limits, generate
+from lora_core.runtime.generation import StopRules, generate
 from lora_core.runtime.sampling import Sampling
 
 
 def limits(max_new_tokens=4, context_len=32, eos_ids=(60,)):
-    return Limits(max_new_tokens=max_new_tokens, context_len=context_len, eos_ids=eos_ids)
+    return StopRules(max_new_tokens=max_new_tokens, context_len=context_len, eos_ids=eos_ids)
 
 
 def test_the_prompt_goes_in_at_once_and_each_token_after_it(session):

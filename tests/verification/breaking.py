@@ -14,9 +14,9 @@ from safetensors.numpy import load_file, save_file
 
 import lora_core
 from lora_core.bundle.bundle import Bundle
+from lora_core.bundle.hashing import file_sha256
 from lora_core.bundle.manifest import dumps
 from lora_core.pipeline.verify import VerifyReport
-from lora_core.sharing.fingerprint import file_sha256
 
 Tensors = dict[str, np.ndarray]
 

@@ -6,7 +6,7 @@ import attrs
 import pytest
 
 from lora_core.bundle.bundle import Bundle, Manifest, Method
-from lora_core.models.base import ModelSummary
+from lora_core.layers import ModelSummary
 from lora_core.sharing.blobs import Blob
 from lora_core.verification import files
 from lora_core.verification.finding import State

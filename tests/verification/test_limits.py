@@ -7,8 +7,8 @@ from pathlib import Path
 import attrs
 import pytest
 
+from lora_core.limits import FLOAT16, FLOAT32, INT4, INT8, Limits, limits_for
 from lora_core.quant.policies import POLICIES, parse_policy
-from lora_core.verification.limits import FLOAT16, FLOAT32, INT4, INT8, Limits, limits_for
 
 REGISTRY = {policy.name: policy for policy in POLICIES}
 

@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from lora_core.verification.numbers import Trace, compare, effect
+from lora_core.models.reference_model import Trace
+from lora_core.verification.numbers import compare, effect
 
 
 def trace(logits, tokens=None) -> Trace:
@@ -73,8 +74,8 @@ def test_effect_tells_the_scale_and_the_direction():
 
 
 def test_infinite_logits_are_beyond_every_limit():
+    from lora_core.limits import INT4
     from lora_core.verification.judging import logits
-    from lora_core.verification.limits import INT4
 
     reference = [trace([[1.0, 2.0, 3.0]])]
     with np.errstate(invalid="ignore"):

@@ -15,7 +15,7 @@ from lora_core.adapters.peft.config import PeftLoraConfig, load_config
 from lora_core.adapters.peft.pairing import StoredHalves, updates_of
 from lora_core.adapters.peft.refusals import refused_fields
 from lora_core.errors import AdapterError, Problem
-from lora_core.models.base import ModelSummary
+from lora_core.layers import ModelSummary
 from lora_core.tensors import StoredTensor, open_tensors, scan
 
 CONFIG = "adapter_config.json"

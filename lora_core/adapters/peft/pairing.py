@@ -13,7 +13,7 @@ from lora_core.adapters.ordering import natural_key
 from lora_core.adapters.peft.config import PeftLoraConfig
 from lora_core.adapters.peft.refusals import EMBEDDING_LORA, REFUSED, SAVED_BASE, Refusal
 from lora_core.errors import Problem
-from lora_core.models.base import LayerInfo, ModelSummary
+from lora_core.layers import LayerInfo, ModelSummary
 from lora_core.tensors import READABLE, StoredTensor
 
 # As PEFT writes it (`lora_A.weight`), or with the adapter's name left in (`lora_A.default.weight`).

@@ -11,7 +11,7 @@ from lora_core.adapters.slots.kinds import Values
 from lora_core.adapters.slots.misfits import misfits
 from lora_core.adapters.slots.plan import Slot, SlotPlan
 from lora_core.errors import AdapterError
-from lora_core.models.base import LayerInfo
+from lora_core.layers import LayerInfo
 
 
 @attrs.frozen(kw_only=True)
@@ -36,7 +36,7 @@ class PlacedAdapter:
         return ((slot, slot.fold(update)) for slot, update in self.plan.bind(self.adapter))
 
     def values_by_module(self) -> dict[str, Values]:
-        """Return the values of all slots, those of a module together: what `lora_core.models.lora.inject` takes."""
+        """Return the values of all slots, those of a module together, as `inject` takes them."""
         found: dict[str, Values] = {}
         for slot, values in self.values():
             found[slot.module] = {**found.get(slot.module, {}), **values}

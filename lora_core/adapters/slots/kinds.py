@@ -84,7 +84,7 @@ class SlotKind(ABC):
     def wrap(self, module: Any, values: Mapping[str, Any]) -> Any:
         """Return a `torch.nn.Module` that is `module` with the parts `values` (tensors) acting on it.
 
-        The result is a `lora_core.models.lora.SlotModule`.
+        The result is a `lora_core.models.injection.SlotModule`.
         """
 
 
@@ -164,7 +164,7 @@ class LowRank(SlotKind):
 
     def wrap(self, module: Any, values: Mapping[str, Any]) -> Any:
         """Return a `LoraLinear` around `module`."""
-        from lora_core.models.lora import LoraLinear  # heavy: torch
+        from lora_core.adapters.slots.modules import LoraLinear  # heavy: torch
 
         return LoraLinear(module, values["a"], values["b"])
 

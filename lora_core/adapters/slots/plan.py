@@ -10,7 +10,7 @@ from lora_core.adapters.adapter import LOW_RANK, Adapter, Update
 from lora_core.adapters.slots.kinds import Extent, Part, Values, extent_of, kind_of, max_rank
 from lora_core.adapters.slots.reserve import reserved_layers
 from lora_core.errors import Problem, UsageError
-from lora_core.models.base import LayerInfo
+from lora_core.layers import LayerInfo
 
 
 @attrs.frozen(kw_only=True)

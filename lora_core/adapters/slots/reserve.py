@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from lora_core.adapters.targets import TargetSelection
 from lora_core.errors import Problem
-from lora_core.models.base import LayerInfo
+from lora_core.layers import LayerInfo
 
 
 def reserved_layers(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lora_core.models.base import ModelSummary
+from lora_core.layers import ModelSummary
 from lora_core.models.executorch.options import ExecutorchOptions
 
 

@@ -70,7 +70,7 @@ class _Lowering:
         return lowered
 
     def template(self, number: int, plan: Any) -> tuple[list[tuple[Kind, LoweredMethod]], Sentinels]:
-        from lora_core.models.lora import eject
+        from lora_core.models.injection import eject
         from lora_core_coreml.lowering.sentinels import attach
 
         sentinels = attach(self._base.module, plan, self._base.layers, self._base.dtype)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from lora_core.capability import Capability
 from lora_core.hookspecs import hookimpl
+from lora_core.limits import FLOAT16
 from lora_core.quant.policy import QuantPolicy
 from lora_core.specs import BackendSpec
-from lora_core.verification.limits import FLOAT16
 from lora_core_coreml.quant import POLICIES
 
 COREML = BackendSpec(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lora_core.errors import Problem
-from lora_core.models.base import LayerInfo
+from lora_core.layers import LayerInfo
 from lora_core.quant.policy import QuantPolicy, Scheme
 
 _CHANNEL4 = Scheme(bits=4, granularity="channel")

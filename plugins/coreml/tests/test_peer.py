@@ -4,6 +4,7 @@ from pathlib import Path
 
 import attrs
 import pytest
+from lora_core.adapters.slots.padding import padded_pair
 from lora_core_coreml.lowering import base
 from lora_core_coreml.lowering.method import export_method
 from lora_core_coreml.quiet import quiet
@@ -11,9 +12,8 @@ from lora_core_coreml.storage import blobfile, mil, package, pte
 from lora_core_coreml.storage.blobfile import BlobKey
 from safetensors.numpy import load_file, save_file
 
-from lora_core.adapters.slots.padding import padded_pair
 from lora_core.bundle.bundle import Bundle
-from lora_core.models.lora import eject, inject, lora_layers
+from lora_core.models.injection import eject, inject, lora_layers
 
 # coremltools 9.0 merges float16 constants that are 6e-8 apart or less; this is the smallest number above 0.
 STEP = 2.0**-24

@@ -17,7 +17,7 @@ from lora_core_coreml.storage import mil, package, pte
 from lora_core.backend import ExportJob
 from lora_core.bundle.bundle import Bundle
 from lora_core.events import ignore
-from lora_core.models.lora import eject, inject, lora_layers
+from lora_core.models.injection import eject, inject, lora_layers
 from lora_core.models.module import ModuleModel
 
 TOKENS = [5, 17, 3, 99]

@@ -8,7 +8,7 @@ from typing import Literal
 import attrs
 
 from lora_core.errors import Problem
-from lora_core.models.base import ModelSummary
+from lora_core.layers import ModelSummary
 from lora_core.quant.policy import QuantPolicy, Scheme
 from lora_core_qnn_sim.options import QnnSimOptions
 

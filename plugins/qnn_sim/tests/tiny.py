@@ -19,7 +19,7 @@ from lora_core.adapters.slots.plan import SlotPlan
 from lora_core.backend import ExportJob
 from lora_core.bundle.bundle import Bundle, Manifest
 from lora_core.events import Event, ignore
-from lora_core.models.base import ModelSummary
+from lora_core.layers import ModelSummary
 from lora_core.models.hf import HfModel, HfModelSource
 
 DIM, HIDDEN, LAYERS, VOCAB = 32, 48, 2, 96

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from lora_core.adapters.adapter import Adapter
+from lora_core.adapters.slots.choice import PlacedAdapter
 from lora_core.backend import Artifacts, Backend, Diagnosis, ExportJob
 from lora_core.bundle.bundle import Bundle
 from lora_core.errors import Problem
@@ -15,6 +15,7 @@ from lora_core.sharing.blobs import WeightSharing
 
 if TYPE_CHECKING:
     from lora_core.runtime.session import Session
+    from lora_core_xnnpack.session_options import XnnpackSessionOptions
 
 
 class XnnpackBackend(Backend):
@@ -28,26 +29,9 @@ class XnnpackBackend(Backend):
 
     def check(self, job: ExportJob) -> Sequence[Problem]:
         """Return what the policy, the options or the model rule out."""
-        from lora_core_xnnpack.quant import unsupported
+        from lora_core_xnnpack.checks import problems
 
-        problems = unsupported(job.policy)
-        if job.options.max_seq_len > job.options.max_context_len:
-            problems.append(
-                Problem(
-                    what=f"--max-seq-len {job.options.max_seq_len} is more than --max-context-len "
-                    f"{job.options.max_context_len}; one call cannot be longer than the KV cache",
-                    remedy="Lower the first or raise the second.",
-                )
-            )
-        if job.options.layout == "multimethod" and job.options.adapter_data != "embedded":
-            problems.append(
-                Problem(
-                    what=f"--layout multimethod with --adapter-data {job.options.adapter_data} could not be loaded: a "
-                    "program takes one data file, and that is the foundation",
-                    remedy="Leave --adapter-data out, or choose embedded.",
-                )
-            )
-        return problems
+        return problems(job)
 
     def export(self, job: ExportJob, out: Path, emit: Emit) -> Artifacts:
         """Lower the base once and one template for each plan, and link every adapter."""
@@ -70,16 +54,15 @@ class XnnpackBackend(Backend):
         """Each adapter has files of its own in the split layout; they share a program in the other."""
         return not _in_one_program(bundle)
 
-    def link(self, bundle: Bundle, adapters: Sequence[Adapter], out: Path, emit: Emit) -> Artifacts:
+    def link(self, bundle: Bundle, adapters: Sequence[PlacedAdapter], out: Path, emit: Emit) -> Artifacts:
         """Link `adapters` into the bundle's templates: neither base weights nor ExecuTorch are needed."""
-        from lora_core_xnnpack.split.linking import LinkTarget, link_all, require_template
-
         if _in_one_program(bundle):
             from lora_core_xnnpack.multimethod.linking import link_into
 
             return link_into(bundle, adapters, out, emit)
-        require_template(bundle)
-        return link_all(LinkTarget.of_bundle(bundle), adapters, out, emit)
+        from lora_core_xnnpack.split.linking import SplitTarget, link_all
+
+        return link_all(SplitTarget.of_bundle(bundle), adapters, out, emit)
 
     def unlink(self, bundle: Bundle, names: Sequence[str], out: Path, emit: Emit) -> Artifacts | None:
         """Write the one program of a multi-method bundle without the methods of `names`."""
@@ -89,8 +72,8 @@ class XnnpackBackend(Backend):
 
         return unlink_from(bundle, names, out, emit)
 
-    def open(self, bundle: Bundle, options: Mapping[str, Any]) -> Session:
-        """Open the bundle on ExecuTorch's runtime; `options`: `weight_cache` (True, False)."""
+    def open(self, bundle: Bundle, options: XnnpackSessionOptions) -> Session:
+        """Open the bundle on ExecuTorch's runtime."""
         from lora_core_xnnpack.session import XnnpackSession
 
         return XnnpackSession(bundle, options)

@@ -3,31 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from lora_core.backend import Diagnosis
-from lora_core.errors import Problem
-
-_PROVEN = {"executorch": "1.5.1", "torch": "2.13.0", "torchao": "0.18.0"}
+from lora_core.plugin.requirements import installed, missing
+from lora_core_xnnpack.hooks import XNNPACK
 
 
 def diagnose() -> Diagnosis:
     """Return the versions that are installed and what is missing."""
-    problems: list[Problem] = []
-    facts: dict[str, str] = {}
-    for name, proven in _PROVEN.items():
-        try:
-            facts[name] = version(name)
-        except PackageNotFoundError:
-            problems.append(Problem(what=f"{name} is not installed", remedy=f"pip install {name}=={proven}"))
-            continue
-        if facts[name].partition("+")[0] != proven:
-            problems.append(
-                Problem(what=f"{name} is {facts[name]}, proven is {proven}", remedy=f"pip install {name}=={proven}")
-            )
-    facts["xnnpack library"] = _library()
-    return Diagnosis(problems=tuple(problems), facts=facts)
+    facts = {name: installed(name) or "not installed" for name in XNNPACK.requires}
+    return Diagnosis(problems=missing(XNNPACK), facts={**facts, "xnnpack library": _library()})
 
 
 def _library() -> str:

@@ -6,21 +6,29 @@ from collections.abc import Sequence
 
 from lora_core.capability import Capability
 from lora_core.hookspecs import hookimpl
-from lora_core.specs import BackendSpec
+from lora_core.specs import BackendSpec, ReservedNames
+
+# `forward` is the base's method. What ExecuTorch's runners read as metadata are methods beside it: `get_max_seq_len`,
+# `use_kv_cache`, `enable_dynamic_shape`.
+RESERVED = ReservedNames(names=frozenset({"forward"}), beginnings=("get_", "use_", "enable_", "append_", "kv_"))
+
+
+XNNPACK = BackendSpec(
+    name="xnnpack",
+    summary="ExecuTorch programs for CPUs, one foundation file shared through XNNPACK's weight cache",
+    target="lora_core_xnnpack.backend:XnnpackBackend",
+    options="lora_core_xnnpack.options:XnnpackOptions",
+    capabilities=frozenset({Capability.EXPORT, Capability.LINK, Capability.RUN}),
+    policies=("fp32", "8da4w", "8da8w"),
+    embeddings=True,
+    session_options="lora_core_xnnpack.session_options:XnnpackSessionOptions",
+    reserved=RESERVED,
+    requires={"executorch": "1.5.1", "torch": "2.13.0", "torchao": "0.18.0"},
+    install_hint="pip install lora-core-xnnpack",
+)
 
 
 @hookimpl
 def lora_core_register_backends() -> Sequence[BackendSpec]:
     """Return the XNNPACK backend."""
-    return (
-        BackendSpec(
-            name="xnnpack",
-            summary="ExecuTorch programs for CPUs, one foundation file shared through XNNPACK's weight cache",
-            target="lora_core_xnnpack.backend:XnnpackBackend",
-            options="lora_core_xnnpack.options:XnnpackOptions",
-            capabilities=frozenset({Capability.EXPORT, Capability.LINK, Capability.RUN}),
-            policies=("fp32", "8da4w", "8da8w"),
-            requires={"executorch": "1.5.1", "torch": "2.13.0", "torchao": "0.18.0"},
-            install_hint="pip install lora-core-xnnpack",
-        ),
-    )
+    return (XNNPACK,)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lora_core.errors import Problem
-from lora_core.models.base import LayerInfo
+from lora_core.models.base import BaseModel
 from lora_core.quant.policy import Assignment, QuantPolicy, Scheme
 
 if TYPE_CHECKING:
@@ -36,22 +35,21 @@ def unsupported(policy: QuantPolicy) -> list[Problem]:
     ]
 
 
-def quantize(
-    module: torch.nn.Module, layers: Sequence[LayerInfo], assignment: Assignment, *, scale_search: str
-) -> None:
+def quantize(base: BaseModel, assignment: Assignment, *, scale_search: str) -> None:
     """Quantize the base in place as decided, before any LoRA is attached.
 
     `scale_search` is `affine` or `hqq`. Embeddings come first, as in ExecuTorch's own exporter: an output head tied to
     an embedding keeps its own float weight until it is quantized itself.
     """
-    decided = [(layer, assignment.schemes.get(layer.name)) for layer in layers]
+    module = base.module
+    decided = [(layer, assignment.schemes.get(layer.name)) for layer in base.summary.layers]
     for layer, scheme in decided:
         if layer.kind == "embedding" and scheme is not None:
-            _quantize_embedding(module, layer.path, scheme, hqq=scale_search == "hqq")
+            _quantize_embedding(module, base.paths[layer.name], scheme, hqq=scale_search == "hqq")
     linear: dict[Scheme, set[str]] = {}
     for layer, scheme in decided:
         if layer.kind == "linear" and scheme is not None:
-            linear.setdefault(scheme, set()).add(layer.path)
+            linear.setdefault(scheme, set()).add(base.paths[layer.name])
     for scheme, paths in linear.items():
         _quantize_linear(module, scheme, paths, hqq=scale_search == "hqq")
 

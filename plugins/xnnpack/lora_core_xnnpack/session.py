@@ -13,13 +13,14 @@ from lora_core.bundle.bundle import Bundle, Method
 from lora_core.errors import BundleError, UsageError
 from lora_core.runtime.kv_cache import KvCache
 from lora_core.runtime.session import Loaded, Session
+from lora_core.sharing.proof import require_foundation
 from lora_core.suggestions import did_you_mean
 from lora_core_xnnpack.runtime.library import load_runtime
 from lora_core_xnnpack.runtime.open_program import LoadedMethod
 from lora_core_xnnpack.runtime.packed_cache import PackedCache, PackedState
 from lora_core_xnnpack.runtime.shelf import ProgramShelf
 from lora_core_xnnpack.runtime.weight_cache import WeightCacheState, switch_weight_cache, workspace_sharing
-from lora_core_xnnpack.session_options import SessionOptions
+from lora_core_xnnpack.session_options import XnnpackSessionOptions
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -31,12 +32,9 @@ class XnnpackSession(Session):
     With the weight cache on, all programs share the packed foundation, whichever session loaded them.
     """
 
-    def __init__(self, bundle: Bundle, options: Mapping[str, Any] | None = None) -> None:
-        """Open `bundle` with `options`, the fields of `SessionOptions`.
-
-        Raises `UsageError` for another option, `UnsupportedError` where ExecuTorch is not installed.
-        """
-        self._options = SessionOptions.read(options or {})
+    def __init__(self, bundle: Bundle, options: XnnpackSessionOptions | None = None) -> None:
+        """Open `bundle`; raises `UnsupportedError` where ExecuTorch is not installed."""
+        self._options = options or XnnpackSessionOptions()
         self._bundle = bundle
         self._runtime = load_runtime()
         if self._options.threads:
@@ -83,7 +81,8 @@ class XnnpackSession(Session):
         if adapter in self._loads:
             return self._loads[adapter]
         method = self._method(adapter)
-        self._check_foundation(adapter)
+        if adapter is not None:
+            require_foundation(self._bundle, adapter=adapter)
         start = time.perf_counter()
         self._switch()
         self._methods[adapter] = self._shelf.load(method)
@@ -152,17 +151,6 @@ class XnnpackSession(Session):
                 remedy=f"Link it again under another name: lora-core add BUNDLE --adapter {name}2=DIR@{strength}.",
             )
         return UsageError(f"The bundle has no adapter {adapter!r}", where=where, remedy=did_you_mean(adapter, names))
-
-    def _check_foundation(self, adapter: str | None) -> None:
-        manifest = self._bundle.manifest
-        for entry in manifest.adapters:
-            if entry.name == adapter and entry.foundation != manifest.foundation:
-                raise BundleError(
-                    f"Adapter {adapter!r} was linked against foundation {entry.foundation[:12]}..., and this bundle's "
-                    f"is {manifest.foundation[:12]}...",
-                    where=str(self._bundle.path / "manifest.json"),
-                    remedy="Add the adapter again from its source.",
-                )
 
     def _check_vocabulary(self, tokens: Sequence[int]) -> None:
         size = self._bundle.manifest.base.vocab_size

@@ -3,35 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import struct
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 from lora_core.bundle.bundle import Bundle
-from lora_core.errors import BundleError
+from lora_core.pte import Buffer
 from lora_core.sharing.blobs import Blob, WeightSharing
 from lora_core.sharing.fingerprint import foundation_file_fingerprint
 from lora_core_xnnpack.files.data_file import stored_blobs
-from lora_core_xnnpack.files.named_blobs import Buffer, StoredBlob, mapped, named_blobs, names_key
+from lora_core_xnnpack.files.named_blobs import mapped, names_key
+from lora_core_xnnpack.files.program_root import program_blobs
 from lora_core_xnnpack.multimethod.reading import method_texts
 
 _DATA_ROLES = ("foundation", "adapter-data")
-
-
-def program_blobs(data: Buffer, path: Path) -> list[StoredBlob]:
-    """List the named data inside a program file; raises `BundleError` if it is not a whole program."""
-    try:
-        if bytes(data[4:6]) != b"ET" or bytes(data[8:12]) != b"eh00":
-            raise ValueError("no ExecuTorch header")
-        base = struct.unpack_from("<Q", data, 24)[0]
-        return named_blobs(data, base, segments_field=4, named_field=7)
-    except (struct.error, ValueError, IndexError) as error:
-        raise BundleError(
-            f"{path.name} is not a whole ExecuTorch program: {error}.",
-            where=str(path),
-            remedy="Export the bundle again, or restore the file from a copy.",
-        ) from error
 
 
 class XnnpackSharing(WeightSharing):

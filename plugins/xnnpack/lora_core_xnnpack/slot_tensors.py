@@ -1,4 +1,4 @@
-"""The LoRA matrices of a lowered program and where their keys stand, as both layouts' relocation tables say it.
+"""The tensors that fill a program's slots and where their keys stand, as both layouts' relocation tables say it.
 
 ExecuTorch 1.5.1 stores an XNNPACK constant under the SHA-256 hex of its bytes (`backends/xnnpack/operators/
 node_visitor.py`); the delegate's payload holds that key as 64 plain characters. Replacing the keys of the template's
@@ -8,15 +8,26 @@ placeholder tensors by those of an adapter's tensors gives the program of that a
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import attrs
+import numpy as np
+import numpy.typing as npt
 
-from lora_core.errors import BundleError
+from lora_core.adapters.adapter import LOW_RANK
+from lora_core.adapters.slots.choice import PlacedAdapter
+from lora_core.adapters.slots.kinds import FLOAT32_SIZE, Values
+from lora_core.errors import BundleError, LoraCoreError
+from lora_core.pte import Buffer
+from lora_core_xnnpack.files.data_file import DataBlob
 
 KEY_LENGTH = 64
+SCHEMA_VERSION = 2
+"""Of both layouts' relocation tables; 1 had A and B under the name `matrix`."""
 Table = TypeVar("Table")
 
 
@@ -30,19 +41,76 @@ class KeySite:
 
 @attrs.frozen(kw_only=True)
 class TensorRelocation:
-    """One LoRA matrix: float32, row-major, `shape` (rank, in_features) for A, (out_features, rank) for B."""
+    """One part of a slot of `module`: float32, row-major, of `shape`."""
 
     module: str
-    matrix: Literal["a", "b"]
-    shape: tuple[int, int]
+    part: str
+    shape: tuple[int, ...]
     sites: tuple[KeySite, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the tensor."""
+        return FLOAT32_SIZE * math.prod(self.shape)
+
+    def blob(self, values: Mapping[str, Values]) -> DataBlob:
+        """Return the tensor of `values` (by module and part) as ExecuTorch stores it, under its content key."""
+        array = values[self.module][self.part]
+        if array.shape != self.shape:
+            raise ValueError(f"{self.module} {self.part} is {array.shape}, the template has {self.shape}")
+        return tensor_blob(array)
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> TensorRelocation:
         """Read what `attrs.asdict` gave."""
-        rows, columns = document["shape"]
         sites = tuple(KeySite(**site) for site in document["sites"])
-        return cls(module=document["module"], matrix=document["matrix"], shape=(rows, columns), sites=sites)
+        return cls(module=document["module"], part=document["part"], shape=tuple(document["shape"]), sites=sites)
+
+
+def tensor_blob(array: npt.NDArray[np.float32]) -> DataBlob:
+    """Return a slot's tensor as ExecuTorch stores it, under the key that it gives it."""
+    return DataBlob.under_content_key(np.ascontiguousarray(array, dtype="<f4").data.cast("B"))
+
+
+def linkable_values(adapter: PlacedAdapter) -> dict[str, Values]:
+    """Return the values of every slot of the adapter's plan by module.
+
+    A low-rank slot without effect (untargeted, or A is zero) has a zero B and a constant A, whose value only its shape
+    decides.
+    """
+    values = adapter.values_by_module()
+    for slot in adapter.plan.slots:
+        parts = values[slot.module]
+        if slot.kind == LOW_RANK and not parts["a"].any():
+            # XNNPACK's weight cache (ExecuTorch 1.5.1) finds packed weights by their bytes and a seed that is symmetric
+            # in rows and columns, so it takes a zero A (rank, n) for a zero B (n, rank) and reads past its end. Drop
+            # when it does not.
+            a, b = _idle(slot.rank, slot.in_features, slot.out_features)
+            values[slot.module] = {**parts, "a": a, "b": b}
+    return values
+
+
+@lru_cache(maxsize=256)
+def _idle(rank: int, in_features: int, out_features: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    a = np.full((rank, in_features), (rank << 16 | in_features) * 2.0**-32, dtype=np.float32)
+    return a, np.zeros((out_features, rank), dtype=np.float32)
+
+
+def find_sites(payloads: Mapping[int, Buffer], key: str) -> tuple[KeySite, ...]:
+    """Return where `key` stands in `payloads`, delegates' payloads by their number."""
+    return tuple(
+        KeySite(payload=number, offset=offset)
+        for number, payload in payloads.items()
+        for offset in occurrences(bytes(payload), key.encode("ascii"))
+    )
+
+
+def not_stored(names: Iterable[str]) -> LoraCoreError:
+    """Return the error for parts of slots that a lowered program does not hold as XNNPACK constants."""
+    return LoraCoreError(
+        f"ExecuTorch did not store these tensors of slots as XNNPACK constants: {', '.join(sorted(names))}.",
+        remedy="Their layers are not delegated to XNNPACK; leave them out of the targets.",
+    )
 
 
 def occurrences(payload: bytes, text: bytes) -> Iterator[int]:
@@ -53,19 +121,19 @@ def occurrences(payload: bytes, text: bytes) -> Iterator[int]:
         position = payload.find(text, position + 1)
 
 
-def read_table(path: Path, schema_version: int, build: Callable[[dict[str, Any]], Table]) -> Table:
+def read_table(path: Path, build: Callable[[dict[str, Any]], Table]) -> Table:
     """Read the relocation table at `path` with `build`.
 
     Raises `BundleError` naming the file if it is of a newer schema, is no table, or `build` refuses its content.
     """
     try:
         document = json.loads(path.read_text("utf-8"))
-        if document["schema_version"] > schema_version:
+        version = document["schema_version"]
+        if version != SCHEMA_VERSION:
             raise BundleError(
-                f"Relocation table {path.name} has schema {document['schema_version']}; this version reads up to "
-                f"{schema_version}.",
+                f"Relocation table {path.name} has schema {version}; this version reads {SCHEMA_VERSION}.",
                 where=str(path),
-                remedy="Update lora-core-xnnpack.",
+                remedy="Update lora-core-xnnpack." if version > SCHEMA_VERSION else "Export the bundle again.",
             )
         return build(document)
     except (OSError, KeyError, TypeError, ValueError, IndexError) as error:

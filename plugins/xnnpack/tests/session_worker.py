@@ -20,10 +20,11 @@ from lora_core_xnnpack.runtime import open_program, weight_cache
 from lora_core_xnnpack.runtime.library import load_runtime, runtime_library
 from lora_core_xnnpack.runtime.runtime_options import BackendOptions, OptionError
 from lora_core_xnnpack.session import XnnpackSession
+from lora_core_xnnpack.session_options import XnnpackSessionOptions
 
 from lora_core.bundle.bundle import Artifact, Bundle, BundledAdapter, Manifest, Method
 from lora_core.errors import LoraCoreError
-from lora_core.models.base import ModelSummary
+from lora_core.layers import ModelSummary
 from lora_core.runtime.memory import measure
 
 FOUNDATION = "f" * 64
@@ -68,7 +69,7 @@ def answers(programs: Path, layout: str, cache: str, packed: str | None = None) 
     """Load everything, then compare prefill and every single step of every method with the eager model."""
     expected = np.load(programs / "expected.npz")
     tokens = [int(token) for token in expected["tokens"]]
-    options = {"weight_cache": cache == "on", "packed_cache": packed}
+    options = XnnpackSessionOptions(weight_cache=cache == "on", packed_cache=packed)
     with XnnpackSession(bundle(programs, layout), options) as session:
         before = measure()
         adapters = [method.adapter for method in session.bundle.manifest.methods]
@@ -124,8 +125,8 @@ def refusals(programs: Path) -> dict[str, Any]:
     whole = bundle(programs, "external")
     manifest = whole.manifest
 
-    def load(changed: Bundle, adapter: str | None = "loud", **options: Any) -> str:
-        return attempt(lambda: XnnpackSession(changed, options).load(adapter))
+    def load(changed: Bundle, adapter: str | None = "loud") -> str:
+        return attempt(lambda: XnnpackSession(changed).load(adapter))
 
     def with_adapter_foundation(foundation: str) -> Bundle:
         adapters = tuple(attrs.evolve(each, foundation=foundation) for each in manifest.adapters)
@@ -148,8 +149,6 @@ def refusals(programs: Path) -> dict[str, Any]:
         "whole": load(whole),
         "unknown adapter": load(whole, "lod"),
         "strength": load(whole, "loud@0.5"),
-        "unknown option": load(whole, weight_cash=True),
-        "option of another type": load(whole, weight_cache="on"),
         "adapter of another foundation": load(with_adapter_foundation("e" * 64)),
         "foundation without the base's tensors": load(with_foundation((programs / "external/quiet.ptd").read_bytes())),
         "foundation with another name": load(with_foundation(foundation[:key] + b"X" + foundation[key + 1 :])),
@@ -196,16 +195,16 @@ def packed_states(programs: Path, directory: str) -> dict[str, Any]:
     """Use one packed file in the ways that it must not be used."""
     whole = bundle(programs, "embedded")
     told = {}
-    with XnnpackSession(whole, {"packed_cache": directory}) as maker:
+    with XnnpackSession(whole, XnnpackSessionOptions(packed_cache=directory)) as maker:
         maker.load(None)
-        with XnnpackSession(whole, {"packed_cache": directory}) as second:
+        with XnnpackSession(whole, XnnpackSessionOptions(packed_cache=directory)) as second:
             second.load(None)
             told["while it is made"] = str(second.packed)
-    with XnnpackSession(whole, {"packed_cache": directory, "weight_cache": False}) as uncached:
+    with XnnpackSession(whole, XnnpackSessionOptions(packed_cache=directory, weight_cache=False)) as uncached:
         uncached.load(None)
         told["without the weight cache"] = str(uncached.packed)
     open_program.runtime_library = lambda: Path("libc.so.6")  # a library without the options interface
-    with XnnpackSession(whole, {"packed_cache": directory}) as blind:
+    with XnnpackSession(whole, XnnpackSessionOptions(packed_cache=directory)) as blind:
         blind.load(None)
         told["without the interface"] = str(blind.packed)
     return told
@@ -238,7 +237,7 @@ def arenas(programs: Path, directory: str) -> dict[str, Any]:
 
 def killed_while_packing(programs: Path, directory: str) -> None:
     """Leave without closing, as a killed process does."""
-    XnnpackSession(bundle(programs, "embedded"), {"packed_cache": directory}).load(None)
+    XnnpackSession(bundle(programs, "embedded"), XnnpackSessionOptions(packed_cache=directory)).load(None)
     print("{}", flush=True)
     os._exit(0)
 

@@ -16,16 +16,16 @@ import pytest
 from lora_core_xnnpack.backend import XnnpackBackend
 from lora_core_xnnpack.files.program import ProgramParts
 from lora_core_xnnpack.files.repacking import PlanSource
-from lora_core_xnnpack.lowering.lowering import LORA_TAG, lower, tag_of
+from lora_core_xnnpack.lowering.base import load_base
+from lora_core_xnnpack.lowering.lowering import lower
 from lora_core_xnnpack.multimethod.linking import LinkTarget
 from lora_core_xnnpack.options import XnnpackOptions
-from lora_core_xnnpack.split.exporting import load_base
-from lora_core_xnnpack.split.rewriting import slot_matrices
+from lora_core_xnnpack.slot_tensors import linkable_values
 from workbench import ALL_LINEAR, TINY_OPTIONS, Workbench
 
 import lora_core
 from lora_core.adapters.adapter import Adapter
-from lora_core.adapters.slots.plan import SlotPlan
+from lora_core.adapters.slots.choice import place
 from lora_core.bundle.bundle import Bundle
 from lora_core.errors import BundleError
 from lora_core.events import Event, ignore
@@ -90,7 +90,7 @@ def methods_of(bundle: Bundle) -> list[str]:
 def test_the_program_equals_a_full_lowering_of_all_methods_together(
     exported_together: Exported, one_layer: Workbench
 ) -> None:
-    from lora_core.models.lora import inject
+    from lora_core.models.injection import inject
 
     plans = exported_together.bundle.manifest.plans
     entries = {entry.name: entry.plan for entry in exported_together.bundle.manifest.adapters}
@@ -98,10 +98,10 @@ def test_the_program_equals_a_full_lowering_of_all_methods_together(
     bases = {name: load_base(one_layer.job([]), ignore) for name in ("forward", "alpha", "zulu")}
     modules = {"forward": bases["forward"].module}
     for adapter in exported_together.adapters:
-        plan: SlotPlan = plans[entries[adapter.name]]
+        (placed,) = place([adapter], [plans[entries[adapter.name]]])
         base = bases[adapter.name]
-        modules[adapter.name] = inject(base.module, plan, base.summary.layers, slot_matrices(adapter, plan))
-    full = lower(modules, bases["forward"], tag=lambda node: None if tag_of(node) == LORA_TAG else tag_of(node))
+        modules[adapter.name] = inject(base.module, placed.plan, base.paths, linkable_values(placed))
+    full = lower(modules, bases["forward"], lora_tag=None)
     written = files_of(exported_together.bundle.path)
     assert written["model.pte"] == full.pte
     assert written["foundation.ptd"] == bytes(full.manager._tensor_data["foundation"])

@@ -1,4 +1,4 @@
-"""What a session can be told, read from plain data."""
+"""What a session can be told, on the command line and by name."""
 
 from __future__ import annotations
 
@@ -6,34 +6,49 @@ from pathlib import Path
 
 import pytest
 from lora_core_xnnpack.runtime.packed_cache import packed_name
-from lora_core_xnnpack.session_options import SessionOptions
+from lora_core_xnnpack.session_options import XnnpackSessionOptions
 
 from lora_core.errors import UsageError
+from lora_core.hub import PluginHub
 
 
-def test_nothing_told_means_shared_weights_and_no_packed_file():
-    assert SessionOptions.read({}) == SessionOptions(weight_cache=True, threads=0, packed_cache=None)
+def told(**values: object) -> XnnpackSessionOptions:
+    options = PluginHub().session_options("xnnpack", values)
+    assert isinstance(options, XnnpackSessionOptions)
+    return options
+
+
+def test_nothing_told_means_shared_weights_and_no_packed_file() -> None:
+    assert told() == XnnpackSessionOptions(weight_cache=True, threads=0, packed_cache=None)
+
+
+@pytest.mark.parametrize(("given", "value"), [("on", True), ("off", False), (True, True), (False, False)])
+def test_the_weight_cache_is_switched_by_word_or_by_value(given: object, value: bool) -> None:
+    assert told(weight_cache=given).weight_cache is value
 
 
 @pytest.mark.parametrize(
     ("given", "directory"),
     [(True, Path("/caches/lora-core/packed")), (False, None), (None, None), ("/some/where", Path("/some/where"))],
 )
-def test_packed_weights_go_to_the_users_cache_or_where_told(monkeypatch, given, directory):
+def test_packed_weights_go_to_the_users_cache_or_where_told(
+    monkeypatch: pytest.MonkeyPatch, given: object, directory: Path | None
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
-    assert SessionOptions.read({"packed_cache": given}).packed_cache == directory
+    assert told(packed_cache=given).packed_cache == directory
 
 
-def test_everything_wrong_is_told_at_once():
-    with pytest.raises(UsageError) as told:
-        SessionOptions.read({"weight_cash": True, "threads": -1, "weight_cache": "on", "packed_cache": 3})
-    assert [problem.what for problem in told.value.problems] == [
-        "The XNNPACK session has no option 'weight_cash'",
-        "Option 'weight_cache' is 'on', and must be True or False",
-        "Option 'threads' is -1, and must be a number of threads",
-        "Option 'packed_cache' is 3, and must be a directory",
+def test_everything_wrong_is_told_at_once() -> None:
+    with pytest.raises(UsageError) as caught:
+        told(weight_cash=True, threads=-1, weight_cache="maybe", packed_cache=3)
+    whose = "A session of backend 'xnnpack'"
+    assert [problem.what for problem in caught.value.problems] == [
+        f"{whose} has no option 'weight_cash'",
+        f"{whose} refuses threads: threads is -1, and must be a number of threads",
+        f"{whose} refuses weight_cache: weight_cache is 'maybe', and must be on or off",
+        f"{whose} refuses packed_cache: packed_cache is 3, and must be a directory",
     ]
 
 
-def test_packed_weights_of_another_foundation_have_another_name():
+def test_packed_weights_of_another_foundation_have_another_name() -> None:
     assert packed_name("a" * 64) == packed_name("a" * 64) != packed_name("b" * 64)

@@ -10,6 +10,7 @@ from lora_core_xnnpack.options import XnnpackOptions
 
 from lora_core.adapters.adapter import Adapter
 from lora_core.adapters.peft.format import PeftFormat
+from lora_core.adapters.slots.choice import place
 from lora_core.adapters.slots.plan import SlotPlan
 from lora_core.backend import ExportJob
 from lora_core.models.base import ModelHandle
@@ -65,10 +66,11 @@ class Workbench:
     ) -> ExportJob:
         """Return an export job with the union plan of `adapters`, or with `plans`."""
         union = (SlotPlan.from_adapters(adapters, self.handle.summary.layers),) if adapters else ()
+        given = union if plans is None else plans
         return ExportJob(
             model=self.handle,
-            adapters=tuple(adapters),
-            plans=union if plans is None else plans,
+            adapters=place(adapters, given),
+            plans=given,
             policy=parse_policy(policy, POLICY_REGISTRY, embedding=embedding),
             options=TINY_OPTIONS,
             cache=cache,

@@ -9,7 +9,8 @@ import attrs
 import torch  # noqa: TID253 - this module is only imported to lower a model
 
 from lora_core.backend import ExportJob
-from lora_core.models.base import BaseModel, LayerInfo, ModelOptions
+from lora_core.layers import LayerInfo
+from lora_core.models.base import BaseModel, ModelOptions
 from lora_core.quant.policy import Scheme
 from lora_core_coreml import quant
 from lora_core_coreml.lowering import breaks, inputs, norms, splitting

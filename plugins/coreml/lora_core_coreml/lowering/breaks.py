@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 import torch  # noqa: TID253 - this module is only imported to lower a model
 
-from lora_core.models.base import LayerInfo
+from lora_core.layers import LayerInfo
 
 _LIBRARY = torch.library.Library("lora_core_coreml", "DEF")
 _LIBRARY.define("graph_break(Tensor x) -> Tensor")

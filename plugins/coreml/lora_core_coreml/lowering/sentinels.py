@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lora_core.adapters.slots.plan import SlotPlan
-from lora_core.models.base import LayerInfo
+from lora_core.layers import LayerInfo
 from lora_core_coreml.program.object import Matrix
 from lora_core_coreml.storage.blobfile import BlobKey, key_of_array
 
@@ -21,7 +21,7 @@ def attach(module: Any, plan: SlotPlan, layers: Sequence[LayerInfo], dtype: Any)
     """
     import torch
 
-    from lora_core.models.lora import inject, lora_layers
+    from lora_core.models.injection import inject, lora_layers
 
     sentinels: dict[BlobKey, tuple[str, Matrix]] = {}
     values = {}

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lora_core.errors import Problem
-from lora_core.models.base import BaseModel, ModelSummary
+from lora_core.layers import ModelSummary
+from lora_core.models.base import BaseModel
 from lora_core_qnn_sim.encodings.grid import quantize_channels
 from lora_core_qnn_sim.graph.spec import LlamaDims
 from lora_core_qnn_sim.runtime.weights import BaseWeights

@@ -38,13 +38,13 @@ Kind = TypeVar("Kind", bound=Weightless)
 
 
 @attrs.frozen(kw_only=True)
-class CacheSlot:
+class CacheEntry:
     """Where a job's lowered programs are kept."""
 
     directory: Path
 
     @classmethod
-    def of(cls, job: ExportJob, base: BaseModel) -> CacheSlot | None:
+    def of(cls, job: ExportJob, base: BaseModel) -> CacheEntry | None:
         """Return the job's place, None without a cache or for a module whose code no key can tell."""
         key = cache_key(job, base, job.plans) if job.cache else None
         return cls(directory=job.cache / key) if job.cache and key else None

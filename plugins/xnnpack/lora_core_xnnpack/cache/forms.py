@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from lora_core_xnnpack.files.named_blobs import Buffer
+from lora_core.pte import Buffer
 
 if TYPE_CHECKING:
     import torch

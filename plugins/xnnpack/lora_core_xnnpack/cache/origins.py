@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from lora_core.pte import Buffer
 from lora_core_xnnpack.cache.forms import Form, forms_by_digest, same_storage, stored
 from lora_core_xnnpack.files.data_file import DataBlob
-from lora_core_xnnpack.files.named_blobs import Buffer, StoredBlob, TensorLayout, string_bytes
+from lora_core_xnnpack.files.named_blobs import NamedBlob, TensorLayout, string_bytes
 from lora_core_xnnpack.slot_tensors import occurrences
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class BaseTensor:
         )
 
 
-def trace_foundation(module: torch.nn.Module, data: Buffer, blobs: Sequence[StoredBlob]) -> tuple[BaseTensor, ...]:
+def trace_foundation(module: torch.nn.Module, data: Buffer, blobs: Sequence[NamedBlob]) -> tuple[BaseTensor, ...]:
     """Trace every blob of a foundation file, whose bytes are `data`, to a tensor of `module`.
 
     Raises `DependsOnWeightsError` if a blob is no stored form of a tensor, or of several that are equal by chance.
@@ -80,7 +81,7 @@ def key_offsets(payload: bytes, key: str) -> Iterator[int]:
     yield from (offset + 4 for offset in occurrences(payload, string_bytes(key.encode("ascii"))))
 
 
-def _trace(module: torch.nn.Module, blob: StoredBlob, data: Buffer, known: dict[str, list[Form]]) -> BaseTensor:
+def _trace(module: torch.nn.Module, blob: NamedBlob, data: Buffer, known: dict[str, list[Form]]) -> BaseTensor:
     digest = hashlib.sha256(memoryview(data)[blob.offset : blob.offset + blob.size]).hexdigest()
     candidates = known.get(digest, [])
     content = _CONTENT_KEY.fullmatch(blob.key)

@@ -18,7 +18,7 @@ import flatbuffers
 
 from lora_core.errors import BundleError
 from lora_core.pte import Buffer, aligned, padding_before, segment_offsets
-from lora_core_xnnpack.files.named_blobs import TensorLayout, named_blobs
+from lora_core_xnnpack.files.named_blobs import NamedBlob, TensorLayout, named_blobs
 
 _HEADER_LENGTH = 40  # FlatTensorHeader.EXPECTED_LENGTH
 _PADDED_HEADER = 48  # rounded up to the flatbuffer's alignment of 16
@@ -146,7 +146,7 @@ def serialize(blobs: Sequence[DataBlob]) -> list[Buffer]:
     return parts
 
 
-def stored_blobs(data: Buffer, path: Path) -> list[StoredBlob]:
+def stored_blobs(data: Buffer, path: Path) -> list[NamedBlob]:
     """List the named blobs of a data file; offsets are from the file's start.
 
     Raises `BundleError` naming `path` if the file is not a FlatTensor file or points outside of itself.

@@ -10,8 +10,7 @@ from pathlib import Path
 import attrs
 
 from lora_core.errors import BundleError
-
-Buffer = bytes | bytearray | memoryview | mmap.mmap
+from lora_core.pte import Buffer
 
 
 @attrs.frozen(kw_only=True)
@@ -26,7 +25,7 @@ class TensorLayout:
 
 
 @attrs.frozen(kw_only=True)
-class StoredBlob:
+class NamedBlob:
     """One named blob of a file: where its bytes lie, from the file's start; `layout` only in data files."""
 
     key: str
@@ -91,7 +90,7 @@ def _layout(data: Buffer, named: int) -> TensorLayout | None:
     )
 
 
-def named_blobs(data: Buffer, base: int, *, segments_field: int, named_field: int) -> list[StoredBlob]:
+def named_blobs(data: Buffer, base: int, *, segments_field: int, named_field: int) -> list[NamedBlob]:
     """List the named blobs of a file whose root table has these fields; segments start at `base`.
 
     Raises `ValueError`, `struct.error` or `IndexError` if the file is not whole.
@@ -106,7 +105,7 @@ def named_blobs(data: Buffer, base: int, *, segments_field: int, named_field: in
         offset, size = segments[number(data, table, 1, "<I")]
         if base + offset + size > len(data):
             raise ValueError(f"blob {key} ends behind the end of the file")
-        blobs.append(StoredBlob(key=key, offset=base + offset, size=size, layout=_layout(data, table)))
+        blobs.append(NamedBlob(key=key, offset=base + offset, size=size, layout=_layout(data, table)))
     return blobs
 
 

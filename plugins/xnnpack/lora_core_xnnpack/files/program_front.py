@@ -15,14 +15,7 @@ import attrs
 import flatbuffers
 
 from lora_core.pte import Buffer, aligned, container_front, padding_before, segment_offsets
-
-
-@attrs.frozen(kw_only=True)
-class SegmentOffsets:
-    """A table of offsets into one segment (flatbuffer table `SubsegmentOffsets`)."""
-
-    segment: int
-    offsets: tuple[int, ...]
+from lora_core_xnnpack.files.program_root import SegmentOffsets
 
 
 @attrs.frozen(kw_only=True)

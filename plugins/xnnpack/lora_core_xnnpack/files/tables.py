@@ -13,7 +13,8 @@ from typing import TypeAlias
 
 import attrs
 
-from lora_core_xnnpack.files.named_blobs import Buffer, field, number, tables
+from lora_core.pte import Buffer
+from lora_core_xnnpack.files.named_blobs import field, number, tables
 from lora_core_xnnpack.files.schema import REFERENCE, REFERENCE_INDEX, TABLES, UNIONS
 from lora_core_xnnpack.files.writer import Writer
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 
-from lora_core_xnnpack.files.named_blobs import Buffer
+from lora_core.pte import Buffer
 
 VtableKey = tuple[int, ...]
 _UINT32 = struct.Struct("<I")

@@ -6,11 +6,12 @@ The steps are those of ExecuTorch 1.5.1's own LLM exporter (`extension/llm/expor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from lora_core.errors import ModelError
 from lora_core.models.base import BaseModel
 from lora_core_xnnpack.lowering.fast import fast_lowering
 
@@ -21,14 +22,6 @@ if TYPE_CHECKING:
 
 FOUNDATION_TAG = "foundation"
 LORA_TAG = "lora"
-_LORA_MARKS = ("lora_a", "lora_b")
-
-Tag = Callable[["torch.fx.Node"], str | None]
-
-
-def tag_of(node: torch.fx.Node) -> str:
-    """Say which file the constant behind `node` goes to: LoRA parameters are named by their modules."""
-    return LORA_TAG if any(mark in node.name for mark in _LORA_MARKS) else FOUNDATION_TAG
 
 
 @attrs.frozen(kw_only=True)
@@ -49,36 +42,50 @@ def _trace(module: torch.nn.Module, model: BaseModel) -> ExportedProgram:
 
     # The math kernel is for tracing only; ExecuTorch's exporter does the same (builder.py, `_export`).
     with torch.nn.attention.sdpa_kernel([SDPBackend.MATH]), torch.no_grad():
-        program = torch.export.export(
-            module,
-            model.example_args,
-            kwargs=model.example_kwargs,
-            dynamic_shapes=model.dynamic_shapes,
-            strict=True,
-        )
+        try:
+            program = torch.export.export(
+                module,
+                model.example_args,
+                kwargs=model.example_kwargs,
+                dynamic_shapes=model.dynamic_shapes,
+                strict=True,
+            )
+        except Exception as error:
+            raise _untraceable(model, error) from error
         return program.run_decompositions({})
 
 
-def _tagged(module: torch.nn.Module, model: BaseModel, tag: Tag) -> ExportedProgram:
-    """Trace `module` once, and note for every constant where it goes.
+def _untraceable(model: BaseModel, error: Exception) -> ModelError:
+    """Return whose error it is that `torch.export` cannot trace a module: the model's."""
+    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return ModelError(
+        f"torch.export cannot trace model {model.summary.name!r}: {type(error).__name__}: {reason}",
+        remedy="Make torch.export.export(module, example_args, example_kwargs, dynamic_shapes=..., strict=True) work.",
+    )
+
+
+def _tagged(module: torch.nn.Module, model: BaseModel, lora: set[str], lora_tag: str | None) -> ExportedProgram:
+    """Trace `module` once, and note for every constant which file it goes to; `lora` gets the names of the nodes whose
+    constants fill slots.
 
     ExecuTorch's exporter traces, edits the unlifted graph and traces the result again. Editing the traced graph itself
     gives the same program, byte for byte (seen on 1.5.1, float and quantized), in less time.
     """
     from executorch.extension.llm.export.export_passes import RemoveRedundantTransposes
 
+    from lora_core.models.injection import slot_parameters
+
     program = _trace(module, model)
     RemoveRedundantTransposes()(program.graph_module)
     signature = program.graph_signature
-    constants = {
-        *signature.inputs_to_parameters,
-        *signature.inputs_to_buffers,
-        *signature.inputs_to_lifted_tensor_constants,
-    }
+    parameters, slots = signature.inputs_to_parameters, slot_parameters(module)
+    constants = {*parameters, *signature.inputs_to_buffers, *signature.inputs_to_lifted_tensor_constants}
+    lora |= {name for name, path in parameters.items() if path in slots}
     for node in program.graph.nodes:
         if node.op == "placeholder" and node.name in constants:
+            tag = lora_tag if node.name in lora else FOUNDATION_TAG
             # The mark that `delegate_external_constants_pass_unlifted` leaves on the unlifted graph.
-            node.meta["custom"] = {**node.meta.get("custom", {}), "delegate_constant_tag": tag(node)}
+            node.meta["custom"] = {**node.meta.get("custom", {}), "delegate_constant_tag": tag}
     return program
 
 
@@ -92,24 +99,26 @@ def _partitioners() -> list[Any]:
     return [XnnpackDynamicallyQuantizedPartitioner(), XnnpackPartitioner()]
 
 
-def lower(methods: Mapping[str, torch.nn.Module], model: BaseModel, *, tag: Tag = tag_of) -> Lowered:
+def lower(methods: Mapping[str, torch.nn.Module], model: BaseModel, *, lora_tag: str | None = LORA_TAG) -> Lowered:
     """Lower `methods` (all with the example inputs of `model`) into one program.
 
-    `tag` names the data file that the constant behind a graph node goes to; None keeps it in the program. With several
-    methods, mutable buffers (the KV cache) are shared between them.
+    Constants of the base go to the foundation file, those that fill slots to the file that `lora_tag` names (None keeps
+    them in the program). With several methods, mutable buffers (the KV cache) are shared between them. Raises
+    `ModelError` for a module that `torch.export` cannot trace.
     """
     from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge_transform_and_lower
     from executorch.exir.passes import MemoryPlanningPass
     from executorch.exir.passes.sym_shape_eval_pass import ConstraintBasedSymShapeEvalPass
     from executorch.extension.llm.export.builder import ConvertToLinearPass
 
+    lora: set[str] = set()
     with fast_lowering():
-        programs = {name: _tagged(module, model, tag) for name, module in methods.items()}
+        programs = {name: _tagged(module, model, lora, lora_tag) for name, module in methods.items()}
         edge = to_edge_transform_and_lower(
             programs,
             partitioner=_partitioners(),
             compile_config=EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True),
-            constant_methods=dict(model.constant_methods),
+            constant_methods=dict(model.metadata),
         )
         edge = edge.transform([ConvertToLinearPass()])
         manager = edge.to_executorch(
@@ -120,7 +129,7 @@ def lower(methods: Mapping[str, torch.nn.Module], model: BaseModel, *, tag: Tag 
                     alloc_graph_input=False, share_mutable_buffers=len(methods) > 1
                 ),
                 sym_shape_eval_pass=ConstraintBasedSymShapeEvalPass(),
-                external_constants=tag,
+                external_constants=lambda node: lora_tag if node.name in lora else FOUNDATION_TAG,
             )
         )
     return Lowered(manager=manager)

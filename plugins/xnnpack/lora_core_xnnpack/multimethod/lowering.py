@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING
 import attrs
 import numpy as np
 
-from lora_core.adapters.slots.placeholders import placeholder_pairs
+from lora_core.adapters.slots.kinds import Values
+from lora_core.adapters.slots.placeholders import placeholder_values
 from lora_core.adapters.slots.plan import SlotPlan
 from lora_core.errors import LoraCoreError
 from lora_core.models.base import BaseModel
-from lora_core_xnnpack.files.data_file import SEGMENT_ALIGNMENT
+from lora_core.pte import SEGMENT_ALIGNMENT
 from lora_core_xnnpack.files.program import PackedMethod, ProgramParts
 from lora_core_xnnpack.lowering.lowering import FOUNDATION_TAG, LORA_TAG, Lowered, lower
 from lora_core_xnnpack.multimethod.relocations import MethodRelocations, Relocations
-from lora_core_xnnpack.multimethod.residents import BASE_METHOD, tensor_blob
-from lora_core_xnnpack.slot_tensors import KeySite, TensorRelocation, occurrences
-from lora_core_xnnpack.split.rewriting import Matrix
+from lora_core_xnnpack.multimethod.residents import BASE_METHOD
+from lora_core_xnnpack.slot_tensors import TensorRelocation, find_sites, not_stored, tensor_blob
 
 if TYPE_CHECKING:
     import torch
 
-Placeholders = Mapping[str, tuple[Matrix, Matrix]]
+Placeholders = Mapping[str, Values]
 
 
 @attrs.frozen(kw_only=True)
@@ -39,11 +39,11 @@ class LoweredTogether:
 
 def lower_together(base: BaseModel, plans: Sequence[SlotPlan]) -> LoweredTogether:
     """Lower the base as method `forward` and, for each of `plans`, the base with placeholders in its slots."""
-    from lora_core.models.lora import inject
+    from lora_core.models.injection import inject
 
     placeholders = {f"template_{index}": _placeholders(plan, index) for index, plan in enumerate(plans)}
     modules = {
-        name: inject(_with_same_tensors(base.module), plan, base.summary.layers, placeholders[name])
+        name: inject(_with_same_tensors(base.module), plan, base.paths, placeholders[name])
         for name, plan in zip(placeholders, plans, strict=True)
     }
     lowered = lower({BASE_METHOD: base.module, **modules}, base)
@@ -61,10 +61,13 @@ def lower_together(base: BaseModel, plans: Sequence[SlotPlan]) -> LoweredTogethe
     )
 
 
-def _placeholders(plan: SlotPlan, index: int) -> dict[str, tuple[Matrix, Matrix]]:
+def _placeholders(plan: SlotPlan, index: int) -> dict[str, Values]:
     # Those of two plans must differ: equal tensors would be stored once, and the second plan's order would be lost.
     factor = np.float32(1 + index)
-    return {module: (a * factor, b * factor) for module, (a, b) in placeholder_pairs(plan).items()}
+    return {
+        module: {part: array * factor for part, array in values.items()}
+        for module, values in placeholder_values(plan).items()
+    }
 
 
 def _with_same_tensors(module: torch.nn.Module) -> torch.nn.Module:
@@ -83,7 +86,7 @@ def _table(lowered: Lowered, program: ProgramParts, placeholders: Mapping[str, P
         MethodRelocations(method=name, tensors=_tensors(program.methods[name], values, order))
         for name, values in placeholders.items()
     ]
-    sizes = {4 * tensor.shape[0] * tensor.shape[1] for plan in plans for tensor in plan.tensors}
+    sizes = {tensor.size for plan in plans for tensor in plan.tensors}
     stored = store.external_data.get(FOUNDATION_TAG, {}) if store else {}
     known = sorted(key for key, entry in stored.items() if len(store.buffers[entry.buffer_index]) in sizes)
     return Relocations(plans=tuple(plans), foundation_keys=tuple(known))
@@ -92,26 +95,15 @@ def _table(lowered: Lowered, program: ProgramParts, placeholders: Mapping[str, P
 def _tensors(method: PackedMethod, values: Placeholders, order: Mapping[str, int]) -> tuple[TensorRelocation, ...]:
     found: list[tuple[int, TensorRelocation]] = []
     missing = []
-    for module, pair in values.items():
-        for matrix, value in zip(("a", "b"), pair, strict=True):
-            key = tensor_blob(value).key
-            sites = tuple(_sites(method, key))
+    payloads = dict(enumerate(method.payloads))
+    for module, parts in values.items():
+        for part, array in parts.items():
+            key = tensor_blob(array).key
+            sites = find_sites(payloads, key)
             if key not in order or not sites:
-                missing.append(f"{module} {matrix}")
+                missing.append(f"{module} {part}")
                 continue
-            rows, columns = value.shape
-            relocation = TensorRelocation(
-                module=module, matrix="a" if matrix == "a" else "b", shape=(rows, columns), sites=sites
-            )
-            found.append((order[key], relocation))
+            found.append((order[key], TensorRelocation(module=module, part=part, shape=array.shape, sites=sites)))
     if missing:
-        raise LoraCoreError(f"ExecuTorch did not store these LoRA matrices as XNNPACK constants: {', '.join(missing)}.")
+        raise not_stored(missing)
     return tuple(relocation for _, relocation in sorted(found, key=lambda each: each[0]))
-
-
-def _sites(method: PackedMethod, key: str) -> list[KeySite]:
-    return [
-        KeySite(payload=index, offset=offset)
-        for index, payload in enumerate(method.payloads)
-        for offset in occurrences(bytes(payload), key.encode("ascii"))
-    ]

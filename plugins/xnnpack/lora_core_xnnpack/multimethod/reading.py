@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import struct
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
-from lora_core.errors import BundleError
-from lora_core_xnnpack.files.named_blobs import Buffer, string_bytes
+from lora_core.pte import Buffer
+from lora_core_xnnpack.files.named_blobs import string_bytes
 from lora_core_xnnpack.files.program import PackedMethod, ProgramParts
+from lora_core_xnnpack.files.program_root import NOT_WHOLE, damaged
 from lora_core_xnnpack.files.schema import TENSOR_NAME, TENSOR_NAME_FIELD
 from lora_core_xnnpack.files.tables import Vector
 
@@ -20,8 +20,8 @@ def method_texts(program: Buffer, path: Path) -> Mapping[str, bytes]:
     """
     try:
         methods = ProgramParts.parse(program).methods
-    except (struct.error, ValueError, IndexError, KeyError) as error:
-        raise BundleError(f"{path.name} is not a whole ExecuTorch program: {error}.", where=str(path)) from error
+    except NOT_WHOLE as error:
+        raise damaged(path, error) from error
     # A method that the manifest lists and the program does not have reads nothing.
     return defaultdict(bytes, {name: _text(method) for name, method in methods.items()})
 

@@ -10,9 +10,7 @@ import attrs
 
 from lora_core_xnnpack import slot_tensors
 from lora_core_xnnpack.files.program import PackedMethod, ProgramParts
-from lora_core_xnnpack.slot_tensors import KEY_LENGTH, TensorRelocation
-
-SCHEMA_VERSION = 1
+from lora_core_xnnpack.slot_tensors import KEY_LENGTH, SCHEMA_VERSION, TensorRelocation
 
 
 @attrs.frozen(kw_only=True)
@@ -40,14 +38,14 @@ class Relocations:
 
 
 @attrs.frozen(kw_only=True)
-class Template:
+class MultimethodTemplate:
     """A template opened for linking."""
 
     program: ProgramParts
     table: Relocations
 
     @classmethod
-    def read(cls, program: Path, table: Path) -> Template:
+    def read(cls, program: Path, table: Path) -> MultimethodTemplate:
         """Read both files; raises `BundleError` naming the one that is damaged."""
         parts = ProgramParts.read(program)
         return cls(program=parts, table=_read(table, parts))
@@ -58,7 +56,7 @@ class Template:
 
 
 def _read(path: Path, program: ProgramParts) -> Relocations:
-    return slot_tensors.read_table(path, SCHEMA_VERSION, lambda document: _table(document, program))
+    return slot_tensors.read_table(path, lambda document: _table(document, program))
 
 
 def _table(document: dict[str, Any], program: ProgramParts) -> Relocations:

@@ -1,4 +1,4 @@
-"""Adapters of one program: from matrices to methods, and from a program's methods back."""
+"""Adapters of one program: from values to methods, and from a program's methods back."""
 
 from __future__ import annotations
 
@@ -7,24 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import attrs
-import numpy as np
 
-from lora_core.adapters.adapter import Adapter
-from lora_core.adapters.slots.plan import SlotPlan
+from lora_core.adapters.slots.choice import PlacedAdapter
 from lora_core.errors import BundleError
+from lora_core.pte import Buffer
 from lora_core_xnnpack.files.data_file import DataBlob
-from lora_core_xnnpack.files.named_blobs import Buffer
 from lora_core_xnnpack.files.program import PackedMethod, ProgramParts
-from lora_core_xnnpack.multimethod.relocations import Template
-from lora_core_xnnpack.slot_tensors import KEY_LENGTH
-from lora_core_xnnpack.split.rewriting import Matrix, slot_matrices
+from lora_core_xnnpack.multimethod.relocations import MultimethodTemplate
+from lora_core_xnnpack.slot_tensors import KEY_LENGTH, linkable_values
 
 BASE_METHOD = "forward"
-
-
-def tensor_blob(matrix: Matrix) -> DataBlob:
-    """Return a LoRA matrix as ExecuTorch stores it, under the key that it gives it."""
-    return DataBlob.under_content_key(np.ascontiguousarray(matrix, dtype="<f4").data.cast("B"))
 
 
 @attrs.frozen(kw_only=True)
@@ -40,25 +32,22 @@ class Resident:
     data: Mapping[str, Buffer]
 
     @classmethod
-    def of_adapter(cls, adapter: Adapter, plan: int, slots: SlotPlan, template: Template) -> Resident:
-        """Return `adapter`, which must fit `slots`, at the ranks of the template, scaling folded into B."""
-        matrices = slot_matrices(adapter, slots)
-        blobs = []
-        for tensor in template.table.plans[plan].tensors:
-            matrix = matrices[tensor.module][0 if tensor.matrix == "a" else 1]
-            if matrix.shape != tensor.shape:
-                raise ValueError(f"{tensor.module} {tensor.matrix} is {matrix.shape}, the template has {tensor.shape}")
-            blobs.append(tensor_blob(matrix))
+    def of_adapter(cls, adapter: PlacedAdapter, template: MultimethodTemplate) -> Resident:
+        """Return `adapter` at the ranks of the template, scaling folded in."""
+        values = linkable_values(adapter)
+        blobs = [tensor.blob(values) for tensor in template.table.plans[adapter.index].tensors]
         known = set(template.table.foundation_keys)
         return cls(
             name=adapter.name,
-            plan=plan,
+            plan=adapter.index,
             keys=tuple(blob.key for blob in blobs),
             data={blob.key: blob.data for blob in blobs if blob.key not in known},
         )
 
     @classmethod
-    def of_program(cls, name: str, plan: int, program: ProgramParts, template: Template, path: Path) -> Resident:
+    def of_program(
+        cls, name: str, plan: int, program: ProgramParts, template: MultimethodTemplate, path: Path
+    ) -> Resident:
         """Read the adapter `name` back from `program`, the file at `path`; raises `BundleError` if it is damaged."""
         known = set(template.table.foundation_keys)
         try:
@@ -72,7 +61,7 @@ class Resident:
             raise _damaged(name, path)
         return cls(name=name, plan=plan, keys=tuple(keys), data=data)
 
-    def method(self, template: Template) -> PackedMethod:
+    def method(self, template: MultimethodTemplate) -> PackedMethod:
         """Return the template's method with this adapter's keys."""
         method = template.method(self.plan)
         payloads = [bytearray(payload) for payload in method.payloads]
@@ -90,7 +79,7 @@ def _damaged(name: str, path: Path) -> BundleError:
     )
 
 
-def link_program(template: Template, residents: Sequence[Resident]) -> list[Buffer]:
+def link_program(template: MultimethodTemplate, residents: Sequence[Resident]) -> list[Buffer]:
     """Return the program with the base and all `residents`: what lowering all its methods together would have given.
 
     The order of `residents` has no meaning.

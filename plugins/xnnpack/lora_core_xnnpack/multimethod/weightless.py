@@ -16,10 +16,10 @@ from lora_core_xnnpack.cache.origins import (
     trace_foundation,
 )
 from lora_core_xnnpack.files.data_file import DataBlob, serialize
-from lora_core_xnnpack.files.named_blobs import StoredBlob
+from lora_core_xnnpack.files.named_blobs import NamedBlob
 from lora_core_xnnpack.files.program import PackedMethod, ProgramParts
 from lora_core_xnnpack.multimethod.lowering import LoweredTogether
-from lora_core_xnnpack.multimethod.relocations import Template
+from lora_core_xnnpack.multimethod.relocations import MultimethodTemplate
 from lora_core_xnnpack.slot_tensors import KeySite
 
 if TYPE_CHECKING:
@@ -42,13 +42,13 @@ class WeightlessTogether:
     """The template and its file's bytes, the foundation's blobs in stored order, and where their keys stand."""
 
     program: bytes
-    template: Template
+    template: MultimethodTemplate
     foundation: tuple[BaseTensor, ...]
     sites: tuple[BaseKeySites, ...]
     planned_memory: Mapping[str, int]
 
     @classmethod
-    def strip(cls, module: torch.nn.Module, lowered: LoweredTogether, blobs: Sequence[StoredBlob]) -> Self:
+    def strip(cls, module: torch.nn.Module, lowered: LoweredTogether, blobs: Sequence[NamedBlob]) -> Self:
         """Take a lowered template and its foundation, which holds `blobs`, apart from the weights in `module`.
 
         Raises `DependsOnWeightsError`, also if putting the program together again does not give its bytes.
@@ -58,7 +58,7 @@ class WeightlessTogether:
             raise DependsOnWeightsError("the program is not laid out as ExecuTorch 1.5.1 lays programs out")
         return cls(
             program=lowered.program,
-            template=Template(program=parts, table=lowered.table),
+            template=MultimethodTemplate(program=parts, table=lowered.table),
             foundation=trace_foundation(module, lowered.foundation, blobs),
             sites=tuple(_sites(parts, [blob.key for blob in blobs])),
             planned_memory=lowered.planned_memory,
@@ -94,7 +94,7 @@ class WeightlessTogether:
         """Read the template in `directory`; raises as `Weightless.from_entry` says."""
         return cls(
             program=(directory / _PROGRAM).read_bytes(),
-            template=Template.read(directory / _PROGRAM, directory / _TABLE),
+            template=MultimethodTemplate.read(directory / _PROGRAM, directory / _TABLE),
             foundation=tuple(BaseTensor.from_json(tensor) for tensor in content["foundation"]),
             sites=tuple(
                 BaseKeySites(

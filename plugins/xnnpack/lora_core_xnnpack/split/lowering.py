@@ -10,28 +10,27 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from lora_core.adapters.slots.placeholders import placeholder_pairs
+from lora_core.adapters.slots.placeholders import placeholder_values
 from lora_core.adapters.slots.plan import SlotPlan
 from lora_core.errors import LoraCoreError
 from lora_core.events import Emit, stage
 from lora_core.models.base import BaseModel
+from lora_core_xnnpack.artifacts import FOUNDATION_FILE
 from lora_core_xnnpack.lowering.lowering import FOUNDATION_TAG, Lowered, lower
 
 if TYPE_CHECKING:
-    from lora_core_xnnpack.split.rewriting import Template
-
-FOUNDATION_FILE = f"{FOUNDATION_TAG}.ptd"
+    from lora_core_xnnpack.split.relocations import SplitTemplate
 
 
 @attrs.frozen(kw_only=True)
-class Foundation:
+class FoundationIndex:
     """The stored base: every key with the SHA-256 and the size of its bytes."""
 
     digests: Mapping[str, str]
     sizes: Mapping[str, int]
 
     @classmethod
-    def read(cls, path: Path) -> Foundation:
+    def read(cls, path: Path) -> FoundationIndex:
         """Read and hash the foundation file at `path`."""
         from lora_core_xnnpack.files.data_file import stored_blobs
         from lora_core_xnnpack.files.named_blobs import mapped
@@ -46,7 +45,7 @@ class Foundation:
 
 def lower_all(
     base: BaseModel, plans: Sequence[SlotPlan], out: Path, emit: Emit
-) -> tuple[list[Template], dict[str, dict[str, int]]]:
+) -> tuple[list[SplitTemplate], dict[str, dict[str, int]]]:
     """Lower the base and a template for each plan, and write the foundation file into `out`.
 
     Returns the programs, the base's first, and the bytes of memory that each plans, by method.
@@ -57,7 +56,7 @@ def lower_all(
         lowered = lower({"forward": base.module}, base)
     with stage(emit, "Write the foundation"):
         lowered.manager.write_tensor_data_to_file(str(out))
-        foundation = Foundation.read(out / FOUNDATION_FILE)
+        foundation = FoundationIndex.read(out / FOUNDATION_FILE)
     programs = [make_template(lowered, {}, {})]
     planned = {"base": _planned_memory(lowered)}
     del lowered  # it holds a copy of the foundation, and graphs are cyclic
@@ -70,13 +69,15 @@ def lower_all(
     return programs, planned
 
 
-def _lower_template(base: BaseModel, plan: SlotPlan, foundation: Foundation) -> tuple[Template, dict[str, int]]:
+def _lower_template(
+    base: BaseModel, plan: SlotPlan, foundation: FoundationIndex
+) -> tuple[SplitTemplate, dict[str, int]]:
     """Lower the base with placeholders in every slot of `plan`; the base is as it was afterwards."""
-    from lora_core.models.lora import eject, inject
+    from lora_core.models.injection import eject, inject
     from lora_core_xnnpack.split.templating import make_template
 
-    placeholders = placeholder_pairs(plan)
-    module = inject(base.module, plan, base.summary.layers, placeholders)
+    placeholders = placeholder_values(plan)
+    module = inject(base.module, plan, base.paths, placeholders)
     try:
         lowered = lower({"forward": module}, base)
     finally:
@@ -100,7 +101,7 @@ def _digests(lowered: Lowered) -> dict[str, str]:
     return digests | {key: _sha256(store.buffers[entry.buffer_index]) for key, entry in entries.items()}
 
 
-def _check_covered(needed: Mapping[str, str], foundation: Foundation) -> None:
+def _check_covered(needed: Mapping[str, str], foundation: FoundationIndex) -> None:
     wrong = sorted(key for key, digest in needed.items() if foundation.digests.get(key) != digest)
     if wrong:
         raise LoraCoreError(

@@ -9,10 +9,9 @@ from typing import Any
 import attrs
 
 from lora_core_xnnpack import slot_tensors
-from lora_core_xnnpack.files.program_front import ProgramTail, SegmentOffsets
-from lora_core_xnnpack.slot_tensors import TensorRelocation
-
-SCHEMA_VERSION = 1
+from lora_core_xnnpack.files.program_front import ProgramTail
+from lora_core_xnnpack.files.program_root import SegmentOffsets
+from lora_core_xnnpack.slot_tensors import SCHEMA_VERSION, TensorRelocation
 
 
 @attrs.frozen(kw_only=True)
@@ -57,6 +56,25 @@ class RelocationTable:
         return json.dumps({"schema_version": SCHEMA_VERSION, **document}, separators=(",", ":"), sort_keys=True) + "\n"
 
 
+@attrs.frozen(kw_only=True)
+class SplitTemplate:
+    """A template opened for linking: the program file's bytes and its relocation table."""
+
+    program: bytes
+    table: RelocationTable
+
+    @classmethod
+    def read(cls, program: Path, table: Path) -> SplitTemplate:
+        """Read both files; raises `BundleError` naming the one that is damaged."""
+        data = program.read_bytes()
+        return cls(program=data, table=read_table(table, data))
+
+    def segment(self, index: int) -> bytes:
+        """Return the bytes of one segment."""
+        span = self.table.segments[index]
+        return self.program[span.offset : span.offset + span.size]
+
+
 def _offsets(document: dict[str, Any]) -> SegmentOffsets:
     return SegmentOffsets(segment=document["segment"], offsets=tuple(document["offsets"]))
 
@@ -82,7 +100,7 @@ def read_table(path: Path, program: bytes) -> RelocationTable:
 
     Raises `BundleError` naming the file if it is of a newer schema or not a table for this program.
     """
-    return slot_tensors.read_table(path, SCHEMA_VERSION, lambda document: _table(document, program))
+    return slot_tensors.read_table(path, lambda document: _table(document, program))
 
 
 def _table(document: dict[str, Any], program: bytes) -> RelocationTable:

@@ -4,20 +4,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import flatbuffers
 from executorch.exir import ExecutorchProgramManager
 from executorch.exir._serialize import _flatbuffer_program
 from executorch.exir._serialize.generated.executorch_flatbuffer.Program import Program, ProgramT
 
+from lora_core.adapters.slots.kinds import Values
 from lora_core.errors import LoraCoreError
-from lora_core_xnnpack.files.data_file import SEGMENT_ALIGNMENT, DataBlob
-from lora_core_xnnpack.files.program_front import ProgramTail, SegmentOffsets
+from lora_core.pte import SEGMENT_ALIGNMENT
+from lora_core_xnnpack.files.program_front import ProgramTail
+from lora_core_xnnpack.files.program_root import ProgramRoot, SegmentOffsets
 from lora_core_xnnpack.lowering.lowering import LORA_TAG, Lowered
-from lora_core_xnnpack.slot_tensors import KeySite, TensorRelocation, occurrences
-from lora_core_xnnpack.split.relocations import DelegateReference, RelocationTable, TemplateSegment
-from lora_core_xnnpack.split.rewriting import Matrix, Template
+from lora_core_xnnpack.slot_tensors import TensorRelocation, find_sites, not_stored, tensor_blob
+from lora_core_xnnpack.split.relocations import DelegateReference, RelocationTable, SplitTemplate, TemplateSegment
 
 
 def _pack_vector(builder: flatbuffers.Builder, items: Iterable[Any]) -> int:
@@ -69,21 +70,6 @@ def _header_length() -> int:
     return int(aligned_size(_ExtendedHeader.EXPECTED_LENGTH, schema.max_alignment))
 
 
-def _program_size(program: bytes) -> int:
-    return int.from_bytes(program[16:24], "little")
-
-
-def _segment_base(program: bytes) -> int:
-    return int.from_bytes(program[24:32], "little")
-
-
-def _segments(program: bytes) -> tuple[TemplateSegment, ...]:
-    root = Program.GetRootAs(program)
-    base = _segment_base(program)
-    spans = [root.Segments(index) for index in range(root.SegmentsLength())]
-    return tuple(TemplateSegment(offset=base + int(span.Offset()), size=int(span.Size())) for span in spans)
-
-
 def _delegates(program: bytes, tail_offset: int) -> tuple[DelegateReference, ...]:
     root = Program.GetRootAs(program)
     references = []
@@ -94,14 +80,6 @@ def _delegates(program: bytes, tail_offset: int) -> tuple[DelegateReference, ...
     return tuple(references)
 
 
-def _sites(payloads: Mapping[int, bytes], key: str) -> tuple[KeySite, ...]:
-    return tuple(
-        KeySite(payload=segment, offset=offset)
-        for segment, payload in payloads.items()
-        for offset in occurrences(payload, key.encode("ascii"))
-    )
-
-
 def _stored_order(manager: ExecutorchProgramManager) -> tuple[str, ...]:
     """Return the keys of the LoRA data in stored order."""
     entries = manager._named_data.external_data.get(LORA_TAG, {}) if manager._named_data else {}
@@ -110,50 +88,56 @@ def _stored_order(manager: ExecutorchProgramManager) -> tuple[str, ...]:
     return tuple(entries)
 
 
-def make_template(
-    lowered: Lowered, placeholders: Mapping[str, tuple[Matrix, Matrix]], foundation: Mapping[str, int]
-) -> Template:
+def make_template(lowered: Lowered, placeholders: Mapping[str, Values], foundation: Mapping[str, int]) -> SplitTemplate:
     """Find every placeholder of a lowered program.
 
-    `placeholders` are the distinct A and B matrices that were lowered, by slot; `foundation` maps the foundation's
+    `placeholders` are the distinct values that were lowered, by module and part; `foundation` maps the foundation's
     keys to their sizes in bytes. Raises `LoraCoreError` if a placeholder is not stored under its content key, or a key
     stands nowhere: then this program cannot be linked.
     """
     program = lowered.pte
-    tail = _pack_tail(program, _program_size(program))
-    tail_offset = _program_size(program) - len(tail.data)
-    if program[tail_offset : tail_offset + len(tail.data)] != tail.data:
+    root = ProgramRoot.read(program)
+    size = root.header.program_size
+    tail = _pack_tail(program, size)
+    tail_offset = size - len(tail.data)
+    if program[tail_offset:size] != tail.data:
         raise LoraCoreError("The lowered program is not laid out as ExecuTorch 1.5.1 lays programs out.")
-    segments = _segments(program)
     delegates = _delegates(program, tail_offset)
-    spans = {index: segments[index] for index in sorted({reference.segment for reference in delegates})}
-    payloads = {index: program[span.offset : span.offset + span.size] for index, span in spans.items()}
-    by_key: dict[str, tuple[str, Literal["a", "b"], Matrix]] = {}
-    for module, (a, b) in placeholders.items():
-        by_key[DataBlob.under_content_key(a.tobytes()).key] = (module, "a", a)
-        by_key[DataBlob.under_content_key(b.tobytes()).key] = (module, "b", b)
-    order = _stored_order(lowered.manager)
-    if set(order) != set(by_key):
-        missing = sorted(f"{module} {matrix}" for key, (module, matrix, _) in by_key.items() if key not in order)
-        raise LoraCoreError(f"ExecuTorch did not store these LoRA matrices as XNNPACK constants: {', '.join(missing)}.")
-    tensors = []
-    for key in order:
-        module, matrix, values = by_key[key]
-        sites = _sites(payloads, key)
-        if not sites or program.count(key.encode("ascii")) != len(sites):
-            raise LoraCoreError(f"The key of {module} {matrix} stands outside of the delegates' payloads.")
-        rows, columns = values.shape
-        tensors.append(TensorRelocation(module=module, matrix=matrix, shape=(rows, columns), sites=sites))
-    sizes = {values.nbytes for _, _, values in by_key.values()}
-    return Template(
+    tensors = _tensors(lowered, placeholders, {each.segment for each in delegates}, root)
+    sizes = {tensor.size for tensor in tensors}
+    return SplitTemplate(
         program=program,
         table=RelocationTable(
             tail_offset=tail_offset,
             tail_size=len(tail.data),
             tail=tail,
-            segments=segments,
+            segments=tuple(TemplateSegment(offset=offset, size=length) for offset, length in root.spans),
             delegates=delegates,
-            tensors=tuple(tensors),
+            tensors=tensors,
             foundation_keys=tuple(sorted(key for key, size in foundation.items() if size in sizes)),
         ),
     )
+
+
+def _tensors(
+    lowered: Lowered, placeholders: Mapping[str, Values], delegated: set[int], root: ProgramRoot
+) -> tuple[TensorRelocation, ...]:
+    """Return every part of every slot in stored order, with the places of its key in the payloads of `delegated`."""
+    program, segments = lowered.pte, root.segments()
+    payloads = {index: segments[index] for index in sorted(delegated)}
+    by_key = {
+        tensor_blob(array).key: (module, part, array)
+        for module, values in placeholders.items()
+        for part, array in values.items()
+    }
+    order = _stored_order(lowered.manager)
+    if set(order) != set(by_key):
+        raise not_stored(f"{module} {part}" for key, (module, part, _) in by_key.items() if key not in order)
+    tensors = []
+    for key in order:
+        module, part, array = by_key[key]
+        sites = find_sites(payloads, key)
+        if not sites or program.count(key.encode("ascii")) != len(sites):
+            raise LoraCoreError(f"The key of {module} {part} stands outside of the delegates' payloads.")
+        tensors.append(TensorRelocation(module=module, part=part, shape=array.shape, sites=sites))
+    return tuple(tensors)

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any, Self
 
 import attrs
 
+from lora_core.pte import Buffer
 from lora_core_xnnpack.cache.origins import BaseTensor, is_content_key, key_offsets, trace_foundation
 from lora_core_xnnpack.files.data_file import DataBlob
-from lora_core_xnnpack.files.named_blobs import Buffer, StoredBlob, number, tables
+from lora_core_xnnpack.files.named_blobs import NamedBlob
+from lora_core_xnnpack.files.program_root import ProgramRoot
 from lora_core_xnnpack.slot_tensors import KeySite
-from lora_core_xnnpack.split.relocations import RelocationTable, TemplateSegment
-from lora_core_xnnpack.split.rewriting import Template, rewrite
+from lora_core_xnnpack.split.relocations import RelocationTable, SplitTemplate, TemplateSegment
+from lora_core_xnnpack.split.rewriting import rewrite
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +29,7 @@ PlannedMemory = Mapping[str, Mapping[str, int]]
 class WeightlessProgram:
     """A program (or template) and where the keys of base tensors stand in it, by their index in the foundation."""
 
-    template: Template
+    template: SplitTemplate
     sites: tuple[tuple[int, tuple[KeySite, ...]], ...]
 
 
@@ -43,10 +45,10 @@ class WeightlessSet:
     def strip(
         cls,
         module: torch.nn.Module,
-        programs: Sequence[Template],
+        programs: Sequence[SplitTemplate],
         planned_memory: PlannedMemory,
         data: Buffer,
-        blobs: Sequence[StoredBlob],
+        blobs: Sequence[NamedBlob],
     ) -> Self:
         """Take `programs` and the foundation file, whose bytes are `data`, apart from the weights in `module`.
 
@@ -57,7 +59,7 @@ class WeightlessSet:
         stripped = tuple(WeightlessProgram(template=program, sites=_sites(program, keys)) for program in programs)
         return cls(foundation=foundation, programs=stripped, planned_memory=planned_memory)
 
-    def fill(self, module: torch.nn.Module) -> tuple[list[DataBlob], list[Template]]:
+    def fill(self, module: torch.nn.Module) -> tuple[list[DataBlob], list[SplitTemplate]]:
         """Return the foundation's blobs and the programs that lowering `module` would have given."""
         blobs = [tensor.blob(module) for tensor in self.foundation]
         distinct = list({blob.key: blob for blob in blobs}.values())
@@ -68,7 +70,7 @@ class WeightlessSet:
         """Read the programs in `directory`; raises as `Weightless.from_entry` says."""
         programs = tuple(
             WeightlessProgram(
-                template=Template.read(directory / f"{index}.pte", directory / f"{index}.json"),
+                template=SplitTemplate.read(directory / f"{index}.pte", directory / f"{index}.json"),
                 sites=tuple((tensor, tuple(KeySite(**site) for site in sites)) for tensor, sites in found),
             )
             for index, found in enumerate(content["programs"])
@@ -93,7 +95,7 @@ class WeightlessSet:
         return files, content
 
 
-def _sites(program: Template, keys: Sequence[str]) -> tuple[tuple[int, tuple[KeySite, ...]], ...]:
+def _sites(program: SplitTemplate, keys: Sequence[str]) -> tuple[tuple[int, tuple[KeySite, ...]], ...]:
     segments = sorted({reference.segment for reference in program.table.delegates})
     payloads = {segment: program.segment(segment) for segment in segments}
     found = []
@@ -108,30 +110,28 @@ def _sites(program: Template, keys: Sequence[str]) -> tuple[tuple[int, tuple[Key
     return tuple(found)
 
 
-def _fill(program: WeightlessProgram, blobs: Sequence[DataBlob]) -> Template:
+def _fill(program: WeightlessProgram, blobs: Sequence[DataBlob]) -> SplitTemplate:
     old = program.template
     rewritten = b"".join(rewrite(old, [(sites, blobs[index].key) for index, sites in program.sites]))
-    sizes = {4 * rows * columns for rows, columns in (tensor.shape for tensor in old.table.tensors)}
+    sizes = {tensor.size for tensor in old.table.tensors}
     keys = tuple(sorted({blob.key for blob in blobs if len(blob.data) in sizes}))
-    return Template(program=rewritten, table=attrs.evolve(_retabled(old.table, rewritten), foundation_keys=keys))
+    return SplitTemplate(program=rewritten, table=attrs.evolve(_retabled(old.table, rewritten), foundation_keys=keys))
 
 
 def _retabled(old: RelocationTable, program: bytes) -> RelocationTable:
     """Return the table of a rewritten program: equal payloads may have come to share a segment."""
-    size, base = struct.unpack_from("<QQ", program, 16)
-    root = struct.unpack_from("<I", program)[0]
-    start = size - old.tail_size
-    tail = program[start:size]
+    root = ProgramRoot.read(program)
+    start = root.header.program_size - old.tail_size
+    tail = program[start : root.header.program_size]
     delegates = tuple(
         attrs.evolve(each, segment=struct.unpack_from("<I", tail, each.position)[0]) for each in old.delegates
     )
     moved = {before.segment: after.segment for before, after in zip(old.delegates, delegates, strict=True)}
-    spans = [(number(program, span, 0, "<Q"), number(program, span, 1, "<Q")) for span in tables(program, root, 4)]
     return attrs.evolve(
         old,
         tail_offset=start,
         tail=attrs.evolve(old.tail, data=tail),
-        segments=tuple(TemplateSegment(offset=base + offset, size=length) for offset, length in spans),
+        segments=tuple(TemplateSegment(offset=offset, size=size) for offset, size in root.spans),
         delegates=delegates,
         tensors=tuple(attrs.evolve(tensor, sites=_moved(tensor.sites, moved)) for tensor in old.tensors),
     )

@@ -14,7 +14,7 @@ import attrs
 
 from lora_core.adapters.reference import AdapterReference
 from lora_core.errors import ModelError, UnsupportedError
-from lora_core.verification.reference_model import ReferenceModel
+from lora_core.models.reference_model import ReferenceModel
 
 if TYPE_CHECKING:
     import numpy as np

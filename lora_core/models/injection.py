@@ -5,75 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import torch  # noqa: TID253 - the module defines an nn.Module; nothing imports it before weights are loaded
+import torch  # noqa: TID253 - nothing imports this module before weights are loaded
 
 from lora_core.adapters.slots.kinds import kind_of
+from lora_core.adapters.slots.modules import SlotModule
 from lora_core.adapters.slots.plan import Slot, SlotPlan
 from lora_core.errors import AdapterError, Problem
-
-
-class SlotModule(torch.nn.Module):  # type: ignore[misc]  # torch is untyped here
-    """A layer of the base with one slot's parts acting on it. `base` is the wrapped layer, untouched."""
-
-    base: torch.nn.Module
-    PARTS: Mapping[str, str] = {}
-    """The parts of the slot's kind, each with the name of the parameter that holds it."""
-
-
-class LoraLinear(SlotModule):
-    """`out = base(x) + lora_b(lora_a(x))`: a linear layer with a low-rank update beside it.
-
-    `base` is the wrapped layer, untouched (it may be quantized). `lora_a` is (rank, in_features), `lora_b`
-    (out_features, rank) and already scaled: the graph holds no scalar that depends on the adapter. `weight` and
-    `bias` are the base's, and state dicts that name them without `base.` still load.
-    """
-
-    PARTS: Mapping[str, str] = {"a": "lora_a.weight", "b": "lora_b.weight"}
-
-    def __init__(self, base: torch.nn.Module, a: torch.Tensor, b: torch.Tensor) -> None:
-        """Wrap `base` with the matrices `a` and `b`."""
-        super().__init__()
-        self.base = base
-        self.lora_a = _linear(a)
-        self.lora_b = _linear(b)
-        self.train(base.training)
-
-    @property
-    def weight(self) -> Any:
-        """The weight of the base layer."""
-        return self.base.weight
-
-    @property
-    def bias(self) -> Any:
-        """The bias of the base layer, or None."""
-        return self.base.bias
-
-    @property
-    def in_features(self) -> int:
-        """The width of the input."""
-        return int(self.lora_a.in_features)
-
-    @property
-    def out_features(self) -> int:
-        """The width of the output."""
-        return int(self.lora_b.out_features)
-
-    @property
-    def rank(self) -> int:
-        """The rank of the update."""
-        return int(self.lora_a.out_features)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the base's output plus the low-rank update."""
-        out: torch.Tensor = self.base(x) + self.lora_b(self.lora_a(x))
-        return out
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # Hook of nn.Module.load_state_dict, which calls it positionally.
-        for name in ("weight", "bias"):
-            if prefix + name in state_dict and f"{prefix}base.{name}" not in state_dict:
-                state_dict[f"{prefix}base.{name}"] = state_dict.pop(prefix + name)
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def inject(
@@ -157,13 +94,6 @@ def _check(
 def _float32(value: Any) -> torch.Tensor:
     tensor = value if isinstance(value, torch.Tensor) else torch.from_numpy(value)
     return tensor.detach().to(torch.float32).contiguous()
-
-
-def _linear(weight: torch.Tensor) -> torch.nn.Linear:
-    with torch.device("meta"):
-        linear = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False)
-    linear.weight = torch.nn.Parameter(weight, requires_grad=False)
-    return linear
 
 
 def _replace(module: torch.nn.Module, path: str, layer: torch.nn.Module) -> torch.nn.Module:

@@ -6,11 +6,24 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lora_core.verification.numbers import Trace
+import attrs
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+
+@attrs.frozen(kw_only=True)
+class Trace:
+    """Logits along one text: after `prompt`, and after each token of `tokens` but the last.
+
+    `logits` has shape (len(tokens), vocab_size); row i predicts `tokens[i]`. The tokens are the reference's own greedy
+    choice, so that both sides always see the same text.
+    """
+
+    prompt: tuple[int, ...]
+    tokens: tuple[int, ...]
+    logits: npt.NDArray[np.float32]
 
 
 class ReferenceModel(ABC):

@@ -9,7 +9,7 @@ are apart by sqrt(2) times that. Of some 100,000 results the largest is at 4.5 s
     apart <= 4.5 * sqrt(2) / sqrt(3) * unit * sqrt(steps) = 3.7 * unit * sqrt(steps)   (of the spread)
 
 Four times as much is allowed, for what follows a sum and enlarges its error against the spread. Measured with kernels
-for AVX2, SSE4.2 and no vectors at all: at most a quarter of what is allowed. Results that lie further out than 4.5
+for AVX2, SSE4.2 and no vectors at all: at most a third of what is allowed. Results that lie further out than 4.5
 standard deviations, such as sums of few products, or that have a mean, are rounded at their own size: there a fraction
 1 / 4.5 of the largest stands for the spread.
 

@@ -34,7 +34,9 @@ def eager(exporter, tiny_model, name: str | None) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", [None, "shout", "pirate"])
-@pytest.mark.parametrize(("precision", "limit"), [("float16", STRICT), ("float32", ACCUMULATING)])
+@pytest.mark.parametrize(
+    ("precision", "limit"), [("float16", STRICT), ("float32", ACCUMULATING)], ids=["strict", "accumulating"]
+)
 def test_a_method_agrees_with_the_eager_model(exporter, tiny_model, bundle: Bundle, name, precision, limit) -> None:
     expected = eager(exporter, tiny_model, name)
     with CoremlBackend().open(bundle, {"precision": precision}) as session:

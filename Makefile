@@ -6,13 +6,14 @@ STAMP := $(VENV)/.installed
 MODEL := build/models/SmolLM2-135M-Instruct
 DISTRIBUTIONS := . plugins/xnnpack plugins/coreml plugins/qnn_sim
 
-.PHONY: help setup model demo lint types test test-fast clean-demo clean
+.PHONY: help setup model demo lint types test test-fast test-processors clean-demo clean
 
 help:
 	@echo "make setup       install everything into $(VENV)"
 	@echo "make demo        export SmolLM2 with real adapters, run it, show what is shared"
 	@echo "make test        lint, types and all tests"
 	@echo "make test-fast   the tests that need no full-size model"
+	@echo "make test-processors  numbers and bytes as on other processors, and beside a busy machine"
 	@echo "make lint types  the parts of 'make test' before the tests"
 	@echo "make clean-demo  forget the demo's bundle, so that it exports again"
 	@echo "make clean       forget everything that was built (not $(VENV))"
@@ -53,6 +54,10 @@ test: lint types $(MODEL)/config.json
 test-fast: lint types
 	@echo "==> pytest without full-size models"
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not full"
+
+test-processors: $(STAMP)
+	@echo "==> pytest under settings that imitate other processors (about 3 minutes)"
+	@$(BIN)/python tests/other_processors.py
 
 clean-demo:
 	rm -rf build/demo

@@ -46,21 +46,14 @@ MODULES: Mapping[str, str] = {
     "lora_core.bundle.layout": "lora_core.bundle.paths",
 }
 NAMES: Mapping[str, Mapping[str, str]] = {
-    "lora_core.adapters.adapter": {
-        "LoraPair": "lora_core.adapters.adapter.Update",
-        "LazyTensor": "lora_core.tensors.LazyTensor",
-    },
+    "lora_core.adapters.adapter": {"LoraPair": "lora_core.adapters.adapter.Update"},
     "lora_core.adapters.peft": {"PeftFormat": "lora_core.adapters.peft.format.PeftFormat"},
     "lora_core.adapters.slots": {
         "Slot": "lora_core.adapters.slots.plan.Slot",
         "SlotPlan": "lora_core.adapters.slots.plan.SlotPlan",
         "padded_pair": "lora_core.adapters.slots.plan.Slot.fold",
     },
-    "lora_core.models.base": {
-        "LayerInfo": "lora_core.layers.LayerInfo",
-        "ModelSummary": "lora_core.layers.ModelSummary",
-    },
-    "lora_core.sharing.fingerprint": {"file_sha256": "lora_core.bundle.hashing.file_sha256"},
+    "lora_core.models.base": {"LayerInfo": "lora_core.layers.LayerInfo"},
 }
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from lora_core.bundle.bundle import Bundle
 from lora_core.bundle.hashing import file_sha256
 from lora_core.errors import BundleError
-from lora_core.moved import missing
 
 
 def foundation_file_fingerprint(bundle: Bundle) -> str:
@@ -19,7 +18,3 @@ def foundation_file_fingerprint(bundle: Bundle) -> str:
             f"The bundle has {len(files)} foundation files where one is expected.", where=str(bundle.path)
         )
     return file_sha256(bundle.file(files[0]))
-
-
-def __getattr__(name: str) -> object:
-    raise missing(__name__, name)

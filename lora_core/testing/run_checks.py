@@ -28,7 +28,7 @@ def adapters_take_effect(workshop: Workshop) -> None:
         for one, other in (("base", "alice"), ("base", "bob"), ("alice", "bob")):
             if np.array_equal(answers[one], answers[other]):
                 raise Broken(f"{one} and {other} answer alike: an adapter has no effect")
-        if not np.array_equal(ask(None), answers["base"]):
+        if _differs(ask(None), answers["base"], of=answers["alice"]):
             raise Broken("The base answers differently after an adapter: the KV cache survived the change")
 
 
@@ -36,9 +36,9 @@ def added_adapters_answer_alike(workshop: Workshop) -> None:
     """Ask an adapter that was added, and the same one exported."""
     added = workshop.add(workshop.copy(workshop.export(("alice",)), "answers"), [workshop.adapter("bob")])
     with _asking(workshop, added) as ask:
-        answer = ask("bob")
+        base, answer = ask(None), ask("bob")
     with _asking(workshop, workshop.export(("alice", "bob"))) as ask:
-        if not np.array_equal(ask("bob"), answer):
+        if _differs(ask("bob"), answer, of=base):
             raise Broken("An added adapter answers otherwise than an exported one")
 
 
@@ -73,6 +73,15 @@ def _asking(workshop: Workshop, bundle: Bundle) -> Iterator[Ask]:
 
     with session:
         yield ask
+
+
+def _differs(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32], *, of: npt.NDArray[np.float32]) -> bool:
+    """Say whether two answers differ by more than a hundredth of the adapter's effect, `other` against `of`.
+
+    A runtime may add in another order for weights at another address, or for other threads, and quantized activations
+    then round otherwise here and there. A wrong matrix, or a cache of another text, is of the size of the effect.
+    """
+    return not bool(np.abs(one - other).max() <= 0.01 * np.abs(of - other).max())
 
 
 CHECKS = (

@@ -13,7 +13,7 @@ import transformers
 
 from lora_core.layers import LayerInfo, ModelSummary
 
-_SHAPE = {
+SHAPE = {
     "vocab_size": 128,
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -45,6 +45,10 @@ class PeftCase:
         return self.name
 
 
+# Larger than the base's weights by far, and small enough that attention scores stay near 1. With A and B near 1 scores
+# reach hundreds, softmax picks a single key, and float32 itself is a hundredth of the logits' spread off float64: only
+# kernels that happen to be the same would agree.
+SPREAD = 0.1
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 QV = ["q_proj", "v_proj"]
 
@@ -166,7 +170,7 @@ def tiny_model(family: str) -> transformers.PreTrainedModel:
     """Return the same small random causal language model of `family` at every call."""
     config_class, extra = _CONFIGS[family]
     torch.manual_seed(0)
-    return transformers.AutoModelForCausalLM.from_config(config_class(**_SHAPE, **extra)).eval()
+    return transformers.AutoModelForCausalLM.from_config(config_class(**SHAPE, **extra)).eval()
 
 
 def peft_model(case: PeftCase, directory: Path) -> peft.PeftModel:
@@ -178,7 +182,7 @@ def peft_model(case: PeftCase, directory: Path) -> peft.PeftModel:
         generator = torch.Generator().manual_seed(len(case.name))
         for name, parameter in made.named_parameters():
             if "lora_" in name:
-                parameter.data = torch.randn(parameter.shape, generator=generator).to(case.dtype)
+                parameter.data = (SPREAD * torch.randn(parameter.shape, generator=generator)).to(case.dtype)
         made.save_pretrained(directory, save_embedding_layers=False)
         return peft.PeftModel.from_pretrained(tiny_model(case.family), directory).eval()
 

@@ -6,7 +6,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import peft
 import pytest
 import torch
@@ -20,6 +19,9 @@ from lora_core.adapters.slots.plan import SlotPlan
 from lora_core.errors import AdapterError
 from tests.adapters.peft_cases import summary_of, tiny_model
 from tests.adapters.toy import base_of, deltas, made
+from tests.numeric import apart, tolerance
+
+pytestmark = pytest.mark.processors
 
 QV: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
 MIXES: dict[str, tuple[list[dict[str, Any]], list[float]]] = {
@@ -42,7 +44,8 @@ def test_composite_equals_peft_concatenation(mix: str, tmp_path: Path) -> None:
 
     assert composed.keys() == oracle.keys()
     for module, delta in composed.items():
-        np.testing.assert_allclose(delta, oracle[module], rtol=1e-5, atol=1e-5)  # sums of float32 products, up to ~20
+        # PEFT adds at most 12 products in float32; its factors and ours are rounded once more.
+        assert apart(delta, oracle[module]) <= tolerance(12 + 2)
 
 
 def _mixed_by_peft(
@@ -79,7 +82,9 @@ def test_composite_is_the_weighted_sum_of_its_parts_with_rslora_first(tmp_path: 
     one, two = deltas(first), deltas(second)
     assert composed.keys() == one.keys() | two.keys()
     for module, delta in composed.items():
-        np.testing.assert_allclose(delta, 0.7 * one.get(module, 0.0) - 0.2 * two.get(module, 0.0), rtol=1e-5, atol=1e-5)
+        # The strength is folded into B: each of at most 4 + 3 products is rounded once.
+        expected = 0.7 * one.get(module, 0.0) - 0.2 * two.get(module, 0.0)
+        assert apart(delta, expected) <= tolerance(7)
 
 
 def test_composite_of_one_part_has_the_bytes_of_that_adapter_at_that_strength(tmp_path: Path) -> None:

@@ -10,8 +10,10 @@ import pytest
 from peft.tuners.lora import LoraLayer
 
 from lora_core.adapters.peft.format import PeftFormat
+from lora_core.adapters.slots.kinds import extent_of
 from lora_core.layers import ModelSummary
 from tests.adapters.peft_cases import CASES, PeftCase, peft_model, summary_of, tiny_model
+from tests.numeric import apart, tolerance
 
 
 @cache
@@ -34,9 +36,8 @@ def test_reader_computes_what_peft_computes(case: PeftCase, tmp_path: Path) -> N
         delta = update.scaling * (
             update.tensors["b"].read().astype(np.float64) @ update.tensors["a"].read().astype(np.float64)
         )
-        # PEFT multiplies in float32: its own rounding is all that may differ
-        scale = max(1.0, float(np.abs(oracle[update.module]).max()))
-        np.testing.assert_allclose(delta / scale, oracle[update.module] / scale, rtol=0, atol=1e-6)
+        # PEFT multiplies in float32, and scales: its own rounding is all that may differ.
+        assert apart(delta, oracle[update.module]) <= tolerance(extent_of(update).rank + 1)
 
 
 def test_there_are_at_least_forty_cases_of_distinct_names() -> None:

@@ -101,7 +101,7 @@ def test_the_file_is_text_with_one_record_a_line():
     lines = dumps(SAMPLE).decode().split("\n")
     assert lines[-1] == ""
     assert sum('"role"' in line for line in lines) == len(SAMPLE.artifacts)
-    assert sum('"kind"' in line for line in lines) == len(SAMPLE.base.layers)
+    assert sum('"has_bias"' in line for line in lines) == len(SAMPLE.base.layers)
     assert any("Grüße" in line for line in lines)
 
 
@@ -117,7 +117,6 @@ hexes = st.text("0123456789abcdef", min_size=64, max_size=64)
 layers = st.builds(
     LayerInfo,
     name=names,
-    path=names,
     kind=st.sampled_from(["linear", "embedding"]),
     in_features=sizes,
     out_features=sizes,

@@ -104,17 +104,25 @@ def test_sixty_kills_at_random_instants_leave_old_or_new_and_nothing_that_grows(
     chance = random.Random(7)
     states = []
     for _ in range(60):
+        changed, changes = os.pipe()
         pid = os.fork()
         if pid == 0:
             try:
                 while True:
-                    bundles.set(path, NEW)
-                    bundles.set(path, OLD)
+                    for files in (NEW, OLD):
+                        bundles.set(path, files)
+                        os.write(changes, b"x")
             finally:
                 os._exit(70)
-        time.sleep(chance.uniform(0.0005, 0.06))
+        # One change or two first, so that both states occur however slowly a loaded machine makes the next one.
+        os.read(changed, 1)
+        if chance.random() < 0.5:
+            os.read(changed, 1)
+        time.sleep(chance.uniform(0.0, 0.06))
         os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
+        os.close(changed)
+        os.close(changes)
         assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
         left = bundles.everything(path)
         assert len(left) < 25
@@ -228,21 +236,27 @@ def test_a_writer_that_waits_for_long_says_so(bundles, tmp_path, monkeypatch):
     path = tmp_path / "b"
     bundles.create(path, BASE)
     ready, held = os.pipe()
+    enough, release = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
             with locked(path, ignore):
                 os.write(held, b"x")
-                time.sleep(0.4)
+                os.read(enough, 1)
         finally:
             os._exit(0)
     os.read(ready, 1)
     told = []
-    with change(path, told.append):
+
+    def hear(event: object) -> None:
+        told.append(event)
+        os.write(release, b"x")
+
+    with change(path, hear):
         pass
     os.waitpid(pid, 0)
-    os.close(ready)
-    os.close(held)
+    for descriptor in (ready, held, enough, release):
+        os.close(descriptor)
     assert [type(event) for event in told] == [Noted]
     assert str(path) in told[0].message
 

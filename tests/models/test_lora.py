@@ -14,13 +14,22 @@ from lora_core.errors import AdapterError
 from lora_core.models.executorch.options import ExecutorchOptions
 from lora_core.models.hf import HfModelSource
 from lora_core.models.injection import eject, inject, slot_modules
-from tests.adapters.peft_cases import CASES, peft_model, tiny_model
+from tests.adapters.peft_cases import CASES, SHAPE, peft_model, tiny_model
+from tests.numeric import apart, decoder_tolerance, tolerance
 
-TOLERANCE = 1e-5
+COUNT = 24
+# 3e-5 of the spread of the logits. Every adapter moves them by more than 0.1 of it.
+TOLERANCE = decoder_tolerance(
+    layers=SHAPE["num_hidden_layers"],
+    hidden=SHAPE["hidden_size"],
+    inner=SHAPE["intermediate_size"],
+    context=COUNT,
+    rank=16,
+)
 
 
 def tokens() -> torch.Tensor:
-    return torch.randint(0, 128, (1, 24), generator=torch.Generator().manual_seed(3))
+    return torch.randint(0, 128, (1, COUNT), generator=torch.Generator().manual_seed(3))
 
 
 @pytest.fixture(scope="module")
@@ -49,20 +58,31 @@ def bound(plan: SlotPlan, adapter):
     return PlacedAdapter(adapter=adapter, plan=plan).values_by_module()
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+# Of the cases, those in which most is added up, and other kinds of numbers: the quick run needs no more.
+PROCESSORS = {f"everything-{family}" for family in ("llama", "mistral", "qwen2", "qwen3")}
+PROCESSORS |= {"both-patterns-rslora", "long-list-is-condensed", "output-head", "bfloat16"}
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=case.name, marks=[pytest.mark.processors] if case.name in PROCESSORS else [])
+        for case in CASES
+    ],
+)
 def test_injected_logits_equal_peft(checkpoint, tmp_path, case):
     expected = peft_model(case, tmp_path)(tokens()).logits.detach()
     base = load(checkpoint(case.family))
     adapter = PeftFormat().read("tested", tmp_path, base.summary)
     plan = SlotPlan.from_adapters([adapter], base.summary.layers)
     ours = run(inject(base.module, plan, base.paths, bound(plan, adapter)))
-    # An adapter of the output head makes logits near 100, where float32 itself is coarser than the tolerance.
-    assert float((ours - expected).abs().max()) <= TOLERANCE * max(1.0, float(expected.abs().max()))
+    assert apart(ours, expected) <= TOLERANCE
 
 
 CASE_BY_NAME = {case.name: case for case in CASES}
 
 
+@pytest.mark.processors
 @pytest.mark.parametrize("attention", ["custom_sdpa", "sdpa"])
 def test_adapters_share_a_padded_plan_without_changing_their_logits(checkpoint, tmp_path, attention):
     base = load(checkpoint("llama"), attention)
@@ -73,10 +93,11 @@ def test_adapters_share_a_padded_plan_without_changing_their_logits(checkpoint, 
     for adapter, logits in zip(adapters, expected, strict=True):
         module = inject(base.module, plan, base.paths, bound(plan, adapter))
         assert len(list(slot_modules(module))) == 21
-        assert float((run(module) - logits).abs().max()) <= TOLERANCE
+        assert apart(run(module), logits) <= TOLERANCE
         eject(module)
 
 
+@pytest.mark.processors
 def test_static_attention_carries_lora_too(checkpoint, tmp_path):
     case = CASE_BY_NAME["everything-qwen3"]
     expected = peft_model(case, tmp_path)(tokens()).logits.detach()
@@ -88,7 +109,11 @@ def test_static_attention_carries_lora_too(checkpoint, tmp_path):
     _, attention = base.example_args
     attention["masks"][24][:, :, 24:] = torch.triu(torch.full((24, 24), float("-inf")), diagonal=1)
     logits, _ = base.module(tokens(), attention)
-    assert float((logits - expected).abs().max()) <= TOLERANCE
+    assert apart(logits, expected) <= TOLERANCE
+
+
+# The layers below: a sum of 6 products, or of 6 and of the rank.
+ONE_LAYER = tolerance(6 + 6 + 2)
 
 
 def one_slot(rank: int = 2, **values):
@@ -108,10 +133,10 @@ def test_wrapped_layer_adds_the_product_of_b_and_a():
     module = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.ReLU())
     plan, paths = one_slot()
     a, b = random_pair().values()
-    x = torch.rand(3, 6)
+    x = torch.rand(3, 6, generator=torch.Generator().manual_seed(1))
     expected = torch.relu(module[0](x) + x @ torch.from_numpy(b @ a).T)
     inject(module, plan, paths, {"first": {"a": a, "b": b}})
-    torch.testing.assert_close(module(x), expected)
+    assert apart(module(x), expected) <= ONE_LAYER
 
 
 def test_wrapped_layer_keeps_the_base_and_its_weight_and_bias_readable():
@@ -151,8 +176,11 @@ def test_state_dict_of_a_wrapped_module_loads_into_another():
         for seed in (1, 2)
     )
     second.load_state_dict(first.state_dict())
-    x = torch.rand(2, 6)
-    assert torch.equal(first(x), second(x))
+    one, other = first.state_dict(), second.state_dict()
+    assert list(one) == list(other)
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+    x = torch.rand(2, 6, generator=torch.Generator().manual_seed(1))
+    assert apart(second(x), first(x)) <= ONE_LAYER
 
 
 def test_eject_restores_the_very_same_modules(tiny):
@@ -190,13 +218,14 @@ def test_quantized_base_layer_is_left_alone():
     config = Int8DynamicActivationIntxWeightConfig(weight_dtype=torch.int8, weight_granularity=PerAxis(0))
     quantize_(module, config)
     weight = module[0].weight
-    x = torch.rand(3, 6)
+    x = torch.rand(3, 6, generator=torch.Generator().manual_seed(1))
     quantized = module(x)
     a, b = random_pair().values()
     plan, paths = one_slot()
     inject(module, plan, paths, {"first": {"a": a, "b": b}})
     assert module[0].weight is weight
-    torch.testing.assert_close(module(x), quantized + x @ torch.from_numpy(b @ a).T)
+    # The same layer on the same input: whatever its own rounding is, it is part of both.
+    assert apart(module(x), quantized + x @ torch.from_numpy(b @ a).T) <= ONE_LAYER
 
 
 def test_values_are_used_without_a_copy():

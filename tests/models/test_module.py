@@ -9,11 +9,13 @@ from lora_core.errors import ModelError
 from lora_core.models.base import ModelOptions
 from lora_core.models.injection import inject
 from lora_core.models.module import ModuleModel
+from tests.numeric import apart, tolerance
 
 
 class Classifier(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
+        torch.manual_seed(0)
         self.tokens = torch.nn.Embedding(10, 6)
         self.mixer = torch.nn.ModuleDict({"up": torch.nn.Linear(6, 8), "norm": torch.nn.LayerNorm(8)})
         self.attention = torch.nn.MultiheadAttention(8, 2)
@@ -28,6 +30,7 @@ class Classifier(torch.nn.Module):
 class TiedDecoder(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
+        torch.manual_seed(0)
         self.embed = torch.nn.Embedding(10, 6)
         self.out = torch.nn.Linear(6, 10, bias=False)
         self.out.weight = self.embed.weight
@@ -88,7 +91,9 @@ def test_loaded_module_is_ready_to_export():
         base.module, base.example_args, base.example_kwargs, dynamic_shapes=base.dynamic_shapes
     )
     longer = torch.tensor([[1, 2, 3, 4, 5]])
-    torch.testing.assert_close(exported.module()(longer, scale=2.0), module(longer, scale=2.0))
+    # Two norms and sums of 6, 8, 8, 4, 5, 8 and 8 products, in an order that an export may change.
+    steps = 2 * 8 + 6 + 8 + 8 + 4 + 5 + 8 + 8
+    assert apart(exported.module()(longer, scale=2.0), module(longer, scale=2.0)) <= tolerance(steps)
 
 
 def test_callers_module_stays_as_it_is_and_shares_its_weights():
@@ -116,7 +121,7 @@ def test_lora_attaches_to_any_module():
     slot = Slot(module="mixer.up", in_features=6, out_features=8, rank=2)
     values = {"mixer.up": (np.ones((2, 6), np.float32), np.arange(16, dtype=np.float32).reshape(8, 2))}
     inject(base.module, SlotPlan(slots=(slot,)), base.summary.layers, values)
-    assert not torch.allclose(base.module(*base.example_args), before)
+    assert apart(base.module(*base.example_args), before) > 0.01
 
 
 def test_lora_on_a_tied_output_head_leaves_the_embedding_alone():
@@ -127,4 +132,5 @@ def test_lora_on_a_tied_output_head_leaves_the_embedding_alone():
     a, b = np.ones((1, 6), np.float32), np.ones((10, 1), np.float32)
     inject(base.module, SlotPlan(slots=(slot,)), base.summary.layers, {"out": (a, b)})
     assert torch.equal(base.module.embed(tokens), embedded)
-    torch.testing.assert_close(base.module(tokens), logits + embedded.sum(-1, keepdim=True))
+    # Sums of six products, and two of six numbers each.
+    assert apart(base.module(tokens), logits + embedded.sum(-1, keepdim=True)) <= tolerance(3 * 6)

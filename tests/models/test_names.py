@@ -11,6 +11,8 @@ from lora_core.models.base import ModelOptions
 from lora_core.models.executorch import names
 from lora_core.models.executorch.options import ExecutorchOptions
 from lora_core.models.hf import HfModelSource
+from tests.models.conftest import SIZES
+from tests.numeric import apart, decoder_tolerance
 
 FAMILIES = ["llama-every-bias", "smollm2-tied", "mistral-own-head-dim", "qwen2", "qwen3-own-head-dim-tied"]
 
@@ -123,7 +125,9 @@ def test_example_inputs_and_dynamic_shapes_export(tiny, attention):
         )
         tokens = torch.tensor([[5, 6, 7, 8, 9, 10]])
         position = {"input_pos": torch.tensor([0])}
-        torch.testing.assert_close(exported.module()(tokens, position), base.module(tokens, position))
+        # An exported graph decomposes operations, so that sums are taken in another order.
+        steps = decoder_tolerance(layers=1, hidden=SIZES["hidden_size"], inner=SIZES["intermediate_size"], context=6)
+        assert apart(exported.module()(tokens, position), base.module(tokens, position)) <= steps
     assert ("llama.custom_sdpa" in exported.graph_module.code) == (attention == "custom_sdpa")
     bounds = [limit for symbol, limit in exported.range_constraints.items() if limit.upper == 31]
     assert bounds

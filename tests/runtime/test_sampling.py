@@ -33,10 +33,17 @@ def test_low_temperature_prefers_the_likely():
     assert picks(Sampling(temperature=0.5)) == pytest.approx(list(expected / expected.sum()), abs=0.03)
 
 
-@pytest.mark.parametrize(("top_p", "kept"), [(0.4, 1), (0.5, 1), (0.51, 2), (0.9, 3), (0.96, 4)])
+@pytest.mark.parametrize(("top_p", "kept"), [(0.4, 1), (0.51, 2), (0.9, 3), (0.96, 4)])
 def test_top_p_keeps_the_fewest_tokens_that_reach_it(top_p, kept):
     shares = picks(Sampling(temperature=1.0, top_p=top_p))
     assert [share > 0 for share in shares] == [True] * kept + [False] * (4 - kept)
+
+
+@pytest.mark.parametrize(("top_p", "kept"), [(0.25, 1), (0.26, 2), (0.5, 2), (0.75, 3)])
+def test_tokens_that_reach_top_p_exactly_are_enough(top_p, kept):
+    # Four equal logits: exp(0) is 1 in every library, so each has a quarter to the last bit. That of 0.5 need not be.
+    sampler = Sampler(Sampling(temperature=1.0, top_p=top_p))
+    assert {sampler.pick(np.zeros(4, np.float32)) for _ in range(400)} == set(range(kept))
 
 
 def test_large_logits_do_not_overflow():

@@ -6,11 +6,16 @@ import torch
 from lora_core_coreml.lowering.norms import ScaledRMSNorm, replace_norms
 from lora_core_coreml.runtime.evaluation import operators
 
-RANDOM = np.random.default_rng(7)
+from tests.numeric import FLOAT16, apart, tolerance
+
+pytestmark = pytest.mark.processors
+# An operation on each number by itself is rounded a few times, and exp and rsqrt are each within one or two units in
+# the last place (2**-23): eight such units, relative to every value.
+EACH = 8 * 2.0**-23
 
 
-def values(*shape: int, dtype: type = np.float32) -> np.ndarray:
-    return RANDOM.standard_normal(shape).astype(dtype)
+def values(*shape: int, dtype: type = np.float32, seed: int = 7) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
 
 
 def test_every_reference_says_why_it_exists() -> None:
@@ -20,7 +25,7 @@ def test_every_reference_says_why_it_exists() -> None:
 def test_silu_is_that_of_torch() -> None:
     x = values(3, 50) * 10
     expected = torch.nn.functional.silu(torch.from_numpy(x)).numpy()
-    np.testing.assert_allclose(operators.silu({"x": x}), expected, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(operators.silu({"x": x}), expected, rtol=EACH, atol=EACH * 2.0**-10)
     assert np.isfinite(operators.silu({"x": np.array([-1000.0, 1000.0], np.float32)})).all()
 
 
@@ -30,29 +35,29 @@ def test_reductions_are_those_of_torch(name: str, function, keep: bool) -> None:
     x = values(2, 3, 40)
     found = operators.REFERENCES[name]({"x": x, "axes": np.array([-1], np.int32), "keep_dims": np.bool_(keep)})
     expected = function(torch.from_numpy(x), -1, keepdim=keep).numpy()
-    assert found.shape == expected.shape
-    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+    assert apart(found, expected) <= tolerance(40)
 
 
 def test_rsqrt_is_that_of_torch() -> None:
     x = np.abs(values(4, 9)) + 0.1
     expected = torch.rsqrt(torch.from_numpy(x) + 1e-5).numpy()
-    np.testing.assert_allclose(operators.rsqrt({"x": x, "epsilon": np.float32(1e-5)}), expected, rtol=1e-6)
+    np.testing.assert_allclose(operators.rsqrt({"x": x, "epsilon": np.float32(1e-5)}), expected, rtol=EACH)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_linear_is_that_of_torch(dtype: type) -> None:
-    x, weight, bias = values(2, 5, 64, dtype=dtype), values(48, 64, dtype=dtype), values(48, dtype=dtype)
-    expected = torch.nn.functional.linear(*map(torch.from_numpy, (x, weight, bias))).numpy()
-    found = operators.linear({"x": x, "weight": weight, "bias": bias})
-    # Half precision: torch and numpy may round the sum of 64 products and the bias apart by one unit in the last place.
-    limit = 2e-2 if dtype == np.float16 else 1e-5
-    np.testing.assert_allclose(found.astype(np.float32), expected.astype(np.float32), rtol=limit, atol=limit)
+    given = (values(2, 5, 64, dtype=dtype), values(48, 64, dtype=dtype, seed=8), values(48, dtype=dtype, seed=9))
+    # In float32, whatever the type: how torch adds up float16 is its own affair and differs between processors.
+    expected = torch.nn.functional.linear(*(torch.from_numpy(each).float() for each in given)).numpy()
+    found = operators.linear(dict(zip(("x", "weight", "bias"), given, strict=True)))
+    assert found.dtype == dtype
+    # Ours is rounded to float16 twice: the sum, and with the bias.
+    assert apart(found, expected) <= (tolerance(2, unit=FLOAT16) if dtype == np.float16 else tolerance(64 + 1))
 
 
 @pytest.mark.parametrize(("left", "right"), [(False, False), (True, False), (False, True)])
 def test_matmul_is_that_of_torch(left: bool, right: bool) -> None:
-    x, y = values(2, 1, 6, 8), values(2, 3, 8, 5)
+    x, y = values(2, 1, 6, 8), values(2, 3, 8, 5, seed=8)
     given = {
         "x": np.swapaxes(x, -1, -2) if left else x,
         "y": np.swapaxes(y, -1, -2) if right else y,
@@ -60,7 +65,7 @@ def test_matmul_is_that_of_torch(left: bool, right: bool) -> None:
         "transpose_y": np.bool_(right),
     }
     expected = (torch.from_numpy(x) @ torch.from_numpy(y)).numpy()
-    np.testing.assert_allclose(operators.matmul(given), expected, rtol=1e-5, atol=1e-5)
+    assert apart(operators.matmul(given), expected) <= tolerance(8)
 
 
 @pytest.mark.parametrize(("word", "dtype"), [("int32", np.int32), ("bool", np.bool_), ("fp32", np.float32)])
@@ -75,7 +80,7 @@ def test_casts_are_those_of_torch(word: str, dtype: type) -> None:
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 300.0, 20000.0])
 def test_the_scaled_norm_is_rms_norm_at_every_magnitude_in_float16(scale: float) -> None:
     x = torch.from_numpy(np.clip(values(4, 96) * scale, -60000, 60000).astype(np.float16))
-    weight = torch.from_numpy(values(96))
+    weight = torch.from_numpy(values(96, seed=8))
     reference = torch.nn.RMSNorm(96, eps=1e-5)
     reference.weight.data = weight
     with torch.no_grad():
@@ -90,7 +95,8 @@ def test_the_plain_norm_overflows_where_the_scaled_one_does_not() -> None:
     x = torch.full((1, 8), 300.0, dtype=torch.float16)
     plain = x * torch.rsqrt((x * x).mean(-1, keepdim=True) + 1e-5)
     assert not (plain > 0.5).all()
-    assert torch.allclose(ScaledRMSNorm(None, 1e-5).half()(x), torch.ones_like(x))
+    # Within a rounding of float16 below 1, and one above.
+    assert (ScaledRMSNorm(None, 1e-5).half()(x) - 1).abs().max() <= 2.0**-10
 
 
 def test_a_zero_row_stays_zero() -> None:
@@ -109,12 +115,13 @@ def test_every_kind_of_norm_is_replaced_with_the_same_function() -> None:
             "torch": torch.nn.RMSNorm(32),
         }
     )
-    for parameter in norms.parameters():
-        parameter.data = torch.from_numpy(values(*parameter.shape))
-    x = torch.from_numpy(values(5, 32))
+    for seed, parameter in enumerate(norms.parameters()):
+        parameter.data = torch.from_numpy(values(*parameter.shape, seed=seed))
+    x = torch.from_numpy(values(5, 32, seed=20))
     with torch.no_grad():
         expected = {name: norm(x) for name, norm in norms.items()}
         replace_norms(norms)
         for name, norm in norms.items():
             assert isinstance(norm, ScaledRMSNorm)
-            assert torch.allclose(norm(x), expected[name], atol=1e-5), name
+            # The mean of 32 squares, and some six operations on each number.
+            assert apart(norm(x), expected[name]) <= tolerance(32 + 6), name

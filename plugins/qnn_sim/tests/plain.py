@@ -117,8 +117,13 @@ def _rope(row: list[int], heads: int, cos: Any, sin: Any, grid: Encoding, out: E
     return result
 
 
+def _exp(x: float) -> float:
+    """The one function that is not exact: numpy's and the C library's may differ in the last place of one in fifty."""
+    return float(np.exp(x))
+
+
 def _silu(x: float) -> float:
-    return x / (1.0 + math.exp(-x)) if x > -700 else 0.0
+    return x / (1.0 + _exp(-x)) if x > -700 else 0.0
 
 
 def _attention(
@@ -136,7 +141,7 @@ def _attention(
             at = slice(head // group * width, (head // group + 1) * width)
             query = row[head * width : (head + 1) * width]
             scores = [onto(_dot(query, k[p][at]) * score_m, scores_grid) for p in range(position + 1)]
-            powers = [round(math.exp(-(max(scores) - s) * scores_grid.scale) * 2**30) for s in scores]
+            powers = [round(_exp(-(max(scores) - s) * scores_grid.scale) * 2**30) for s in scores]
             weights = [onto(p / sum(powers) / soft_grid.scale, soft_grid) for p in powers]
             columns = [[v[p][at][i] for p in range(position + 1)] for i in range(width)]
             mixed += [onto(_dot(weights, column) * mix_m, out) for column in columns]

@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from lora_core_qnn_sim.artifacts.context_binary import read_context
 from lora_core_qnn_sim.artifacts.foundation import read_foundation
@@ -41,6 +41,7 @@ OLD = {
 }  # fmt: skip
 
 
+@settings(deadline=None)  # a busy machine is no fault
 @given(st.floats(-1e4, 1e4), st.floats(-1e4, 1e4), st.sampled_from([8, 16]))
 def test_a_grid_has_an_exact_zero_and_covers_its_range(one: float, other: float, bits: int) -> None:
     low, high = min(one, other), max(one, other)

@@ -19,7 +19,11 @@ from lora_core_qnn_sim.runtime.floating import FloatRun
 from lora_core.adapters.slots.plan import SlotPlan
 from lora_core.models.executorch.options import ExecutorchOptions
 from plugins.qnn_sim.tests import tiny
+from tests.numeric import apart, decoder_tolerance
 
+pytestmark = pytest.mark.processors
+# The adapter is merged into the weights on one side; rotating and splitting change what is added up, not how much.
+TOLERANCE = decoder_tolerance(layers=tiny.LAYERS, hidden=tiny.DIM, inner=tiny.HIDDEN + 3, context=8, rank=4)
 PROMPTS = [np.array([3, 1, 4, 1, 5, 9, 2]), np.array([6, 5])]
 TARGETS = ("q_proj", "gate_proj", "up_proj", "o_proj", "down_proj")
 # Channel 7 three times, channel 3 twice, in one of the layers.
@@ -71,7 +75,7 @@ def test_float_logits_equal_the_modules(
             positions = torch.arange(len(prompt))
             theirs = loaded.module(torch.from_numpy(prompt)[None], {"input_pos": positions})
             theirs = (theirs[0] if isinstance(theirs, tuple) else theirs)[0].numpy()
-            assert np.abs(theirs - ours).max() < 1e-3 * np.abs(theirs).max()
+            assert apart(ours, theirs) <= TOLERANCE
 
 
 def test_another_family_is_refused_naming_those_there_are(model: object) -> None:

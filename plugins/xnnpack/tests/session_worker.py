@@ -26,6 +26,7 @@ from lora_core.bundle.bundle import Artifact, Bundle, BundledAdapter, Manifest, 
 from lora_core.errors import LoraCoreError
 from lora_core.layers import ModelSummary
 from lora_core.runtime.memory import measure
+from tests.numeric import apart
 
 FOUNDATION = "f" * 64
 ADAPTERS = {"external": ("loud", "quiet"), "embedded": ("loud", "quiet"), "multimethod": ("loud",)}
@@ -81,11 +82,11 @@ def answers(programs: Path, layout: str, cache: str, packed: str | None = None) 
             prefill = session.step(adapter, tokens, 0)
             steps = [session.step(adapter, [token], position) for position, token in enumerate(tokens)]
             assert len(tokens) > 15, "the prompt must need more than one call"
-            errors[adapter or "base"] = float(max(np.abs(prefill - rows[-1]).max(), np.abs(steps - rows).max()))
-        effect = np.abs(expected["loud"] - expected["base"]).max()
+            errors[adapter or "base"] = max(apart(prefill, rows[-1]), apart(np.stack(steps), rows))
+        effect = apart(expected["loud"], expected["base"])
         return {
             "errors": errors,
-            "effect": float(effect),
+            "effect": effect,
             "facts": dict(session.facts),
             "growth": [load.anonymous - last.anonymous for last, load in zip([before, *loads], loads, strict=False)],
             "packed": str(session.packed),
@@ -116,8 +117,8 @@ def kv_rules(programs: Path, layout: str) -> dict[str, Any]:
         told["exactly full"] = attempt(lambda: session.step("loud", [5] * 64, 0))
         told["no tokens"] = attempt(lambda: session.step("loud", [], 0))
         told["unknown token"] = attempt(lambda: session.step("loud", [256], 0))
-        errors = [np.abs(owner - expected["base"][4]).max(), np.abs(after - expected["loud"][4]).max()]
-    return {"told": told, "errors": [float(error) for error in errors]}
+        errors = [apart(owner, expected["base"][4]), apart(after, expected["loud"][4])]
+    return {"told": told, "errors": errors}
 
 
 def refusals(programs: Path) -> dict[str, Any]:
@@ -230,8 +231,8 @@ def arenas(programs: Path, directory: str) -> dict[str, Any]:
     expected = last_logits(in_memory)
     return {
         "told": in_file.shares_arena,
-        "difference": float(np.abs(last_logits(in_file) - expected).max()),
-        "without the cache": float(np.abs(alone(tokens[4:5], 4) - expected).max()),
+        "difference": apart(last_logits(in_file), expected),
+        "without the cache": apart(alone(tokens[4:5], 4), expected),
     }
 
 

@@ -11,12 +11,12 @@ from lora_core.adapters.adapter import Adapter
 from lora_core.adapters.composites import compose
 from lora_core.adapters.format import AdapterFormat
 from lora_core.adapters.names import name_problems
-from lora_core.adapters.reference import AdapterReference, Part, parse_references
+from lora_core.adapters.reference import AdapterReference, CompositePart, parse_references
 from lora_core.errors import AdapterError, Problem, UsageError
 from lora_core.layers import ModelSummary
 from lora_core.specs import ReservedNames
 
-__all__ = ["AdapterReference", "Part", "parse_references", "read_adapters"]
+__all__ = ["AdapterReference", "CompositePart", "parse_references", "read_adapters"]
 
 
 def read_adapters(
@@ -79,7 +79,9 @@ class _Reader:
             self.problems += error.problems
         return None
 
-    def _part(self, reference: AdapterReference, part: Part, stored: Mapping[str, Adapter | None]) -> Adapter | None:
+    def _part(
+        self, reference: AdapterReference, part: CompositePart, stored: Mapping[str, Adapter | None]
+    ) -> Adapter | None:
         if not part.is_directory:
             return stored[part.of]
         try:

@@ -40,7 +40,7 @@ _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 
 
 @attrs.frozen(kw_only=True)
-class Part:
+class CompositePart:
     """One part of a composite: the name of another reference, or a directory."""
 
     of: str
@@ -60,7 +60,7 @@ class AdapterReference:
     directory: Path | None = None
     weights: Path | None = None
     config: Path | None = None
-    parts: tuple[Part, ...] = ()
+    parts: tuple[CompositePart, ...] = ()
     strength: float = 1.0
 
     def __attrs_post_init__(self) -> None:
@@ -115,7 +115,7 @@ def parse_references(texts: tuple[str, ...] | list[str]) -> tuple[AdapterReferen
     return tuple(references)
 
 
-def _parts(value: str) -> tuple[Part, ...]:
+def _parts(value: str) -> tuple[CompositePart, ...]:
     """Return the parts of a composite; none if `value` is not one."""
     pieces = value.split("+")
     matches = [_STRONG_PART.fullmatch(piece) for piece in pieces]
@@ -124,7 +124,9 @@ def _parts(value: str) -> tuple[Part, ...]:
         if len(pieces) < 2 or not all(matches):
             return ()
     return tuple(
-        Part(of=match["of"], strength=float(match["strength"] or 1.0)) for match in matches if match is not None
+        CompositePart(of=match["of"], strength=float(match["strength"] or 1.0))
+        for match in matches
+        if match is not None
     )
 
 

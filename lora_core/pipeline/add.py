@@ -18,7 +18,7 @@ from lora_core.bundle.transaction import Change, change
 from lora_core.capability import Capability
 from lora_core.errors import BundleError, Problem, UnsupportedError, UsageError
 from lora_core.events import Emit, StageAdvanced, stage
-from lora_core.pipeline.batches import BATCH, WORTH_A_PROCESS, Batch, BatchResult, link_here, split
+from lora_core.pipeline.batches import BATCH, WORTH_A_PROCESS, BatchResult, LinkBatch, link_here, split
 from lora_core.pipeline.complaints import Complaints
 from lora_core.pipeline.given import adapter_formats, adapter_references
 from lora_core.pipeline.recording import checked, updated
@@ -54,7 +54,7 @@ def add(
         independent = backend.links_independently(bundle)
         batches = split(references, BATCH if independent else len(references), work)
         if not independent:
-            batches = [Batch(references=references, out=work / "batch-0")]
+            batches = [LinkBatch(references=references, out=work / "batch-0")]
         processes = min(jobs, len(batches), len(references) // WORTH_A_PROCESS)
         with stage(emit, _STAGE):
             if processes > 1:
@@ -113,7 +113,7 @@ def _foreign(bundle: Bundle, artifact: Artifact) -> Iterator[Problem]:
             yield problem
 
 
-def _commit(changing: Change, batches: Sequence[Batch], results: Iterator[BatchResult], emit: Emit) -> Bundle:
+def _commit(changing: Change, batches: Sequence[LinkBatch], results: Iterator[BatchResult], emit: Emit) -> Bundle:
     """Collect the results of all batches into one change; raise the problems of all of them together."""
     complaints = Complaints()
     manifest = changing.bundle.manifest

@@ -35,7 +35,7 @@ class BatchResult:
 
 
 @attrs.frozen(kw_only=True)
-class Batch:
+class LinkBatch:
     """References to link together into the empty directory `out`."""
 
     references: tuple[AdapterReference, ...]
@@ -67,18 +67,18 @@ class Batch:
         return BatchResult(changed=changed, events=tuple(told))
 
 
-def split(references: Sequence[AdapterReference], size: int, parent: Path) -> list[Batch]:
+def split(references: Sequence[AdapterReference], size: int, parent: Path) -> list[LinkBatch]:
     """Return batches of about `size`; a composite is in the same one as the references it names."""
     named = {part.of for reference in references for part in reference.parts if not part.is_directory}
     together = [reference for reference in references if reference.parts or reference.name in named]
     alone = [reference for reference in references if not (reference.parts or reference.name in named)]
     groups = [together] if together else []
     groups += [alone[start : start + size] for start in range(0, len(alone), size)]
-    return [Batch(references=tuple(group), out=parent / f"batch-{index}") for index, group in enumerate(groups)]
+    return [LinkBatch(references=tuple(group), out=parent / f"batch-{index}") for index, group in enumerate(groups)]
 
 
 def link_here(
-    batches: Sequence[Batch],
+    batches: Sequence[LinkBatch],
     bundle: Bundle,
     backend: Backend,
     spec: BackendSpec,

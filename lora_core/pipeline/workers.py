@@ -20,7 +20,7 @@ from lora_core.adapters.format import AdapterFormat
 from lora_core.backend import Backend
 from lora_core.bundle.bundle import Bundle
 from lora_core.errors import LoraCoreError
-from lora_core.pipeline.batches import Batch, BatchResult
+from lora_core.pipeline.batches import BatchResult, LinkBatch
 from lora_core.plugin import loading
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Work:
     bundle: Bundle
     backend: Entry[Any]
     formats: tuple[Entry[Any], ...]
-    batches: tuple[Batch, ...]
+    batches: tuple[LinkBatch, ...]
 
     def run(self) -> Iterator[BatchResult]:
         """Link the batches one after the other."""
@@ -48,7 +48,7 @@ class Work:
         yield from (batch.link(self.bundle, backend, self.backend.value, formats) for batch in self.batches)
 
 
-def link_in_processes(batches: Sequence[Batch], bundle: Bundle, hub: PluginHub, jobs: int) -> Iterator[BatchResult]:
+def link_in_processes(batches: Sequence[LinkBatch], bundle: Bundle, hub: PluginHub, jobs: int) -> Iterator[BatchResult]:
     """Link batches in `jobs` processes; results come in the order of the batches. Raises `LoraCoreError`."""
     backend = hub.backends.entry(bundle.manifest.backend)
     formats = tuple(hub.adapter_formats.entry(name) for name in hub.adapter_formats)

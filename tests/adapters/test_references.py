@@ -10,7 +10,7 @@ import pytest
 from lora_core.adapters.format import AdapterFormat
 from lora_core.adapters.names import RESERVED, name_problem, name_problems, safe_name
 from lora_core.adapters.peft.format import PeftFormat
-from lora_core.adapters.reading import AdapterReference, Part, parse_references, read_adapters
+from lora_core.adapters.reading import AdapterReference, CompositePart, parse_references, read_adapters
 from lora_core.errors import AdapterError, UsageError
 from lora_core.specs import ReservedNames
 from tests.adapters.toy import base_of, deltas, made, tensors_of, write
@@ -38,15 +38,19 @@ PARSED: dict[str, AdapterReference] = {
     "p=w.safetensors,c.json": _reference("p", weights=Path("w.safetensors"), config=Path("c.json")),
     "p=w.safetensors,c.json@2": _reference("p", weights=Path("w.safetensors"), config=Path("c.json"), strength=2.0),
     "p=a,b": _reference("p", directory=Path("a,b")),
-    "m=x:0.7+y:0.3": _reference("m", parts=(Part(of="x", strength=0.7), Part(of="y", strength=0.3))),
+    "m=x:0.7+y:0.3": _reference("m", parts=(CompositePart(of="x", strength=0.7), CompositePart(of="y", strength=0.3))),
     "m=x:0.7+y:-0.3@0.5": _reference(
-        "m", parts=(Part(of="x", strength=0.7), Part(of="y", strength=-0.3)), strength=0.5
+        "m", parts=(CompositePart(of="x", strength=0.7), CompositePart(of="y", strength=-0.3)), strength=0.5
     ),
-    "m=x+y": _reference("m", parts=(Part(of="x"), Part(of="y"))),
-    "m=x+y:2": _reference("m", parts=(Part(of="x"), Part(of="y", strength=2.0))),
-    "m=x:0.7": _reference("m", parts=(Part(of="x", strength=0.7),)),
-    "m=a/x:0.7+./y:0.3": _reference("m", parts=(Part(of="a/x", strength=0.7), Part(of="./y", strength=0.3))),
-    "m=a/x:0.7+y:0.3": _reference("m", parts=(Part(of="a/x", strength=0.7), Part(of="y", strength=0.3))),
+    "m=x+y": _reference("m", parts=(CompositePart(of="x"), CompositePart(of="y"))),
+    "m=x+y:2": _reference("m", parts=(CompositePart(of="x"), CompositePart(of="y", strength=2.0))),
+    "m=x:0.7": _reference("m", parts=(CompositePart(of="x", strength=0.7),)),
+    "m=a/x:0.7+./y:0.3": _reference(
+        "m", parts=(CompositePart(of="a/x", strength=0.7), CompositePart(of="./y", strength=0.3))
+    ),
+    "m=a/x:0.7+y:0.3": _reference(
+        "m", parts=(CompositePart(of="a/x", strength=0.7), CompositePart(of="y", strength=0.3))
+    ),
     "m=./x+y": _reference("m", directory=Path("x+y")),
     "m=a/x+b/y": _reference("m", directory=Path("a/x+b/y")),
 }

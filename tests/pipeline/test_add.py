@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import lora_core
-from lora_core.adapters.reference import AdapterReference, Part
+from lora_core.adapters.reference import AdapterReference, CompositePart
 from lora_core.bundle.store import open_bundle, verify_hashes
 from lora_core.errors import AdapterError, BundleError, LoraCoreError, UnsupportedError, UsageError
 from lora_core.events import StageAdvanced, Warned
@@ -136,7 +136,7 @@ def test_composites_are_added_with_their_parts_from_any_batch(export, add, make_
     export("b", max_rank=8, targets=["q_proj", "v_proj"])
     references = [
         AdapterReference(name="z", directory=make_adapter("z")),
-        AdapterReference(name="mix", parts=(Part(of="x", strength=0.5), Part(of="y", strength=0.25))),
+        AdapterReference(name="mix", parts=(CompositePart(of="x", strength=0.5), CompositePart(of="y", strength=0.25))),
         AdapterReference(name="x", directory=make_adapter("x")),
         AdapterReference(name="y", directory=make_adapter("y")),
     ]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 
+from lora_core.elementary import cosines, powers, sines
 from lora_core.errors import Problem
 
 if TYPE_CHECKING:
@@ -39,12 +40,15 @@ class Rope:
 
     def frequencies(self, head_dim: int) -> torch.Tensor:
         """Return the `head_dim / 2` inverse frequencies in float32, computed in the order of transformers'
-        `modeling_rope_utils.py`, so that they are equal bit for bit.
+        `modeling_rope_utils.py`.
+
+        transformers' own differ by at most a unit in the last place, and from processor to processor: torch's power
+        is not correctly rounded, this one is.
         """
         import torch  # heavy: frequencies are needed only to build a module
 
         exponents = torch.arange(0, head_dim, 2, dtype=torch.int64).to(torch.float32) / head_dim
-        plain = 1.0 / (self.theta**exponents)
+        plain = 1.0 / torch.from_numpy(powers(self.theta, exponents.tolist()))
         if self.kind == "linear":
             return plain / self.factor
         if self.kind == "llama3":
@@ -73,13 +77,16 @@ class Rope:
         return [float(divisor) for divisor in plain / self.frequencies(head_dim).double()]
 
     def tables(self, head_dim: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return cosines and sines of positions 0 to `length`, each (length, head_dim), float32."""
+        """Return cosines and sines of positions 0 to `length`, each (length, head_dim), float32, correctly rounded.
+
+        They are stored, so they must not depend on the processor, as torch's do.
+        """
         import torch  # heavy
 
         positions = torch.arange(length, dtype=torch.int64).to(torch.float32)
-        angles = torch.outer(positions, self.frequencies(head_dim))
-        both_halves = torch.cat((angles, angles), dim=-1)
-        return both_halves.cos(), both_halves.sin()
+        angles = torch.outer(positions, self.frequencies(head_dim)).numpy()
+        cos, sin = (torch.from_numpy(table) for table in (cosines(angles), sines(angles)))
+        return torch.cat((cos, cos), dim=-1), torch.cat((sin, sin), dim=-1)
 
 
 def read_rope(config: Mapping[str, Any], context_len: int, where: str) -> tuple[Rope, list[Problem]]:

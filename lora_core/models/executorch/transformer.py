@@ -129,7 +129,7 @@ def _add_biases(module: Any, architecture: Architecture, block: BlockNames) -> N
 
 
 def _set_rope(module: Any, architecture: Architecture) -> None:
-    """Replace the rotary tables by transformers' own float32 arithmetic, equal bit for bit at every position."""
+    """Replace the rotary tables by transformers' float32 angles and their correctly rounded cosines and sines."""
     length = module.rope.freqs_cos.shape[0]
     module.rope.freqs_cos, module.rope.freqs_sin = architecture.rope.tables(architecture.head_dim, length)
 

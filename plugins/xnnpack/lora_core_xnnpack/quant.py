@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from lora_core.errors import Problem
 from lora_core.models.base import BaseModel
 from lora_core.quant.policy import Assignment, QuantPolicy, Scheme
+from lora_core_xnnpack.scale_search import order_free_scale_search
 
 if TYPE_CHECKING:
     import torch
@@ -38,20 +39,25 @@ def unsupported(policy: QuantPolicy) -> list[Problem]:
 def quantize(base: BaseModel, assignment: Assignment, *, scale_search: str) -> None:
     """Quantize the base in place as decided, before any LoRA is attached.
 
-    `scale_search` is `affine` or `hqq`. Embeddings come first, as in ExecuTorch's own exporter: an output head tied to
-    an embedding keeps its own float weight until it is quantized itself.
+    `scale_search` is `affine` or `hqq` (`scale_search.py`). Embeddings come first, as in ExecuTorch's own exporter: an
+    output head tied to an embedding keeps its own float weight until it is quantized itself.
     """
+    with order_free_scale_search():
+        _quantize(base, assignment, hqq=scale_search == "hqq")
+
+
+def _quantize(base: BaseModel, assignment: Assignment, *, hqq: bool) -> None:
     module = base.module
     decided = [(layer, assignment.schemes.get(layer.name)) for layer in base.summary.layers]
     for layer, scheme in decided:
         if layer.kind == "embedding" and scheme is not None:
-            _quantize_embedding(module, base.paths[layer.name], scheme, hqq=scale_search == "hqq")
+            _quantize_embedding(module, base.paths[layer.name], scheme, hqq=hqq)
     linear: dict[Scheme, set[str]] = {}
     for layer, scheme in decided:
         if layer.kind == "linear" and scheme is not None:
             linear.setdefault(scheme, set()).add(base.paths[layer.name])
     for scheme, paths in linear.items():
-        _quantize_linear(module, scheme, paths, hqq=scale_search == "hqq")
+        _quantize_linear(module, scheme, paths, hqq=hqq)
 
 
 def _quantize_linear(module: torch.nn.Module, scheme: Scheme, paths: set[str], *, hqq: bool) -> None:

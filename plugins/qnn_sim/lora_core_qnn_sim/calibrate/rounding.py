@@ -60,7 +60,7 @@ def observe_inputs(
     def wide(name: str) -> Array:
         return np.asarray(weights[name], np.float64)
 
-    # float64, as calibration: the integers then do not depend on the order of summation.
+    # float64, as calibration: the order of summation then moves what is rounded by 1e-13 of a step.
     FloatRun(spec=spec, weight=wide, base=tables, lora={}, observe=observer).watch(prompts, observer.inputs)
     return observer
 

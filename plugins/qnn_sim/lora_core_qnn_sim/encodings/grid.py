@@ -105,11 +105,12 @@ def quantize_channels(weight: Array, bits: int) -> ChannelWeight:
     magnitude = np.maximum(np.abs(weight).max(axis=1), np.float32(1e-12))
     best_scale = (magnitude / top).astype(np.float32)
     if bits <= 4:
-        best_error = np.full(weight.shape[0], np.inf, np.float32)
+        best_error = np.full(weight.shape[0], np.inf)
         for fraction in np.linspace(1.0, 0.4, 16, dtype=np.float32):
             scale = (magnitude * fraction / top).astype(np.float32)
             rounded = np.clip(np.rint(weight / scale[:, None]), -top, top)
-            error = np.square(rounded * scale[:, None] - weight).sum(axis=1)
+            # Squares of float32 numbers, in float64: the order of summation decides between equals at most.
+            error = np.square(rounded * scale[:, None] - weight).sum(axis=1, dtype=np.float64)
             better = error < best_error
             best_error = np.where(better, error, best_error)
             best_scale = np.where(better, scale, best_scale)

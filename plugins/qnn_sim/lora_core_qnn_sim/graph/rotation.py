@@ -22,33 +22,47 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lora_core.elementary import cosines_of_turns
+
 Array = npt.NDArray[Any]
 _READS = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "lm_head")
 _WRITES = ("o_proj", "down_proj")
 _LARGEST_HADAMARD = 64
+_CHUNK = 1 << 16  # elements that are rotated at a time: they stay in the cache
 
 
-@cache
-def factors(width: int) -> tuple[Array, ...]:
-    """Return orthogonal float64 matrices whose sizes multiply to `width`: Hadamard for powers of two, else DCT-II."""
+def sizes(width: int) -> tuple[int, ...]:
+    """Return the sizes of R's factors, whose product is `width`: the odd one, if any, is a DCT-II, others Hadamard."""
     power = width & -width
-    matrices = [_dct(width // power)] if power != width else []
+    found = [width // power] if power != width else []
     while power > 1:
-        size = min(power, _LARGEST_HADAMARD)
-        matrices.append(_hadamard(size))
-        power //= size
-    return tuple(matrices) or (np.ones((1, 1)),)
+        found.append(min(power, _LARGEST_HADAMARD))
+        power //= found[-1]
+    return tuple(found)
 
 
 def rotate(rows: Array) -> Array:
-    """Return `rows @ R` (float64): each row is a vector in the stream's basis."""
-    out = np.asarray(rows, np.float64)
-    shape = out.shape
-    for matrix in factors(shape[-1]):
-        size = len(matrix)
-        out = (out.reshape(-1, shape[-1] // size, size) @ matrix).swapaxes(1, 2)
-        out = np.ascontiguousarray(out).reshape(shape)
-    return out
+    """Return `rows @ R` (float64): each row is a vector in the stream's basis.
+
+    Every sum is made of elementwise operations in one fixed order and not by a BLAS, whose order follows the processor:
+    what comes out is rounded to float32 and stored.
+    """
+    given = np.asarray(rows)
+    flat = given.reshape(-1, given.shape[-1])
+    out = np.empty(flat.shape)
+    step = max(1, _CHUNK // flat.shape[1])
+    for begin in range(0, len(flat), step):
+        out[begin : begin + step] = _rotated(flat[begin : begin + step].astype(np.float64))
+    return out.reshape(given.shape)
+
+
+def _rotated(rows: Array) -> Array:
+    width = rows.shape[1]
+    for size in sizes(width):
+        blocks = rows.reshape(len(rows), width // size, size)
+        turned = _times_dct(blocks) if size % 2 else _times_hadamard(blocks)
+        rows = np.ascontiguousarray(turned.swapaxes(1, 2)).reshape(rows.shape)
+    return rows
 
 
 def rotated_base(weights: Mapping[str, Array], n_layers: int) -> tuple[dict[str, Array], dict[str, Array]]:
@@ -94,17 +108,31 @@ def rotated_b(layer: str, b: Array) -> Array:
     return np.ascontiguousarray(rotate(b.T).T).astype(np.float32)
 
 
-def _hadamard(size: int) -> Array:
-    matrix = np.ones((1, 1))
-    while len(matrix) < size:
-        matrix = np.block([[matrix, matrix], [matrix, -matrix]])
-    scaled: Array = matrix / np.sqrt(size)
+def _times_hadamard(blocks: Array) -> Array:
+    """Multiply the last axis by Sylvester's Hadamard matrix, scaled to be orthogonal."""
+    shape, half, out = blocks.shape, blocks.shape[-1] // 2, blocks
+    while half:
+        pairs = out.reshape(*shape[:-1], -1, 2, half)
+        first, second = pairs[..., 0, :], pairs[..., 1, :]
+        out = np.stack([first + second, first - second], axis=-2).reshape(shape)
+        half //= 2
+    scaled: Array = out * (1.0 / np.sqrt(shape[-1]))
     return scaled
 
 
+def _times_dct(blocks: Array) -> Array:
+    """Multiply the last axis by the transpose of the orthogonal DCT-II."""
+    matrix = _dct(blocks.shape[-1])
+    out: Array = blocks[..., 0, None] * matrix[0]
+    for index in range(1, len(matrix)):
+        out += blocks[..., index, None] * matrix[index]
+    return out
+
+
+@cache
 def _dct(size: int) -> Array:
-    k, n = np.arange(size)[:, None], np.arange(size)[None, :]
-    matrix = np.cos(np.pi * (n + 0.5) * k / size) * np.sqrt(2.0 / size)
-    matrix[0] /= np.sqrt(2.0)
-    transposed: Array = matrix.T
-    return transposed
+    """Return the transposed matrix: a row for each input, a column for each frequency."""
+    n, k = np.arange(size)[:, None], np.arange(size)[None, :]
+    matrix: Array = cosines_of_turns(4 * size)[(2 * n + 1) * k % (4 * size)] * np.sqrt(2.0 / size)
+    matrix[:, 0] /= np.sqrt(2.0)
+    return matrix

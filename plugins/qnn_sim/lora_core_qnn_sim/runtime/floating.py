@@ -1,7 +1,7 @@
 """The same graph in floating point: what calibration observes and what quality is measured against.
 
-Calibration runs it in float64: its ranges are then rounded to 12 bits, which makes them independent of the order in
-which a matrix product is summed, so that equal inputs give equal bytes whatever the number of threads.
+Calibration runs it in float64: its ranges are then rounded to 12 bits, far coarser than what the order of summation or
+a processor's exponential change, so that equal inputs give equal bytes whatever the processor and number of threads.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
 """Rotary tables, against transformers at every position, and what is refused."""
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -22,18 +23,33 @@ LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_fr
     ids=lambda parameters: "-".join(str(value) for value in parameters.values()),
 )
 @pytest.mark.parametrize("head_dim", [64, 128])
-def test_tables_equal_transformers_bit_for_bit(parameters, head_dim):
+def test_tables_equal_those_of_transformers_but_for_the_last_place(parameters, head_dim):
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
     config = transformers.LlamaConfig(
         hidden_size=4 * head_dim, num_attention_heads=4, max_position_embeddings=131072, rope_parameters=parameters
     )
     positions = torch.arange(20000)
-    theirs = LlamaRotaryEmbedding(config)(torch.zeros(1), positions[None])
+    embedding = LlamaRotaryEmbedding(config)
+    theirs = embedding(torch.zeros(1), positions[None])
     rope, problems = read_rope({"rope_parameters": parameters}, 131072, "config.json")
+    frequencies = rope.frequencies(head_dim)
     ours = rope.tables(head_dim, len(positions))
     assert problems == []
-    assert all(torch.equal(own, their[0]) for own, their in zip(ours, theirs, strict=True))
+    # torch's power may be off by a unit in the last place, and llama3's blend passes that on four times.
+    assert units_apart(frequencies, embedding.inv_freq.numpy()) <= (4 if rope.kind == "llama3" else 2)
+    # Where the frequencies agree, so do the angles, and torch's cosine is within a unit of the correctly rounded one.
+    same = np.tile(frequencies == embedding.inv_freq.numpy(), 2)
+    assert same.mean() > 0.9
+    for own, their in zip(ours, theirs, strict=True):
+        assert units_apart(own[:, same], their[0].numpy()[:, same]) <= 1
+
+
+def units_apart(one, other):
+    """Return the largest distance between two float32 arrays in units in the last place."""
+    bits = (np.ascontiguousarray(array).view(np.int32).astype(np.int64) for array in (one, other))
+    ordered = [np.where(each < 0, -(2**31) - each, each) for each in bits]
+    return int(np.abs(ordered[0] - ordered[1]).max())
 
 
 def test_scaling_given_to_executorch_is_the_same_scaling():
@@ -55,8 +71,8 @@ def test_scaling_given_to_executorch_is_the_same_scaling():
     theirs = ExecuTorchRope(arguments)
     ours = rope.tables(32, 512)
     # ExecuTorch computes this path in double precision: an angle of 500 rounds to 3e-5 in float32.
-    torch.testing.assert_close(theirs.freqs_cos, ours[0], atol=1e-4, rtol=0)
-    torch.testing.assert_close(theirs.freqs_sin, ours[1], atol=1e-4, rtol=0)
+    for their, own in zip((theirs.freqs_cos, theirs.freqs_sin), ours, strict=True):
+        torch.testing.assert_close(their, torch.from_numpy(own), atol=1e-4, rtol=0)
 
 
 def test_older_spelling_is_read():

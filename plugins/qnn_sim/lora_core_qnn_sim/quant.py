@@ -10,6 +10,7 @@ import attrs
 from lora_core.errors import Problem
 from lora_core.models.base import ModelSummary
 from lora_core.quant.policy import QuantPolicy, Scheme
+from lora_core_qnn_sim.graph.spec import graph_name
 from lora_core_qnn_sim.options import QnnSimOptions
 
 # Embedding and output head stay at 8 bits: at 4 bits per row they lose more than all other layers together.
@@ -77,8 +78,6 @@ def policy_problems(policy: QuantPolicy) -> list[Problem]:
 def weight_bits(summary: ModelSummary, bits: Widths) -> Mapping[str, int]:
     """Return the bits of every matrix of the base, by the graph's tensor name."""
     return {
-        f"{layer.name.removeprefix('model.')}.weight": bits.head
-        if layer.kind == "embedding" or layer.is_output
-        else bits.weights
+        f"{graph_name(layer.name)}.weight": bits.head if layer.kind == "embedding" or layer.is_output else bits.weights
         for layer in summary.layers
     }

@@ -27,18 +27,32 @@ OLD = {
     "version": "0.6.1",
     "activation_encodings": {
         "act": [
-            {"bitwidth": 16, "dtype": "int", "is_symmetric": "False", "min": -3.0, "max": 3.5535, "offset": -30000,
-             "scale": 1e-4}
+            {
+                "bitwidth": 16,
+                "dtype": "int",
+                "is_symmetric": "False",
+                "min": -3.0,
+                "max": 3.5535,
+                "offset": -30000,
+                "scale": 1e-4,
+            }
         ]
     },
     "param_encodings": {
         "w": [
-            {"bitwidth": 8, "dtype": "int", "is_symmetric": "True", "min": -1.28, "max": 1.27, "offset": -128,
-             "scale": scale}
+            {
+                "bitwidth": 8,
+                "dtype": "int",
+                "is_symmetric": "True",
+                "min": -1.28,
+                "max": 1.27,
+                "offset": -128,
+                "scale": scale,
+            }
             for scale in (0.01, 0.02)
         ]
     },
-}  # fmt: skip
+}
 
 
 @given(st.floats(-1e4, 1e4), st.floats(-1e4, 1e4), st.sampled_from([8, 16]))
@@ -100,17 +114,39 @@ def test_per_channel_weights_are_written_as_the_format_says() -> None:
         ({"activation_encodings": {"a": 1}}, "'?' is wrong"),
         ({"param_encodings": [{"name": "a", "enc_type": "LPBQ"}]}, "LPBQ is not supported"),
         (
-            {"param_encodings": [{"name": "a", "enc_type": "PER_TENSOR", "dtype": "INT", "bw": 8, "is_sym": True,
-                                  "scale": [0.0], "offset": [0]}]},
+            {
+                "param_encodings": [
+                    {
+                        "name": "a",
+                        "enc_type": "PER_TENSOR",
+                        "dtype": "INT",
+                        "bw": 8,
+                        "is_sym": True,
+                        "scale": [0.0],
+                        "offset": [0],
+                    }
+                ]
+            },
             "not positive",
         ),
         (
-            {"param_encodings": [{"name": "a", "enc_type": "PER_TENSOR", "dtype": "INT", "bw": 8, "is_sym": True,
-                                  "scale": [1.0], "offset": [5]}]},
+            {
+                "param_encodings": [
+                    {
+                        "name": "a",
+                        "enc_type": "PER_TENSOR",
+                        "dtype": "INT",
+                        "bw": 8,
+                        "is_sym": True,
+                        "scale": [1.0],
+                        "offset": [5],
+                    }
+                ]
+            },
             "do not fit 8 bits",
         ),
     ],
-)  # fmt: skip
+)
 def test_wrong_encodings_files_are_refused_saying_why(tmp_path: Path, change: dict[str, Any], said: str) -> None:
     (tmp_path / "wrong").write_text(json.dumps({"version": "1.0.0"} | change))
     with pytest.raises(EncodingsFileError) as caught:
@@ -139,9 +175,14 @@ def test_supplied_base_encodings_are_frozen_into_the_foundation(tmp_path: Path, 
 
 def test_supplied_encodings_that_do_not_fit_are_refused_together(tmp_path: Path, model: Any, five: Any) -> None:
     document = aimet_document(
-        {"nowhere": asymmetric(-1, 1, 16), "norm.output": asymmetric(-1, 1, 16),
-         f"{Q}.lora_a.output": asymmetric(-1, 1, 8)}, {}, {},
-    )  # fmt: skip
+        {
+            "nowhere": asymmetric(-1, 1, 16),
+            "norm.output": asymmetric(-1, 1, 16),
+            f"{Q}.lora_a.output": asymmetric(-1, 1, 8),
+        },
+        {},
+        {},
+    )
     with pytest.raises(EncodingsFileError) as caught:
         _export_with(tmp_path, model, five[0], "a1", document)
     said = str(caught.value)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from lora_core_qnn_sim.backend import QnnSimBackend
-from lora_core_qnn_sim.graph.base_model import dims_of, quantize_base, real_weights, rope_tables
+from lora_core_qnn_sim.graph.base_model import RealWeights, dims_of, quantize_base, rope_tables
 from lora_core_qnn_sim.graph.basis import Basis
 from lora_core_qnn_sim.graph.rotation import rotated_base
 from lora_core_qnn_sim.graph.spec import GraphSpec
@@ -16,6 +16,7 @@ from lora_core_qnn_sim.graph.splitting import split_base
 from lora_core_qnn_sim.lora import graph_slots, real_lora
 from lora_core_qnn_sim.runtime.floating import FloatRun
 
+from lora_core.adapters.slots.choice import place
 from lora_core.adapters.slots.plan import SlotPlan
 from lora_core.models.executorch.options import ExecutorchOptions
 from plugins.qnn_sim.tests import tiny
@@ -45,8 +46,8 @@ def test_float_logits_equal_the_modules(
     )
     loaded = model.load(asked)
     dims = dims_of(model.summary)
-    weights, gains = real_weights(loaded, dims), None
-    cos, sin = rope_tables(loaded, dims, 16)
+    weights, gains = RealWeights.of(model.tensors()), None
+    cos, sin = rope_tables(model.architecture, 16)
     if rotated:
         weights, gains = rotated_base(weights, dims.n_layers)
     weights, basis = split_base(weights, splits), Basis(gains=gains, splits=splits)
@@ -56,12 +57,12 @@ def test_float_logits_equal_the_modules(
     if rotated:
         spec = GraphSpec.from_json(spec.to_json() | {"dims": spec.to_json()["dims"] | {"tied": False, "rotated": True}})
     base = quantize_base(weights, cos, sin, dict.fromkeys(weights, 8))
-    run = FloatRun(spec=spec, weight=lambda name: weights[name], base=base, lora=real_lora(spec, [adapter], basis))
+    run = FloatRun(
+        spec=spec, weight=lambda name: weights[name], base=base, lora=real_lora(spec, place([adapter], [plan]), basis)
+    )
     with torch.no_grad():
         for update in adapter.updates:
-            linear = loaded.module.get_submodule(
-                next(layer.path for layer in loaded.summary.layers if layer.name == update.module)
-            )
+            linear = loaded.module.get_submodule(loaded.paths[update.module])
             linear.weight = torch.nn.Parameter(
                 linear.weight
                 + torch.from_numpy(update.tensors["b"].read() @ update.tensors["a"].read()) * update.scaling,

@@ -25,9 +25,13 @@ _DOCUMENTED = "# Format as documented; not run against the vendor's SDK: see REA
 
 
 def write_handover(
-    directory: Path, context: ContextBinary, foundation: Foundation, used: Mapping[str, Mapping[str, Encoding]],
-    weights: Callable[[str], Mapping[str, Array]], groups: Sequence[Group],
-) -> None:  # fmt: skip
+    directory: Path,
+    context: ContextBinary,
+    foundation: Foundation,
+    used: Mapping[str, Mapping[str, Encoding]],
+    weights: Callable[[str], Mapping[str, Array]],
+    groups: Sequence[Group],
+) -> None:
     """Write every file into `directory`, replacing those of an earlier export; raises `StorageError`.
 
     `used` are the encodings of each adapter, `weights` returns an adapter's float32 LoRA weights by graph name.

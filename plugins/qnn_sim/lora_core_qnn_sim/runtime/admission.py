@@ -60,20 +60,25 @@ class Rules:
     def _check_identity(self, section: Section) -> None:
         if self.context.hot_switch:
             raise _refusal(
-                SectionsNotAllowedError, section, ["This context takes no sections: it was exported for hot switch"],
+                SectionsNotAllowedError,
+                section,
+                ["This context takes no sections: it was exported for hot switch"],
                 "Choose the adapter with the alpha vector.",
-            )  # fmt: skip
+            )
         if section.foundation != self.context.foundation:
             raise _refusal(
-                ForeignBaseError, section,
+                ForeignBaseError,
+                section,
                 [f"Base {section.foundation[:12]} is not this context's {self.context.foundation[:12]}"],
                 "Use the sections of this bundle.",
-            )  # fmt: skip
+            )
         if section.graph != GRAPH or section.interface != self.context.interface:
             raise _refusal(
-                ForeignGraphError, section, ["It was made for another graph, other slots or ranks, or another mode"],
+                ForeignGraphError,
+                section,
+                ["It was made for another graph, other slots or ranks, or another mode"],
                 "Use the sections of this bundle.",
-            )  # fmt: skip
+            )
 
     def _check_weights(self, section: Section) -> None:
         weights = section.weights

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from lora_core.adapters.slots.choice import PlacedAdapter
 from lora_core_qnn_sim.artifacts.context_binary import ContextBinary
-from lora_core_qnn_sim.artifacts.foundation import Foundation
+from lora_core_qnn_sim.artifacts.foundation import FoundationBinary
 from lora_core_qnn_sim.calibrate.calibrate import quantized_base, shared_encodings
 from lora_core_qnn_sim.encodings.grid import Encoding
 from lora_core_qnn_sim.grouping import Group
@@ -78,7 +78,7 @@ class Meter:
     """Measures SQNR of adapters under given encodings, on a few calibration prompts."""
 
     context: ContextBinary
-    foundation: Foundation
+    foundation: FoundationBinary
     own: Mapping[str, Mapping[str, Encoding]]
     _real: dict[str, dict[str, Array]] = attrs.field(factory=dict, init=False)
     _reference: dict[str, Array] = attrs.field(factory=dict, init=False)
@@ -114,7 +114,7 @@ class Meter:
 
 def auto_group(
     context: ContextBinary,
-    foundation: Foundation,
+    foundation: FoundationBinary,
     adapters: Sequence[PlacedAdapter],
     own: Mapping[str, Mapping[str, Encoding]],
     limit: float,

@@ -16,7 +16,7 @@ from lora_core.bundle.bundle import Method
 from lora_core.events import Emit, Noted, stage
 from lora_core_qnn_sim.artifacts import CONTEXT, FOUNDATION
 from lora_core_qnn_sim.artifacts.context_binary import ContextBinary, read_context, write_context, zero_lora
-from lora_core_qnn_sim.artifacts.foundation import Foundation
+from lora_core_qnn_sim.artifacts.foundation import FoundationBinary
 from lora_core_qnn_sim.artifacts.initial import initial_branch
 from lora_core_qnn_sim.autogroup import auto_group
 from lora_core_qnn_sim.calibrate.calibrate import calibrate_adapter, shared_encodings
@@ -39,7 +39,7 @@ from lora_core_qnn_sim.options import AUTO, QnnSimOptions
 from lora_core_qnn_sim.quantizing import build_foundation
 from lora_core_qnn_sim.supplied import supplied_adapters
 
-Encodings = Mapping[str, Mapping[str, Encoding]]
+EncodingSets = Mapping[str, Mapping[str, Encoding]]
 
 
 @attrs.frozen(kw_only=True)
@@ -90,7 +90,9 @@ def export(job: ExportJob, out: Path, emit: Emit) -> Artifacts:
     )
 
 
-def build_context(job: ExportJob, foundation: Foundation, out: Path, emit: Emit, supplied: Encodings) -> ContextBinary:
+def build_context(
+    job: ExportJob, foundation: FoundationBinary, out: Path, emit: Emit, supplied: EncodingSets
+) -> ContextBinary:
     """Write `context.bin` for the job's plan and mode and open it again."""
     options: QnnSimOptions = job.options
     hot = options.hot_switch and bool(job.adapters)
@@ -113,7 +115,7 @@ def build_context(job: ExportJob, foundation: Foundation, out: Path, emit: Emit,
     return read_context(out / CONTEXT)
 
 
-def _spec_for(job: ExportJob, foundation: Foundation, *, copies: int) -> GraphSpec:
+def _spec_for(job: ExportJob, foundation: FoundationBinary, *, copies: int) -> GraphSpec:
     """Return the graph with the job's slots, for a concurrency of `copies` adapters."""
     plan = job.plans[0] if job.plans else SlotPlan(slots=())
     slots = graph_slots(plan, foundation.basis, copies=copies)
@@ -123,9 +125,9 @@ def _spec_for(job: ExportJob, foundation: Foundation, *, copies: int) -> GraphSp
 def _shared_branch(
     single: GraphSpec,
     spec: GraphSpec,
-    foundation: Foundation,
+    foundation: FoundationBinary,
     adapters: Sequence[PlacedAdapter],
-    supplied: Encodings,
+    supplied: EncodingSets,
 ) -> dict[str, Encoding]:
     """Return branch encodings that cover every adapter, and in a hot-switch graph all of them at once."""
     sets = []
@@ -140,7 +142,7 @@ def _shared_branch(
 
 
 def _write_sections(
-    job: ExportJob, context: ContextBinary, foundation: Foundation, out: Path, emit: Emit, supplied: Encodings
+    job: ExportJob, context: ContextBinary, foundation: FoundationBinary, out: Path, emit: Emit, supplied: EncodingSets
 ) -> Sections:
     default = write_default(out, context, foundation)
     own = calibrated(context, foundation, job.adapters, emit, supplied)
@@ -160,7 +162,7 @@ def _write_sections(
 
 
 def _groups(
-    job: ExportJob, context: ContextBinary, foundation: Foundation, own: Encodings, emit: Emit
+    job: ExportJob, context: ContextBinary, foundation: FoundationBinary, own: EncodingSets, emit: Emit
 ) -> tuple[Group, ...]:
     """Return the groups that the options ask for, or those that are found."""
     options: QnnSimOptions = job.options

@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from lora_core.errors import Problem
-from lora_core_qnn_sim.artifacts.section import Part
+from lora_core_qnn_sim.artifacts.section import SectionPart
 from lora_core_qnn_sim.errors import GroupingError
 from lora_core_qnn_sim.options import Mode
 
@@ -31,7 +31,7 @@ class Group:
         return self.members[0]
 
 
-def parts_of(adapter: str, groups: Iterable[Group], mode: Mode) -> tuple[Part, ...]:
+def parts_of(adapter: str, groups: Iterable[Group], mode: Mode) -> tuple[SectionPart, ...]:
     """Return the sections that `adapter` gets.
 
     Mode `none`: weights. Alone: one combined section. In a group: the leader an encodings-only and a weights-only

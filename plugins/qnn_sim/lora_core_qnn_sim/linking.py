@@ -20,8 +20,8 @@ from lora_core.events import Emit, StageAdvanced, Warned, stage
 from lora_core_qnn_sim.artifacts import CONTEXT, FOUNDATION, SECTIONS
 from lora_core_qnn_sim.artifacts.context_binary import ContextBinary, read_context, zero_lora
 from lora_core_qnn_sim.artifacts.encoding_tensors import encodings_id
-from lora_core_qnn_sim.artifacts.foundation import Foundation, read_foundation
-from lora_core_qnn_sim.artifacts.section import DEFAULT_ADAPTER, Part, section_file, write_section
+from lora_core_qnn_sim.artifacts.foundation import FoundationBinary, read_foundation
+from lora_core_qnn_sim.artifacts.section import DEFAULT_ADAPTER, SectionPart, section_file, write_section
 from lora_core_qnn_sim.calibrate.calibrate import calibrate_adapter, shared_encodings
 from lora_core_qnn_sim.encodings.grid import Encoding
 from lora_core_qnn_sim.grouping import Group, parts_of
@@ -37,7 +37,7 @@ class LinkedAdapter:
     """What one adapter got: its section files by part, where its encodings come from, and their id."""
 
     name: str
-    files: Mapping[Part, str]
+    files: Mapping[SectionPart, str]
     encodings_file: str
     encodings_id: str
     group: str
@@ -97,7 +97,7 @@ def details(linked: Sequence[LinkedAdapter]) -> dict[str, dict[str, Any]]:
 
 def calibrated(
     context: ContextBinary,
-    foundation: Foundation,
+    foundation: FoundationBinary,
     adapters: Sequence[PlacedAdapter],
     emit: Emit,
     supplied: Mapping[str, Mapping[str, Encoding]],
@@ -116,7 +116,7 @@ def calibrated(
 def write_adapters(
     out: Path,
     context: ContextBinary,
-    foundation: Foundation,
+    foundation: FoundationBinary,
     adapters: Sequence[PlacedAdapter],
     own: Mapping[str, Mapping[str, Encoding]],
     groups: Sequence[Group],
@@ -149,12 +149,12 @@ def effective_encodings(
     return used
 
 
-def write_default(out: Path, context: ContextBinary, foundation: Foundation) -> str:
+def write_default(out: Path, context: ContextBinary, foundation: FoundationBinary) -> str:
     """Write the zero section, which brings back the base, and return its path."""
     (out / SECTIONS).mkdir(exist_ok=True)
     initial = foundation.with_slots(context.spec) | dict(context.branch)
     scope = encodings_scope(context.spec, context.mode) or frozenset(context.branch)
-    part: Part = "weights" if context.mode == "none" else "combined"
+    part: SectionPart = "weights" if context.mode == "none" else "combined"
     encodings = {name: initial[name] for name in sorted(scope)}
     write_section(
         out / SECTIONS,
@@ -178,7 +178,7 @@ def _write_one(
 ) -> LinkedAdapter:
     integers = quantize_lora(context.spec, real, encodings)
     identity = encodings_id(encodings)
-    files: dict[Part, str] = {}
+    files: dict[SectionPart, str] = {}
     for part in parts_of(name, groups, context.mode):
         path = write_section(
             directory, context, name, part, encodings_id=identity, weights=integers, encodings=encodings

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from lora_core.backend import ExportJob
 from lora_core.events import Emit, stage
 from lora_core_qnn_sim.artifacts import FOUNDATION
-from lora_core_qnn_sim.artifacts.foundation import Foundation, read_foundation, write_foundation
+from lora_core_qnn_sim.artifacts.foundation import FoundationBinary, read_foundation, write_foundation
 from lora_core_qnn_sim.calibrate.calibrate import calibrate_base
 from lora_core_qnn_sim.calibrate.prompts import calibration_prompts
 from lora_core_qnn_sim.calibrate.rounding import compensated, observe_inputs
@@ -46,7 +46,7 @@ def base_spec(job: ExportJob) -> GraphSpec:
     )
 
 
-def build_foundation(job: ExportJob, out: Path, emit: Emit) -> Foundation:
+def build_foundation(job: ExportJob, out: Path, emit: Emit) -> FoundationBinary:
     """Quantize and calibrate the base with zero LoRA, write `foundation.bin` and open it again."""
     options: QnnSimOptions = job.options
     spec, length = base_spec(job), options.context_len
@@ -60,7 +60,7 @@ def build_foundation(job: ExportJob, out: Path, emit: Emit) -> Foundation:
     with stage(emit, "calibrate base"):
         base, supplied = overridden_base(options, spec, base)
         encodings = calibrate_base(spec, base, prompts) | supplied
-    foundation = Foundation(spec=spec, base=base, encodings=encodings, prompts=tuple(prompts), basis=basis)
+    foundation = FoundationBinary(spec=spec, base=base, encodings=encodings, prompts=tuple(prompts), basis=basis)
     with stage(emit, "write foundation"):
         write_foundation(out / FOUNDATION, foundation)
     return read_foundation(out / FOUNDATION)

@@ -25,6 +25,15 @@ from lora_core.models.hf import HfModel, HfModelSource
 from lora_core.pipeline.recording import bundled, recorded
 
 DIM, HIDDEN, LAYERS, VOCAB = 32, 48, 2, 96
+LINEARS = {
+    "self_attn.q_proj": (32, DIM),
+    "self_attn.k_proj": (16, DIM),
+    "self_attn.v_proj": (16, DIM),
+    "self_attn.o_proj": (DIM, 32),
+    "mlp.gate_proj": (HIDDEN, DIM),
+    "mlp.up_proj": (HIDDEN, DIM),
+    "mlp.down_proj": (DIM, HIDDEN),
+}
 POLICY = {policy.name: policy for policy in POLICIES}
 
 
@@ -58,15 +67,7 @@ def write_checkpoint(directory: Path, *, model_type: str = "llama", massive: flo
     tensors = {"model.embed_tokens.weight": matrix(VOCAB, DIM), "model.norm.weight": 1 + matrix(DIM)}
     for n in range(config["num_hidden_layers"]):
         p = f"model.layers.{n}"
-        for name, (out, width) in {
-            "self_attn.q_proj": (32, DIM),
-            "self_attn.k_proj": (16, DIM),
-            "self_attn.v_proj": (16, DIM),
-            "self_attn.o_proj": (DIM, 32),
-            "mlp.gate_proj": (HIDDEN, DIM),
-            "mlp.up_proj": (HIDDEN, DIM),
-            "mlp.down_proj": (DIM, HIDDEN),
-        }.items():
+        for name, (out, width) in LINEARS.items():
             tensors[f"{p}.{name}.weight"] = matrix(out, width)
             if model_type == "qwen2" and name in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"):
                 tensors[f"{p}.{name}.bias"] = matrix(out)
@@ -121,9 +122,7 @@ def adapter(
         if layer.name.endswith(tuple(targets)):
             a = (rng.standard_normal((rank, layer.in_features)) * size).astype(np.float32)
             b = (rng.standard_normal((layer.out_features, rank)) * size).astype(np.float32)
-            tensors = {
-                part: ArrayTensor(name=f"{layer.name}.{part}", array=array) for part, array in (("a", a), ("b", b))
-            }
+            tensors = {part: ArrayTensor(name=part, array=array) for part, array in (("a", a), ("b", b))}
             updates.append(Update(module=layer.name, tensors=tensors, scaling=scaling))
     return Adapter(name=name, updates=tuple(updates), digest=f"{seed:064x}", source="memory")
 

@@ -26,7 +26,7 @@ from lora_core_qnn_sim.errors import DamagedContainerError, RenamedSectionError
 
 KIND = "section"
 DEFAULT_ADAPTER = "default_adapter"
-Part = Literal["combined", "weights", "encodings"]
+SectionPart = Literal["combined", "weights", "encodings"]
 Array = npt.NDArray[Any]
 
 
@@ -38,7 +38,7 @@ class Section:
     """
 
     name: str
-    part: Part
+    part: SectionPart
     graph: str
     foundation: str
     interface: str
@@ -50,7 +50,7 @@ class Section:
     path: Path
 
 
-def section_file(name: str, part: Part) -> str:
+def section_file(name: str, part: SectionPart) -> str:
     """Return the file name of a section."""
     return f"{GRAPH}_{name}.bin" if part == "combined" else f"{GRAPH}_{name}_{part}.bin"
 
@@ -59,7 +59,7 @@ def write_section(
     directory: Path,
     context: ContextBinary,
     name: str,
-    part: Part,
+    part: SectionPart,
     *,
     encodings_id: str,
     weights: Mapping[str, Array],

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lora_core_qnn_sim.artifacts.foundation import Foundation
+from lora_core_qnn_sim.artifacts.foundation import FoundationBinary
 from lora_core_qnn_sim.calibrate.ranges import RangeObserver, first_tokens
 from lora_core_qnn_sim.encodings.grid import Encoding, covering
 from lora_core_qnn_sim.graph.nodes import activations, build_nodes
@@ -43,7 +43,7 @@ def calibrate_base(spec: GraphSpec, base: BaseWeights, prompts: Sequence[npt.NDA
 
 
 def calibrate_adapter(
-    spec: GraphSpec, foundation: Foundation, weights: Mapping[str, Array], mode: Mode
+    spec: GraphSpec, foundation: FoundationBinary, weights: Mapping[str, Array], mode: Mode
 ) -> dict[str, Encoding]:
     """Return the encodings of one use case for every tensor that `mode` lets change.
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from lora_core_qnn_sim.artifacts.context_binary import ContextBinary, read_context
 from lora_core_qnn_sim.artifacts.encoding_tensors import encodings_id
-from lora_core_qnn_sim.artifacts.foundation import Foundation, read_foundation
+from lora_core_qnn_sim.artifacts.foundation import FoundationBinary, read_foundation
 from lora_core_qnn_sim.artifacts.section import Section, read_section
 from lora_core_qnn_sim.encodings.grid import Encoding
 from lora_core_qnn_sim.errors import (
@@ -62,7 +62,7 @@ class SimulatedContext:
     """
 
     binary: ContextBinary
-    foundation: Foundation
+    foundation: FoundationBinary
     _rules: Rules
     _executor: Executor | None = None
     _encodings: dict[str, Encoding] = attrs.field(factory=dict)

@@ -132,33 +132,30 @@ class Executor:
         keys = cache.keys[node.layer][:end].astype(np.float64) + k.offset
         values = cache.values[node.layer][:end].astype(np.float64) + v.offset
         visible = np.arange(end)[None, :] <= np.arange(execution.start, end)[:, None]
-        table = self._table(node.inner[0], lambda: kernels.exp_table(scores))
         return kernels.attention(
             execution.values[node.inputs[0]].reshape(count, dims.n_heads, dims.head_dim),
             keys,
             values,
             visible,
-            q.scale * k.scale / float(np.sqrt(dims.head_dim)) / scores.scale,
-            table,
-            probabilities.scale * v.scale / out.scale,
-            scores,
-            probabilities,
-            out,
+            score_multiplier=q.scale * k.scale / float(np.sqrt(dims.head_dim)) / scores.scale,
+            table=self._table(node.inner[0], lambda: kernels.exp_table(scores)),
+            mix_multiplier=probabilities.scale * v.scale / out.scale,
+            scores=scores,
+            probabilities=probabilities,
+            out=out,
         )
 
     def _add(self, node: Node, execution: Execution) -> Grid:
         left, right = node.inputs
         a, b = self.encodings[left], self.encodings[right]
-        return kernels.add(
-            execution.values[left], a.scale, execution.values[right], b.scale, self.encodings[node.output]
-        )
+        x, y = execution.values[left], execution.values[right]
+        return kernels.add(x, a.scale, y, b.scale, self.encodings[node.output])
 
     def _mul(self, node: Node, execution: Execution) -> Grid:
         left, right = node.inputs
         a, b = self.encodings[left], self.encodings[right]
-        return kernels.mul(
-            execution.values[left], a.scale, execution.values[right], b.scale, self.encodings[node.output]
-        )
+        x, y = execution.values[left], execution.values[right]
+        return kernels.mul(x, a.scale, y, b.scale, self.encodings[node.output])
 
     def _silu(self, node: Node, execution: Execution) -> Grid:
         source, out = self.encodings[node.inputs[0]], self.encodings[node.output]

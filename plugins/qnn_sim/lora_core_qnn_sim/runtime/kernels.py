@@ -93,6 +93,7 @@ def attention(
     k: Grid,
     v: Grid,
     visible: npt.NDArray[np.bool_],
+    *,
     score_multiplier: float,
     table: Grid,
     mix_multiplier: float,

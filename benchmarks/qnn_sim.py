@@ -30,7 +30,9 @@ from typing import Any
 import attrs
 import numpy as np
 from lora_core_qnn_sim import exporting
+from lora_core_qnn_sim.artifacts import FOUNDATION
 from lora_core_qnn_sim.artifacts.foundation import read_foundation
+from lora_core_qnn_sim.quantizing import base_spec
 from lora_core_qnn_sim.runtime.context import SimulatedContext
 
 import lora_core
@@ -38,9 +40,11 @@ import lora_core
 ROOT = Path(__file__).resolve().parent.parent
 ADAPTERS = {name: ROOT / "examples" / "adapters" / name for name in ("json", "pirate", "shout")}
 QUESTIONS = (
-    "What is the tallest mountain in the world?", "How does a bicycle stay upright?", "Who wrote Hamlet?",
+    "What is the tallest mountain in the world?",
+    "How does a bicycle stay upright?",
+    "Who wrote Hamlet?",
     "Explain what a prime number is.",
-)  # fmt: skip
+)
 ANSWER = 24
 GREEDY = 2
 MODES: dict[str, dict[str, Any]] = {
@@ -106,11 +110,13 @@ def reference(model_dir: Path, adapters: dict[str, Path]) -> Reference:
 
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
     prompts = [
-        np.array(tokenizer.apply_chat_template(
-            [{"role": "user", "content": question}], add_generation_prompt=True, return_dict=False
-        ))
+        np.array(
+            tokenizer.apply_chat_template(
+                [{"role": "user", "content": question}], add_generation_prompt=True, return_dict=False
+            )
+        )
         for question in QUESTIONS
-    ]  # fmt: skip
+    ]
     shared = next(i for i, ids in enumerate(zip(*prompts, strict=False)) if len(set(ids)) > 1)
     found = Reference(prompts=prompts, shared=shared)
     for name in ("", *adapters):
@@ -123,9 +129,13 @@ def reference(model_dir: Path, adapters: dict[str, Path]) -> Reference:
             ids = torch.from_numpy(prompt)[None]
             with torch.no_grad():
                 whole = model.generate(
-                    input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=ANSWER,
-                    min_new_tokens=ANSWER, pad_token_id=0,
-                )  # fmt: skip
+                    input_ids=ids,
+                    attention_mask=torch.ones_like(ids),
+                    do_sample=False,
+                    max_new_tokens=ANSWER,
+                    min_new_tokens=ANSWER,
+                    pad_token_id=0,
+                )
                 found.logits[name].append(model(input_ids=whole).logits[0].numpy())
             found.sequences[name].append(whole[0].numpy())
     return found
@@ -137,9 +147,11 @@ def all_logits(context: SimulatedContext, tokens: np.ndarray[Any, Any], alphas: 
     for begin in range(0, len(tokens), length):
         chunk = tokens[begin : begin + length]
         padded = np.pad(chunk, (0, length - len(chunk)))
-        rows.append(context.execute(
-            "prefill", padded, valid=len(chunk), position=begin, cache=cache, io=io, alphas=alphas, all_logits=True
-        ))  # fmt: skip
+        rows.append(
+            context.execute(
+                "prefill", padded, valid=len(chunk), position=begin, cache=cache, io=io, alphas=alphas, all_logits=True
+            )
+        )
     return (np.concatenate(rows).astype(np.float64) + io.logits.offset) * io.logits.scale
 
 
@@ -252,13 +264,13 @@ def share_foundations(directory: Path) -> None:
 
     def reuse(job: Any, out: Path, emit: Any) -> Any:
         options = job.options
-        said = repr((exporting.base_spec(job), job.policy, options.weight_bits, options.rotates, options.splits))
+        said = repr((base_spec(job), job.policy, options.weight_bits, options.rotates, options.splits))
         key = directory / f"{hashlib.sha256(said.encode()).hexdigest()[:16]}.bin"
         if not key.exists():
             build(job, out, emit)
-            shutil.copy(out / exporting.FOUNDATION, key)
-        shutil.copy(key, out / exporting.FOUNDATION)
-        return read_foundation(out / exporting.FOUNDATION)
+            shutil.copy(out / FOUNDATION, key)
+        shutil.copy(key, out / FOUNDATION)
+        return read_foundation(out / FOUNDATION)
 
     exporting.build_foundation = reuse
 
@@ -268,9 +280,13 @@ def run_rules() -> dict[str, Any]:
     environment = os.environ | {"QNN_SIM_EXAMPLES": "220", "QNN_SIM_STEPS": "50"}
     test = ROOT / "plugins" / "qnn_sim" / "tests" / "test_state_machine.py"
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-s", str(test)], env=environment, capture_output=True, text=True,
-        cwd=ROOT, check=False,
-    )  # fmt: skip
+        [sys.executable, "-m", "pytest", "-q", "-s", str(test)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
     steps = next((int(line.split()[0]) for line in done.stdout.splitlines() if line.strip().endswith(" steps")), 0)
     return {"passed": done.returncode == 0, "steps": steps}
 
@@ -287,9 +303,15 @@ def measure_modes(model: Path, adapters: dict[str, Path], work: Path, wanted: li
             continue
         start = time.perf_counter()
         bundle = lora_core.export(
-            model, adapters=adapters, backend="qnn_sim", policy=policy, out=work / "bundle",
-            options={"context_len": 256, **options}, force=True, emit=_say_notes,
-        )  # fmt: skip
+            model,
+            adapters=adapters,
+            backend="qnn_sim",
+            policy=policy,
+            out=work / "bundle",
+            options={"context_len": 256, **options},
+            force=True,
+            emit=_say_notes,
+        )
         seconds = time.perf_counter() - start
         rows = quality(bundle, found, GREEDY if part == "quality" else 0)
         done.write_text(json.dumps(rows))
@@ -325,16 +347,26 @@ def measure_switches(model: Path, adapters: dict[str, Path], work: Path) -> dict
     figures: dict[str, Any] = {}
     for bits in (16, 8):
         bundle = lora_core.export(
-            model, adapters=adapters, backend="qnn_sim", policy="w8a16", out=work / "bundle",
-            options={"context_len": 256, "group": ("voice=pirate,shout",), "lora_bits": bits}, force=True,
-        )  # fmt: skip
+            model,
+            adapters=adapters,
+            backend="qnn_sim",
+            policy="w8a16",
+            out=work / "bundle",
+            options={"context_len": 256, "group": ("voice=pirate,shout",), "lora_bits": bits},
+            force=True,
+        )
         figures[f"int{bits}"] = switching(bundle, work / "bundle")
     voices = {name: adapters[name] for name in ("pirate", "shout")}
     for group in ((), ("voice=pirate,shout",)):
         lora_core.export(
-            model, adapters=voices, backend="qnn_sim", policy="w8a16", out=work / "bundle",
-            options={"context_len": 256, "lora_bits": 8, "group": group}, force=True,
-        )  # fmt: skip
+            model,
+            adapters=voices,
+            backend="qnn_sim",
+            policy="w8a16",
+            out=work / "bundle",
+            options={"context_len": 256, "lora_bits": 8, "group": group},
+            force=True,
+        )
         sections = sorted((work / "bundle" / "sections").iterdir())
         figures[f"r=8 on q and v, int8, groups {group}"] = {path.name: round(_overhead(path), 5) for path in sections}
     return figures

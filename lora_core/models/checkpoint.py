@@ -58,6 +58,21 @@ class Checkpoint:
                 problems.append(Problem(what=what, where=where))
         return problems
 
+    def check_tied(self, head: str, embedding: str) -> None:
+        """Raise `ModelError` if the tensor `head` is stored and is not `embedding`, which the configuration ties it to:
+        readers disagree on which one counts.
+        """
+        import numpy as np
+
+        stored = self.tensors.get(head)
+        if stored is not None and not np.array_equal(stored.read(), self.tensors[embedding].read()):
+            raise ModelError(
+                f"config.json ties the output head to the embedding, but the checkpoint holds another {head}",
+                where=str(stored.path),
+                remedy="Set tie_word_embeddings to false in config.json if the stored head counts, "
+                "else remove the tensor.",
+            )
+
     def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
         """Return the named tensors in float32; those stored so are memory-mapped, not copied.
 

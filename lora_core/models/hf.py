@@ -115,7 +115,11 @@ class HfModel(ModelHandle):
         return tokenizer_files.tokenizer_files(self.directory)
 
     def tensors(self) -> Mapping[str, LazyTensor]:
-        """Return the tensors that the architecture uses, by their names in the checkpoint."""
+        """Return the tensors that the architecture uses, by their names in the checkpoint.
+
+        Raises `ModelError` for a head that is stored although the configuration ties it, and is not the embedding.
+        """
+        self._check_tied()
         return {name: self.checkpoint.tensors[name] for name in hf_names.tensor_shapes(self.architecture)}
 
     def load(self, options: ModelOptions) -> BaseModel:
@@ -126,6 +130,7 @@ class HfModel(ModelHandle):
         from lora_core.models.executorch.options import ExecutorchOptions
 
         asked = ExecutorchOptions.of(options)
+        self._check_tied()
         module = transformer.build_transformer(self.architecture, self.checkpoint, asked)
         return BaseModel(
             summary=self.summary,
@@ -142,6 +147,10 @@ class HfModel(ModelHandle):
         from lora_core.models.transformers_reference import open_reference
 
         return open_reference(self.directory, references)
+
+    def _check_tied(self) -> None:
+        if self.architecture.tied:
+            self.checkpoint.check_tied(f"{hf_names.OUTPUT}.weight", f"{hf_names.EMBEDDING}.weight")
 
     @property
     def _name(self) -> str:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import attrs
+import numpy as np
 
-from lora_core.elementary import cosines, powers, sines
+from lora_core.elementary import Float32, cosines, powers, sines
 from lora_core.errors import Problem
-
-if TYPE_CHECKING:
-    import torch
 
 DEFAULT_THETA = 10000.0
 SUPPORTED_TYPES = ("default", "linear", "llama3")
@@ -38,55 +36,50 @@ class Rope:
     high_freq_factor: float = 4.0
     original_context_len: int = 8192
 
-    def frequencies(self, head_dim: int) -> torch.Tensor:
+    def frequencies(self, head_dim: int) -> Float32:
         """Return the `head_dim / 2` inverse frequencies in float32, computed in the order of transformers'
         `modeling_rope_utils.py`.
 
         transformers' own differ by at most a unit in the last place, and from processor to processor: torch's power
         is not correctly rounded, this one is.
         """
-        import torch  # heavy: frequencies are needed only to build a module
-
-        exponents = torch.arange(0, head_dim, 2, dtype=torch.int64).to(torch.float32) / head_dim
-        plain = 1.0 / torch.from_numpy(powers(self.theta, exponents.tolist()))
+        exponents = np.arange(0, head_dim, 2).astype(np.float32) / np.float32(head_dim)
+        plain = np.float32(1.0) / powers(float(np.float32(self.theta)), exponents.tolist())
         if self.kind == "linear":
-            return plain / self.factor
+            return plain / np.float32(self.factor)
         if self.kind == "llama3":
             return self._blend(plain)
         return plain
 
-    def _blend(self, plain: torch.Tensor) -> torch.Tensor:
-        import torch  # heavy
-
-        long_wavelength = self.original_context_len / self.low_freq_factor
-        short_wavelength = self.original_context_len / self.high_freq_factor
-        wavelength = 2 * math.pi / plain
-        scaled = torch.where(wavelength > long_wavelength, plain / self.factor, plain)
-        smooth = (self.original_context_len / wavelength - self.low_freq_factor) / (
-            self.high_freq_factor - self.low_freq_factor
-        )
-        smoothed = (1 - smooth) * scaled / self.factor + smooth * scaled
-        medium = ~(wavelength < short_wavelength) * ~(wavelength > long_wavelength)
-        return torch.where(medium, smoothed, scaled)
+    def _blend(self, plain: Float32) -> Float32:
+        # As torch computes it: each number is rounded to float32 before it meets an array, and a number divided by an
+        # array is the array's reciprocal times the number (`Tensor.__rtruediv__`).
+        one, factor = np.float32(1.0), np.float32(self.factor)
+        wavelength = one / plain * np.float32(2 * math.pi)
+        long = wavelength > np.float32(self.original_context_len / self.low_freq_factor)
+        short = wavelength < np.float32(self.original_context_len / self.high_freq_factor)
+        scaled = np.where(long, plain / factor, plain)
+        turns = one / wavelength * np.float32(self.original_context_len)
+        band = np.float32(self.high_freq_factor - self.low_freq_factor)
+        smooth = (turns - np.float32(self.low_freq_factor)) / band
+        smoothed = (one - smooth) * scaled / factor + smooth * scaled
+        return np.where(~short & ~long, smoothed, scaled)
 
     def divisors(self, head_dim: int) -> list[float] | None:
         """Return by what each plain frequency is divided, or None if by nothing."""
         if self.kind == "default":
             return None
-        plain = Rope(theta=self.theta).frequencies(head_dim).double()
-        return [float(divisor) for divisor in plain / self.frequencies(head_dim).double()]
+        plain, own = (rope.frequencies(head_dim).tolist() for rope in (Rope(theta=self.theta), self))
+        return [dividend / divisor for dividend, divisor in zip(plain, own, strict=True)]
 
-    def tables(self, head_dim: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def tables(self, head_dim: int, length: int) -> tuple[Float32, Float32]:
         """Return cosines and sines of positions 0 to `length`, each (length, head_dim), float32, correctly rounded.
 
         They are stored, so they must not depend on the processor, as torch's do.
         """
-        import torch  # heavy
-
-        positions = torch.arange(length, dtype=torch.int64).to(torch.float32)
-        angles = torch.outer(positions, self.frequencies(head_dim)).numpy()
-        cos, sin = (torch.from_numpy(table) for table in (cosines(angles), sines(angles)))
-        return torch.cat((cos, cos), dim=-1), torch.cat((sin, sin), dim=-1)
+        angles = np.outer(np.arange(length).astype(np.float32), self.frequencies(head_dim))
+        cos, sin = cosines(angles), sines(angles)
+        return np.concatenate((cos, cos), axis=-1), np.concatenate((sin, sin), axis=-1)
 
 
 def read_rope(config: Mapping[str, Any], context_len: int, where: str) -> tuple[Rope, list[Problem]]:

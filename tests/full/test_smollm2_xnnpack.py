@@ -12,9 +12,9 @@ import attrs
 import numpy as np
 import numpy.typing as npt
 import pytest
-from lora_core.verification.limits import FLOAT32
 
 import lora_core
+from lora_core.limits import FLOAT32
 
 pytestmark = pytest.mark.full
 PROMPTS = (

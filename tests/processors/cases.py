@@ -144,7 +144,7 @@ def table_digests() -> dict[str, str]:
         "linear": (Rope(theta=1e4, kind="linear", factor=3.0), 80),
     }
     return {
-        name: _sha256(b"".join(table.numpy().tobytes() for table in rope.tables(head_dim, 4096)))
+        name: _sha256(b"".join(table.tobytes() for table in rope.tables(head_dim, 4096)))
         for name, (rope, head_dim) in ropes.items()
     }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from lora_core.errors import ModelError
@@ -38,8 +37,6 @@ def build_transformer(
         _add_biases(module, architecture, block)
     names = parameter_names(architecture, block)
     stored = checkpoint.read(dict.fromkeys(names.values()))
-    if architecture.tied:
-        _check_tied(checkpoint, stored)
     result = module.load_state_dict({ours: stored[theirs] for ours, theirs in names.items()}, strict=False, assign=True)
     empty = [name for name, parameter in module.named_parameters() if parameter.is_meta]
     if empty or result.unexpected_keys:
@@ -101,21 +98,6 @@ def model_args(architecture: Architecture, options: ExecutorchOptions) -> dict[s
     return {**arguments, **architecture.definition}
 
 
-def _check_tied(checkpoint: Checkpoint, stored: Mapping[str, Any]) -> None:
-    """Refuse a head of its own in a checkpoint whose configuration ties it: readers disagree on which one counts."""
-    import torch  # heavy
-
-    name = f"{hf_names.OUTPUT}.weight"
-    if name not in checkpoint.tensors:
-        return
-    if not torch.equal(checkpoint.read([name])[name], stored[f"{hf_names.EMBEDDING}.weight"]):
-        raise ModelError(
-            f"config.json ties the output head to the embedding, but the checkpoint holds another {name}",
-            where=str(checkpoint.tensors[name].path),
-            remedy="Set tie_word_embeddings to false in config.json if the stored head counts, else remove the tensor.",
-        )
-
-
 def _add_biases(module: Any, architecture: Architecture, block: BlockNames) -> None:
     """Give a bias to the linear layers that have one here and not in ExecuTorch's definition (o_proj and the MLP)."""
     import torch  # heavy
@@ -130,8 +112,10 @@ def _add_biases(module: Any, architecture: Architecture, block: BlockNames) -> N
 
 def _set_rope(module: Any, architecture: Architecture) -> None:
     """Replace the rotary tables by transformers' float32 angles and their correctly rounded cosines and sines."""
-    length = module.rope.freqs_cos.shape[0]
-    module.rope.freqs_cos, module.rope.freqs_sin = architecture.rope.tables(architecture.head_dim, length)
+    import torch  # heavy
+
+    tables = architecture.rope.tables(architecture.head_dim, module.rope.freqs_cos.shape[0])
+    module.rope.freqs_cos, module.rope.freqs_sin = (torch.from_numpy(table) for table in tables)
 
 
 def _use_custom_sdpa(module: Any) -> None:

@@ -13,9 +13,9 @@ import attrs
 import numpy as np
 import numpy.typing as npt
 
-from lora_core.adapters.adapter import Adapter
+from lora_core.adapters.slots.choice import PlacedAdapter
 from lora_core_qnn_sim.artifacts.context_binary import ContextBinary
-from lora_core_qnn_sim.artifacts.foundation import Foundation
+from lora_core_qnn_sim.artifacts.foundation import FoundationBinary
 from lora_core_qnn_sim.calibrate.calibrate import quantized_base, shared_encodings
 from lora_core_qnn_sim.encodings.grid import Encoding
 from lora_core_qnn_sim.grouping import Group
@@ -23,7 +23,7 @@ from lora_core_qnn_sim.lora import quantize_lora, real_lora
 from lora_core_qnn_sim.runtime.executor import Executor
 from lora_core_qnn_sim.runtime.floating import FloatRun
 from lora_core_qnn_sim.runtime.kernels import ALPHA
-from lora_core_qnn_sim.runtime.kv_cache import KvCache
+from lora_core_qnn_sim.runtime.kv_cache import QuantizedKvCache
 
 Array = npt.NDArray[Any]
 EXACT_LIMIT = 8
@@ -78,19 +78,19 @@ class Meter:
     """Measures SQNR of adapters under given encodings, on a few calibration prompts."""
 
     context: ContextBinary
-    foundation: Foundation
+    foundation: FoundationBinary
     own: Mapping[str, Mapping[str, Encoding]]
     _real: dict[str, dict[str, Array]] = attrs.field(factory=dict, init=False)
     _reference: dict[str, Array] = attrs.field(factory=dict, init=False)
 
-    def add(self, adapter: Adapter) -> None:
+    def add(self, placed: PlacedAdapter) -> None:
         """Prepare an adapter: its weights and its floating-point logits."""
         spec, base = self.context.spec, self.foundation.base
-        real = real_lora(spec, [adapter], self.foundation.basis)
+        real = real_lora(spec, [placed], self.foundation.basis)
         wide = {name: array.astype(np.float64) for name, array in real.items()}
         run = FloatRun(spec=spec, weight=quantized_base(base), base=base, lora=wide)
-        self._real[adapter.name] = real
-        self._reference[adapter.name] = np.concatenate(run.logits(self.foundation.prompts[:_PROMPTS]))
+        self._real[placed.name] = real
+        self._reference[placed.name] = np.concatenate(run.logits(self.foundation.prompts[:_PROMPTS]))
 
     def measure(self, name: str, encodings: Mapping[str, Encoding]) -> float:
         """Return the SQNR of adapter `name` under `encodings`."""
@@ -101,7 +101,7 @@ class Meter:
         alphas = ALPHA.quantize(np.ones(spec.alphas))
         grid = whole["lm_head.output"]
         logits = [
-            grid.dequantize(executor.run(prompt, 0, KvCache.empty(spec), alphas, last_only=False))
+            grid.dequantize(executor.run(prompt, 0, QuantizedKvCache.empty(spec), alphas, last_only=False))
             for prompt in self.foundation.prompts[:_PROMPTS]
         ]
         return sqnr(self._reference[name], np.concatenate(logits))
@@ -113,17 +113,20 @@ class Meter:
 
 
 def auto_group(
-    context: ContextBinary, foundation: Foundation, adapters: Sequence[Adapter],
-    own: Mapping[str, Mapping[str, Encoding]], limit: float,
-) -> AutoGrouping:  # fmt: skip
+    context: ContextBinary,
+    foundation: FoundationBinary,
+    adapters: Sequence[PlacedAdapter],
+    own: Mapping[str, Mapping[str, Encoding]],
+    limit: float,
+) -> AutoGrouping:
     """Return the fewest groups in which no adapter loses more than `limit` dB.
 
     Up to `EXACT_LIMIT` adapters every partition into fewer groups has been ruled out; beyond, groups are merged
     greedily and the result says so.
     """
     meter = Meter(context=context, foundation=foundation, own=own)
-    for adapter in adapters:
-        meter.add(adapter)
+    for placed in adapters:
+        meter.add(placed)
     alone = {name: meter.measure(name, encodings) for name, encodings in own.items()}
     measured: dict[frozenset[str], Mapping[str, float]] = {frozenset({name}): {name: alone[name]} for name in own}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lora_core.backend import ExportJob
 from lora_core.errors import LoraCoreError, Problem
-from lora_core_qnn_sim.graph.base_model import family_problems
+from lora_core_qnn_sim.graph.base_model import architecture_of, family_problems
 from lora_core_qnn_sim.grouping import group_problems, parse_groups, read_groups
 from lora_core_qnn_sim.options import AUTO, QnnSimOptions
 from lora_core_qnn_sim.quant import policy_problems, widths
@@ -14,13 +14,14 @@ from lora_core_qnn_sim.supplied import BASE, parse_files
 
 def job_problems(job: ExportJob) -> list[Problem]:
     """Return every problem of `job`."""
-    problems = family_problems(job.model.summary) + policy_problems(job.policy)
+    foreign = family_problems(job.model.summary)
+    problems = foreign + policy_problems(job.policy)
     if len(job.plans) > 1:
         what = "The simulator has one max-rank graph for all adapters, not one for each shape"
         problems.append(Problem(what=what, remedy="Use the union plan."))
     if not problems:
         problems += _width_problems(job)
-    problems += _length_problems(job)
+    problems += _length_problems(job, windowed=not foreign)
     problems += _group_problems(job)
     problems += _option_problems(job)
     return problems
@@ -37,16 +38,16 @@ def _width_problems(job: ExportJob) -> list[Problem]:
     return [Problem(what=what, remedy="Use --lora-bits 8, or fewer adapters in one concurrency.")]
 
 
-def _length_problems(job: ExportJob) -> list[Problem]:
+def _length_problems(job: ExportJob, *, windowed: bool) -> list[Problem]:
     options: QnnSimOptions = job.options
     problems = []
     if options.input_len > options.context_len:
         what = f"--input-len {options.input_len} is more than --context-len {options.context_len}"
         problems.append(Problem(what=what))
-    limit = job.model.summary.context_len
-    window = job.model.summary.config.get("sliding_window")
-    if window and job.model.summary.family == "mistral":
-        limit = min(limit or window, window)
+    summary = job.model.summary
+    # A static graph attends to all it holds, which is exact up to the sliding window.
+    window = architecture_of(summary).window if windowed else None
+    limit = min((length for length in (summary.context_len, window) if length is not None), default=None)
     if limit is not None and options.context_len > limit:
         what = f"--context-len {options.context_len} is more than the model's {limit}"
         problems.append(Problem(what=what, remedy=f"Ask for at most {limit}."))
@@ -73,7 +74,7 @@ def _group_problems(job: ExportJob) -> list[Problem]:
     except LoraCoreError as error:
         return [*problems, *error.problems]
     names = [adapter.name for adapter in job.adapters]
-    return problems + group_problems(groups, names, options.quant_updatable)  # type: ignore[arg-type]
+    return problems + group_problems(groups, names, options.quant_updatable)
 
 
 def _option_problems(job: ExportJob) -> list[Problem]:
@@ -86,8 +87,9 @@ def _option_problems(job: ExportJob) -> list[Problem]:
         if name not in known
     ]
     for option, asked, word in (
-        ("--rotate", options.rotate, "rotated"), ("--split-outliers", options.split_outliers, "wider")
-    ):  # fmt: skip
+        ("--rotate", options.rotate, "rotated"),
+        ("--split-outliers", options.split_outliers, "wider"),
+    ):
         if asked and (options.encodings or options.emit_qairt):
             what = f"Encodings and the vendor's tools know the base as it is, not a {word} one"
             problems.append(Problem(what=what, remedy=f"Leave {option} out."))

@@ -9,9 +9,9 @@ from typing import Any
 import attrs
 
 from lora_core.errors import Problem
-from lora_core_qnn_sim.artifacts.section import Part
+from lora_core_qnn_sim.artifacts.section import SectionPart
 from lora_core_qnn_sim.errors import GroupingError
-from lora_core_qnn_sim.modes import Mode
+from lora_core_qnn_sim.options import Mode
 
 
 @attrs.frozen(kw_only=True)
@@ -31,7 +31,7 @@ class Group:
         return self.members[0]
 
 
-def parts_of(adapter: str, groups: Iterable[Group], mode: Mode) -> tuple[Part, ...]:
+def parts_of(adapter: str, groups: Iterable[Group], mode: Mode) -> tuple[SectionPart, ...]:
     """Return the sections that `adapter` gets.
 
     Mode `none`: weights. Alone: one combined section. In a group: the leader an encodings-only and a weights-only
@@ -122,13 +122,15 @@ def _use_cases(path: Path) -> list[Mapping[str, Any]]:
     if keys.count("use_case") > 1:
         raise GroupingError(
             f"The file has {keys.count('use_case')} keys `use_case`, of which YAML keeps only the last",
-            where=str(path), remedy="Write one `use_case:` with a list of all adapters.",
-        )  # fmt: skip
+            where=str(path),
+            remedy="Write one `use_case:` with a list of all adapters.",
+        )
     data = yaml.safe_load(path.read_text(encoding="utf-8"))
     cases = data.get("use_case") if isinstance(data, dict) else None
     if not isinstance(cases, list) or not all(isinstance(case, dict) and "name" in case for case in cases):
         raise GroupingError(
-            "The file has no list `use_case:` of entries with a name", where=str(path),
+            "The file has no list `use_case:` of entries with a name",
+            where=str(path),
             remedy="Write `use_case:` with one entry for each adapter.",
-        )  # fmt: skip
+        )
     return cases

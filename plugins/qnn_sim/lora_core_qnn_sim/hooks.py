@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from lora_core.capability import Capability
 from lora_core.hookspecs import hookimpl
 from lora_core.quant.policy import QuantPolicy
-from lora_core.specs import BackendSpec, CommandSpec
+from lora_core.specs import BackendSpec, CommandSpec, ReservedNames
 from lora_core_qnn_sim.quant import POLICIES
 
 
@@ -22,6 +22,13 @@ def lora_core_register_backends() -> Sequence[BackendSpec]:
             options="lora_core_qnn_sim.options:QnnSimOptions",
             capabilities=frozenset({Capability.EXPORT, Capability.LINK, Capability.RUN}),
             policies=tuple(policy.name for policy in POLICIES),
+            # Every policy quantizes the embedding: a static integer graph has no place for a float one.
+            embeddings=True,
+            # The base's method and its zero section; `NAME_weights` and `NAME_encodings` are sections of adapter NAME.
+            reserved=ReservedNames(
+                names=frozenset({"forward", "default_adapter"}),
+                endings=("_encodings", "_weights", "_default_adapter"),
+            ),
             install_hint="pip install lora-core-qnn-sim",
         )
     ]

@@ -12,12 +12,16 @@ from typing import Any
 import attrs
 import numpy.typing as npt
 
-from lora_core.adapters.adapter import Adapter
+from lora_core.adapters.slots.choice import PlacedAdapter
+from lora_core.backend import Artifacts, WrittenFile
+from lora_core.bundle.bundle import Bundle, Method
+from lora_core.errors import UnsupportedError
 from lora_core.events import Emit, StageAdvanced, Warned, stage
-from lora_core_qnn_sim.artifacts.context_binary import ContextBinary, zero_lora
+from lora_core_qnn_sim.artifacts import CONTEXT, FOUNDATION, SECTIONS
+from lora_core_qnn_sim.artifacts.context_binary import ContextBinary, read_context, zero_lora
 from lora_core_qnn_sim.artifacts.encoding_tensors import encodings_id
-from lora_core_qnn_sim.artifacts.foundation import Foundation
-from lora_core_qnn_sim.artifacts.section import DEFAULT_ADAPTER, Part, section_file, write_section
+from lora_core_qnn_sim.artifacts.foundation import FoundationBinary, read_foundation
+from lora_core_qnn_sim.artifacts.section import DEFAULT_ADAPTER, SectionPart, section_file, write_section
 from lora_core_qnn_sim.calibrate.calibrate import calibrate_adapter, shared_encodings
 from lora_core_qnn_sim.encodings.grid import Encoding
 from lora_core_qnn_sim.grouping import Group, parts_of
@@ -25,7 +29,6 @@ from lora_core_qnn_sim.lora import quantize_lora, real_lora, saturated
 from lora_core_qnn_sim.modes import encodings_scope
 
 Array = npt.NDArray[Any]
-SECTIONS = "sections"
 _CALIBRATE = "calibrate adapters"
 
 
@@ -34,42 +37,102 @@ class LinkedAdapter:
     """What one adapter got: its section files by part, where its encodings come from, and their id."""
 
     name: str
-    files: Mapping[Part, str]
+    files: Mapping[SectionPart, str]
     encodings_file: str
     encodings_id: str
     group: str
 
+    @property
+    def detail(self) -> dict[str, Any]:
+        """What a session and a hand-over find again in the manifest."""
+        return {
+            "sections": dict(self.files),
+            "encodings": self.encodings_file,
+            "encodings_id": self.encodings_id,
+            "group": self.group,
+        }
+
+
+def link(bundle: Bundle, adapters: Sequence[PlacedAdapter], out: Path, emit: Emit) -> Artifacts:
+    """Write the sections of `adapters`, each with encodings of its own; raises `UnsupportedError` for hot switch."""
+    context = read_context(bundle.file(CONTEXT))
+    if context.hot_switch:
+        raise UnsupportedError(
+            "A hot-switch context holds all its adapters in one concurrency and takes no more",
+            where=str(bundle.path),
+            remedy="Export again with every adapter, or without --hot-switch.",
+        )
+    foundation = read_foundation(bundle.file(FOUNDATION))
+    own = calibrated(context, foundation, adapters, emit, {})
+    with stage(emit, "write sections"):
+        linked = write_adapters(out, context, foundation, adapters, own, (), emit)
+    return Artifacts(
+        foundation=foundation.digest,
+        files=section_files(linked),
+        methods=methods(adapters),
+        adapter_details=details(linked),
+    )
+
+
+def section_files(linked: Sequence[LinkedAdapter]) -> tuple[WrittenFile, ...]:
+    """Return the section files of `linked`, each with the adapter that takes it along when it is removed."""
+    # Encodings that other members need stay when their leader is removed.
+    shared = {other.encodings_file for other in linked if not {"encodings", "combined"} & set(other.files)}
+    return tuple(
+        WrittenFile(path=path, role="adapter-data", adapter=None if path in shared else each.name)
+        for each in linked
+        for path in each.files.values()
+    )
+
+
+def methods(adapters: Sequence[PlacedAdapter]) -> tuple[Method, ...]:
+    """Return the method of each adapter: the one program with its sections applied."""
+    return tuple(Method(name=placed.name, program=CONTEXT, adapter=placed.name) for placed in adapters)
+
+
+def details(linked: Sequence[LinkedAdapter]) -> dict[str, dict[str, Any]]:
+    """Return what the manifest says of each adapter."""
+    return {each.name: each.detail for each in linked}
+
 
 def calibrated(
-    context: ContextBinary, foundation: Foundation, adapters: Sequence[Adapter], emit: Emit,
+    context: ContextBinary,
+    foundation: FoundationBinary,
+    adapters: Sequence[PlacedAdapter],
+    emit: Emit,
     supplied: Mapping[str, Mapping[str, Encoding]],
-) -> dict[str, dict[str, Encoding]]:  # fmt: skip
+) -> dict[str, dict[str, Encoding]]:
     """Return each adapter's own encodings for the context's mode; `supplied` ones replace the calibrated."""
     own = {}
     with stage(emit, _CALIBRATE):
-        for done, adapter in enumerate(adapters, 1):
-            weights = real_lora(context.spec, [adapter], foundation.basis)
+        for done, placed in enumerate(adapters, 1):
+            weights = real_lora(context.spec, [placed], foundation.basis)
             encodings = calibrate_adapter(context.spec, foundation, weights, context.mode)
-            own[adapter.name] = encodings | dict(supplied.get(adapter.name, {}))
+            own[placed.name] = encodings | dict(supplied.get(placed.name, {}))
             emit(StageAdvanced(stage=_CALIBRATE, done=done, total=len(adapters)))
     return own
 
 
 def write_adapters(
-    out: Path, context: ContextBinary, foundation: Foundation, adapters: Sequence[Adapter],
-    own: Mapping[str, Mapping[str, Encoding]], groups: Sequence[Group], emit: Emit,
-) -> list[LinkedAdapter]:  # fmt: skip
+    out: Path,
+    context: ContextBinary,
+    foundation: FoundationBinary,
+    adapters: Sequence[PlacedAdapter],
+    own: Mapping[str, Mapping[str, Encoding]],
+    groups: Sequence[Group],
+    emit: Emit,
+) -> list[LinkedAdapter]:
     """Write the sections of `adapters` into `out` and return what each got."""
     (out / SECTIONS).mkdir(exist_ok=True)
     used = effective_encodings(context, own, groups)
     linked = []
-    for adapter in adapters:
-        encodings = used[adapter.name]
-        real = real_lora(context.spec, [adapter], foundation.basis)
+    for placed in adapters:
+        encodings = used[placed.name]
+        real = real_lora(context.spec, [placed], foundation.basis)
         lost = saturated(real, encodings)
         if lost:
-            emit(Warned(message=f"Adapter {adapter.name!r}: {lost:.2%} of its weights saturate the shared encodings."))
-        linked.append(_write_one(out / SECTIONS, context, adapter.name, real, encodings, groups))
+            emit(Warned(message=f"Adapter {placed.name!r}: {lost:.2%} of its weights saturate the shared encodings."))
+        linked.append(_write_one(out / SECTIONS, context, placed.name, real, encodings, groups))
     return linked
 
 
@@ -86,27 +149,36 @@ def effective_encodings(
     return used
 
 
-def write_default(out: Path, context: ContextBinary, foundation: Foundation) -> str:
+def write_default(out: Path, context: ContextBinary, foundation: FoundationBinary) -> str:
     """Write the zero section, which brings back the base, and return its path."""
     (out / SECTIONS).mkdir(exist_ok=True)
     initial = foundation.with_slots(context.spec) | dict(context.branch)
     scope = encodings_scope(context.spec, context.mode) or frozenset(context.branch)
-    part: Part = "weights" if context.mode == "none" else "combined"
+    part: SectionPart = "weights" if context.mode == "none" else "combined"
     encodings = {name: initial[name] for name in sorted(scope)}
     write_section(
-        out / SECTIONS, context, DEFAULT_ADAPTER, part, encodings_id=encodings_id(encodings),
-        weights=zero_lora(context.spec), encodings=encodings,
-    )  # fmt: skip
+        out / SECTIONS,
+        context,
+        DEFAULT_ADAPTER,
+        part,
+        encodings_id=encodings_id(encodings),
+        weights=zero_lora(context.spec),
+        encodings=encodings,
+    )
     return f"{SECTIONS}/{section_file(DEFAULT_ADAPTER, part)}"
 
 
 def _write_one(
-    directory: Path, context: ContextBinary, name: str, real: Mapping[str, Array],
-    encodings: Mapping[str, Encoding], groups: Sequence[Group],
-) -> LinkedAdapter:  # fmt: skip
+    directory: Path,
+    context: ContextBinary,
+    name: str,
+    real: Mapping[str, Array],
+    encodings: Mapping[str, Encoding],
+    groups: Sequence[Group],
+) -> LinkedAdapter:
     integers = quantize_lora(context.spec, real, encodings)
     identity = encodings_id(encodings)
-    files: dict[Part, str] = {}
+    files: dict[SectionPart, str] = {}
     for part in parts_of(name, groups, context.mode):
         path = write_section(
             directory, context, name, part, encodings_id=identity, weights=integers, encodings=encodings

@@ -8,48 +8,40 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lora_core.adapters.adapter import Adapter
-from lora_core.adapters.slots.padding import folded_b
+from lora_core.adapters.slots.choice import PlacedAdapter
 from lora_core.adapters.slots.plan import SlotPlan
 from lora_core_qnn_sim.artifacts.context_binary import lora_dtype
 from lora_core_qnn_sim.encodings.grid import Encoding, symmetric
 from lora_core_qnn_sim.graph.basis import Basis
 from lora_core_qnn_sim.graph.nodes import lora_weights
-from lora_core_qnn_sim.graph.spec import GraphSpec, LoraSlot, lora_a, lora_b
+from lora_core_qnn_sim.graph.spec import GraphSpec, LoraSlot, graph_name, lora_a, lora_b
 
 Array = npt.NDArray[Any]
-
-
-def graph_layer(module: str) -> str:
-    """Return the graph's name of a layer that adapters call `module`."""
-    return module.removeprefix("model.")
 
 
 def graph_slots(plan: SlotPlan, basis: Basis, *, copies: int = 1) -> tuple[LoraSlot, ...]:
     """Return the slots of the graph; `copies` rank blocks for a concurrency of that many adapters."""
     slots = []
     for slot in plan.slots:
-        layer = graph_layer(slot.module)
+        layer = graph_name(slot.module)
         inputs, outputs = basis.features(layer, slot.in_features, slot.out_features)
         slots.append(LoraSlot(layer=layer, in_features=inputs, out_features=outputs, rank=slot.rank * copies))
     return tuple(slots)
 
 
-def real_lora(spec: GraphSpec, adapters: Sequence[Adapter], basis: Basis) -> dict[str, Array]:
-    """Return A and B of a use case as float32, zero-padded to the graph's ranks, scaling folded into B.
+def real_lora(spec: GraphSpec, adapters: Sequence[PlacedAdapter], basis: Basis) -> dict[str, Array]:
+    """Return the parts of a use case's slots as float32, as `PlacedAdapter.values` pads and folds them.
 
     With `spec.alphas` adapters, each fills its own rank block, which the alpha vector switches; one adapter fills the
-    whole of a graph with a single alpha. Slots that no adapter targets are zero. Weights are brought to the
-    `basis` of the exported base.
+    whole of a graph with a single alpha. Weights are brought to the `basis` of the exported base.
     """
     weights = {name: np.zeros(shape, np.float32) for name, shape in lora_weights(spec).items()}
-    blocks = {slot.layer: slot.rank // spec.alphas for slot in spec.slots}
-    for index, adapter in enumerate(adapters):
-        for pair in adapter.pairs:
-            layer = graph_layer(pair.module)
-            rows = slice(index * blocks[layer], index * blocks[layer] + pair.rank)
-            weights[lora_a(layer)][rows] = basis.a(layer, pair.a.read())
-            weights[lora_b(layer)][:, rows] = basis.b(layer, folded_b(pair))
+    for index, placed in enumerate(adapters):
+        for slot, values in placed.values():
+            layer = graph_name(slot.module)
+            block = slice(index * slot.rank, (index + 1) * slot.rank)
+            weights[lora_a(layer)][block] = basis.a(layer, values["a"])
+            weights[lora_b(layer)][:, block] = basis.b(layer, values["b"])
     return weights
 
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from lora_core_qnn_sim.graph.nodes import activations, build_nodes, lora_activations, lora_weights
 from lora_core_qnn_sim.graph.spec import GraphSpec
-
-Mode = Literal["none", "adapter_only", "all"]
-MODES: tuple[Mode, ...] = ("none", "adapter_only", "all")
+from lora_core_qnn_sim.options import Mode
 
 
 def encodings_scope(spec: GraphSpec, mode: Mode) -> frozenset[str]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import attrs
 
 from lora_core.errors import UsageError
 
 AUTO = "auto"
+Mode = Literal["none", "adapter_only", "all"]
 
 
 def _positive(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:  # noqa: ARG001 - attrs' signature
@@ -21,12 +22,11 @@ def _positive(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> Non
 class QnnSimOptions:
     """How to build the simulated context; words of the form NAME=VALUE are parsed when the job is checked."""
 
-    quant_updatable: str = attrs.field(
+    quant_updatable: Mode = attrs.field(
         default="adapter_only",
-        validator=attrs.validators.in_(("none", "adapter_only", "all")),
+        validator=attrs.validators.in_(get_args(Mode)),
         metadata={
             "help": "What a section may change: LoRA weights, encodings of the LoRA branch too, or all encodings.",
-            "choices": ("none", "adapter_only", "all"),
         },
     )
     group: tuple[str, ...] = attrs.field(

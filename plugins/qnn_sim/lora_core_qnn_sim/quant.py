@@ -8,8 +8,9 @@ from typing import Literal
 import attrs
 
 from lora_core.errors import Problem
-from lora_core.layers import ModelSummary
+from lora_core.layers import LayerInfo, ModelSummary
 from lora_core.quant.policy import QuantPolicy, Scheme
+from lora_core_qnn_sim.graph.spec import graph_name
 from lora_core_qnn_sim.options import QnnSimOptions
 
 # Embedding and output head stay at 8 bits: at 4 bits per row they lose more than all other layers together.
@@ -34,22 +35,24 @@ POLICIES = (_policy(8, 16, 16), _policy(4, 16, 16), _policy(8, 8, 8))
 
 @attrs.frozen(kw_only=True)
 class Widths:
-    """Bits of linear weights, of embedding and output head, of activations and of LoRA weights."""
+    """Bits of linear weights, of the output head, of the embedding, of activations and of LoRA weights."""
 
     weights: int
     head: int
+    embedding: int
     activations: int
     lora: int
 
 
 def widths(policy: QuantPolicy, options: QnnSimOptions) -> Widths:
     """Return the widths of a supported policy, each replaced by the option that names it."""
-    linear, head, lora = policy.linear, policy.output, policy.lora
-    if linear is None or head is None or lora is None:
+    linear, head, embedding, lora = policy.linear, policy.output, policy.embedding, policy.lora
+    if linear is None or head is None or embedding is None or lora is None:
         raise ValueError(f"policy {policy.name} leaves layers at full precision")
     return Widths(
         weights=options.weight_bits or linear.bits,
         head=head.bits,
+        embedding=embedding.bits,
         activations=options.act_bits or (16 if linear.activations == "uint16" else 8),
         lora=options.lora_bits or lora.bits,
     )
@@ -62,7 +65,7 @@ def policy_problems(policy: QuantPolicy) -> list[Problem]:
     for part, scheme in (("linear", policy.linear), ("output", policy.output), ("embedding", policy.embedding)):
         if scheme is None:
             problems.append(f"leaves {part} layers at full precision")
-        elif scheme.activations not in ("uint8", "uint16"):
+        elif part != "embedding" and scheme.activations not in ("uint8", "uint16"):  # token ids have no activations
             problems.append(f"has {scheme.activations} activations for {part} layers")
         elif scheme.granularity != "channel" or scheme.bits not in (4, 8):
             problems.append(f"asks for {scheme.bits} bits per {scheme.granularity} for {part} layers")
@@ -76,9 +79,10 @@ def policy_problems(policy: QuantPolicy) -> list[Problem]:
 
 def weight_bits(summary: ModelSummary, bits: Widths) -> Mapping[str, int]:
     """Return the bits of every matrix of the base, by the graph's tensor name."""
-    return {
-        f"{layer.name.removeprefix('model.')}.weight": bits.head
-        if layer.kind == "embedding" or layer.is_output
-        else bits.weights
-        for layer in summary.layers
-    }
+
+    def of(layer: LayerInfo) -> int:
+        if layer.kind == "embedding":
+            return bits.embedding
+        return bits.head if layer.is_output else bits.weights
+
+    return {f"{graph_name(layer.name)}.weight": of(layer) for layer in summary.layers}

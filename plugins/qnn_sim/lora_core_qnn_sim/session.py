@@ -13,6 +13,7 @@ import numpy.typing as npt
 from lora_core.bundle.bundle import Bundle
 from lora_core.errors import UsageError
 from lora_core.runtime.session import Loaded, Session
+from lora_core_qnn_sim.artifacts import CONTEXT, FOUNDATION
 from lora_core_qnn_sim.runtime.context import Applied, SimulatedContext
 from lora_core_qnn_sim.runtime.selection import Selection
 
@@ -28,7 +29,7 @@ class QnnSimSession(Session):
     def __init__(self, bundle: Bundle) -> None:
         """Load foundation and context binary of `bundle`."""
         self._bundle = bundle
-        self._context = SimulatedContext.create(bundle.file("context.bin"), bundle.file("foundation.bin"))
+        self._context = SimulatedContext.create(bundle.file(CONTEXT), bundle.file(FOUNDATION))
         self._details = {adapter.name: adapter.detail for adapter in bundle.manifest.adapters}
         self._cache = self._context.new_cache()
         self._io = self._context.read_io_encodings()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from lora_core.bundle.bundle import Bundle
 from lora_core.errors import BundleError
 from lora_core.sharing.blobs import Blob, WeightSharing
+from lora_core_qnn_sim.artifacts import CONTEXT, FOUNDATION
 
 if TYPE_CHECKING:
     from lora_core_qnn_sim.artifacts.container import Container
@@ -41,7 +42,7 @@ class QnnSimSharing(WeightSharing):
         """Return the digest of the stored foundation, checked against its bytes."""
         from lora_core_qnn_sim.artifacts.container import read_container
 
-        return read_container(bundle.file("foundation.bin"), "foundation").digest
+        return read_container(bundle.file(FOUNDATION), "foundation").digest
 
 
 def _joined(
@@ -60,14 +61,19 @@ def _joined(
         stream.seek(begin)
         data = stream.read(end - begin)
     return Blob(
-        key=key, file=file, offset=begin, size=end - begin, sha256=hashlib.sha256(data).hexdigest(),
-        methods=methods, group=group,
-    )  # fmt: skip
+        key=key,
+        file=file,
+        offset=begin,
+        size=end - begin,
+        sha256=hashlib.sha256(data).hexdigest(),
+        methods=methods,
+        group=group,
+    )
 
 
 def _readers(bundle: Bundle) -> Mapping[str, tuple[str, frozenset[str]]]:
     everyone = frozenset(method.name for method in bundle.manifest.methods)
-    files = {"foundation.bin": ("foundation", everyone), "context.bin": ("context", everyone)}
+    files = {FOUNDATION: ("foundation", everyone), CONTEXT: ("context", everyone)}
     default = bundle.manifest.detail.get("default")
     if default:
         files[default] = ("section", frozenset({"forward"}))

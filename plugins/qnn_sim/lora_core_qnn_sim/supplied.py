@@ -15,8 +15,8 @@ from lora_core_qnn_sim.errors import EncodingsFileError
 from lora_core_qnn_sim.graph.nodes import lora_weights
 from lora_core_qnn_sim.graph.spec import GraphSpec
 from lora_core_qnn_sim.graph.widths import tensor_bits
-from lora_core_qnn_sim.modes import Mode, encodings_scope
-from lora_core_qnn_sim.options import QnnSimOptions
+from lora_core_qnn_sim.modes import encodings_scope
+from lora_core_qnn_sim.options import Mode, QnnSimOptions
 from lora_core_qnn_sim.runtime.weights import BaseWeights
 
 BASE = "base"

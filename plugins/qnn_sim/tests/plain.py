@@ -25,9 +25,13 @@ def onto(real_over_scale: float, grid: Encoding) -> int:
 
 
 def plain_logits(
-    spec: GraphSpec, base: BaseWeights, encodings: Mapping[str, Encoding], lora: Mapping[str, Any],
-    tokens: list[int], alphas: list[int],
-) -> Rows:  # fmt: skip
+    spec: GraphSpec,
+    base: BaseWeights,
+    encodings: Mapping[str, Encoding],
+    lora: Mapping[str, Any],
+    tokens: list[int],
+    alphas: list[int],
+) -> Rows:
     """Return the centred logits of every position."""
     values: dict[str, Rows] = {}
     for node in build_nodes(spec):
@@ -36,9 +40,15 @@ def plain_logits(
 
 
 def _node(
-    node: Node, spec: GraphSpec, base: BaseWeights, enc: Mapping[str, Encoding], lora: Mapping[str, Any],
-    tokens: list[int], alphas: list[int], values: Mapping[str, Rows],
-) -> Rows:  # fmt: skip
+    node: Node,
+    spec: GraphSpec,
+    base: BaseWeights,
+    enc: Mapping[str, Encoding],
+    lora: Mapping[str, Any],
+    tokens: list[int],
+    alphas: list[int],
+    values: Mapping[str, Rows],
+) -> Rows:
     out = enc[node.output]
     sources = [values[name] for name in node.inputs]
     grids = [enc[name] for name in node.inputs]

@@ -8,11 +8,11 @@ from typing import Any
 import attrs
 import numpy as np
 import pytest
-from lora_core_qnn_sim.artifacts.foundation import Foundation, read_foundation
+from lora_core_qnn_sim.artifacts.foundation import FoundationBinary, read_foundation
 from lora_core_qnn_sim.graph.spec import GraphSpec
 from lora_core_qnn_sim.runtime.context import SimulatedContext
 from lora_core_qnn_sim.runtime.executor import Executor
-from lora_core_qnn_sim.runtime.kv_cache import KvCache
+from lora_core_qnn_sim.runtime.kv_cache import QuantizedKvCache
 
 from plugins.qnn_sim.tests import tiny
 from plugins.qnn_sim.tests.plain import plain_alphas, plain_logits
@@ -88,10 +88,10 @@ def test_zero_strength_equals_the_base(grouped: Any) -> None:
 
 
 def test_a_graph_with_zero_lora_equals_the_graph_without_branches(grouped: Any) -> None:
-    foundation: Foundation = read_foundation(grouped.file("foundation.bin"))
+    foundation: FoundationBinary = read_foundation(grouped.file("foundation.bin"))
     executor = Executor(spec=foundation.spec, base=foundation.base, encodings=foundation.encodings, lora={})
     plain_graph = executor.run(
-        np.array(PROMPT), 0, KvCache.empty(foundation.spec), np.array([16384.0]), last_only=False
+        np.array(PROMPT), 0, QuantizedKvCache.empty(foundation.spec), np.array([16384.0]), last_only=False
     )
     context = SimulatedContext.create(grouped.file("context.bin"), grouped.file("foundation.bin"))
     with_branches, _ = _both(context, context.binary.spec, [1.0])

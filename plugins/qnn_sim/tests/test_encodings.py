@@ -23,22 +23,25 @@ from lora_core_qnn_sim.graph.rotation import rotate
 from plugins.qnn_sim.tests import tiny
 
 Q = "layers.0.self_attn.q_proj"
+
+
+def old_entry(bits: int, *, symmetric: bool, scale: float, offset: int) -> dict[str, Any]:
+    """Return one channel's encoding as version 0.6.1 spells it."""
+    ends = {"min": offset * scale, "max": (offset + (1 << bits) - 1) * scale}
+    return {"bitwidth": bits, "dtype": "int", "is_symmetric": str(symmetric), "scale": scale, "offset": offset} | ends
+
+
+def new_entry(scale: float, offset: int) -> dict[str, Any]:
+    """Return a tensor's encoding as version 1.0.0 spells it, called `a`."""
+    numbers = {"bw": 8, "is_sym": True, "scale": [scale], "offset": [offset]}
+    return {"name": "a", "enc_type": "PER_TENSOR", "dtype": "INT"} | numbers
+
+
 OLD = {
     "version": "0.6.1",
-    "activation_encodings": {
-        "act": [
-            {"bitwidth": 16, "dtype": "int", "is_symmetric": "False", "min": -3.0, "max": 3.5535, "offset": -30000,
-             "scale": 1e-4}
-        ]
-    },
-    "param_encodings": {
-        "w": [
-            {"bitwidth": 8, "dtype": "int", "is_symmetric": "True", "min": -1.28, "max": 1.27, "offset": -128,
-             "scale": scale}
-            for scale in (0.01, 0.02)
-        ]
-    },
-}  # fmt: skip
+    "activation_encodings": {"act": [old_entry(16, symmetric=False, scale=1e-4, offset=-30000)]},
+    "param_encodings": {"w": [old_entry(8, symmetric=True, scale=scale, offset=-128) for scale in (0.01, 0.02)]},
+}
 
 
 @settings(deadline=None)  # a busy machine is no fault
@@ -100,18 +103,10 @@ def test_per_channel_weights_are_written_as_the_format_says() -> None:
         ({"activation_encodings": [3]}, "'?' is wrong"),
         ({"activation_encodings": {"a": 1}}, "'?' is wrong"),
         ({"param_encodings": [{"name": "a", "enc_type": "LPBQ"}]}, "LPBQ is not supported"),
-        (
-            {"param_encodings": [{"name": "a", "enc_type": "PER_TENSOR", "dtype": "INT", "bw": 8, "is_sym": True,
-                                  "scale": [0.0], "offset": [0]}]},
-            "not positive",
-        ),
-        (
-            {"param_encodings": [{"name": "a", "enc_type": "PER_TENSOR", "dtype": "INT", "bw": 8, "is_sym": True,
-                                  "scale": [1.0], "offset": [5]}]},
-            "do not fit 8 bits",
-        ),
+        ({"param_encodings": [new_entry(0.0, 0)]}, "not positive"),
+        ({"param_encodings": [new_entry(1.0, 5)]}, "do not fit 8 bits"),
     ],
-)  # fmt: skip
+)
 def test_wrong_encodings_files_are_refused_saying_why(tmp_path: Path, change: dict[str, Any], said: str) -> None:
     (tmp_path / "wrong").write_text(json.dumps({"version": "1.0.0"} | change))
     with pytest.raises(EncodingsFileError) as caught:
@@ -139,10 +134,8 @@ def test_supplied_base_encodings_are_frozen_into_the_foundation(tmp_path: Path, 
 
 
 def test_supplied_encodings_that_do_not_fit_are_refused_together(tmp_path: Path, model: Any, five: Any) -> None:
-    document = aimet_document(
-        {"nowhere": asymmetric(-1, 1, 16), "norm.output": asymmetric(-1, 1, 16),
-         f"{Q}.lora_a.output": asymmetric(-1, 1, 8)}, {}, {},
-    )  # fmt: skip
+    sound, narrow = asymmetric(-1, 1, 16), asymmetric(-1, 1, 8)
+    document = aimet_document({"nowhere": sound, "norm.output": sound, f"{Q}.lora_a.output": narrow}, {}, {})
     with pytest.raises(EncodingsFileError) as caught:
         _export_with(tmp_path, model, five[0], "a1", document)
     said = str(caught.value)

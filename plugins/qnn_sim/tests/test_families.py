@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import attrs
 import numpy as np
 import pytest
 import torch
+from lora_core_qnn_sim.artifacts.foundation import read_foundation
 from lora_core_qnn_sim.backend import QnnSimBackend
-from lora_core_qnn_sim.graph.base_model import dims_of, quantize_base, real_weights, rope_tables
+from lora_core_qnn_sim.graph.base_model import RealWeights, dims_of, family_problems, quantize_base, rope_tables
 from lora_core_qnn_sim.graph.basis import Basis
 from lora_core_qnn_sim.graph.rotation import rotated_base
 from lora_core_qnn_sim.graph.spec import GraphSpec
 from lora_core_qnn_sim.graph.splitting import split_base
 from lora_core_qnn_sim.lora import graph_slots, real_lora
+from lora_core_qnn_sim.options import QnnSimOptions
 from lora_core_qnn_sim.runtime.floating import FloatRun
+from safetensors.numpy import load_file, save_file
 
+from lora_core.adapters.slots.choice import place
 from lora_core.adapters.slots.plan import SlotPlan
+from lora_core.backend import ExportJob
+from lora_core.errors import ModelError
 from lora_core.models.executorch.options import ExecutorchOptions
+from lora_core.models.module import ModuleModel
+from lora_core.quant.policies import POLICIES, parse_embedding
 from plugins.qnn_sim.tests import tiny
 from tests.numeric import apart, decoder_tolerance
 
@@ -49,8 +59,8 @@ def test_float_logits_equal_the_modules(
     )
     loaded = model.load(asked)
     dims = dims_of(model.summary)
-    weights, gains = real_weights(loaded, dims), None
-    cos, sin = rope_tables(loaded, dims, 16)
+    weights, gains = RealWeights.of(model.tensors()), None
+    cos, sin = rope_tables(model.architecture, 16)
     if rotated:
         weights, gains = rotated_base(weights, dims.n_layers)
     weights, basis = split_base(weights, splits), Basis(gains=gains, splits=splits)
@@ -60,12 +70,11 @@ def test_float_logits_equal_the_modules(
     if rotated:
         spec = GraphSpec.from_json(spec.to_json() | {"dims": spec.to_json()["dims"] | {"tied": False, "rotated": True}})
     base = quantize_base(weights, cos, sin, dict.fromkeys(weights, 8))
-    run = FloatRun(spec=spec, weight=lambda name: weights[name], base=base, lora=real_lora(spec, [adapter], basis))
+    lora = real_lora(spec, place([adapter], [plan]), basis)
+    run = FloatRun(spec=spec, weight=lambda name: weights[name], base=base, lora=lora)
     with torch.no_grad():
         for update in adapter.updates:
-            linear = loaded.module.get_submodule(
-                next(layer.path for layer in loaded.summary.layers if layer.name == update.module)
-            )
+            linear = loaded.module.get_submodule(loaded.paths[update.module])
             linear.weight = torch.nn.Parameter(
                 linear.weight
                 + torch.from_numpy(update.tensors["b"].read() @ update.tensors["a"].read()) * update.scaling,
@@ -78,24 +87,58 @@ def test_float_logits_equal_the_modules(
             assert apart(ours, theirs) <= TOLERANCE
 
 
-def test_another_family_is_refused_naming_those_there_are(model: object) -> None:
-    from lora_core_qnn_sim.options import QnnSimOptions
-
-    from lora_core.models.module import ModuleModel
-
+def test_another_family_is_refused_naming_those_there_are() -> None:
     module = ModuleModel(module=torch.nn.Linear(2, 2), example_args=(torch.zeros(1, 2),))
-    from lora_core.backend import ExportJob
-
     job = ExportJob(model=module, adapters=(), plans=(), policy=tiny.POLICY["w8a16"], options=QnnSimOptions())
     assert "llama, mistral, qwen2, qwen3" in str(QnnSimBackend().check(job)[0])
 
 
-def test_a_policy_with_float_layers_is_refused_listing_the_simulators(model: object) -> None:
-    import attrs
+def test_a_configuration_that_lacks_a_size_is_refused_naming_it(model: Any) -> None:
+    sizes = {name: value for name, value in model.summary.config.items() if name != "intermediate_size"}
+    (problem,) = family_problems(attrs.evolve(model.summary, config=sizes))
+    assert "intermediate_size is missing" in problem.what
 
-    from lora_core.quant.policies import POLICIES
 
-    job = tiny.make_job(model)  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("mistral", {"sliding_window": 24}),
+        ("qwen2", {"use_sliding_window": True, "sliding_window": 24, "max_window_layers": 0}),
+    ],
+)
+def test_a_context_beyond_the_sliding_window_is_refused(tmp_path: Path, family: str, changes: dict[str, Any]) -> None:
+    model = tiny.open_model(tiny.write_checkpoint(tmp_path / "model", model_type=family, **changes))
+    (problem,) = QnnSimBackend().check(tiny.make_job(model, context_len=25))
+    assert "--context-len 25 is more than the model's 24" in problem.what
+    assert not QnnSimBackend().check(tiny.make_job(model, context_len=24))
+
+
+def test_a_stored_head_that_the_configuration_ties_to_another_embedding_is_refused(tmp_path: Path) -> None:
+    directory = tiny.write_checkpoint(tmp_path / "model")
+    tensors = load_file(directory / "model.safetensors")
+    save_file(
+        tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"] + np.float32(1)},
+        directory / "model.safetensors",
+    )
+    with pytest.raises(ModelError, match="ties the output head to the embedding"):
+        tiny.export(tiny.make_job(tiny.open_model(directory)), tmp_path / "out")
+
+
+def test_a_policy_with_float_layers_is_refused_listing_the_simulators(model: Any) -> None:
+    job = tiny.make_job(model)
     for policy in POLICIES:
         said = "\n".join(str(p) for p in QnnSimBackend().check(attrs.evolve(job, policy=policy)))
         assert "w8a16, w4a16, w8a8" in said
+
+
+def test_the_embedding_takes_bits_of_its_own(tmp_path: Path, model: Any) -> None:
+    narrow = attrs.evolve(tiny.POLICY["w8a16"], embedding=parse_embedding("4,0"))
+    bundle = tiny.export(attrs.evolve(tiny.make_job(model), policy=narrow), tmp_path / "out")
+    linears = read_foundation(bundle.file("foundation.bin")).base.linears
+    assert {name for name, weight in linears.items() if weight.bits == 4} == {"embed_tokens.weight"}
+
+
+def test_an_embedding_in_groups_is_refused(model: Any) -> None:
+    grouped = attrs.evolve(tiny.POLICY["w8a16"], embedding=parse_embedding("4,16"))
+    (problem,) = QnnSimBackend().check(attrs.evolve(tiny.make_job(model), policy=grouped))
+    assert "4 bits per group for embedding layers" in problem.what

@@ -20,6 +20,7 @@ from safetensors.numpy import load_file
 
 from lora_core.errors import UnsupportedError
 from lora_core.events import ignore
+from lora_core.pipeline.recording import bundled
 from plugins.qnn_sim.tests import tiny
 
 NAMES = ["a1", "a2", "a3", "a4", "a5"]
@@ -39,9 +40,14 @@ def hand(bundle: Any) -> Path:
 
 def test_every_file_of_the_hand_over_is_there_and_no_other(hand: Path) -> None:
     expected = {
-        "README.md", "lora_weight_list.txt", "lora_importer_config.yaml", "lora_adapter_weights.yaml",
-        "lora_adaptor_list.yaml", "genie_config.json", "llm.encodings",
-    }  # fmt: skip
+        "README.md",
+        "lora_weight_list.txt",
+        "lora_importer_config.yaml",
+        "lora_adapter_weights.yaml",
+        "lora_adaptor_list.yaml",
+        "genie_config.json",
+        "llm.encodings",
+    }
     expected |= {f"{name}.safetensors" for name in NAMES} | {f"llm_{name}.encodings" for name in NAMES}
     expected |= {f"{name}_ort_qnn.txt" for name in NAMES}
     assert {path.name for path in hand.iterdir()} == expected
@@ -59,7 +65,7 @@ def test_safetensors_hold_exactly_the_listed_tensors_at_the_graphs_shapes(hand: 
     for adapter in five:
         tensors = load_file(hand / f"{adapter.name}.safetensors")
         assert {name: array.shape for name, array in tensors.items()} == lora_weights(spec)
-        pair = adapter.updates[0]
+        update = adapter.updates[0]
         layer = update.module.removeprefix("model.")
         assert np.array_equal(tensors[f"{layer}.lora_a.weight"], update.tensors["a"].read())
         assert np.array_equal(
@@ -147,8 +153,11 @@ def test_a_stored_bundle_gives_the_same_files_and_weights_that_quantize_to_its_o
         if path.suffix != ".safetensors":
             assert again.read_bytes() == path.read_bytes(), path.name
             continue
-        grids = {n: entry.per_tensor for n, entry in read_aimet(hand / f"llm_{path.stem}.encodings").items()
-                 if len(entry.scales) == 1}  # fmt: skip
+        grids = {
+            n: entry.per_tensor
+            for n, entry in read_aimet(hand / f"llm_{path.stem}.encodings").items()
+            if len(entry.scales) == 1
+        }
         ours, stored = load_file(path), load_file(again)
         assert all(np.array_equal(grids[n].quantize(ours[n]), grids[n].quantize(stored[n])) for n in ours)
 
@@ -156,8 +165,9 @@ def test_a_stored_bundle_gives_the_same_files_and_weights_that_quantize_to_its_o
 def test_an_added_adapter_is_handed_over_too(tmp_path: Path, model: Any, five: Any) -> None:
     options = {"rotate": False, "split_outliers": False, "quant_updatable": "all"}
     part = tiny.export(tiny.make_job(model, five[:1], **options), tmp_path / "part")
-    made = QnnSimBackend().link(part, five[1:2], part.path, ignore)
-    both = attrs.evolve(part.manifest, adapters=(*part.manifest.adapters, *made.adapters))
+    added = tiny.placed(part, five[1])
+    made = QnnSimBackend().link(part, added, part.path, ignore)
+    both = attrs.evolve(part.manifest, adapters=(*part.manifest.adapters, *bundled(added, made)))
     assert handover_from_bundle(attrs.evolve(part, manifest=both), tmp_path / "hand") == ["a1", "a2"]
     assert {"a2.safetensors", "llm_a2.encodings", "a2_ort_qnn.txt"} <= {p.name for p in (tmp_path / "hand").iterdir()}
 

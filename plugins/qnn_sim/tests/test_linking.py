@@ -36,8 +36,8 @@ def test_link_writes_exactly_the_bytes_of_a_full_export(tmp_path: Path, model: A
     full = tiny.export(tiny.make_job(model, five[:3], quant_updatable=mode), tmp_path / "full")
     part = tiny.export(tiny.make_job(model, five[:2], quant_updatable=mode), tmp_path / "part")
     (tmp_path / "added").mkdir()
-    made = QnnSimBackend().link(part, five[2:3], tmp_path / "added", ignore)
-    assert [artifact.path for artifact in made.artifacts] == ["sections/llm_a3.bin"]
+    made = QnnSimBackend().link(part, tiny.placed(part, five[2]), tmp_path / "added", ignore)
+    assert [file.path for file in made.files] == ["sections/llm_a3.bin"]
     assert sorted(path.name for path in (tmp_path / "added").rglob("*") if path.is_file()) == ["llm_a3.bin"]
     assert (tmp_path / "added/sections/llm_a3.bin").read_bytes() == tiny.sections(full)["llm_a3.bin"]
     assert part.file("context.bin").read_bytes() == full.file("context.bin").read_bytes()
@@ -50,15 +50,15 @@ def test_an_adapter_linked_in_mode_none_uses_the_encodings_fixed_at_export(
     loud = tiny.adapter("loud", model.summary, seed=9, size=2.0)
     (tmp_path / "added").mkdir()
     heard: list[Any] = []
-    made = QnnSimBackend().link(bundle, [loud], tmp_path / "added", heard.append)
-    assert [artifact.path for artifact in made.artifacts] == ["sections/llm_loud_weights.bin"]
+    made = QnnSimBackend().link(bundle, tiny.placed(bundle, loud), tmp_path / "added", heard.append)
+    assert [file.path for file in made.files] == ["sections/llm_loud_weights.bin"]
     assert any("saturate the shared encodings" in getattr(event, "message", "") for event in heard)
 
 
 def test_linking_into_a_hot_switch_context_is_refused_saying_what_to_do(tmp_path: Path, model: Any, five: Any) -> None:
     bundle = tiny.export(tiny.make_job(model, five[:2], hot_switch=True), tmp_path / "out")
     with pytest.raises(UnsupportedError, match="Export again with every adapter"):
-        QnnSimBackend().link(bundle, five[2:3], tmp_path, ignore)
+        QnnSimBackend().link(bundle, tiny.placed(bundle, five[2]), tmp_path, ignore)
 
 
 def test_two_exports_give_the_same_bytes(tmp_path: Path, model: Any, five: Any) -> None:

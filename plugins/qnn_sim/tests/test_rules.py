@@ -29,23 +29,35 @@ def context(grouped: Any) -> SimulatedContext:
 def run(context: SimulatedContext, tokens: list[int], **changes: Any) -> np.ndarray[Any, Any]:
     length = context.binary.spec.input_len
     arguments: dict[str, Any] = {
-        "tokens": np.pad(np.array(tokens), (0, length - len(tokens))), "valid": len(tokens), "position": 0,
-        "cache": context.new_cache(), "io": context.read_io_encodings(),
-    } | changes  # fmt: skip
+        "tokens": np.pad(np.array(tokens), (0, length - len(tokens))),
+        "valid": len(tokens),
+        "position": 0,
+        "cache": context.new_cache(),
+        "io": context.read_io_encodings(),
+    } | changes
     return context.execute("prefill", arguments.pop("tokens"), **arguments)
 
 
 def made(
-    tmp_path: Path, context: SimulatedContext, *, part: Any = "combined", binary: ContextBinary | None = None,
-    weights: Mapping[str, Any] | None = None, encodings: Mapping[str, Encoding] | None = None,
-) -> Path:  # fmt: skip
+    tmp_path: Path,
+    context: SimulatedContext,
+    *,
+    part: Any = "combined",
+    binary: ContextBinary | None = None,
+    weights: Mapping[str, Any] | None = None,
+    encodings: Mapping[str, Encoding] | None = None,
+) -> Path:
     """Write a section that is right but for what is given."""
     right = context.binary
     return write_section(
-        tmp_path, binary or right, "made", part, encodings_id=context.encodings_id,
+        tmp_path,
+        binary or right,
+        "made",
+        part,
+        encodings_id=context.encodings_id,
         weights=zero_lora(right.spec) if weights is None else weights,
         encodings=dict(right.branch) if encodings is None else encodings,
-    )  # fmt: skip
+    )
 
 
 def test_a_section_that_is_right_is_applied(tmp_path: Path, context: SimulatedContext) -> None:

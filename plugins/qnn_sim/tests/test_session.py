@@ -19,15 +19,19 @@ PROMPT = list(range(1, 20))
 @pytest.mark.parametrize(
     "options",
     [
-        {"quant_updatable": "none"}, {"quant_updatable": "adapter_only"}, {"quant_updatable": "all"},
-        {"hot_switch": True}, {"group": ("g=a1,a2",), "quant_updatable": "all"}, {"group": ("auto",)},
+        {"quant_updatable": "none"},
+        {"quant_updatable": "adapter_only"},
+        {"quant_updatable": "all"},
+        {"hot_switch": True},
+        {"group": ("g=a1,a2",), "quant_updatable": "all"},
+        {"group": ("auto",)},
     ],
-)  # fmt: skip
+)
 def test_adapters_differ_and_come_back_the_same_in_every_mode(
     tmp_path: Path, model: Any, five: Any, options: dict[str, Any]
 ) -> None:
     bundle = tiny.export(tiny.make_job(model, five[:3], **options), tmp_path / "out")
-    with QnnSimBackend().open(bundle, {}) as session:
+    with QnnSimBackend().open(bundle, None) as session:
         first = {name: session.step(name, PROMPT, 0) for name in (None, "a1", "a2", "a3")}
         again = {name: session.step(name, PROMPT, 0) for name in ("a3", "a1", None, "a2")}
     assert all(np.array_equal(first[name], again[name]) for name in again)
@@ -35,7 +39,7 @@ def test_adapters_differ_and_come_back_the_same_in_every_mode(
 
 
 def test_feeding_in_chunks_and_singly_gives_the_same_logits(grouped: Any) -> None:
-    with QnnSimBackend().open(grouped, {}) as session:
+    with QnnSimBackend().open(grouped, None) as session:
         whole = session.step("a2", PROMPT, 0)
         session.reset()
         for position, token in enumerate(PROMPT):
@@ -44,7 +48,7 @@ def test_feeding_in_chunks_and_singly_gives_the_same_logits(grouped: Any) -> Non
 
 
 def test_a_switch_within_a_group_touches_weights_only_and_across_groups_both(grouped: Any) -> None:
-    with QnnSimBackend().open(grouped, {}) as session:
+    with QnnSimBackend().open(grouped, None) as session:
         session.load("a1")
         session.load("a2")
         within = session.facts["last switch"]
@@ -57,7 +61,7 @@ def test_a_switch_within_a_group_touches_weights_only_and_across_groups_both(gro
 
 
 def test_the_cache_does_not_survive_a_change_of_adapter(grouped: Any) -> None:
-    with QnnSimBackend().open(grouped, {}) as session:
+    with QnnSimBackend().open(grouped, None) as session:
         session.step("a1", [1, 2, 3], 0)
         with pytest.raises(errors.PositionError):
             session.step("a2", [4], 3)
@@ -65,7 +69,7 @@ def test_the_cache_does_not_survive_a_change_of_adapter(grouped: Any) -> None:
 
 def test_an_unknown_adapter_is_refused_listing_those_there_are(grouped: Any) -> None:
     with (
-        QnnSimBackend().open(grouped, {}) as session,
+        QnnSimBackend().open(grouped, None) as session,
         pytest.raises(UsageError, match="It has a1, a2, a3, a4, a5"),
     ):
         session.load("a9")
@@ -77,7 +81,7 @@ def hot(tmp_path_factory: pytest.TempPathFactory, model: Any, five: Any) -> Any:
 
 
 def test_a_hot_switch_mixes_adapters_at_the_strengths_that_are_asked_for(hot: Any) -> None:
-    with QnnSimBackend().open(hot, {}) as session:
+    with QnnSimBackend().open(hot, None) as session:
         first = {name: session.step(name, PROMPT, 0) for name in (None, "a1", "a1@0.5", "a1:0.5+a2:0.5", "a1+a2")}
         assert np.array_equal(session.step("a1:1+a2:0", PROMPT, 0), first["a1"])
         assert np.array_equal(session.step("a1@0", PROMPT, 0), first[None])
@@ -85,7 +89,7 @@ def test_a_hot_switch_mixes_adapters_at_the_strengths_that_are_asked_for(hot: An
 
 
 def test_a_strength_of_the_applied_adapter_needs_no_section(grouped: Any) -> None:
-    with QnnSimBackend().open(grouped, {}) as session:
+    with QnnSimBackend().open(grouped, None) as session:
         full = session.step("a1", PROMPT, 0)
         weaker = session.step("a1@0.5", PROMPT, 0)
         assert "last switch" not in session.facts
@@ -106,7 +110,7 @@ def test_a_strength_of_the_applied_adapter_needs_no_section(grouped: Any) -> Non
 def test_a_selection_that_cannot_run_is_refused_and_changes_nothing(
     grouped: Any, asked: str, error: type[Exception], said: str
 ) -> None:
-    with QnnSimBackend().open(grouped, {}) as session:
+    with QnnSimBackend().open(grouped, None) as session:
         before = session.step("a2", PROMPT, 0)
         with pytest.raises(error, match=said):
             session.load(asked)
@@ -115,20 +119,20 @@ def test_a_selection_that_cannot_run_is_refused_and_changes_nothing(
 
 
 def test_a_session_says_that_it_is_a_simulator(grouped: Any) -> None:
-    with QnnSimBackend().open(grouped, {}) as session:
+    with QnnSimBackend().open(grouped, None) as session:
         assert "simulator" in session.facts["runtime"]
         assert session.facts["context_len"] == 32
 
 
 def test_a_base_without_adapters_runs(tmp_path: Path, model: Any) -> None:
     bundle = tiny.export(tiny.make_job(model), tmp_path / "out")
-    with QnnSimBackend().open(bundle, {}) as session:
+    with QnnSimBackend().open(bundle, None) as session:
         assert session.step(None, PROMPT, 0).shape == (tiny.VOCAB,)
 
 
 def test_an_adapter_removed_from_a_group_leaves_the_others_usable(grouped: Any) -> None:
-    with QnnSimBackend().open(grouped, {}) as session:
+    with QnnSimBackend().open(grouped, None) as session:
         whole = session.step("a2", PROMPT, 0)
-    with QnnSimBackend().open(grouped, {}) as session:
+    with QnnSimBackend().open(grouped, None) as session:
         session.load("a5")
         assert np.array_equal(session.step("a2", PROMPT, 0), whole)

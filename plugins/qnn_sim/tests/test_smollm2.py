@@ -49,9 +49,13 @@ def test_real_adapters_run_and_differ_in_every_mode(
 ) -> None:
     model, adapters = cut
     lora_core.export(
-        model, adapters=adapters, backend="qnn_sim", policy="w8a16", out=tmp_path / "bundle",
+        model,
+        adapters=adapters,
+        backend="qnn_sim",
+        policy="w8a16",
+        out=tmp_path / "bundle",
         options={"context_len": 32, "input_len": 16, **options},
-    )  # fmt: skip
+    )
     with lora_core.open(tmp_path / "bundle") as session:
         logits = {name: session.step(name, TOKENS, 0) for name in (None, *adapters)}
         assert np.array_equal(session.step("shout", TOKENS, 0), logits["shout"])
@@ -68,15 +72,23 @@ def test_verify_holds_a_bundle_with_an_added_adapter_against_full_precision(
 ) -> None:
     model, adapters = cut
     lora_core.export(
-        model, adapters={"pirate": adapters["pirate"]}, backend="qnn_sim", policy="w8a16", out=tmp_path / "bundle",
+        model,
+        adapters={"pirate": adapters["pirate"]},
+        backend="qnn_sim",
+        policy="w8a16",
+        out=tmp_path / "bundle",
         options={"context_len": 64},
-    )  # fmt: skip
+    )
     before = {path.name: path.read_bytes() for path in (tmp_path / "bundle").glob("*.bin")}
     lora_core.add(tmp_path / "bundle", adapters={"shout": adapters["shout"]})
     assert {path.name: path.read_bytes() for path in (tmp_path / "bundle").glob("*.bin")} == before
     report = lora_core.verify(
-        tmp_path / "bundle", model, adapters={name: adapters[name] for name in ("pirate", "shout")},
-        prompts=["The sea is"], tokens=4, reference="eager",
-    )  # fmt: skip
+        tmp_path / "bundle",
+        model,
+        adapters={name: adapters[name] for name in ("pirate", "shout")},
+        prompts=["The sea is"],
+        tokens=4,
+        reference="eager",
+    )
     assert report.passed, report.failures
     assert {numbers.method for numbers in report.methods} == {"forward", "pirate", "shout"}

@@ -48,9 +48,9 @@ def test_adapters_on_split_layers_run_and_link_to_the_bytes_of_a_full_export(tmp
     full = tiny.export(tiny.make_job(massive, two), tmp_path / "full")
     part = tiny.export(tiny.make_job(massive, two[:1]), tmp_path / "part")
     (tmp_path / "added").mkdir()
-    QnnSimBackend().link(part, two[1:], tmp_path / "added", ignore)
+    QnnSimBackend().link(part, tiny.placed(part, two[1]), tmp_path / "added", ignore)
     assert (tmp_path / "added/sections/llm_b.bin").read_bytes() == tiny.sections(full)["llm_b.bin"]
-    with QnnSimBackend().open(full, {}) as session:
+    with QnnSimBackend().open(full, None) as session:
         logits = {name: session.step(name, [1, 2, 3, 4], 0) for name in (None, "a", "b")}
     assert len({row.tobytes() for row in logits.values()}) == 3
 

@@ -15,16 +15,22 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from lora_core_qnn_sim import errors
 from lora_core_qnn_sim.runtime.context import SimulatedContext
 from lora_core_qnn_sim.runtime.io_encodings import IoEncodings
-from lora_core_qnn_sim.runtime.kv_cache import KvCache
+from lora_core_qnn_sim.runtime.kv_cache import QuantizedKvCache
 
 # The full run (10,000 steps and more) belongs to benchmarks/qnn_sim.py, which sets these.
 EXAMPLES = int(os.environ.get("QNN_SIM_EXAMPLES", "25"))
 STEPS = int(os.environ.get("QNN_SIM_STEPS", "40"))
 GROUP = {"a1": "g1", "a2": "g1", "a3": "g2", "a4": "g2", "a5": "g3", "default_adapter": "base"}
 FILES = [
-    "llm_a1_weights.bin", "llm_a1_encodings.bin", "llm_a2_weights.bin", "llm_a3_weights.bin",
-    "llm_a3_encodings.bin", "llm_a4_weights.bin", "llm_a5.bin", "llm_default_adapter.bin",
-]  # fmt: skip
+    "llm_a1_weights.bin",
+    "llm_a1_encodings.bin",
+    "llm_a2_weights.bin",
+    "llm_a3_weights.bin",
+    "llm_a3_encodings.bin",
+    "llm_a4_weights.bin",
+    "llm_a5.bin",
+    "llm_default_adapter.bin",
+]
 PROMPT = np.array([7, 3, 50, 21])
 
 
@@ -41,7 +47,7 @@ def fresh_logits(bundle: Any, adapter: str) -> bytes:
     return logits(context, context.new_cache(), context.read_io_encodings())
 
 
-def logits(context: SimulatedContext, cache: KvCache, io: IoEncodings) -> bytes:
+def logits(context: SimulatedContext, cache: QuantizedKvCache, io: IoEncodings) -> bytes:
     padded = np.pad(PROMPT, (0, context.binary.spec.input_len - len(PROMPT)))
     return context.execute("prefill", padded, valid=len(PROMPT), position=cache.length, cache=cache, io=io).tobytes()
 
@@ -152,9 +158,13 @@ def test_every_order_of_calls_is_refused_or_allowed_as_the_rules_say(grouped: An
     Orders.fresh = {adapter: fresh_logits(grouped, adapter) for adapter in ("", *GROUP)}
     Orders.steps = 0
     profile = settings(
-        max_examples=EXAMPLES, stateful_step_count=STEPS, deadline=None, derandomize=True, database=None,
+        max_examples=EXAMPLES,
+        stateful_step_count=STEPS,
+        deadline=None,
+        derandomize=True,
+        database=None,
         suppress_health_check=list(HealthCheck),
-    )  # fmt: skip
+    )
     run_state_machine_as_test(Orders, settings=profile)
     print(f"{Orders.steps} steps")
     assert Orders.steps >= EXAMPLES * STEPS // 2

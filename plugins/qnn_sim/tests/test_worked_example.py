@@ -69,7 +69,7 @@ def test_weights_are_the_adapters_own_on_the_shared_grid(grouped: Any, five: Any
 
 
 def test_the_zero_section_brings_back_the_base(grouped: Any) -> None:
-    with QnnSimBackend().open(grouped, {}) as session:
+    with QnnSimBackend().open(grouped, None) as session:
         base = session.step(None, [1, 2, 3], 0)
         assert not np.array_equal(session.step("a3", [1, 2, 3], 0), base)
         assert np.array_equal(session.step(None, [1, 2, 3], 0), base)

@@ -14,15 +14,26 @@ from lora_core_qnn_sim.options import QnnSimOptions
 from lora_core_qnn_sim.quant import POLICIES
 from safetensors.numpy import save_file
 
-from lora_core.adapters.adapter import Adapter, LoraPair
+from lora_core.adapters.adapter import Adapter, Update
+from lora_core.adapters.slots.choice import PlacedAdapter, place
 from lora_core.adapters.slots.plan import SlotPlan
 from lora_core.backend import ExportJob
 from lora_core.bundle.bundle import Bundle, Manifest
 from lora_core.events import Event, ignore
 from lora_core.layers import ModelSummary
 from lora_core.models.hf import HfModel, HfModelSource
+from lora_core.pipeline.recording import bundled, recorded
 
 DIM, HIDDEN, LAYERS, VOCAB = 32, 48, 2, 96
+LINEARS = {
+    "self_attn.q_proj": (32, DIM),
+    "self_attn.k_proj": (16, DIM),
+    "self_attn.v_proj": (16, DIM),
+    "self_attn.o_proj": (DIM, 32),
+    "mlp.gate_proj": (HIDDEN, DIM),
+    "mlp.up_proj": (HIDDEN, DIM),
+    "mlp.down_proj": (DIM, HIDDEN),
+}
 POLICY = {policy.name: policy for policy in POLICIES}
 
 
@@ -34,11 +45,20 @@ def write_checkpoint(directory: Path, *, model_type: str = "llama", massive: flo
     config: dict[str, Any] = {
         "model_type": model_type,
         "architectures": [model_type.capitalize() + "ForCausalLM"],
-        "hidden_size": DIM, "intermediate_size": HIDDEN, "num_hidden_layers": LAYERS, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "head_dim": 8, "vocab_size": VOCAB, "rms_norm_eps": 1e-5,
-        "max_position_embeddings": 128, "tie_word_embeddings": True, "rope_theta": 10000.0,
-        "bos_token_id": 1, "eos_token_id": 2,
-    } | changes  # fmt: skip
+        "hidden_size": DIM,
+        "intermediate_size": HIDDEN,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "vocab_size": VOCAB,
+        "rms_norm_eps": 1e-5,
+        "max_position_embeddings": 128,
+        "tie_word_embeddings": True,
+        "rope_theta": 10000.0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    } | changes
     rng = np.random.default_rng(7)
 
     def matrix(*shape: int) -> np.ndarray:
@@ -47,11 +67,7 @@ def write_checkpoint(directory: Path, *, model_type: str = "llama", massive: flo
     tensors = {"model.embed_tokens.weight": matrix(VOCAB, DIM), "model.norm.weight": 1 + matrix(DIM)}
     for n in range(config["num_hidden_layers"]):
         p = f"model.layers.{n}"
-        for name, (out, width) in {
-            "self_attn.q_proj": (32, DIM), "self_attn.k_proj": (16, DIM), "self_attn.v_proj": (16, DIM),
-            "self_attn.o_proj": (DIM, 32), "mlp.gate_proj": (HIDDEN, DIM), "mlp.up_proj": (HIDDEN, DIM),
-            "mlp.down_proj": (DIM, HIDDEN),
-        }.items():  # fmt: skip
+        for name, (out, width) in LINEARS.items():
             tensors[f"{p}.{name}.weight"] = matrix(out, width)
             if model_type == "qwen2" and name in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"):
                 tensors[f"{p}.{name}.bias"] = matrix(out)
@@ -91,22 +107,24 @@ class ArrayTensor:
 
 
 def adapter(
-    name: str, summary: ModelSummary, *, seed: int, rank: int = 4, targets: Sequence[str] = ("q_proj", "v_proj"),
-    size: float = 0.2, scaling: float = 2.0,
-) -> Adapter:  # fmt: skip
+    name: str,
+    summary: ModelSummary,
+    *,
+    seed: int,
+    rank: int = 4,
+    targets: Sequence[str] = ("q_proj", "v_proj"),
+    size: float = 0.2,
+    scaling: float = 2.0,
+) -> Adapter:
     rng = np.random.default_rng(seed)
-    pairs = []
+    updates = []
     for layer in summary.layers:
         if layer.name.endswith(tuple(targets)):
             a = (rng.standard_normal((rank, layer.in_features)) * size).astype(np.float32)
             b = (rng.standard_normal((layer.out_features, rank)) * size).astype(np.float32)
-            pairs.append(
-                LoraPair(
-                    module=layer.name, scaling=scaling,
-                    a=ArrayTensor(name=f"{layer.name}.A", array=a), b=ArrayTensor(name=f"{layer.name}.B", array=b),
-                )
-            )  # fmt: skip
-    return Adapter(name=name, pairs=tuple(pairs), digest=f"{seed:064x}", source="memory")
+            tensors = {part: ArrayTensor(name=part, array=array) for part, array in (("a", a), ("b", b))}
+            updates.append(Update(module=layer.name, tensors=tensors, scaling=scaling))
+    return Adapter(name=name, updates=tuple(updates), digest=f"{seed:064x}", source="memory")
 
 
 def make_job(model: HfModel, adapters: Sequence[Adapter] = (), *, policy: str = "w8a16", **options: Any) -> ExportJob:
@@ -114,7 +132,11 @@ def make_job(model: HfModel, adapters: Sequence[Adapter] = (), *, policy: str = 
     plans = (SlotPlan.from_adapters(ordered, model.summary.layers),) if ordered else ()
     defaults = {"context_len": 32, "input_len": 8}
     return ExportJob(
-        model=model, adapters=ordered, plans=plans, policy=POLICY[policy], options=QnnSimOptions(**defaults | options)
+        model=model,
+        adapters=place(ordered, plans),
+        plans=plans,
+        policy=POLICY[policy],
+        options=QnnSimOptions(**defaults | options),
     )
 
 
@@ -124,14 +146,25 @@ def export(job: ExportJob, out: Path, heard: list[Event] | None = None) -> Bundl
     problems = QnnSimBackend().check(job)
     assert not problems, problems
     made = QnnSimBackend().export(job, out, ignore if heard is None else heard.append)
-    return Bundle(
-        path=out,
-        manifest=Manifest(
-            backend="qnn_sim", base=job.model.summary, policy={}, foundation=made.foundation, plans=job.plans,
-            options={}, versions=made.versions, artifacts=made.artifacts, adapters=made.adapters,
-            methods=made.methods, detail=made.detail,
-        ),
-    )  # fmt: skip
+    manifest = Manifest(
+        backend="qnn_sim",
+        base=job.model.summary,
+        policy={},
+        foundation=made.foundation,
+        plans=job.plans,
+        options={},
+        versions=made.versions,
+        artifacts=recorded(made.files, out, "qnn_sim"),
+        adapters=bundled(job.adapters, made),
+        methods=made.methods,
+        detail=made.detail,
+    )
+    return Bundle(path=out, manifest=manifest)
+
+
+def placed(bundle: Bundle, *adapters: Adapter) -> tuple[PlacedAdapter, ...]:
+    """Return adapters on the plan of `bundle`, as the pipeline hands them to a link."""
+    return place(adapters, bundle.manifest.plans)
 
 
 def sections(bundle: Bundle) -> Mapping[str, bytes]:

@@ -27,9 +27,15 @@ VERSION = "1"
 _ALIGNMENT = 64
 _NO_DIGEST = "0" * 64
 _DTYPES: dict[str, np.dtype[Any]] = {
-    "I8": np.dtype("i1"), "U8": np.dtype("u1"), "I16": np.dtype("<i2"), "U16": np.dtype("<u2"),
-    "I32": np.dtype("<i4"), "I64": np.dtype("<i8"), "F32": np.dtype("<f4"), "F64": np.dtype("<f8"),
-}  # fmt: skip
+    "I8": np.dtype("i1"),
+    "U8": np.dtype("u1"),
+    "I16": np.dtype("<i2"),
+    "U16": np.dtype("<u2"),
+    "I32": np.dtype("<i4"),
+    "I64": np.dtype("<i8"),
+    "F32": np.dtype("<f4"),
+    "F64": np.dtype("<f8"),
+}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 Array = npt.NDArray[Any]
@@ -126,9 +132,14 @@ def read_container(path: Path, kind: str) -> Container:
         tensors[name] = array.reshape(entry["shape"])
         offsets[name] = start + begin
     return Container(
-        path=path, kind=kind, detail=json.loads(metadata["detail"]), digest=metadata["digest"],
-        tensors=tensors, offsets=offsets, size=len(view),
-    )  # fmt: skip
+        path=path,
+        kind=kind,
+        detail=json.loads(metadata["detail"]),
+        digest=metadata["digest"],
+        tensors=tensors,
+        offsets=offsets,
+        size=len(view),
+    )
 
 
 def _parse_header(path: Path, view: mmap.mmap) -> tuple[dict[str, Any], int]:
@@ -152,8 +163,9 @@ def _check_metadata(path: Path, view: mmap.mmap, start: int, metadata: Any, kind
     if metadata.get("version") != VERSION:
         raise ContainerVersionError(
             f"{path.name} has version {metadata.get('version')!r} of the {FORMAT} format; this one reads {VERSION!r}",
-            where=str(path), remedy="Base and sections must come from one version: export the bundle again.",
-        )  # fmt: skip
+            where=str(path),
+            remedy="Base and sections must come from one version: export the bundle again.",
+        )
     digest = metadata.get("digest")
     if not isinstance(digest, str) or len(digest) != len(_NO_DIGEST):
         raise _damaged(path, "it has no digest")

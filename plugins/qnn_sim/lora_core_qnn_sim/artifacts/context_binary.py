@@ -24,7 +24,7 @@ from lora_core_qnn_sim.encodings.grid import Encoding
 from lora_core_qnn_sim.graph.nodes import lora_weights, topology_hash
 from lora_core_qnn_sim.graph.spec import GraphSpec
 from lora_core_qnn_sim.graph.widths import tensor_bits
-from lora_core_qnn_sim.modes import Mode
+from lora_core_qnn_sim.options import Mode
 
 KIND = "context"
 GRAPH = "llm"

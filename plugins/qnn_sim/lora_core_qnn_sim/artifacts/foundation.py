@@ -31,7 +31,7 @@ _SPLIT = "split.channels."
 
 
 @attrs.frozen(kw_only=True, eq=False)
-class Foundation:
+class FoundationBinary:
     """The base of a context. `spec` is the graph without slots; `digest` identifies the file's bytes.
 
     `basis` is what distinguishes it from the checkpoint and what adapters are brought to.
@@ -52,7 +52,7 @@ class Foundation:
         return encodings
 
 
-def write_foundation(path: Path, foundation: Foundation) -> str:
+def write_foundation(path: Path, foundation: FoundationBinary) -> str:
     """Write `foundation` and return its digest."""
     base = foundation.base
     tensors: dict[str, Array] = {"rope.cos": base.cos, "rope.sin": base.sin}
@@ -77,13 +77,13 @@ def write_foundation(path: Path, foundation: Foundation) -> str:
     return write_container(path, KIND, detail, tensors)
 
 
-def read_foundation(path: Path) -> Foundation:
+def read_foundation(path: Path) -> FoundationBinary:
     """Open a foundation; int8 weights stay memory-mapped. Raises `DamagedContainerError`."""
     container = read_container(path, KIND)
     return _assemble(container)
 
 
-def _assemble(container: Container) -> Foundation:
+def _assemble(container: Container) -> FoundationBinary:
     tensors, detail = container.tensors, container.detail
     spec = GraphSpec.from_json(detail["spec"])
     linears = {}
@@ -100,7 +100,7 @@ def _assemble(container: Container) -> Foundation:
     prompts = np.split(tensors["calibration.tokens"].astype(np.int64), ends)
     gains = {name.removeprefix(_GAIN): array for name, array in tensors.items() if name.startswith(_GAIN)}
     splits = {name.removeprefix(_SPLIT): array for name, array in tensors.items() if name.startswith(_SPLIT)}
-    return Foundation(
+    return FoundationBinary(
         spec=spec,
         base=base,
         encodings=from_tensors(tensors, tensor_bits(spec)),

@@ -26,7 +26,7 @@ from lora_core_qnn_sim.errors import DamagedContainerError, RenamedSectionError
 
 KIND = "section"
 DEFAULT_ADAPTER = "default_adapter"
-Part = Literal["combined", "weights", "encodings"]
+SectionPart = Literal["combined", "weights", "encodings"]
 Array = npt.NDArray[Any]
 
 
@@ -38,7 +38,7 @@ class Section:
     """
 
     name: str
-    part: Part
+    part: SectionPart
     graph: str
     foundation: str
     interface: str
@@ -50,15 +50,21 @@ class Section:
     path: Path
 
 
-def section_file(name: str, part: Part) -> str:
+def section_file(name: str, part: SectionPart) -> str:
     """Return the file name of a section."""
     return f"{GRAPH}_{name}.bin" if part == "combined" else f"{GRAPH}_{name}_{part}.bin"
 
 
 def write_section(
-    directory: Path, context: ContextBinary, name: str, part: Part, *, encodings_id: str,
-    weights: Mapping[str, Array], encodings: Mapping[str, Encoding],
-) -> Path:  # fmt: skip
+    directory: Path,
+    context: ContextBinary,
+    name: str,
+    part: SectionPart,
+    *,
+    encodings_id: str,
+    weights: Mapping[str, Array],
+    encodings: Mapping[str, Encoding],
+) -> Path:
     """Write one section of `part` into `directory` and return its path; what `part` leaves out is not written."""
     tensors: dict[str, Array] = {}
     if part != "encodings":
@@ -100,8 +106,15 @@ def _assemble(container: Container) -> Section:
     if any(pair.shape != (2,) or pair.dtype != np.dtype("<f4") for pair in encodings.values()):
         raise ValueError("an encoding is not a (scale, offset) pair")
     return Section(
-        name=detail["name"], part=detail["part"], graph=detail["graph"], foundation=detail["foundation"],
-        interface=detail["interface"], encodings_id=detail["encodings"],
-        weights={n: a for n, a in single.items() if not n.endswith(SUFFIX)}, encodings=encodings,
-        size=container.size, payload=container.payload, path=container.path,
-    )  # fmt: skip
+        name=detail["name"],
+        part=detail["part"],
+        graph=detail["graph"],
+        foundation=detail["foundation"],
+        interface=detail["interface"],
+        encodings_id=detail["encodings"],
+        weights={n: a for n, a in single.items() if not n.endswith(SUFFIX)},
+        encodings=encodings,
+        size=container.size,
+        payload=container.payload,
+        path=container.path,
+    )

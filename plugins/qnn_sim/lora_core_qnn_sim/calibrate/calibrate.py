@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lora_core_qnn_sim.artifacts.foundation import Foundation
+from lora_core_qnn_sim.artifacts.foundation import FoundationBinary
 from lora_core_qnn_sim.calibrate.ranges import RangeObserver, first_tokens
 from lora_core_qnn_sim.encodings.grid import Encoding, covering
 from lora_core_qnn_sim.graph.nodes import activations, build_nodes
 from lora_core_qnn_sim.graph.spec import GraphSpec
 from lora_core_qnn_sim.graph.widths import tensor_bits
 from lora_core_qnn_sim.lora import weight_encodings
-from lora_core_qnn_sim.modes import Mode, encodings_scope
+from lora_core_qnn_sim.modes import encodings_scope
+from lora_core_qnn_sim.options import Mode
 from lora_core_qnn_sim.runtime.floating import FloatRun
 from lora_core_qnn_sim.runtime.weights import BaseWeights
 
@@ -42,7 +43,7 @@ def calibrate_base(spec: GraphSpec, base: BaseWeights, prompts: Sequence[npt.NDA
 
 
 def calibrate_adapter(
-    spec: GraphSpec, foundation: Foundation, weights: Mapping[str, Array], mode: Mode
+    spec: GraphSpec, foundation: FoundationBinary, weights: Mapping[str, Array], mode: Mode
 ) -> dict[str, Encoding]:
     """Return the encodings of one use case for every tensor that `mode` lets change.
 
@@ -55,9 +56,12 @@ def calibrate_adapter(
     watched = {name: width for name, width in bits.items() if name in named}
     observer = RangeObserver(bits=watched, firsts=first_tokens(foundation.prompts))
     run = FloatRun(
-        spec=spec, weight=quantized_base(foundation.base), base=foundation.base,
-        lora={name: array.astype(np.float64) for name, array in weights.items()}, observe=observer,
-    )  # fmt: skip
+        spec=spec,
+        weight=quantized_base(foundation.base),
+        base=foundation.base,
+        lora={name: array.astype(np.float64) for name, array in weights.items()},
+        observe=observer,
+    )
     run.watch(foundation.prompts, observer.bits)
     return observer.encodings() | weight_encodings(spec, weights)
 

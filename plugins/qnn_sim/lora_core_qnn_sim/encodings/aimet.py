@@ -127,14 +127,24 @@ def aimet_document(
 
 def _per_tensor(name: str, grid: Encoding) -> dict[str, Any]:
     return {
-        "name": name, "enc_type": "PER_TENSOR", "dtype": "INT", "bw": grid.bits, "is_sym": grid.symmetric,
-        "scale": [grid.scale], "offset": [grid.offset],
-    }  # fmt: skip
+        "name": name,
+        "enc_type": "PER_TENSOR",
+        "dtype": "INT",
+        "bw": grid.bits,
+        "is_sym": grid.symmetric,
+        "scale": [grid.scale],
+        "offset": [grid.offset],
+    }
 
 
 def _per_channel(name: str, weight: ChannelWeight) -> dict[str, Any]:
     channels = len(weight.scales)
     return {
-        "name": name, "enc_type": "PER_CHANNEL", "dtype": "INT", "bw": weight.bits, "is_sym": True,
-        "scale": [float(scale) for scale in weight.scales], "offset": [-(1 << (weight.bits - 1))] * channels,
-    }  # fmt: skip
+        "name": name,
+        "enc_type": "PER_CHANNEL",
+        "dtype": "INT",
+        "bw": weight.bits,
+        "is_sym": True,
+        "scale": [float(scale) for scale in weight.scales],
+        "offset": [-(1 << (weight.bits - 1))] * channels,
+    }

@@ -1,31 +1,24 @@
-"""From a base model to the graph's dimensions and static tensors.
-
-The weights come from the module that the core builds (ExecuTorch's Llama), by the paths of its layers.
-"""
+"""From a base model to the graph's dimensions and static tensors, by the names that the checkpoint gives them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
 
+import attrs
 import numpy as np
 import numpy.typing as npt
 
-from lora_core.errors import Problem
+from lora_core.errors import ModelError, Problem
 from lora_core.layers import ModelSummary
-from lora_core.models.base import BaseModel
+from lora_core.models import families
+from lora_core.models.architecture import Architecture, read_architecture
+from lora_core.tensors import LazyTensor
 from lora_core_qnn_sim.encodings.grid import quantize_channels
-from lora_core_qnn_sim.graph.spec import LlamaDims
+from lora_core_qnn_sim.graph.spec import LlamaDims, graph_name
 from lora_core_qnn_sim.runtime.weights import BaseWeights
 
+Float32 = npt.NDArray[np.float32]
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
-_NORMS = {
-    "input_layernorm": "attention_norm",
-    "post_attention_layernorm": "ffn_norm",
-    "self_attn.q_norm": "attention.q_norm_fn",
-    "self_attn.k_norm": "attention.k_norm_fn",
-}
-_FIELDS = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "rms_norm_eps")
 
 
 def family_problems(summary: ModelSummary) -> list[Problem]:
@@ -33,68 +26,81 @@ def family_problems(summary: ModelSummary) -> list[Problem]:
     if summary.family not in FAMILIES:
         what = f"The simulator builds its graph for {', '.join(FAMILIES)}, not for {summary.family!r}"
         return [Problem(what=what, remedy="Use another backend for this model.")]
-    missing = [name for name in _FIELDS if name not in summary.config]
-    return [Problem(what=f"The model's configuration has no {name}", where=summary.name) for name in missing]
+    return _architecture(summary)[1]
+
+
+def architecture_of(summary: ModelSummary) -> Architecture:
+    """Return the decoder that a base without `family_problems` is; raises `ModelError`."""
+    architecture, problems = _architecture(summary)
+    if architecture is None:
+        raise ModelError(problems)
+    return architecture
+
+
+def _architecture(summary: ModelSummary) -> tuple[Architecture | None, list[Problem]]:
+    family = next(family for family in families.FAMILIES if family.name == summary.family)
+    return read_architecture(summary.config, family, summary.name)
 
 
 def dims_of(summary: ModelSummary) -> LlamaDims:
     """Return the dimensions of a base that has no `family_problems`."""
-    config, layers = summary.config, {layer.name: layer for layer in summary.layers}
-    heads = config["num_attention_heads"]
+    architecture = architecture_of(summary)
     first = "model.layers.0."
-    biased = [name.rpartition(".")[2] for name, layer in layers.items() if name.startswith(first) and layer.has_bias]
+    biased = [layer.name for layer in summary.layers if layer.name.startswith(first) and layer.has_bias]
     return LlamaDims(
-        n_layers=config["num_hidden_layers"],
-        dim=config["hidden_size"],
-        hidden_dim=config["intermediate_size"],
-        n_heads=heads,
-        n_kv_heads=config.get("num_key_value_heads") or heads,
-        head_dim=config.get("head_dim") or config["hidden_size"] // heads,
-        vocab_size=config["vocab_size"],
-        norm_eps=float(config["rms_norm_eps"]),
-        biased=tuple(biased),
-        qk_norm=f"{first}self_attn.q_norm" in summary.module_names,
-        tied=layers["lm_head"].tied_to is not None,
+        n_layers=architecture.layers,
+        dim=architecture.dim,
+        hidden_dim=architecture.hidden_dim,
+        n_heads=architecture.heads,
+        n_kv_heads=architecture.kv_heads,
+        head_dim=architecture.head_dim,
+        vocab_size=architecture.vocab_size,
+        norm_eps=architecture.norm_eps,
+        biased=tuple(name.rpartition(".")[2] for name in biased),
+        qk_norm=architecture.qk_norm,
+        tied=architecture.tied,
     )
 
 
-def real_weights(base: BaseModel, dims: LlamaDims) -> dict[str, npt.NDArray[np.float32]]:
-    """Return the float32 weights of `base` under the graph's names; no copy is made where none is needed."""
-    state: Mapping[str, Any] = base.module.state_dict()
+@attrs.frozen(kw_only=True)
+class RealWeights(Mapping[str, Float32]):
+    """The float32 weights of a base under the graph's names, each read when it is asked for and kept by nobody.
 
-    def take(path: str) -> npt.NDArray[np.float32]:
-        array: npt.NDArray[np.float32] = state[path].detach().to(device="cpu").float().numpy()
-        return array
+    A tied output head has no weight of its own.
+    """
 
-    weights = {"norm.weight": take("norm.weight")}
-    for layer in base.summary.layers:
-        if layer.tied_to is None:
-            weights[f"{layer.name.removeprefix('model.')}.weight"] = take(f"{layer.path}.weight")
-        if layer.has_bias:
-            weights[f"{layer.name.removeprefix('model.')}.bias"] = take(f"{layer.path}.bias")
-    for number in range(dims.n_layers):
-        for name, path in _NORMS.items():
-            if dims.qk_norm or not name.startswith("self_attn"):
-                weights[f"layers.{number}.{name}.weight"] = take(f"layers.{number}.{path}.weight")
-    return weights
+    tensors: Mapping[str, LazyTensor]
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, LazyTensor]) -> RealWeights:
+        """Take the tensors of a checkpoint (`ModelHandle.tensors`)."""
+        return cls(tensors={graph_name(name): tensor for name, tensor in tensors.items()})
+
+    def __getitem__(self, name: str) -> Float32:
+        """Read one weight."""
+        return self.tensors[name].read()
+
+    def __contains__(self, name: object) -> bool:
+        """Say whether there is such a weight, without reading it."""
+        return name in self.tensors
+
+    def __iter__(self) -> Iterator[str]:
+        """Name every weight."""
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        """Count the weights."""
+        return len(self.tensors)
 
 
-def rope_tables(
-    base: BaseModel, dims: LlamaDims, context_len: int
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Return cosine and sine of shape (context, head_dim / 2) from the module's own tables."""
-    half = dims.head_dim // 2
-    rope: Any = base.module.rope
-    cos, sin = (table[:context_len, :half].float().numpy() for table in (rope.freqs_cos, rope.freqs_sin))
-    return np.ascontiguousarray(cos), np.ascontiguousarray(sin)
+def rope_tables(architecture: Architecture, context_len: int) -> tuple[Float32, Float32]:
+    """Return cosine and sine of shape (context, head_dim / 2)."""
+    half = architecture.head_dim // 2
+    cos, sin = architecture.rope.tables(architecture.head_dim, context_len)
+    return np.ascontiguousarray(cos[:, :half]), np.ascontiguousarray(sin[:, :half])
 
 
-def quantize_base(
-    weights: Mapping[str, npt.NDArray[np.float32]],
-    cos: npt.NDArray[np.float32],
-    sin: npt.NDArray[np.float32],
-    bits: Mapping[str, int],
-) -> BaseWeights:
+def quantize_base(weights: Mapping[str, Float32], cos: Float32, sin: Float32, bits: Mapping[str, int]) -> BaseWeights:
     """Quantize every matrix per output channel to `bits` (by tensor name); vectors stay float32."""
     linears = {name: quantize_channels(array, bits[name]) for name, array in weights.items() if array.ndim == 2}
     vectors = {name: array for name, array in weights.items() if array.ndim == 1}

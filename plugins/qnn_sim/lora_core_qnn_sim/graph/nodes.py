@@ -67,10 +67,13 @@ def _block(spec: GraphSpec, number: int, stream: str, slots: Mapping[str, LoraSl
             source = f"{attention}.{kind}_norm.output"
         yield Node(op="rope", output=f"{attention}.{kind}_rope.output", inputs=(source,), heads=heads)
     yield Node(
-        op="attention", output=f"{attention}.mix.output", layer=number, heads=dims.n_heads,
+        op="attention",
+        output=f"{attention}.mix.output",
+        layer=number,
+        heads=dims.n_heads,
         inputs=(f"{attention}.q_rope.output", f"{attention}.k_rope.output", f"{attention}.v_proj.output"),
         inner=(f"{attention}.scores.output", f"{attention}.softmax.output"),
-    )  # fmt: skip
+    )
     yield from _linear(f"{attention}.o_proj", f"{attention}.mix.output", slots, dims.biased)
     middle = f"{prefix}.attention_add.output"
     yield Node(op="add", output=middle, inputs=(stream, f"{attention}.o_proj.output"))

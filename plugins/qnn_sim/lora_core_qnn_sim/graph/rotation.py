@@ -67,8 +67,11 @@ def _rotated(rows: Array) -> Array:
 
 def rotated_base(weights: Mapping[str, Array], n_layers: int) -> tuple[dict[str, Array], dict[str, Array]]:
     """Return the float32 weights of the rotated base, without gains, and the gains by the layer that reads them."""
-    gains = {f"layers.{n}.{kind}": weights[f"layers.{n}.{norm}.weight"] for n in range(n_layers) for kind, norm in (
-        ("self_attn", "input_layernorm"), ("mlp", "post_attention_layernorm"))}  # fmt: skip
+    gains = {
+        f"layers.{n}.{kind}": weights[f"layers.{n}.{norm}.weight"]
+        for n in range(n_layers)
+        for kind, norm in (("self_attn", "input_layernorm"), ("mlp", "post_attention_layernorm"))
+    }
     gains["lm_head"] = weights["norm.weight"]
     out: dict[str, Array] = {}
     for name, array in weights.items():

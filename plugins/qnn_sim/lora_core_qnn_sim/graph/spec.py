@@ -70,6 +70,11 @@ class GraphSpec:
         return cls(**fields)
 
 
+def graph_name(name: str) -> str:
+    """Return the graph's name of a layer or tensor that checkpoints and adapters call `name`."""
+    return name.removeprefix("model.")
+
+
 def lora_a(layer: str) -> str:
     """Name the A weight of a slot: graph initializer, updatable tensor and safetensors key alike."""
     return f"{layer}.lora_a.weight"

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lora_core_qnn_sim.artifacts import CONTEXT
 from lora_core_qnn_sim.artifacts.context_binary import GRAPH
 from lora_core_qnn_sim.artifacts.folding import natural_key
-from lora_core_qnn_sim.artifacts.section import Part, section_file
+from lora_core_qnn_sim.artifacts.section import SectionPart, section_file
 from lora_core_qnn_sim.grouping import Group, parts_of
 from lora_core_qnn_sim.handover import names
-from lora_core_qnn_sim.modes import Mode
+from lora_core_qnn_sim.options import Mode
 
 ALPHA = "lora_alpha"
 
@@ -91,7 +92,7 @@ def genie_config(adapters: Sequence[str], groups: Sequence[Group], mode: Mode) -
             }
             for group in split
         ]
-    binary = {"version": 1, "ctx-bins": ["context.bin"], "lora": lora}
+    binary = {"version": 1, "ctx-bins": [CONTEXT], "lora": lora}
     return {"dialog": {"engine": {"model": {"binary": binary}}}}
 
 
@@ -100,7 +101,7 @@ def line(adapter: str, groups: Sequence[Group], mode: Mode) -> str:
     return f"{GRAPH};{section_file(adapter, applied_part(adapter, groups, mode))}\n"
 
 
-def applied_part(adapter: str, groups: Sequence[Group], mode: Mode) -> Part:
+def applied_part(adapter: str, groups: Sequence[Group], mode: Mode) -> SectionPart:
     """Return the section that selects an adapter: its combined one, or its weights."""
     return "combined" if parts_of(adapter, groups, mode) == ("combined",) else "weights"
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from lora_core.bundle.bundle import Bundle, BundledAdapter
 from lora_core.errors import Problem, UnsupportedError
+from lora_core_qnn_sim.artifacts import CONTEXT, FOUNDATION
 from lora_core_qnn_sim.artifacts.context_binary import read_context
 from lora_core_qnn_sim.artifacts.foundation import read_foundation
 from lora_core_qnn_sim.artifacts.section import read_section
@@ -32,8 +33,8 @@ def handover_from_bundle(bundle: Bundle, directory: Path) -> list[str]:
 
     Raises `UnsupportedError` for a bundle whose base is not the checkpoint's own, or that has no sections.
     """
-    context = read_context(bundle.file("context.bin"))
-    foundation = read_foundation(bundle.file("foundation.bin"))
+    context = read_context(bundle.file(CONTEXT))
+    foundation = read_foundation(bundle.file(FOUNDATION))
     adapters = {adapter.name: adapter for adapter in bundle.manifest.adapters}
     problems = []
     if context.hot_switch or not adapters:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from lora_core.errors import StorageError
 from lora_core_qnn_sim.artifacts.context_binary import ContextBinary
-from lora_core_qnn_sim.artifacts.foundation import Foundation
+from lora_core_qnn_sim.artifacts.foundation import FoundationBinary
 from lora_core_qnn_sim.encodings.aimet import aimet_document
 from lora_core_qnn_sim.encodings.grid import Encoding
 from lora_core_qnn_sim.graph.nodes import lora_weights
@@ -25,9 +25,13 @@ _DOCUMENTED = "# Format as documented; not run against the vendor's SDK: see REA
 
 
 def write_handover(
-    directory: Path, context: ContextBinary, foundation: Foundation, used: Mapping[str, Mapping[str, Encoding]],
-    weights: Callable[[str], Mapping[str, Array]], groups: Sequence[Group],
-) -> None:  # fmt: skip
+    directory: Path,
+    context: ContextBinary,
+    foundation: FoundationBinary,
+    used: Mapping[str, Mapping[str, Encoding]],
+    weights: Callable[[str], Mapping[str, Array]],
+    groups: Sequence[Group],
+) -> None:
     """Write every file into `directory`, replacing those of an earlier export; raises `StorageError`.
 
     `used` are the encodings of each adapter, `weights` returns an adapter's float32 LoRA weights by graph name.
@@ -64,7 +68,7 @@ def _write_configs(directory: Path, context: ContextBinary, adapters: list[str],
 
 
 def _write_encodings(
-    directory: Path, context: ContextBinary, foundation: Foundation, used: Mapping[str, Mapping[str, Encoding]]
+    directory: Path, context: ContextBinary, foundation: FoundationBinary, used: Mapping[str, Mapping[str, Encoding]]
 ) -> None:
     updatable = lora_weights(context.spec)
     base = foundation.with_slots(context.spec) | dict(context.branch)

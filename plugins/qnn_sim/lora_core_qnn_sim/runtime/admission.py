@@ -28,6 +28,8 @@ from lora_core_qnn_sim.graph.nodes import lora_weights
 from lora_core_qnn_sim.graph.widths import tensor_bits
 from lora_core_qnn_sim.modes import encodings_scope
 
+_OWN_SECTIONS = "Use the sections of this bundle."
+
 
 @attrs.frozen(kw_only=True, eq=False)
 class Rules:
@@ -59,21 +61,14 @@ class Rules:
 
     def _check_identity(self, section: Section) -> None:
         if self.context.hot_switch:
-            raise _refusal(
-                SectionsNotAllowedError, section, ["This context takes no sections: it was exported for hot switch"],
-                "Choose the adapter with the alpha vector.",
-            )  # fmt: skip
+            what = "This context takes no sections: it was exported for hot switch"
+            raise _refusal(SectionsNotAllowedError, section, [what], "Choose the adapter with the alpha vector.")
         if section.foundation != self.context.foundation:
-            raise _refusal(
-                ForeignBaseError, section,
-                [f"Base {section.foundation[:12]} is not this context's {self.context.foundation[:12]}"],
-                "Use the sections of this bundle.",
-            )  # fmt: skip
+            what = f"Base {section.foundation[:12]} is not this context's {self.context.foundation[:12]}"
+            raise _refusal(ForeignBaseError, section, [what], _OWN_SECTIONS)
         if section.graph != GRAPH or section.interface != self.context.interface:
-            raise _refusal(
-                ForeignGraphError, section, ["It was made for another graph, other slots or ranks, or another mode"],
-                "Use the sections of this bundle.",
-            )  # fmt: skip
+            what = "It was made for another graph, other slots or ranks, or another mode"
+            raise _refusal(ForeignGraphError, section, [what], _OWN_SECTIONS)
 
     def _check_weights(self, section: Section) -> None:
         weights = section.weights

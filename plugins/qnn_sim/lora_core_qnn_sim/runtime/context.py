@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from lora_core_qnn_sim.artifacts.context_binary import ContextBinary, read_context
 from lora_core_qnn_sim.artifacts.encoding_tensors import encodings_id
-from lora_core_qnn_sim.artifacts.foundation import Foundation, read_foundation
+from lora_core_qnn_sim.artifacts.foundation import FoundationBinary, read_foundation
 from lora_core_qnn_sim.artifacts.section import Section, read_section
 from lora_core_qnn_sim.encodings.grid import Encoding
 from lora_core_qnn_sim.errors import (
@@ -37,7 +37,7 @@ from lora_core_qnn_sim.runtime.admission import Rules
 from lora_core_qnn_sim.runtime.executor import Executor
 from lora_core_qnn_sim.runtime.io_encodings import IoEncodings
 from lora_core_qnn_sim.runtime.kernels import ALPHA, ALPHA_LIMIT
-from lora_core_qnn_sim.runtime.kv_cache import KvCache
+from lora_core_qnn_sim.runtime.kv_cache import QuantizedKvCache
 
 Graph = Literal["prefill", "decode"]
 
@@ -62,7 +62,7 @@ class SimulatedContext:
     """
 
     binary: ContextBinary
-    foundation: Foundation
+    foundation: FoundationBinary
     _rules: Rules
     _executor: Executor | None = None
     _encodings: dict[str, Encoding] = attrs.field(factory=dict)
@@ -138,9 +138,12 @@ class SimulatedContext:
         self._remember(read)
         weights = sum(array.nbytes for array in read.weights.values())
         return Applied(
-            name=read.name, part=read.part, weight_bytes=weights,
-            encoding_bytes=read.payload - weights, seconds=time.perf_counter() - start,
-        )  # fmt: skip
+            name=read.name,
+            part=read.part,
+            weight_bytes=weights,
+            encoding_bytes=read.payload - weights,
+            seconds=time.perf_counter() - start,
+        )
 
     def read_io_encodings(self) -> IoEncodings:
         """Return the I/O encodings as they are now; needed again after every section and every load."""
@@ -158,14 +161,22 @@ class SimulatedContext:
         """Raise `AlphaVectorError` if `alphas` is no alpha vector of this context."""
         self._quantize_alphas(alphas)
 
-    def new_cache(self) -> KvCache:
+    def new_cache(self) -> QuantizedKvCache:
         """Return an empty KV cache of this context's shape."""
-        return KvCache.empty(self.binary.spec)
+        return QuantizedKvCache.empty(self.binary.spec)
 
     def execute(
-        self, graph: Graph, tokens: npt.NDArray[np.int64], *, valid: int, position: int, cache: KvCache,
-        io: IoEncodings, alphas: Sequence[float] | None = None, all_logits: bool = False,
-    ) -> npt.NDArray[np.uint16]:  # fmt: skip
+        self,
+        graph: Graph,
+        tokens: npt.NDArray[np.int64],
+        *,
+        valid: int,
+        position: int,
+        cache: QuantizedKvCache,
+        io: IoEncodings,
+        alphas: Sequence[float] | None = None,
+        all_logits: bool = False,
+    ) -> npt.NDArray[np.uint16]:
         """Execute one graph and return logits as unsigned grid integers of `io.logits`, (rows, vocab).
 
         `tokens` has exactly the graph's static length, of which the first `valid` count and the rest is padding.
@@ -192,7 +203,13 @@ class SimulatedContext:
             )
 
     def _check_inputs(
-        self, graph: Graph, tokens: npt.NDArray[np.int64], valid: int, position: int, cache: KvCache, owner: str
+        self,
+        graph: Graph,
+        tokens: npt.NDArray[np.int64],
+        valid: int,
+        position: int,
+        cache: QuantizedKvCache,
+        owner: str,
     ) -> None:
         length = self.binary.spec.input_len if graph == "prefill" else 1
         if tokens.shape != (length,) or not 1 <= valid <= length:

@@ -13,19 +13,19 @@ from lora_core_qnn_sim.encodings.grid import Encoding
 from lora_core_qnn_sim.graph.nodes import Node, build_nodes
 from lora_core_qnn_sim.graph.spec import GraphSpec
 from lora_core_qnn_sim.runtime import kernels
-from lora_core_qnn_sim.runtime.kv_cache import KvCache
+from lora_core_qnn_sim.runtime.kv_cache import QuantizedKvCache
 from lora_core_qnn_sim.runtime.weights import BaseWeights
 
 Grid = npt.NDArray[np.float64]
 
 
 @attrs.define(kw_only=True, eq=False)
-class Batch:
+class Execution:
     """What one execution works on: its tokens, where they stand, the cache, and the values so far."""
 
     tokens: npt.NDArray[np.int64]
     start: int
-    cache: KvCache
+    cache: QuantizedKvCache
     alphas: Grid
     values: dict[str, Grid] = attrs.field(factory=dict)
 
@@ -61,41 +61,43 @@ class Executor:
             self.lora = lora
             self._lora_matrices = {name: array.astype(np.float64) for name, array in lora.items()}
 
-    def run(self, tokens: npt.NDArray[np.int64], start: int, cache: KvCache, alphas: Grid, *, last_only: bool) -> Grid:
+    def run(
+        self, tokens: npt.NDArray[np.int64], start: int, cache: QuantizedKvCache, alphas: Grid, *, last_only: bool
+    ) -> Grid:
         """Execute for `tokens` at positions from `start`; return centred logits, (T, vocab) or (1, vocab).
 
         `alphas` are the integers of the alpha vector. Keys and values are written into `cache`, whose `length` is the
         caller's to advance.
         """
-        batch = Batch(tokens=tokens, start=start, cache=cache, alphas=alphas)
+        execution = Execution(tokens=tokens, start=start, cache=cache, alphas=alphas)
         cut = next(i for i, node in enumerate(self.nodes) if node.output == "norm.output")
         for index, node in enumerate(self.nodes):
             if index == cut and last_only:
-                batch.values[node.inputs[0]] = batch.values[node.inputs[0]][-1:]
-            batch.values[node.output] = getattr(self, f"_{node.op}")(node, batch)
-        return batch.values["lm_head.output"]
+                execution.values[node.inputs[0]] = execution.values[node.inputs[0]][-1:]
+            execution.values[node.output] = getattr(self, f"_{node.op}")(node, execution)
+        return execution.values["lm_head.output"]
 
-    def _embed(self, node: Node, batch: Batch) -> Grid:
+    def _embed(self, node: Node, execution: Execution) -> Grid:
         table, out = self.base.linears[node.weights["weight"]], self.encodings[node.output]
-        rows = table.values[batch.tokens].astype(np.float64)
-        scales = table.scales[batch.tokens].astype(np.float64)[:, None]
+        rows = table.values[execution.tokens].astype(np.float64)
+        scales = table.scales[execution.tokens].astype(np.float64)[:, None]
         return kernels.saturate(rows * (scales / out.scale), out)
 
-    def _linear(self, node: Node, batch: Batch) -> Grid:
+    def _linear(self, node: Node, execution: Execution) -> Grid:
         source, out = self.encodings[node.inputs[0]], self.encodings[node.output]
         scales = self.base.linears[node.weights["weight"]].scales.astype(np.float64) * source.scale
         bias = None
         if "bias" in node.weights:
             bias = np.rint(self.base.vector(node.weights["bias"]) / scales)
-        x, weight = batch.values[node.inputs[0]], self.base.matrix(node.weights["weight"])
+        x, weight = execution.values[node.inputs[0]], self.base.matrix(node.weights["weight"])
         return kernels.linear(x, weight, bias, scales / out.scale, out)
 
-    def _lora_a(self, node: Node, batch: Batch) -> Grid:
-        return self._updatable(node, batch.values[node.inputs[0]], self.encodings[node.inputs[0]].scale)
+    def _lora_a(self, node: Node, execution: Execution) -> Grid:
+        return self._updatable(node, execution.values[node.inputs[0]], self.encodings[node.inputs[0]].scale)
 
-    def _lora_b(self, node: Node, batch: Batch) -> Grid:
-        middle = batch.values[node.inputs[0]]
-        weighted = middle * np.repeat(batch.alphas, middle.shape[-1] // len(batch.alphas))
+    def _lora_b(self, node: Node, execution: Execution) -> Grid:
+        middle = execution.values[node.inputs[0]]
+        weighted = middle * np.repeat(execution.alphas, middle.shape[-1] // len(execution.alphas))
         return self._updatable(node, weighted, self.encodings[node.inputs[0]].scale * kernels.ALPHA.scale)
 
     def _updatable(self, node: Node, x: Grid, scale: float) -> Grid:
@@ -104,53 +106,61 @@ class Executor:
         multiplier = np.float64(scale * self.encodings[name].scale / out.scale)
         return kernels.linear(x, self._lora_matrices[name], None, np.asarray(multiplier), out)
 
-    def _norm(self, node: Node, batch: Batch) -> Grid:
-        x = batch.values[node.inputs[0]]
+    def _norm(self, node: Node, execution: Execution) -> Grid:
+        x = execution.values[node.inputs[0]]
         shaped = x.reshape(len(x), node.heads, -1) if node.heads else x
         gamma = self.base.vector(node.weights["weight"]) if node.weights else np.ones(1)
         source, out = self.encodings[node.inputs[0]], self.encodings[node.output]
         return kernels.norm(shaped, source, gamma, self.spec.dims.norm_eps, out).reshape(x.shape)
 
-    def _rope(self, node: Node, batch: Batch) -> Grid:
-        x = batch.values[node.inputs[0]]
-        where = slice(batch.start, batch.start + len(x))
+    def _rope(self, node: Node, execution: Execution) -> Grid:
+        x = execution.values[node.inputs[0]]
+        where = slice(execution.start, execution.start + len(x))
         cos = self.base.cos[where, None].astype(np.float64)
         sin = self.base.sin[where, None].astype(np.float64)
         source, out = self.encodings[node.inputs[0]], self.encodings[node.output]
         return kernels.rope(x.reshape(len(x), node.heads, -1), source, cos, sin, out).reshape(x.shape)
 
-    def _attention(self, node: Node, batch: Batch) -> Grid:
-        dims, cache = self.spec.dims, batch.cache
+    def _attention(self, node: Node, execution: Execution) -> Grid:
+        dims, cache = self.spec.dims, execution.cache
         q, k, v = (self.encodings[name] for name in node.inputs)
         scores, probabilities = (self.encodings[name] for name in node.inner)
-        out, count, end = self.encodings[node.output], len(batch.tokens), batch.start + len(batch.tokens)
+        out, count, end = self.encodings[node.output], len(execution.tokens), execution.start + len(execution.tokens)
         shape = (count, dims.n_kv_heads, dims.head_dim)
         for store, name, grid in ((cache.keys, node.inputs[1], k), (cache.values, node.inputs[2], v)):
-            store[node.layer][batch.start : end] = (batch.values[name] - grid.offset).reshape(shape)
+            store[node.layer][execution.start : end] = (execution.values[name] - grid.offset).reshape(shape)
         keys = cache.keys[node.layer][:end].astype(np.float64) + k.offset
         values = cache.values[node.layer][:end].astype(np.float64) + v.offset
-        visible = np.arange(end)[None, :] <= np.arange(batch.start, end)[:, None]
-        table = self._table(node.inner[0], lambda: kernels.exp_table(scores))
+        visible = np.arange(end)[None, :] <= np.arange(execution.start, end)[:, None]
         return kernels.attention(
-            batch.values[node.inputs[0]].reshape(count, dims.n_heads, dims.head_dim), keys, values, visible,
-            q.scale * k.scale / float(np.sqrt(dims.head_dim)) / scores.scale, table,
-            probabilities.scale * v.scale / out.scale, scores, probabilities, out,
-        )  # fmt: skip
+            execution.values[node.inputs[0]].reshape(count, dims.n_heads, dims.head_dim),
+            keys,
+            values,
+            visible,
+            score_multiplier=q.scale * k.scale / float(np.sqrt(dims.head_dim)) / scores.scale,
+            table=self._table(node.inner[0], lambda: kernels.exp_table(scores)),
+            mix_multiplier=probabilities.scale * v.scale / out.scale,
+            scores=scores,
+            probabilities=probabilities,
+            out=out,
+        )
 
-    def _add(self, node: Node, batch: Batch) -> Grid:
+    def _add(self, node: Node, execution: Execution) -> Grid:
         left, right = node.inputs
         a, b = self.encodings[left], self.encodings[right]
-        return kernels.add(batch.values[left], a.scale, batch.values[right], b.scale, self.encodings[node.output])
+        x, y = execution.values[left], execution.values[right]
+        return kernels.add(x, a.scale, y, b.scale, self.encodings[node.output])
 
-    def _mul(self, node: Node, batch: Batch) -> Grid:
+    def _mul(self, node: Node, execution: Execution) -> Grid:
         left, right = node.inputs
         a, b = self.encodings[left], self.encodings[right]
-        return kernels.mul(batch.values[left], a.scale, batch.values[right], b.scale, self.encodings[node.output])
+        x, y = execution.values[left], execution.values[right]
+        return kernels.mul(x, a.scale, y, b.scale, self.encodings[node.output])
 
-    def _silu(self, node: Node, batch: Batch) -> Grid:
+    def _silu(self, node: Node, execution: Execution) -> Grid:
         source, out = self.encodings[node.inputs[0]], self.encodings[node.output]
         table = self._table(node.output, lambda: kernels.silu_table(source, out))
-        return table[(batch.values[node.inputs[0]] - source.low).astype(np.int64)]
+        return table[(execution.values[node.inputs[0]] - source.low).astype(np.int64)]
 
     def _table(self, name: str, make: Any) -> Grid:
         if name not in self._tables:

@@ -89,9 +89,18 @@ def softmax(scores: Grid, visible: npt.NDArray[np.bool_], table: Grid, out: Enco
 
 
 def attention(
-    q: Grid, k: Grid, v: Grid, visible: npt.NDArray[np.bool_], score_multiplier: float, table: Grid,
-    mix_multiplier: float, scores: Encoding, probabilities: Encoding, out: Encoding,
-) -> Grid:  # fmt: skip
+    q: Grid,
+    k: Grid,
+    v: Grid,
+    visible: npt.NDArray[np.bool_],
+    *,
+    score_multiplier: float,
+    table: Grid,
+    mix_multiplier: float,
+    scores: Encoding,
+    probabilities: Encoding,
+    out: Encoding,
+) -> Grid:
     """Attend from q (T, heads, d) to k and v (L, kv_heads, d); heads share keys in equal runs.
 
     Scores, probabilities and the mix are each quantized. `visible` is (T, L).

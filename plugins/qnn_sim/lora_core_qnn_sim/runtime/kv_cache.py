@@ -12,7 +12,7 @@ from lora_core_qnn_sim.graph.spec import GraphSpec
 
 
 @attrs.define(kw_only=True, eq=False)
-class KvCache:
+class QuantizedKvCache:
     """Keys and values of each layer, shape (context, kv_heads, head_dim), as unsigned grid integers.
 
     `length` positions are filled. `owner` identifies the adapter, encodings and strengths that filled them; an empty
@@ -25,7 +25,7 @@ class KvCache:
     owner: str | None = None
 
     @classmethod
-    def empty(cls, spec: GraphSpec) -> KvCache:
+    def empty(cls, spec: GraphSpec) -> QuantizedKvCache:
         """Return a cache for `spec` with nothing in it."""
         dims = spec.dims
         shape = (spec.context_len, dims.n_kv_heads, dims.head_dim)

@@ -1,0 +1,86 @@
+"""Quantizes the base: from the checkpoint's tensors to `foundation.bin`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+import numpy.typing as npt
+
+from lora_core.backend import ExportJob
+from lora_core.events import Emit, stage
+from lora_core_qnn_sim.artifacts import FOUNDATION
+from lora_core_qnn_sim.artifacts.foundation import FoundationBinary, read_foundation, write_foundation
+from lora_core_qnn_sim.calibrate.calibrate import calibrate_base
+from lora_core_qnn_sim.calibrate.prompts import calibration_prompts
+from lora_core_qnn_sim.calibrate.rounding import compensated, observe_inputs
+from lora_core_qnn_sim.graph.base_model import RealWeights, architecture_of, dims_of, quantize_base, rope_tables
+from lora_core_qnn_sim.graph.basis import Basis
+from lora_core_qnn_sim.graph.rotation import rotated_base
+from lora_core_qnn_sim.graph.spec import GraphSpec
+from lora_core_qnn_sim.graph.splitting import find_splits, split_base, split_moments
+from lora_core_qnn_sim.options import QnnSimOptions
+from lora_core_qnn_sim.quant import weight_bits, widths
+from lora_core_qnn_sim.runtime.weights import BaseWeights
+from lora_core_qnn_sim.supplied import overridden_base
+
+Array = npt.NDArray[Any]
+_LONGEST_PROMPT = 64
+
+
+def base_spec(job: ExportJob) -> GraphSpec:
+    """Return the graph of `job` without slots."""
+    options: QnnSimOptions = job.options
+    bits = widths(job.policy, options)
+    dims = dims_of(job.model.summary)
+    return GraphSpec(
+        dims=attrs.evolve(dims, tied=dims.tied and not options.rotates, rotated=options.rotates),
+        slots=(),
+        context_len=options.context_len,
+        input_len=options.input_len,
+        act_bits=bits.activations,
+        lora_bits=bits.lora,
+    )
+
+
+def build_foundation(job: ExportJob, out: Path, emit: Emit) -> FoundationBinary:
+    """Quantize and calibrate the base with zero LoRA, write `foundation.bin` and open it again."""
+    options: QnnSimOptions = job.options
+    spec, length = base_spec(job), options.context_len
+    longest = min(_LONGEST_PROMPT, length)
+    prompts = calibration_prompts(options.calibration, job.model.tokenizer, spec.dims.vocab_size, longest)
+    with stage(emit, "quantize base"):
+        weights = RealWeights.of(job.model.tensors())
+        rope = rope_tables(architecture_of(job.model.summary), length)
+        bits = weight_bits(job.model.summary, widths(job.policy, options))
+        base, basis = _quantized(spec, options, weights, rope, bits, prompts)
+    with stage(emit, "calibrate base"):
+        base, supplied = overridden_base(options, spec, base)
+        encodings = calibrate_base(spec, base, prompts) | supplied
+    foundation = FoundationBinary(spec=spec, base=base, encodings=encodings, prompts=tuple(prompts), basis=basis)
+    with stage(emit, "write foundation"):
+        write_foundation(out / FOUNDATION, foundation)
+    return read_foundation(out / FOUNDATION)
+
+
+def _quantized(
+    spec: GraphSpec,
+    options: QnnSimOptions,
+    weights: Mapping[str, Array],
+    rope: tuple[Array, Array],
+    bits: Mapping[str, int],
+    prompts: Sequence[npt.NDArray[np.int64]],
+) -> tuple[BaseWeights, Basis]:
+    """Bring the weights to a basis that suits the grids, and round them there."""
+    gains = None
+    if options.rotates:
+        weights, gains = rotated_base(weights, spec.dims.n_layers)
+    seen = observe_inputs(spec, weights, *rope, prompts)
+    splits = find_splits(seen.peaks) if options.splits else {}
+    weights, moments = split_base(weights, splits), split_moments(seen.moments, splits)
+    base = quantize_base(weights, *rope, bits)
+    linears = compensated(spec, weights, base.linears, moments)
+    return attrs.evolve(base, linears=linears), Basis(gains=gains, splits=splits)

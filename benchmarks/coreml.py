@@ -22,7 +22,10 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lora_core.adapters.slots.choice import PlacedAdapter
 
 ROOT = Path(__file__).resolve().parent.parent
 ADAPTERS = {name: ROOT / "examples" / "adapters" / name for name in ("pirate", "shout")}
@@ -169,39 +172,36 @@ def lower(arguments: argparse.Namespace, names: list[str]) -> dict[str, Any]:
 
 def prepared_methods(arguments: argparse.Namespace, names: list[str]) -> list[tuple[str, Any]]:
     """Return (method, what exports it) for the base and adapters `names`, in order: each changes the one module."""
-    from lora_core.adapters.slots.padding import padded_pair
     from lora_core_coreml.lowering import base
     from lora_core_coreml.lowering.method import export_method
+    from lora_core_coreml.lowering.sentinels import fill
     from lora_core_coreml.options import CoremlOptions
     from lora_core_coreml.quant import POLICIES
 
     from lora_core.adapters.peft.format import PeftFormat
+    from lora_core.adapters.slots.choice import place
     from lora_core.adapters.slots.plan import SlotPlan
     from lora_core.backend import ExportJob
     from lora_core.models.hf import HfModelSource
-    from lora_core.models.injection import eject, inject, lora_layers
+    from lora_core.models.injection import eject
 
     handle = HfModelSource().open(str(arguments.model))
-    adapters = tuple(PeftFormat().read(name, ADAPTERS[name], handle.summary) for name in names)
-    plans = tuple(SlotPlan.from_adapters(group, handle.summary.layers) for group in [adapters] if group)
+    read = tuple(PeftFormat().read(name, ADAPTERS[name], handle.summary) for name in names)
+    plans = tuple(SlotPlan.from_adapters(group, handle.summary.layers) for group in [read] if group)
+    adapters = place(read, plans)
     policy = next(policy for policy in POLICIES if policy.name == arguments.policy)
     chosen = CoremlOptions(input_len=arguments.input_len, max_context_len=arguments.max_context_len)
     prepared = base.prepare(ExportJob(model=handle, adapters=adapters, plans=plans, policy=policy, options=chosen))
     example = prepared.inputs(prepared.shapes[0])
 
-    def with_adapter(adapter: Any) -> Any:
-        plan = plans[0]
-        pairs = {slot.module: padded_pair(pair, slot) for slot, pair in plan.bind(adapter)}
-        inject(prepared.module, plan, prepared.layers, pairs)
-        for _, layer in lora_layers(prepared.module):
-            layer.lora_a.to(prepared.dtype)
-            layer.lora_b.to(prepared.dtype)
+    def with_adapter(placed: PlacedAdapter) -> Any:
+        fill(prepared.module, placed.plan, prepared.paths, placed.values_by_module(), float16=prepared.float16)
         exported = export_method(prepared.module, example)
         eject(prepared.module)
         return exported
 
     methods: list[tuple[str, Any]] = [("forward", partial(export_method, prepared.module, example))]
-    return methods + [(adapter.name, partial(with_adapter, adapter)) for adapter in adapters]
+    return methods + [(placed.name, partial(with_adapter, placed)) for placed in adapters]
 
 
 def peer_partitioner() -> Any:

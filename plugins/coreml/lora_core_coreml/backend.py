@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_core.adapters.adapter import Adapter
-from lora_core.adapters.slots.choice import plan_for
-from lora_core.adapters.slots.plan import SlotPlan
-from lora_core.backend import Artifacts, Backend, Diagnosis, ExportJob
-from lora_core.bundle.bundle import Artifact, Bundle, BundledAdapter, Method
-from lora_core.errors import BundleError, Problem
+from lora_core.adapters.slots.choice import PlacedAdapter
+from lora_core.backend import Artifacts, Backend, Diagnosis, ExportJob, WrittenFile
+from lora_core.bundle.bundle import Bundle, Method
+from lora_core.errors import AdapterError, BundleError, Problem
 from lora_core.events import Emit, stage
 from lora_core_coreml import checks, diagnosis
-from lora_core_coreml.linking import LinkAdapter, link
+from lora_core_coreml.linking import link
 from lora_core_coreml.options import CoremlOptions
-from lora_core_coreml.program import matrices, store
-from lora_core_coreml.program.naming import kinds, method_name
+from lora_core_coreml.program import slot_tensors, store
+from lora_core_coreml.program.naming import collisions, kinds, method_name
 from lora_core_coreml.program.object import ProgramObject
-from lora_core_coreml.sharing import CoremlSharing
+from lora_core_coreml.program.opened import OpenedProgram
+from lora_core_coreml.program.slot_tensors import LinkAdapter
+from lora_core_coreml.sharing import CoremlSharing, fingerprint_of
 from lora_core_coreml.storage import package, pte
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class CoremlBackend(Backend):
         return diagnosis.diagnose()
 
     def check(self, job: ExportJob) -> Sequence[Problem]:
-        """Return every problem of options, policy and adapter names."""
+        """Return every problem of options and policy."""
         return checks.problems(job)
 
     @property
@@ -51,138 +51,91 @@ class CoremlBackend(Backend):
 
         options: CoremlOptions = job.options
         with lowered_program(job, emit) as program:
-            adapters = [_linkable(adapter, job.plans, options.float16) for adapter in job.adapters]
+            adapters = [slot_tensors.from_adapter(each, float16=options.float16) for each in job.adapters]
             with stage(emit, "link adapters"):
-                files = [_write(program, adapters, out)]
+                files = _write(program, adapters, out, options)
             if program.templates:
                 paths = store.save(program, out / store.FOLDER)
-                files += [_artifact(out, path, "template") for path in paths]
-        if options.emit_mlpackage:
-            files += _emit_packages(out)
-        return _artifacts(program, adapters, job.adapters, files)
+                files += [_written(out, path, "template") for path in paths]
+        return _artifacts(program, adapters, files)
 
-    def link(self, bundle: Bundle, adapters: Sequence[Adapter], out: Path, emit: Emit) -> Artifacts:
+    def link(self, bundle: Bundle, adapters: Sequence[PlacedAdapter], out: Path, emit: Emit) -> Artifacts:
         """Write `model.pte` again with `adapters` beside those it has, from its templates alone."""
-        options = _options(bundle)
-        plans = bundle.manifest.plans
-        problems = checks.names(bundle, adapters, options)
-        if problems:
-            raise BundleError(problems)
-        with stage(emit, "link adapters"):
-            program = _stored(bundle)
-            new = [_linkable(adapter, plans, options.float16) for adapter in adapters]
-            old = _existing(bundle, program, leave_out={adapter.name for adapter in adapters})
-            files = [_write(program, [*old, *new], out)]
-        if options.emit_mlpackage:
-            files += _emit_packages(out)
-        return _artifacts(program, [*old, *new], adapters, files)
+        return _relink(bundle, adapters, frozenset(), out, emit)
 
     def unlink(self, bundle: Bundle, names: Sequence[str], out: Path, emit: Emit) -> Artifacts | None:
         """Write `model.pte` again without the adapters `names`."""
-        with stage(emit, "link adapters"):
-            program = _stored(bundle)
-            remaining = _existing(bundle, program, leave_out=set(names))
-            files = [_write(program, remaining, out)]
-        if _options(bundle).emit_mlpackage:
-            files += _emit_packages(out)
-        return _artifacts(program, remaining, (), files)
+        return _relink(bundle, (), frozenset(names), out, emit)
 
-    def open(self, bundle: Bundle, options: Mapping[str, Any]) -> Session:
-        """Open the bundle for reference evaluation; on macOS, on CoreML itself."""
+    def open(self, bundle: Bundle, options: Any) -> Session:
+        """Open the bundle for reference evaluation, or on CoreML itself if the options ask for it."""
         from lora_core_coreml.session import open_session
 
         return open_session(bundle, options)
 
 
-def _linkable(adapter: Adapter, plans: Sequence[SlotPlan], float16: bool) -> LinkAdapter:
-    index = plan_for(plans, adapter)
-    if index is None:
-        problems = plans[0].misfits(adapter) if plans else [Problem(what="The bundle has no template")]
-        raise BundleError(problems)
-    return matrices.from_adapter(adapter, plans[index], index, float16=float16)
+def _relink(bundle: Bundle, new: Sequence[PlacedAdapter], leaving: frozenset[str], out: Path, emit: Emit) -> Artifacts:
+    """Write the program of `bundle` into `out` with the adapters `new` (in place of any of their names) and without
+    those that are `leaving`.
+    """
+    options = CoremlOptions(**bundle.manifest.options)
+    with stage(emit, "link adapters"):
+        opened = OpenedProgram.read(bundle.path / PROGRAM)
+        program = _stored(bundle, opened)
+        problems = collisions([placed.name for placed in new], program.multifunction, program.constant_methods)
+        if problems:
+            raise AdapterError(problems)
+        gone = leaving | {placed.name for placed in new}
+        residents = {each.name: each.plan for each in bundle.manifest.adapters if each.name not in gone}
+        linked = slot_tensors.from_program(opened, program, residents)
+        linked += [slot_tensors.from_adapter(placed, float16=options.float16) for placed in new]
+        files = _write(program, linked, out, options)
+    return _artifacts(program, linked, files)
 
 
-def _stored(bundle: Bundle) -> ProgramObject:
+def _stored(bundle: Bundle, opened: OpenedProgram) -> ProgramObject:
     folder = bundle.path / store.FOLDER
-    if not folder.is_dir():
-        raise BundleError(
-            "The bundle has no template, so no adapter can be added or removed",
-            where=str(bundle.path),
-            remedy="Export with an adapter, or reserve room with --max-rank and --targets.",
-        )
-    program = store.load(bundle.path / PROGRAM, folder)
+    program = store.load(opened, folder)
     if foundation_fingerprint(program) != bundle.manifest.foundation:
         raise BundleError("The template was made for another base", where=str(folder), remedy="Export again.")
     return program
 
 
-def _existing(bundle: Bundle, program: ProgramObject, leave_out: set[str]) -> list[LinkAdapter]:
-    path = bundle.path / PROGRAM
-    return [
-        matrices.from_program(path, program, adapter.name, adapter.plan)
-        for adapter in bundle.manifest.adapters
-        if adapter.name not in leave_out
-    ]
-
-
-def _write(program: ProgramObject, adapters: Sequence[LinkAdapter], out: Path) -> Artifact:
+def _write(
+    program: ProgramObject, adapters: Sequence[LinkAdapter], out: Path, options: CoremlOptions
+) -> list[WrittenFile]:
+    """Write the program, and with `--emit-mlpackage` its CoreML packages beside it, for Xcode."""
     path = out / PROGRAM
-    sha256 = link(program, adapters, path)
-    return Artifact(path=PROGRAM, role="program", sha256=sha256, size=path.stat().st_size)
-
-
-def _emit_packages(out: Path) -> list[Artifact]:
-    """Write the CoreML packages of `out`'s program beside it, for Xcode."""
-    files = []
-    for index, found in enumerate(package.stored_packages(pte.read(out / PROGRAM))):
-        root = found.extract(out / _PACKAGES / f"partition_{index}")
-        files += [_artifact(out, path, "mlpackage") for path in sorted(root.rglob("*")) if path.is_file()]
+    files = [WrittenFile(path=PROGRAM, role="program", sha256=link(program, adapters, path))]
+    if options.emit_mlpackage:
+        for index, found in enumerate(package.stored_packages(pte.read(path))):
+            root = found.extract(out / _PACKAGES / f"partition_{index}")
+            files += [_written(out, each, "mlpackage") for each in sorted(root.rglob("*")) if each.is_file()]
     return files
 
 
-def _artifact(out: Path, path: Path, role: str) -> Artifact:
-    # The pipeline hashes files whose hash is left empty.
-    return Artifact(path=path.relative_to(out).as_posix(), role=role, sha256="", size=path.stat().st_size)
+def _written(out: Path, path: Path, role: str) -> WrittenFile:
+    return WrittenFile(path=path.relative_to(out).as_posix(), role=role)
 
 
-def _artifacts(
-    program: ProgramObject, linked: Sequence[LinkAdapter], adapters: Sequence[Adapter], files: Sequence[Artifact]
-) -> Artifacts:
-    fingerprint = foundation_fingerprint(program)
-    plans = {adapter.name: adapter.plan for adapter in linked}
-    wanted = kinds(program.multifunction)
-    methods = [Method(name=kind, program=PROGRAM) for kind in wanted]
-    for name in sorted(plans):
-        methods += [
-            Method(name=method_name(name, kind, program.multifunction), program=PROGRAM, adapter=name)
-            for kind in wanted
-        ]
+def _artifacts(program: ProgramObject, linked: Sequence[LinkAdapter], files: Sequence[WrittenFile]) -> Artifacts:
     return Artifacts(
-        foundation=fingerprint,
-        artifacts=tuple(files),
-        adapters=tuple(
-            BundledAdapter(
-                name=adapter.name,
-                digest=adapter.digest,
-                foundation=fingerprint,
-                rank=adapter.max_rank,
-                modules=len(adapter.pairs),
-                plan=plans[adapter.name],
-            )
-            for adapter in adapters
-        ),
-        methods=tuple(methods),
+        foundation=foundation_fingerprint(program),
+        files=tuple(files),
+        methods=_methods(sorted(adapter.name for adapter in linked), program.multifunction),
         versions=diagnosis.installed(),
         detail={"foundation_sizes": [foundation.size for foundation in program.foundations]},
     )
 
 
+def _methods(names: Sequence[str], multifunction: bool) -> tuple[Method, ...]:
+    return tuple(
+        Method(name=method_name(name, kind, multifunction), program=PROGRAM, adapter=name)
+        for name in (None, *names)
+        for kind in kinds(multifunction)
+    )
+
+
 def foundation_fingerprint(program: ProgramObject) -> str:
     """Return the SHA-256 hex that identifies the foundations of a program."""
-    from lora_core_coreml.sharing import fingerprint_of
-
     return fingerprint_of([foundation.sha256 for foundation in program.foundations])
-
-
-def _options(bundle: Bundle) -> CoremlOptions:
-    return CoremlOptions(**bundle.manifest.options)

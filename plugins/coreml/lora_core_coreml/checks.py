@@ -2,46 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from lora_core.adapters.adapter import Adapter
 from lora_core.backend import ExportJob
-from lora_core.bundle.bundle import Bundle
 from lora_core.errors import Problem
 from lora_core_coreml import quant
 from lora_core_coreml.options import CoremlOptions
-from lora_core_coreml.program import metadata
-from lora_core_coreml.program.naming import kinds, method_name, name_problems
-
-# Constant methods of every program; ExecuTorch keeps them in one namespace with the methods that run.
-CONSTANT_METHODS = frozenset(
-    {
-        metadata.ADAPTERS,
-        metadata.ADAPTER_METHODS,
-        "vocab_size",
-        "head_dim",
-        "n_heads_per_cache",
-        "max_context_len",
-        "freqs_cos",
-        "freqs_sin",
-        *(
-            f"{prefix}{name}"
-            for prefix in ("", "decode_", "prefill_", "forward_")
-            for name in (
-                "input_len",
-                "freqs_cos_input_index",
-                "freqs_sin_input_index",
-                "mask_specs",
-                "kv_cache_specs",
-                "last_valid_token_pos_index",
-            )
-        ),
-    }
-)
 
 
 def problems(job: ExportJob) -> list[Problem]:
-    """Return every problem of options, policy, context length and adapter names."""
+    """Return every problem of options, policy and context length. Names of adapters are checked before, by core."""
     options: CoremlOptions = job.options
     found = options.problems()
     found += quant.policy_problems(job.policy)
@@ -54,17 +22,4 @@ def problems(job: ExportJob) -> list[Problem]:
         found.append(
             Problem(what=what, remedy="Leave it out: the module's one method is forward.", where="--multifunction")
         )
-    names = [adapter.name for adapter in job.adapters]
-    return found + name_problems(names, options.multifunction, CONSTANT_METHODS)
-
-
-def names(bundle: Bundle, adapters: Sequence[Adapter], options: CoremlOptions) -> list[Problem]:
-    """Return what is wrong with the names of adapters that are added to `bundle`."""
-    new = [adapter.name for adapter in adapters]
-    existing = {
-        method_name(adapter.name, kind, options.multifunction)
-        for adapter in bundle.manifest.adapters
-        if adapter.name not in new
-        for kind in kinds(options.multifunction)
-    }
-    return name_problems(new, options.multifunction, CONSTANT_METHODS | existing)
+    return found

@@ -9,6 +9,7 @@ from lora_core.hookspecs import hookimpl
 from lora_core.limits import FLOAT16
 from lora_core.quant.policy import QuantPolicy
 from lora_core.specs import BackendSpec
+from lora_core_coreml.program.naming import RESERVED
 from lora_core_coreml.quant import POLICIES
 
 COREML = BackendSpec(
@@ -18,6 +19,9 @@ COREML = BackendSpec(
     options="lora_core_coreml.options:CoremlOptions",
     capabilities=frozenset({Capability.EXPORT, Capability.LINK, Capability.EVALUATE}),
     policies=tuple(policy.name for policy in POLICIES),
+    embeddings=True,
+    session_options="lora_core_coreml.session_options:CoremlSessionOptions",
+    reserved=RESERVED,
     requires={"coremltools": "9.0", "executorch": "1.5.1", "torch": "2.13.0", "torchao": "0.18.0"},
     install_hint="pip install lora-core-coreml",
     # Its schemes say that nothing is quantized; weights are float16 unless --dtype says otherwise.

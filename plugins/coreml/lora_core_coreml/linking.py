@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import attrs
 
+from lora_core.pte import aligned
 from lora_core_coreml.program.metadata import adapter_plans
 from lora_core_coreml.program.naming import method_name
-from lora_core_coreml.program.object import Foundation, Function, Matrix, MethodObject, ProgramObject
+from lora_core_coreml.program.object import Function, MethodObject, PartitionFoundation, ProgramObject
+from lora_core_coreml.program.slot_tensors import LinkAdapter, LinkTensor
 from lora_core_coreml.storage import blobfile, mil, package, pte
-from lora_core_coreml.storage.blobfile import BlobKey, StoredBlob
+from lora_core_coreml.storage.blobfile import BlobKey, MilBlob
+from lora_core_coreml.storage.messages import MilFunction
 
 _CHUNK = 1 << 20
 _DEFAULT_FUNCTION = "forward"
@@ -23,25 +25,8 @@ _REFERENCE_MAGIC = b"CMJR"  # a JSON reference into named data instead of a mode
 
 
 @attrs.frozen(kw_only=True)
-class LinkTensor:
-    """One stored LoRA matrix: what identifies its bytes, and how to get them when they are written."""
-
-    key: BlobKey
-    read: Callable[[], bytes]
-
-
-@attrs.frozen(kw_only=True)
-class LinkAdapter:
-    """An adapter ready to link against template `plan`: for every slot of it both matrices."""
-
-    name: str
-    plan: int
-    tensors: Mapping[tuple[str, Matrix], LinkTensor]
-
-
-@attrs.frozen(kw_only=True)
 class _Placed:
-    blob: StoredBlob
+    blob: MilBlob
     tensor: LinkTensor
 
 
@@ -98,7 +83,7 @@ class _Partition:
     """One partition of all methods: a multifunction CoreML package, flattened."""
 
     key: str
-    foundation: Foundation
+    foundation: PartitionFoundation
     placed: tuple[_Placed, ...]
     end: int
     package: package.Package
@@ -153,19 +138,19 @@ class _Partition:
 
 
 class _Pool:
-    """Places adapters' matrices behind the foundation, equal bytes once."""
+    """Places adapters' tensors behind the foundation, equal bytes once."""
 
-    def __init__(self, foundation: Foundation) -> None:
+    def __init__(self, foundation: PartitionFoundation) -> None:
         self.placed: list[_Placed] = []
         self._offsets: dict[BlobKey, int] = {}
-        self.end = blobfile.aligned(foundation.size)
+        self.end = aligned(foundation.size, blobfile.ALIGNMENT)
 
     def offset(self, tensor: LinkTensor) -> int:
         """Return where `tensor` is stored, placing it if its bytes are new."""
         offset = self._offsets.get(tensor.key)
         if offset is None:
             offset = self._offsets[tensor.key] = self.end
-            blob = StoredBlob(
+            blob = MilBlob(
                 offset=offset,
                 dtype=tensor.key.dtype,
                 data_offset=offset + blobfile.ALIGNMENT,
@@ -173,23 +158,22 @@ class _Pool:
                 padding_bits=tensor.key.padding_bits,
             )
             self.placed.append(_Placed(blob=blob, tensor=tensor))
-            self.end = blobfile.aligned(blob.end)
+            self.end = blob.next_offset
         return offset
 
 
-def _relocate(message: Any, function: Function, adapter: LinkAdapter | None, pool: _Pool) -> None:
+def _relocate(message: MilFunction, function: Function, adapter: LinkAdapter | None, pool: _Pool) -> None:
     if adapter is None:
         return
     references = [value for _, value in mil.blob_references(message)]
     for relocation in function.relocations:
-        tensor = adapter.tensors[relocation.module, relocation.matrix]
-        references[relocation.reference].offset = pool.offset(tensor)
+        references[relocation.reference].offset = pool.offset(adapter.tensors[relocation.target])
     for constant in function.embedded:
         tensor = LinkTensor(key=constant.key, read=partial(bytes, constant.data))
         references[constant.reference].offset = pool.offset(tensor)
 
 
-def _identifier(foundation: Foundation, placed: Sequence[_Placed], model: bytes) -> str:
+def _identifier(foundation: PartitionFoundation, placed: Sequence[_Placed], model: bytes) -> str:
     """Return the package's identifier: a function of everything in it, without hashing the foundation again."""
     digest = hashlib.sha256(foundation.sha256.encode())
     for entry in placed:
@@ -198,7 +182,7 @@ def _identifier(foundation: Foundation, placed: Sequence[_Placed], model: bytes)
     return f"executorch_{digest.hexdigest()[:32]}"
 
 
-def _file_chunks(foundation: Foundation, *, skip: int) -> Iterator[bytes]:
+def _file_chunks(foundation: PartitionFoundation, *, skip: int) -> Iterator[bytes]:
     remaining = foundation.size - skip
     with foundation.path.open("rb") as file:
         file.seek(foundation.start + skip)

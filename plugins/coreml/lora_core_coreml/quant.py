@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from lora_core.errors import Problem
 from lora_core.layers import LayerInfo
 from lora_core.quant.policy import QuantPolicy, Scheme
+
+if TYPE_CHECKING:
+    import torch
 
 _CHANNEL4 = Scheme(bits=4, granularity="channel")
 _BLOCK4 = Scheme(bits=4, granularity="group", group_size=32)
@@ -63,9 +66,14 @@ def policy_problems(policy: QuantPolicy) -> list[Problem]:
     return problems
 
 
-def apply(module: Any, schemes: Mapping[str, Scheme | None], layers: tuple[LayerInfo, ...]) -> None:
-    """Quantize the layers of `module` in place; a layer that was split is quantized part by part, which is exact
-    for scales per channel or per group of inputs.
+def apply(
+    module: torch.nn.Module,
+    schemes: Mapping[str, Scheme | None],
+    layers: Sequence[LayerInfo],
+    paths: Mapping[str, str],
+) -> None:
+    """Quantize `layers`, which are at `paths` of `module`, in place; a layer that was split is quantized part by part,
+    which is exact for scales per channel or per group of inputs.
     """
     import torch
     from torchao.quantization.granularity import PerAxis, PerGroup
@@ -78,11 +86,11 @@ def apply(module: Any, schemes: Mapping[str, Scheme | None], layers: tuple[Layer
         granularity = PerGroup(scheme.group_size) if scheme.group_size else PerAxis(0)
         config = IntxWeightOnlyConfig(weight_dtype=getattr(torch, f"int{scheme.bits}"), granularity=granularity)
         kind = torch.nn.Embedding if layer.kind == "embedding" else torch.nn.Linear
-        quantize_(module, config, _chooser(layer.path, kind))
+        quantize_(module, config, _chooser(paths[layer.name], kind))
 
 
-def _chooser(path: str, kind: type) -> Any:
-    def chosen(module: Any, name: str) -> bool:
+def _chooser(path: str, kind: type[torch.nn.Module]) -> Callable[[torch.nn.Module, str], bool]:
+    def chosen(module: torch.nn.Module, name: str) -> bool:
         return isinstance(module, kind) and (name == path or name.startswith(f"{path}."))
 
     return chosen
@@ -95,6 +103,8 @@ def _unsupported(scheme: Scheme) -> str | None:
         return "asymmetric weights"
     if scheme.bits not in (4, 8, 16):
         return f"{scheme.bits}-bit weights"
+    if scheme.bits == 16 and scheme.group_size:
+        return "groups of weights that are not quantized"
     if scheme.granularity == "tensor":
         return "one scale for a whole tensor"
     return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, get_args
+from typing import Any
 
 import attrs
 import numpy as np
@@ -14,38 +14,42 @@ import numpy.typing as npt
 from lora_core.bundle.bundle import Bundle
 from lora_core.errors import BundleError, UnsupportedError, UsageError
 from lora_core.runtime.kv_cache import KvCache
-from lora_core.runtime.memory import measure
 from lora_core.runtime.session import Loaded, Session
-from lora_core_coreml.program import metadata
-from lora_core_coreml.program.naming import Kind, kinds, method_name
+from lora_core_coreml.program.naming import ADAPTERS, Kind, kinds, method_name
 from lora_core_coreml.runtime.attention import Signature, StaticAttention
 from lora_core_coreml.runtime.evaluation.function import Precision
 from lora_core_coreml.runtime.evaluation.operators import REASONS
 from lora_core_coreml.runtime.evaluation.program import EvaluatedProgram
 from lora_core_coreml.runtime.execution import EXECUTION, ExecutedProgram, can_execute
+from lora_core_coreml.session_options import CoremlSessionOptions
 from lora_core_coreml.sharing import CoremlSharing
 
-BOTH = "both"
 EVALUATION = "reference evaluation of the stored CoreML functions; nothing ran on CoreML"
 
 
-def open_session(bundle: Bundle, options: Mapping[str, Any]) -> Session:
-    """Open `bundle` on CoreML where there is CoreML, else for evaluation.
+def open_session(bundle: Bundle, options: CoremlSessionOptions) -> Session:
+    """Open `bundle` for evaluation, or on CoreML if `options` ask for it.
 
-    `options["precision"]` evaluates at `float16` (strict), `float32` (accumulating) or `both`, which returns the strict
-    logits and reports how far the others are. It is `both` by default, `float32` for a float32 program. Raises
-    `UsageError` for anything else.
+    At `both` precisions, which is the default but for a float32 program, the strict logits are returned and how far the
+    others are is reported. Raises `UnsupportedError` where there is no CoreML to execute on.
     """
-    unknown = sorted(set(options) - {"precision"})
-    if unknown:
-        raise UsageError(f"Unknown option {unknown[0]!r} of a CoreML session", remedy="There is: precision.")
-    precision = options.get("precision", "float32" if bundle.manifest.options.get("dtype") == "fp32" else BOTH)
-    if precision not in (*get_args(Precision), BOTH):
-        raise UsageError(f"Unknown precision {precision!r}", remedy="Choose float16, float32 or both.")
+    if options.execute and not can_execute():
+        raise UnsupportedError(
+            "CoreML executes programs on macOS only, and this is another system",
+            remedy="Leave --execute out: the stored functions are evaluated then.",
+        )
     _check_foundation(bundle)
-    if not options and can_execute():
+    if options.execute:
         return CoremlSession(bundle, ("float16",), program=ExecutedProgram, runtime=EXECUTION)
-    return CoremlSession(bundle, get_args(Precision) if precision == BOTH else (precision,))
+    return CoremlSession(bundle, _precisions(bundle, options))
+
+
+def _precisions(bundle: Bundle, options: CoremlSessionOptions) -> tuple[Precision, ...]:
+    if options.precision == "both":
+        return ("float16", "float32")
+    if options.precision is not None:
+        return (options.precision,)
+    return ("float32",) if bundle.manifest.options.get("dtype") == "fp32" else ("float16", "float32")
 
 
 def _check_foundation(bundle: Bundle) -> None:
@@ -110,7 +114,7 @@ class CoremlSession(Session):
         self._loaded: dict[str | None, Loaded] = {}
 
     def _read_metadata(self) -> None:
-        self._adapters = frozenset(self._program.constant(metadata.ADAPTERS))
+        self._adapters = frozenset(self._program.constant(ADAPTERS))
         self._multifunction = "prefill" in self._program.methods
         if not self._program.has_constant("freqs_cos"):
             raise UnsupportedError("This bundle is no language model with static attention, so no tokens can be fed.")
@@ -150,14 +154,7 @@ class CoremlSession(Session):
             start = time.monotonic()
             for kind in self._signatures:
                 self._program.load(method_name(adapter, kind, self._multifunction))
-            memory = measure()
-            self._loaded[adapter] = Loaded(
-                adapter=adapter,
-                seconds=time.monotonic() - start,
-                resident=memory.resident,
-                anonymous=memory.anonymous,
-                file_backed=memory.file_backed,
-            )
+            self._loaded[adapter] = Loaded.measured(adapter, time.monotonic() - start)
         return self._loaded[adapter]
 
     def reset(self) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lora_core.bundle.bundle import Bundle
 from lora_core.errors import BundleError
+from lora_core.pte import aligned
 from lora_core.sharing.blobs import Blob, WeightSharing
 from lora_core_coreml.program import naming
 from lora_core_coreml.storage import blobfile, mil, package, pte
@@ -53,10 +54,10 @@ def _foundation_digest(found: StoredPackage) -> str:
     start, size = found.region(package.WEIGHTS)
     with blobfile.mapped(found.program) as buffer, memoryview(buffer) as view, view[start : start + size] as weights:
         for name, function in model.mlProgram.functions.items():
-            if name in naming.RESERVED:
+            if name in naming.BASE_METHODS:
                 for _, value in mil.blob_references(function):
                     blob = blobfile.blob_at(weights, value.offset, where=str(found.program))
-                    end = max(end, blobfile.aligned(blob.end))
+                    end = max(end, blob.next_offset)
         with weights[blobfile.ALIGNMENT : end] as body:
             digest.update(body)
     return digest.hexdigest()
@@ -71,7 +72,7 @@ def _package_blobs(found: StoredPackage, program: str, index: int) -> Iterator[B
     for method, function in sorted(model.mlProgram.functions.items()):
         for name, value in mil.blob_references(function):
             methods[value.offset].add(method)
-            if method in naming.RESERVED:  # other functions do not name their weights (compaction.py)
+            if method in naming.BASE_METHODS:  # other functions do not name their weights (compaction.py)
                 names.setdefault(value.offset, name)
     start, size = found.region(package.WEIGHTS)
     for blob, key in stored_blobs(found.program, start, size):
@@ -90,7 +91,7 @@ def _package_blobs(found: StoredPackage, program: str, index: int) -> Iterator[B
         raise BundleError(f"Functions refer to weights at offsets where none is stored: {offsets}", where=program)
 
 
-def stored_blobs(path: Path, start: int, size: int) -> Iterator[tuple[blobfile.StoredBlob, BlobKey]]:
+def stored_blobs(path: Path, start: int, size: int) -> Iterator[tuple[blobfile.MilBlob, BlobKey]]:
     """Yield every blob of the blob file at `start` of `path`, one record after the other, with its hash."""
     with blobfile.mapped(path) as buffer, memoryview(buffer) as view, view[start : start + size] as weights:
         count = int.from_bytes(weights[:4], "little")
@@ -98,8 +99,8 @@ def stored_blobs(path: Path, start: int, size: int) -> Iterator[tuple[blobfile.S
         for _ in range(count):
             blob = blobfile.blob_at(weights, offset, where=str(path))
             yield blob, blobfile.key_of(weights, blob)
-            offset = blobfile.aligned(blob.end)
-        if offset != blobfile.aligned(size):
+            offset = blob.next_offset
+        if offset != aligned(size, blobfile.ALIGNMENT):
             raise BundleError(f"The blob file has {size - offset} bytes behind its last weight", where=str(path))
 
 

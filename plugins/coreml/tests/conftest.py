@@ -17,11 +17,13 @@ from safetensors.numpy import save_file
 
 from lora_core.adapters.adapter import Adapter
 from lora_core.adapters.peft.format import PeftFormat
+from lora_core.adapters.slots.choice import PlacedAdapter, place
 from lora_core.adapters.slots.plan import SlotPlan
 from lora_core.backend import Artifacts, ExportJob
 from lora_core.bundle.bundle import Bundle, Manifest
 from lora_core.events import Event, ignore
 from lora_core.models.hf import HfModelSource
+from lora_core.pipeline.recording import Changed, bundled, recorded, updated
 from lora_core.quant.policy import QuantPolicy
 
 with quiet():  # coremltools and torchao warn while they are imported
@@ -103,11 +105,11 @@ class Exporter:
         **options: object,
     ) -> ExportJob:
         handle = HfModelSource().open(str(self.model))
-        adapters = tuple(self.adapter(name) for name in sorted(names))
         reserved = [self.adapter(name) for name in (names if plan_of is None else plan_of)]
         plans = (SlotPlan.from_adapters(reserved, handle.summary.layers),) if reserved else ()
         sizes = {"max_context_len": 24, "input_len": 4}
         chosen = CoremlOptions(**{**sizes, **options})
+        adapters = place([self.adapter(name) for name in sorted(names)], plans)
         return ExportJob(model=handle, adapters=adapters, plans=plans, policy=policy, options=chosen)
 
     def export(self, names: Sequence[str], **options: object) -> Bundle:
@@ -121,36 +123,39 @@ class Exporter:
         job = self.job(names, **options)
         out = self.folder("bundle")
         self.events[out] = []
-        return bundle_of(out, job, CoremlBackend().export(job, out, self.events[out].append))
+        return self.bundle(out, job, CoremlBackend().export(job, out, self.events[out].append))
+
+    def bundle(self, out: Path, job: ExportJob, made: Artifacts) -> Bundle:
+        manifest = Manifest(
+            backend="coreml",
+            base=job.model.summary,
+            policy=attrs.asdict(job.policy),
+            foundation=made.foundation,
+            plans=job.plans,
+            options=attrs.asdict(job.options),
+            versions=made.versions,
+            artifacts=recorded(made.files, out, "coreml"),
+            adapters=bundled(job.adapters, made),
+            methods=made.methods,
+            detail=made.detail,
+        )
+        return Bundle(path=out, manifest=manifest)
+
+    def placed(self, bundle: Bundle, names: Sequence[str]) -> tuple[PlacedAdapter, ...]:
+        return place([self.adapter(name) for name in names], bundle.manifest.plans)
 
     def add(self, bundle: Bundle, names: Sequence[str]) -> Bundle:
+        return self.link(bundle, self.placed(bundle, names))
+
+    def link(self, bundle: Bundle, adapters: Sequence[PlacedAdapter]) -> Bundle:
         out = self.folder("added")
-        made = CoremlBackend().link(bundle, [self.adapter(name) for name in names], out, ignore)
+        changed = Changed.of(CoremlBackend().link(bundle, adapters, out, ignore), adapters, out, "coreml")
         for path in bundle.path.rglob("*"):
             target = out / path.relative_to(bundle.path)
             if path.is_file() and not target.exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(path.read_bytes())
-        adapters = {adapter.name: adapter for adapter in (*bundle.manifest.adapters, *made.adapters)}
-        manifest = attrs.evolve(bundle.manifest, adapters=tuple(adapters.values()), methods=made.methods)
-        return Bundle(path=out, manifest=manifest)
-
-
-def bundle_of(out: Path, job: ExportJob, made: Artifacts) -> Bundle:
-    manifest = Manifest(
-        backend="coreml",
-        base=job.model.summary,
-        policy=attrs.asdict(job.policy),
-        foundation=made.foundation,
-        plans=job.plans,
-        options=attrs.asdict(job.options),
-        versions=made.versions,
-        artifacts=made.artifacts,
-        adapters=made.adapters,
-        methods=made.methods,
-        detail=made.detail,
-    )
-    return Bundle(path=out, manifest=manifest)
+        return Bundle(path=out, manifest=updated(bundle.manifest, changed))
 
 
 @pytest.fixture(scope="session")

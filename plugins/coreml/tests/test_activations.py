@@ -8,6 +8,7 @@ import pytest
 import torch
 from lora_core_coreml.backend import CoremlBackend
 from lora_core_coreml.lowering import norms
+from lora_core_coreml.session_options import CoremlSessionOptions
 
 TOKENS = [5, 17, 3, 99]
 GAIN = 2000.0
@@ -31,7 +32,7 @@ def loud(exporter, tiny_model, tmp_path_factory):
 
 
 def strict_logits(exporter) -> np.ndarray:
-    with CoremlBackend().open(exporter.export_again([]), {"precision": "float16"}) as session:
+    with CoremlBackend().open(exporter.export_again([]), CoremlSessionOptions(precision="float16")) as session:
         return session.step(None, TOKENS, 0)
 
 

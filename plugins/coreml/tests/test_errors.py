@@ -1,19 +1,31 @@
 """Whatever is asked wrongly is refused before any heavy work, by name, and all of it at once."""
 
 import json
+import shutil
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
 
 import attrs
 import pytest
+import torch
 from lora_core_coreml.backend import CoremlBackend
+from lora_core_coreml.hooks import COREML
 from lora_core_coreml.lowering.assembly import check_alignment
 from lora_core_coreml.lowering.method import LoweredMethod
 from lora_core_coreml.options import CoremlOptions
-from lora_core_coreml.program.naming import method_name, name_problems
+from lora_core_coreml.program.naming import collisions, method_name
+from lora_core_coreml.program.slot_tensors import from_adapter
+from lora_core_coreml.storage import pte
 
+from lora_core.adapters.names import name_problems
+from lora_core.adapters.slots.choice import place
 from lora_core.adapters.slots.plan import SlotPlan
 from lora_core.bundle.bundle import Bundle
-from lora_core.errors import AdapterError, BundleError, LoraCoreError, UnsupportedError
+from lora_core.errors import AdapterError, BundleError, UnsupportedError
 from lora_core.events import ignore
+from lora_core.models.module import ModuleModel
+from lora_core.plugin import requirements
 from lora_core.quant.policy import QuantPolicy, Scheme
 
 
@@ -21,39 +33,55 @@ def words(problems) -> str:
     return "\n".join(map(str, problems))
 
 
-@pytest.mark.parametrize("name", ["forward", "prefill", "decode"])
-@pytest.mark.parametrize("multifunction", [False, True])
-def test_a_reserved_name_is_refused(name: str, multifunction: bool) -> None:
-    assert "reserved" in words(name_problems([name], multifunction))
+@pytest.mark.parametrize(
+    "name",
+    ["forward", "prefill", "decode", "shout_forward", "shout_prefill", "vocab_size", "decode_mask_specs", "get_name"],
+)
+def test_the_program_s_own_names_are_reserved(name: str) -> None:
+    assert "reserved" in words(name_problems([name], reserved=COREML.reserved))
 
 
-@pytest.mark.parametrize("name", ["my-adapter", "1st", "a b", "", "emoji😀"])
-def test_a_name_that_cannot_be_a_method_is_refused(name: str) -> None:
-    assert "letters, digits and underscores" in words(name_problems([name], False))
+@pytest.mark.parametrize("name", ["tensor", "fp16", "state", "main"])
+def test_words_of_mil_are_reserved(name: str) -> None:
+    assert "reserved" in words(name_problems([name], reserved=COREML.reserved))
 
 
-def test_a_name_given_twice_is_refused() -> None:
-    assert "also a method of adapter 'shout'" in words(name_problems(["shout", "shout"], False))
+def test_every_constant_method_of_a_program_is_reserved(exporter, bundle: Bundle) -> None:
+    for each in (bundle, exporter.export(["whole"], multifunction=True)):
+        plans = pte.read(each.path / "model.pte").program["execution_plan"]
+        names = [plan["name"] for plan in plans if not plan["delegates"]]
+        assert len(names) > 10
+        assert len(name_problems(names, reserved=COREML.reserved)) == len(names)
 
 
-def test_a_name_that_meets_a_constant_method_is_refused(exporter) -> None:
+def test_a_name_that_metadata_of_the_base_has_is_refused_before_lowering(exporter) -> None:
     job = exporter.job(["shout"])
-    clash = attrs.evolve(job, adapters=(attrs.evolve(job.adapters[0], name="vocab_size"),))
-    assert "already a method of the program" in words(CoremlBackend().check(clash))
+    module = torch.nn.ModuleDict({"q": torch.nn.Linear(16, 16)})
+    model = ModuleModel(module=module, example_args=(torch.zeros(1, 16),), metadata={"shout": 1})
+    clash = attrs.evolve(job, model=model)
+    with pytest.raises(AdapterError, match="'shout' is already a method of the program"):
+        CoremlBackend().export(clash, exporter.folder("refused"), ignore)
+
+
+def test_a_name_that_a_stored_constant_method_has_is_refused(exporter, bundle: Bundle) -> None:
+    (placed,) = exporter.placed(bundle, ["shout"])
+    clash = attrs.evolve(placed, adapter=attrs.evolve(placed.adapter, name="head_dim"))
+    with pytest.raises(AdapterError, match="'head_dim' is already a method of the program"):
+        CoremlBackend().link(bundle, [clash], exporter.folder("refused"), ignore)
+
+
+def test_a_method_of_two_words_collides_as_a_whole() -> None:
+    assert not collisions(["whole"], True, ["whole"])
+    assert "'whole_prefill' of adapter 'whole'" in words(collisions(["whole"], True, ["whole_prefill"]))
 
 
 def test_every_problem_of_a_job_is_reported_at_once(exporter) -> None:
-    job = exporter.job(["shout", "pirate"], max_context_len=500, input_len=0, split_size=0)
-    shout, pirate = job.adapters
-    job = attrs.evolve(
-        job,
-        adapters=(attrs.evolve(shout, name="forward"), attrs.evolve(pirate, name="a-b")),
-        policy=QuantPolicy(name="mine", summary="", linear=Scheme(bits=8, activations="int8_dynamic")),
-    )
+    policy = QuantPolicy(name="mine", summary="", linear=Scheme(bits=8, activations="int8_dynamic"))
+    job = exporter.job(["shout"], policy=policy, max_context_len=500, input_len=0, split_size=0)
     found = words(CoremlBackend().check(job))
-    for part in ("--input-len", "--split-size", "--max-context-len 500", "forward", "a-b", "int8_dynamic activations"):
+    for part in ("--input-len", "--split-size", "--max-context-len 500", "int8_dynamic activations"):
         assert part in found
-    assert len(CoremlBackend().check(job)) == 6
+    assert len(CoremlBackend().check(job)) == 4
 
 
 def test_a_job_without_problems_has_none(exporter) -> None:
@@ -81,6 +109,7 @@ def test_the_default_context_is_the_base_s_own_if_that_is_shorter() -> None:
         (Scheme(bits=4, activations="uint16"), "uint16 activations"),
         (Scheme(bits=4, symmetric=False), "asymmetric"),
         (Scheme(bits=8, granularity="tensor"), "one scale for a whole tensor"),
+        (Scheme(bits=16, granularity="group", group_size=32), "groups of weights that are not quantized"),
     ],
 )
 def test_a_policy_that_coreml_cannot_do_is_refused(exporter, scheme: Scheme, part: str) -> None:
@@ -96,10 +125,6 @@ def test_a_policy_that_quantizes_lora_is_refused(exporter) -> None:
 
 
 def test_multifunction_needs_a_language_model(exporter) -> None:
-    import torch
-
-    from lora_core.models.module import ModuleModel
-
     job = exporter.job([], multifunction=True)
     module = torch.nn.Sequential(torch.nn.Linear(16, 16))
     job = attrs.evolve(job, model=ModuleModel(module=module, example_args=(torch.zeros(1, 16),)))
@@ -120,8 +145,6 @@ def test_method_names_are_as_the_help_says() -> None:
 
 
 def lowered(name: str, partitions: list[list[str]]) -> LoweredMethod:
-    from pathlib import Path
-
     return LoweredMethod(
         name=name,
         plan={},
@@ -150,41 +173,27 @@ def test_a_matrix_that_float16_cannot_hold_is_named(exporter, tmp_path) -> None:
     save_file(tensors, tmp_path / "adapter_model.safetensors")
     (tmp_path / "adapter_config.json").write_text((source / "adapter_config.json").read_text())
     large = attrs.evolve(exporter, adapters={"large": tmp_path}).adapter("large")
-    from lora_core_coreml.program.matrices import from_adapter
-
-    plan = SlotPlan.from_adapters([large], exporter.job([]).model.summary.layers)
+    (placed,) = place([large], [SlotPlan.from_adapters([large], exporter.job([]).model.summary.layers)])
     with pytest.raises(AdapterError, match=r"A of model\.layers\.0\.self_attn\.q_proj.*--dtype fp32"):
-        from_adapter(large, plan, 0, float16=True)
-    from_adapter(large, plan, 0, float16=False)
+        from_adapter(placed, float16=True)
+    from_adapter(placed, float16=False)
 
 
-def test_adding_to_a_bundle_without_template_says_how_to_make_one(exporter) -> None:
-    base = exporter.export([])
-    with pytest.raises(BundleError, match="--max-rank"):
-        CoremlBackend().link(base, [exporter.adapter("shout")], exporter.folder("refused"), ignore)
-
-
-def test_adding_an_adapter_outside_the_plan_says_what_is_missing(exporter, bundle: Bundle) -> None:
-    with pytest.raises(LoraCoreError, match="k_proj"):
-        CoremlBackend().link(bundle, [exporter.adapter("whole")], exporter.folder("refused"), ignore)
-
-
-def test_adding_under_a_name_that_is_no_method_is_refused(exporter, bundle: Bundle) -> None:
-    adapter = attrs.evolve(exporter.adapter("shout"), name="shout-2")
-    with pytest.raises(BundleError, match="letters"):
-        CoremlBackend().link(bundle, [adapter], exporter.folder("refused"), ignore)
+def test_a_template_that_is_gone_is_an_error_that_names_the_file(exporter, bundle: Bundle, tmp_path) -> None:
+    gone = attrs.evolve(bundle, path=tmp_path / "gone")
+    shutil.copytree(bundle.path, gone.path)
+    (gone.path / "template" / "partition_0.mlmodel").unlink()
+    with pytest.raises(BundleError, match=r"template cannot be read.*partition_0\.mlmodel"):
+        CoremlBackend().unlink(gone, ["shout"], exporter.folder("refused"), ignore)
 
 
 def test_a_template_of_a_newer_version_is_refused_clearly(exporter, bundle: Bundle, tmp_path) -> None:
-    import shutil
-
     newer = attrs.evolve(bundle, path=tmp_path / "newer")
     shutil.copytree(bundle.path, newer.path)
     path = newer.path / "template" / "object.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": 99}))
-    adapter = attrs.evolve(exporter.adapter("shout"), name="again")
     with pytest.raises(BundleError, match="schema version 99"):
-        CoremlBackend().link(newer, [adapter], exporter.folder("refused"), ignore)
+        CoremlBackend().link(newer, exporter.placed(newer, ["shout"]), exporter.folder("refused"), ignore)
 
 
 def test_a_failing_tool_is_blamed_with_the_method(exporter, tmp_path) -> None:
@@ -201,4 +210,16 @@ def test_diagnose_names_versions_and_how_programs_run() -> None:
     diagnosis = CoremlBackend().diagnose()
     assert diagnosis.works, words(diagnosis.problems)
     assert diagnosis.facts["coremltools"] == "9.0"
-    assert "execution" in diagnosis.facts
+    assert "reference evaluation" in diagnosis.facts["execution"]
+
+
+def test_diagnose_tells_each_distribution_that_is_of_another_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requirements, "version", lambda name: "0.0.1" if name == "coremltools" else version(name))
+    (problem,) = CoremlBackend().diagnose().problems
+    assert problem.what == "Backend 'coreml' needs coremltools 9.0, but 0.0.1 is installed"
+
+
+def test_the_distribution_pins_the_versions_that_the_descriptor_names() -> None:
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
+    pins = dict(requirement.split("==") for requirement in project["dependencies"])
+    assert {name: pins[name] for name in pins if name != "lora-core"} == COREML.requires

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from lora_core_coreml.backend import CoremlBackend
+from lora_core_coreml.session_options import CoremlSessionOptions
 from lora_core_coreml.storage import blobfile, mil, package, pte
 
 from lora_core.bundle.bundle import Bundle
@@ -39,7 +40,7 @@ def eager(exporter, tiny_model, name: str | None) -> np.ndarray:
 )
 def test_a_method_agrees_with_the_eager_model(exporter, tiny_model, bundle: Bundle, name, precision, limit) -> None:
     expected = eager(exporter, tiny_model, name)
-    with CoremlBackend().open(bundle, {"precision": precision}) as session:
+    with CoremlBackend().open(bundle, CoremlSessionOptions(precision=precision)) as session:
         together = session.step(name, TOKENS, 0)
         session.reset()
         one_by_one = [session.step(name, [token], position) for position, token in enumerate(TOKENS)]
@@ -54,7 +55,7 @@ def test_adapters_change_the_output_by_far_more_than_the_limit(exporter, tiny_mo
 
 
 def test_the_session_says_that_it_evaluates(bundle: Bundle) -> None:
-    with CoremlBackend().open(bundle, {}) as session:
+    with CoremlBackend().open(bundle, CoremlSessionOptions()) as session:
         assert session.facts["evaluates"] is True
         assert "nothing ran on CoreML" in session.facts["runtime"]
         assert "silu" in session.facts["own_references"]
@@ -62,12 +63,12 @@ def test_the_session_says_that_it_evaluates(bundle: Bundle) -> None:
 
 
 def test_both_evaluations_are_reported_and_the_strict_one_is_returned(bundle: Bundle) -> None:
-    with CoremlBackend().open(bundle, {}) as session:
+    with CoremlBackend().open(bundle, CoremlSessionOptions()) as session:
         logits = session.step("shout", TOKENS, 0)
         facts = session.facts
     alone = {}
     for precision in ("float16", "float32"):
-        with CoremlBackend().open(bundle, {"precision": precision}) as session:
+        with CoremlBackend().open(bundle, CoremlSessionOptions(precision=precision)) as session:
             alone[precision] = session.step("shout", TOKENS, 0)
     strict, accumulating = alone["float16"], alone["float32"]
     # Rounded to float16, as the strict ones are and the accumulating ones are not.
@@ -85,22 +86,18 @@ def test_both_evaluations_are_reported_and_the_strict_one_is_returned(bundle: Bu
 
 
 def test_an_unknown_adapter_is_refused_with_the_known_ones(bundle: Bundle) -> None:
-    with CoremlBackend().open(bundle, {}) as session, pytest.raises(UsageError, match="pirate, shout"):
+    with (
+        CoremlBackend().open(bundle, CoremlSessionOptions()) as session,
+        pytest.raises(UsageError, match="pirate, shout"),
+    ):
         session.load("parrot")
 
 
 def test_a_cache_does_not_survive_a_change_of_adapter(bundle: Bundle) -> None:
-    with CoremlBackend().open(bundle, {}) as session:
+    with CoremlBackend().open(bundle, CoremlSessionOptions()) as session:
         session.step("shout", TOKENS[:2], 0)
         with pytest.raises(UsageError, match="belongs to"):
             session.step("pirate", TOKENS[2:3], 2)
-
-
-def test_an_unknown_session_option_is_refused(bundle: Bundle) -> None:
-    with pytest.raises(UsageError, match="precision"):
-        CoremlBackend().open(bundle, {"precision": "float64"})
-    with pytest.raises(UsageError, match="speed"):
-        CoremlBackend().open(bundle, {"speed": 2})
 
 
 def damaged(bundle: Bundle, folder: Path, change) -> Bundle:
@@ -163,7 +160,7 @@ def weight_flipped(data: bytearray, found: package.StoredPackage) -> None:
 @pytest.mark.parametrize("change", [offset_moved, functions_swapped, weight_flipped])
 def test_a_damaged_package_differs_from_the_eager_model(exporter, tiny_model, bundle: Bundle, tmp_path, change) -> None:
     expected = eager(exporter, tiny_model, "shout")[-1]
-    with CoremlBackend().open(damaged(bundle, tmp_path, change), {"precision": "float32"}) as session:
+    with CoremlBackend().open(damaged(bundle, tmp_path, change), CoremlSessionOptions(precision="float32")) as session:
         found = session.step("shout", TOKENS, 0)
     assert not apart(found, expected) < 5 * ACCUMULATING
 
@@ -174,7 +171,7 @@ def test_an_offset_outside_the_blob_file_is_an_error_that_names_the_function(bun
         references[-1].offset += 32  # same length on disk, and no record begins there
 
     broken = damaged(bundle, tmp_path, lambda data, found: rewrite_model(data, found, outside))
-    with pytest.raises(BundleError, match="shout"), CoremlBackend().open(broken, {}) as session:
+    with pytest.raises(BundleError, match="shout"), CoremlBackend().open(broken, CoremlSessionOptions()) as session:
         session.step("shout", TOKENS, 0)
     with pytest.raises(BundleError):
         list(CoremlBackend().sharing.blobs(broken))
@@ -186,7 +183,7 @@ def test_a_base_that_is_another_one_is_refused(bundle: Bundle, tmp_path) -> None
         data[start + 2 * blobfile.ALIGNMENT] ^= 1  # the first byte of the first weight
 
     with pytest.raises(BundleError, match="base is not the one"):
-        CoremlBackend().open(damaged(bundle, tmp_path, another), {})
+        CoremlBackend().open(damaged(bundle, tmp_path, another), CoremlSessionOptions())
 
 
 def test_a_program_cut_short_is_an_error(bundle: Bundle, tmp_path) -> None:
@@ -194,7 +191,7 @@ def test_a_program_cut_short_is_an_error(bundle: Bundle, tmp_path) -> None:
     data = (bundle.path / "model.pte").read_bytes()
     (tmp_path / "model.pte").write_bytes(data[: len(data) // 2])
     with pytest.raises(LoraCoreError, match=r"[Ss]egment"):
-        CoremlBackend().open(cut, {})
+        CoremlBackend().open(cut, CoremlSessionOptions())
 
 
 def test_the_metadata_places_every_cache(bundle: Bundle) -> None:

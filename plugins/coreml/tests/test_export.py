@@ -54,11 +54,11 @@ def test_linking_needs_neither_torch_nor_coremltools(exporter, bundle: Bundle, t
 import sys, pickle, pathlib
 from lora_core.events import ignore
 from lora_core_coreml.backend import CoremlBackend
-bundle, adapter = pickle.loads(pathlib.Path({str(tmp_path / "given")!r}).read_bytes())
-CoremlBackend().link(bundle, [adapter], pathlib.Path({str(tmp_path)!r}), ignore)
+bundle, adapters = pickle.loads(pathlib.Path({str(tmp_path / "given")!r}).read_bytes())
+CoremlBackend().link(bundle, adapters, pathlib.Path({str(tmp_path)!r}), ignore)
 print([name for name in ("torch", "coremltools", "executorch", "torchao") if name in sys.modules])
 """
-    (tmp_path / "given").write_bytes(pickle.dumps((alone, exporter.adapter("pirate"))))
+    (tmp_path / "given").write_bytes(pickle.dumps((alone, exporter.placed(alone, ["pirate"]))))
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "[]"
     assert (tmp_path / "model.pte").read_bytes() == (bundle.path / "model.pte").read_bytes()

@@ -1,6 +1,9 @@
 """Adapters are linked: a program is a function of base, templates and adapters, however it came about."""
 
+from collections import Counter
+
 import attrs
+import pytest
 from lora_core_coreml.backend import CoremlBackend
 from lora_core_coreml.storage import blobfile, mil, package, pte
 
@@ -35,6 +38,55 @@ def test_removing_an_adapter_writes_the_bytes_of_an_export_without_it(exporter, 
     alone = exporter.export(["shout"], plan_of=["shout", "pirate"])
     CoremlBackend().unlink(bundle, ["pirate"], tmp_path, ignore)
     assert (tmp_path / "model.pte").read_bytes() == program_bytes(alone)
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Counts what a link opens, each of which costs time in proportion to the whole program."""
+    counts: Counter[str] = Counter()
+
+    def counting(module, name: str):
+        function = getattr(module, name)
+
+        def call(*args, **kwargs):
+            counts[name] += 1
+            return function(*args, **kwargs)
+
+        monkeypatch.setattr(module, name, call)
+
+    counting(pte, "_flatc")
+    counting(package, "stored_packages")
+    counting(mil, "parse_model")
+    return counts
+
+
+def test_a_link_opens_the_program_once_for_all_residents(exporter, bundle: Bundle, opened: Counter[str]) -> None:
+    empty = exporter.export([], plan_of=["shout", "pirate"])
+    (shout,) = exporter.placed(empty, ["shout"])
+    residents = [attrs.evolve(shout, adapter=attrs.evolve(shout.adapter, name=f"r{number}")) for number in range(8)]
+    (added,) = exporter.placed(empty, ["pirate"])
+    counts = []
+    for count in (1, 8):
+        full = exporter.link(empty, residents[:count])
+        opened.clear()
+        again = exporter.link(full, [added])
+        assert len(again.manifest.adapters) == count + 1
+        counts.append(dict(opened))
+    assert counts[0] == counts[1] == {"_flatc": 2, "stored_packages": 1, "parse_model": 2}
+
+
+def test_a_removal_opens_the_program_once_for_all_who_stay(bundle: Bundle, opened: Counter[str], tmp_path) -> None:
+    CoremlBackend().unlink(bundle, ["pirate"], tmp_path, ignore)
+    assert opened == {"_flatc": 2, "stored_packages": 1, "parse_model": 2}
+
+
+def test_residents_keep_their_bytes_when_another_comes(exporter, bundle: Bundle) -> None:
+    (shout,) = exporter.placed(bundle, ["shout"])
+    twin = attrs.evolve(shout, adapter=attrs.evolve(shout.adapter, name="twin"))
+    added = exporter.link(bundle, [twin])
+    stored = {blob.sha256: blob.methods for blob in CoremlBackend().sharing.blobs(added)}
+    for blob in CoremlBackend().sharing.blobs(bundle):
+        assert blob.methods <= stored[blob.sha256]
 
 
 def test_the_foundation_has_the_same_bytes_whatever_the_adapters(exporter, bundle: Bundle) -> None:

@@ -4,16 +4,16 @@ from pathlib import Path
 
 import attrs
 import pytest
-from lora_core.adapters.slots.padding import padded_pair
 from lora_core_coreml.lowering import base
 from lora_core_coreml.lowering.method import export_method
+from lora_core_coreml.lowering.sentinels import fill
 from lora_core_coreml.quiet import quiet
 from lora_core_coreml.storage import blobfile, mil, package, pte
 from lora_core_coreml.storage.blobfile import BlobKey
 from safetensors.numpy import load_file, save_file
 
 from lora_core.bundle.bundle import Bundle
-from lora_core.models.injection import eject, inject, lora_layers
+from lora_core.models.injection import eject
 
 # coremltools 9.0 merges float16 constants that are 6e-8 apart or less; this is the smallest number above 0.
 STEP = 2.0**-24
@@ -55,18 +55,10 @@ def peer_program(job) -> bytes:
     prepared = base.prepare(job)
     example = prepared.inputs(prepared.shapes[0])
     programs = {"forward": export_method(prepared.module, example)}
-    (plan,) = job.plans
-    for adapter in job.adapters:
-        inject(
-            prepared.module,
-            plan,
-            prepared.layers,
-            {slot.module: padded_pair(pair, slot) for slot, pair in plan.bind(adapter)},
-        )
-        for _, layer in lora_layers(prepared.module):
-            layer.lora_a.to(prepared.dtype)
-            layer.lora_b.to(prepared.dtype)
-        programs[adapter.name] = export_method(prepared.module, example)
+    for placed in job.adapters:
+        values = placed.values_by_module()
+        fill(prepared.module, placed.plan, prepared.paths, values, float16=prepared.float16)
+        programs[placed.name] = export_method(prepared.module, example)
         eject(prepared.module)
     specs = CoreMLBackend.generate_compile_specs(
         minimum_deployment_target=ct.target.iOS18,

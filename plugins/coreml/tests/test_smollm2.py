@@ -12,6 +12,7 @@ import torch
 import transformers
 from lora_core_coreml.backend import CoremlBackend
 from lora_core_coreml.quant import POLICIES
+from lora_core_coreml.session_options import CoremlSessionOptions
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
@@ -70,7 +71,7 @@ def bundle_of(real, policy: str) -> Bundle:
 # Of the spread of the logits: float32 intermediates leave the rounding of the weights, strict float16 rounds all.
 @pytest.mark.parametrize(("precision", "limit"), [("float16", 0.02), ("float32", 0.01)])
 def test_float16_is_finite_and_agrees_with_transformers_on_real_weights(real, expected, precision, limit) -> None:
-    with CoremlBackend().open(bundle_of(real, "fp16"), {"precision": precision}) as session:
+    with CoremlBackend().open(bundle_of(real, "fp16"), CoremlSessionOptions(precision=precision)) as session:
         for name, logits in expected.items():
             # The first token's residual stream passes 256 after the second layer, where plain norms lose it.
             for count in (1, len(TOKENS)):

@@ -3,22 +3,26 @@
 from collections.abc import Sequence
 from typing import Any
 
+import attrs
 import numpy as np
 import pytest
 import torch
-from lora_core.adapters.slots.padding import padded_pair
 from lora_core_coreml.backend import CoremlBackend
 from lora_core_coreml.lowering import base
+from lora_core_coreml.lowering.sentinels import fill
 from lora_core_coreml.options import CoremlOptions
 from lora_core_coreml.quant import POLICIES
 from lora_core_coreml.runtime.evaluation.program import EvaluatedProgram
+from lora_core_coreml.session_options import CoremlSessionOptions
 from lora_core_coreml.storage import mil, package, pte
 
+from lora_core.adapters.slots.choice import place
 from lora_core.backend import ExportJob
 from lora_core.bundle.bundle import Bundle
-from lora_core.events import ignore
-from lora_core.models.injection import eject, inject, lora_layers
+from lora_core.events import Warned, ignore
+from lora_core.models.injection import eject
 from lora_core.models.module import ModuleModel
+from lora_core.quant.policies import parse_policy
 from tests.numeric import FLOAT16, apart, decoder_tolerance, tolerance
 
 TOKENS = [5, 17, 3, 99]
@@ -34,11 +38,9 @@ def eager(exporter, job: ExportJob, names: Sequence[str | None]) -> dict[str | N
     found: dict[str | None, np.ndarray] = {}
     for name in names:
         if name:
-            pairs = {slot.module: padded_pair(pair, slot) for slot, pair in job.plans[0].bind(exporter.adapter(name))}
-            inject(prepared.module, job.plans[0], prepared.layers, pairs)
-            for _, layer in lora_layers(prepared.module):
-                layer.lora_a.to(prepared.dtype)
-                layer.lora_b.to(prepared.dtype)
+            (placed,) = place([exporter.adapter(name)], job.plans)
+            values = placed.values_by_module()
+            fill(prepared.module, placed.plan, prepared.paths, values, float16=prepared.float16)
         _, options = prepared.inputs(shape)
         for mask in options["masks"].values():
             causal = torch.full((shape.input_len, shape.input_len), float("-inf")).triu(1)
@@ -52,7 +54,7 @@ def eager(exporter, job: ExportJob, names: Sequence[str | None]) -> dict[str | N
 
 
 def evaluated(bundle: Bundle, name: str | None, precision: str) -> np.ndarray:
-    with CoremlBackend().open(bundle, {"precision": precision}) as session:
+    with CoremlBackend().open(bundle, CoremlSessionOptions(precision=precision)) as session:
         return session.step(name, TOKENS, 0)
 
 
@@ -107,6 +109,31 @@ def test_a_policy_quantizes_the_base_and_leaves_lora_alone(exporter, policy: str
     assert 64 * 96 * 2 not in sizes
 
 
+def test_layers_that_a_group_size_does_not_divide_are_told(exporter) -> None:
+    wide = attrs.evolve(POLICY["b4w"].linear, group_size=64)  # down_proj takes 96 features
+    bundle = exporter.export([], policy=attrs.evolve(POLICY["b4w"], linear=wide, output=None))
+    (warned,) = [event for event in exporter.events[bundle.path] if isinstance(event, Warned)]
+    assert warned.message.startswith("Policy b4w leaves 2 layers at full precision, whose width the group size 64")
+    assert "model.layers.1.mlp.down_proj" in warned.message
+    sizes = {blob.size for blob in CoremlBackend().sharing.blobs(bundle)}
+    assert 64 * 96 * 2 in sizes  # down_proj stays in float16
+    assert 64 * 96 // 2 in sizes  # up_proj is at four bits
+
+
+def test_nothing_is_told_where_every_layer_divides(exporter) -> None:
+    bundle = exporter.export([], policy=POLICY["c4w"])
+    assert not [event for event in exporter.events[bundle.path] if isinstance(event, Warned)]
+
+
+@pytest.mark.parametrize(("embedding", "size"), [("8,32", 160 * 64), ("4,0", 160 * 64 // 2)])
+def test_an_embedding_is_quantized_with_any_policy(exporter, embedding: str, size: int) -> None:
+    policy = parse_policy("fp16", POLICY, embedding=embedding)
+    expected = eager(exporter, exporter.job([], policy=policy), [None])
+    bundle = exporter.export([], policy=policy)
+    assert np.abs(evaluated(bundle, None, "float32") - expected[None]).max() < HALF
+    assert size in {blob.size for blob in CoremlBackend().sharing.blobs(bundle)}
+
+
 @pytest.mark.parametrize("policy", ["c4w", "b4w"])
 def test_the_quantized_foundation_does_not_depend_on_adapters(exporter, policy: str) -> None:
     alone = exporter.export([], policy=POLICY[policy])
@@ -135,7 +162,7 @@ def test_prefill_and_decode_continue_each_other(exporter) -> None:
     bundle = exporter.export(["whole"], multifunction=True)
     expected = eager(exporter, exporter.job(["whole"], multifunction=True), [None, "whole"])
     for name, logits in expected.items():
-        with CoremlBackend().open(bundle, {"precision": "float32"}) as session:
+        with CoremlBackend().open(bundle, CoremlSessionOptions(precision="float32")) as session:
             together = session.step(name, TOKENS, 0)
             session.reset()
             session.step(name, TOKENS[:3], 0)

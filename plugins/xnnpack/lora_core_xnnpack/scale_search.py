@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lora_core_xnnpack.fast_lowering.patching import Patches
+from lora_core_xnnpack.lowering.fast.patching import Patches
 
 if TYPE_CHECKING:
     import torch

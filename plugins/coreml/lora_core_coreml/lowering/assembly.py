@@ -5,25 +5,26 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import attrs
 
 from lora_core.errors import Problem, UnsupportedError
+from lora_core.pte import aligned
 from lora_core_coreml.lowering.method import LoweredMethod
+from lora_core_coreml.lowering.sentinels import Sentinels
 from lora_core_coreml.program.compaction import compact
 from lora_core_coreml.program.naming import Kind
 from lora_core_coreml.program.object import (
     EmbeddedConstant,
-    Foundation,
     Function,
-    Matrix,
     MethodObject,
+    PartitionFoundation,
     ProgramObject,
     Relocation,
 )
-from lora_core_coreml.storage import blobfile, mil, package
-from lora_core_coreml.storage.blobfile import BlobKey, StoredBlob
+from lora_core_coreml.storage import blobfile, mil, package, pte
+from lora_core_coreml.storage.blobfile import BlobKey, MilBlob
+from lora_core_coreml.storage.messages import FunctionDescription, MilFunction, MilModel
 
 _MAIN = "main"
 # Constants that only a template has are zero biases of its LoRA layers; anything larger means that the base differs.
@@ -33,8 +34,8 @@ _EMBEDDED_LIMIT = 1 << 16
 _SAME_AS_BASE = {"encoded_inp_str": "", "encoded_out_str": ""}
 # Offsets from here on stand for blobs that have no place in the blob file yet.
 _UNPLACED = 1 << 62
-
-Sentinels = Mapping[BlobKey, tuple[str, Matrix]]
+# Of tensors within the constant segment (the default of `serialize_pte_binary` in ExecuTorch 1.5.1).
+_CONSTANT_ALIGNMENT = 16
 
 
 def assemble(
@@ -44,17 +45,17 @@ def assemble(
 ) -> ProgramObject:
     """Assemble a program object; the foundation's bytes are written under `directory`.
 
-    `methods` are the base's, `templates` those of each slot plan with the sentinels of its matrices. Raises
+    `methods` are the base's, `templates` those of each slot plan with the sentinels of its slots' parts. Raises
     `UnsupportedError` if partitions do not align or a slot got lost.
     """
     everything = [*methods, *(entry for template, _ in templates for entry in template)]
     check_alignment([lowered for _, lowered in everything])
     constants = _Constants()
-    plans = {id(lowered): constants.adopt(lowered) for _, lowered in everything}
+    plans = {id(lowered): constants.adopt(lowered.plan, lowered) for _, lowered in everything}
     for template, _ in templates:
         for _, lowered in template:
             plans[id(lowered)]["container_meta_type"] = dict(_SAME_AS_BASE)
-    others = tuple(constants.remap(plan, lowered) for _, lowered in methods for plan in lowered.others)
+    others = tuple(constants.adopt(plan, lowered) for _, lowered in methods for plan in lowered.others)
 
     functions: dict[int, list[Function]] = {id(lowered): [] for _, lowered in everything}
     foundations = []
@@ -115,9 +116,9 @@ class _Merger:
         self._file = path.open("wb")
         self._file.write(blobfile.header(0))
         self._end = blobfile.ALIGNMENT
-        self._blobs: list[StoredBlob] = []
+        self._blobs: list[MilBlob] = []
         self._offsets: dict[BlobKey, int] = {}
-        self._shell: Any = None
+        self._shell: MilModel | None = None
 
     def add_base(self, directory: Path) -> Function:
         model, weights = _load(directory)
@@ -134,11 +135,12 @@ class _Merger:
         compact(function, keep_weight_names=True)
         return Function(message=function, description=_description(model))
 
-    def finish(self) -> Foundation:
+    def finish(self) -> PartitionFoundation:
+        assert self._shell is not None, "the base has a method"
         self._file.close()
         with blobfile.mapped(self._path) as buffer, memoryview(buffer) as view, view[blobfile.ALIGNMENT :] as body:
             digest = hashlib.sha256(body).hexdigest()
-        return Foundation(
+        return PartitionFoundation(
             path=self._path, start=0, size=self._end, blobs=tuple(self._blobs), sha256=digest, shell=self._shell
         )
 
@@ -166,10 +168,10 @@ class _Merger:
         relocations, embedded = _own_references(function, own, sentinels)
         return Function(message=function, description=_description(model), relocations=relocations, embedded=embedded)
 
-    def _append(self, found: StoredBlob, data: bytes) -> int:
+    def _append(self, found: MilBlob, data: bytes) -> int:
         data_offset = self._end + blobfile.ALIGNMENT
         blob = attrs.evolve(found, offset=self._end, data_offset=data_offset)
-        end = blobfile.aligned(blob.end)
+        end = blob.next_offset
         self._file.write(blobfile.record(blob))
         self._file.write(data)
         self._file.write(bytes(end - blob.end))
@@ -179,7 +181,7 @@ class _Merger:
 
 
 def _own_references(
-    function: Any, own: Mapping[BlobKey, bytes], sentinels: Sentinels
+    function: MilFunction, own: Mapping[BlobKey, bytes], sentinels: Sentinels
 ) -> tuple[tuple[Relocation, ...], tuple[EmbeddedConstant, ...]]:
     """Number the references of a template's function to what the base does not store, and clear their offsets."""
     keys = list(own)
@@ -190,8 +192,7 @@ def _own_references(
         key = keys[value.offset - _UNPLACED]
         value.offset = 0
         if key in sentinels:
-            module, matrix = sentinels[key]
-            relocations.append(Relocation(reference=number, module=module, matrix=matrix))
+            relocations.append(Relocation(reference=number, target=sentinels[key]))
         else:
             embedded.append(EmbeddedConstant(reference=number, key=key, data=own[key]))
     return tuple(relocations), tuple(embedded)
@@ -204,18 +205,17 @@ class _Constants:
         self._numbers: dict[bytes, int] = {}
         self._buffers: list[bytes] = [b""]
 
-    def adopt(self, lowered: LoweredMethod) -> Any:
-        return self.remap(lowered.plan, lowered)
-
-    def remap(self, plan: Any, lowered: LoweredMethod) -> Any:
-        if isinstance(plan, list):
-            return [self.remap(item, lowered) for item in plan]
-        if not isinstance(plan, dict):
-            return plan
-        copy = {key: self.remap(item, lowered) for key, item in plan.items()}
+    def adopt(self, plan: pte.Program, lowered: LoweredMethod) -> pte.Program:
+        """Return `plan` with its tensors, which are buffers of `lowered`, numbered as here."""
+        copy = {key: self._value(item, lowered) for key, item in plan.items()}
         if plan.get("data_buffer_idx"):
             copy["data_buffer_idx"] = self._number(lowered.buffers[plan["data_buffer_idx"]])
         return copy
+
+    def _value(self, value: object, lowered: LoweredMethod) -> object:
+        if isinstance(value, list):
+            return [self._value(item, lowered) for item in value]
+        return self.adopt(value, lowered) if isinstance(value, dict) else value
 
     def _number(self, data: bytes) -> int:
         if data not in self._numbers:
@@ -228,35 +228,35 @@ class _Constants:
         offsets, position = [], 0
         for buffer in self._buffers:
             offsets.append(position)
-            position += -(-len(buffer) // 16) * 16
+            position += aligned(len(buffer), _CONSTANT_ALIGNMENT)
         return tuple(offsets) if len(offsets) > 1 else ()
 
     @property
     def data(self) -> bytes:
-        return b"".join(buffer.ljust(-(-len(buffer) // 16) * 16, b"\0") for buffer in self._buffers)
+        return b"".join(buffer.ljust(aligned(len(buffer), _CONSTANT_ALIGNMENT), b"\0") for buffer in self._buffers)
 
 
 def _check_slots(
     templates: Sequence[tuple[Sequence[tuple[Kind, LoweredMethod]], Sentinels]], functions: dict[int, list[Function]]
 ) -> None:
-    """Raise `UnsupportedError` for slots whose matrices are not found in a lowered template."""
+    """Raise `UnsupportedError` for slots whose parts are not found in a lowered template."""
     problems = []
     for template, sentinels in templates:
         for _, lowered in template:
-            found = {(r.module, r.matrix) for function in functions[id(lowered)] for r in function.relocations}
-            for module, matrix in sorted(set(sentinels.values()) - found):
-                what = f"Matrix {matrix.upper()} of slot {module} was not found in lowered method {lowered.name!r}"
-                remedy = "Its layer must stay a linear layer of at least ten weights in the lowered program."
-                problems.append(Problem(what=what, where=module, remedy=remedy))
+            found = {r.target for function in functions[id(lowered)] for r in function.relocations}
+            for part in [part for part in sentinels.values() if part not in found]:
+                what = f"{part} was not found in lowered method {lowered.name!r}"
+                remedy = "It must stay a constant of at least ten values in the lowered program."
+                problems.append(Problem(what=what, where=part.module, remedy=remedy))
     if problems:
         raise UnsupportedError(problems)
 
 
-def _load(directory: Path) -> tuple[Any, Path]:
+def _load(directory: Path) -> tuple[MilModel, Path]:
     return mil.parse_model((directory / package.MODEL).read_bytes()), directory / package.WEIGHTS
 
 
-def _shell(model: Any) -> Any:
+def _shell(model: MilModel) -> MilModel:
     """Return a model with versions and build information only; the conversion date is left out on purpose."""
     shell = mil.new_model()
     shell.specificationVersion = model.specificationVersion
@@ -269,9 +269,9 @@ def _shell(model: Any) -> Any:
     return shell
 
 
-def _description(model: Any) -> Any:
+def _description(model: MilModel) -> FunctionDescription:
     """Return the single function's inputs and outputs as the description of one function of several."""
-    description = type(model)().description.functions.add()
+    description = mil.new_model().description.functions.add()
     for field in ("input", "output", "state"):
         getattr(description, field).extend(getattr(model.description, field))
     return description

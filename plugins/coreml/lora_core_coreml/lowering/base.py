@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -10,8 +10,9 @@ import torch  # noqa: TID253 - this module is only imported to lower a model
 
 from lora_core.backend import ExportJob
 from lora_core.layers import LayerInfo
-from lora_core.models.base import BaseModel, ModelOptions
-from lora_core.quant.policy import Scheme
+from lora_core.models.base import BaseModel
+from lora_core.models.executorch.options import ExecutorchOptions
+from lora_core.quant.policy import Assignment, Scheme
 from lora_core_coreml import quant
 from lora_core_coreml.lowering import breaks, inputs, norms, splitting
 from lora_core_coreml.lowering.inputs import MethodShape
@@ -21,15 +22,25 @@ from lora_core_coreml.quiet import quiet
 
 @attrs.frozen(kw_only=True)
 class PreparedBase:
-    """A base ready to export. `static` says that it is ExecuTorch's static attention, with caches and metadata."""
+    """A base ready to export.
 
-    module: Any
-    layers: tuple[LayerInfo, ...]
-    dtype: Any
+    `paths` are the layers' names in `module`, by name; `assignment` is what the policy decided for them. `static` says
+    that it is ExecuTorch's static attention, with caches and metadata.
+    """
+
+    module: torch.nn.Module
+    paths: Mapping[str, str]
+    assignment: Assignment
+    float16: bool
     shapes: tuple[MethodShape, ...]
     static: bool
     example_args: tuple[Any, ...] = ()
-    constant_methods: dict[str, Any] = attrs.field(factory=dict)
+    metadata: Mapping[str, Any] = attrs.field(factory=dict)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of weights and computation."""
+        return torch.float16 if self.float16 else torch.float32
 
     def inputs(self, shape: MethodShape) -> tuple[Any, ...]:
         """Return example inputs of a method."""
@@ -45,10 +56,8 @@ def prepare(job: ExportJob) -> PreparedBase:
     loaded = job.model.load(model_options(options, context))
     dtype = torch.float16 if options.float16 else torch.float32
     static = hasattr(loaded.module, "params") and hasattr(loaded.module, "rope")
-    # A caller's own module stays as it is; a module that was loaded for this job is changed in place.
-    module = loaded.module if static else copy.deepcopy(loaded.module)
-    layers = loaded.summary.layers
-    schemes = job.policy.assign(layers).schemes
+    module, layers, paths = loaded.module, loaded.summary.layers, loaded.paths
+    assignment = job.policy.assign(layers)
     with quiet():
         if options.float16:
             norms.replace_norms(module)
@@ -56,25 +65,26 @@ def prepare(job: ExportJob) -> PreparedBase:
         if static:
             _decompose_attention(module)
         if options.linear_split:
-            paths = [layer.path for layer in layers if _divisible(layer, schemes)]
-            splitting.split_linears(module, paths, options.split_size, options.max_splits)
-        quant.apply(module, schemes, layers)
+            divisible = [paths[layer.name] for layer in layers if _divisible(layer, assignment.schemes)]
+            splitting.split_linears(module, divisible, options.split_size, options.max_splits)
+        quant.apply(module, assignment.schemes, layers, paths)
         if options.graph_breaks:
-            layers = breaks.add(module, layers)
+            paths = breaks.add(module, paths)
     return PreparedBase(
         module=module,
-        layers=layers,
-        dtype=dtype,
+        paths=paths,
+        assignment=assignment,
+        float16=options.float16,
         shapes=_shapes(options, context, static),
         static=static,
         example_args=_example_args(loaded, dtype),
-        constant_methods=loaded.constant_methods,
+        metadata=loaded.metadata,
     )
 
 
-def model_options(options: CoremlOptions, context: int) -> ModelOptions:
+def model_options(options: CoremlOptions, context: int) -> ExecutorchOptions:
     """Return what is asked of the model source: logits of all positions unless decode and prefill are separate."""
-    return ModelOptions(
+    return ExecutorchOptions(
         max_context_len=context,
         max_seq_len=options.input_len,
         attention="static",
@@ -91,14 +101,14 @@ def _shapes(options: CoremlOptions, context: int, static: bool) -> tuple[MethodS
     )
 
 
-def _divisible(layer: LayerInfo, schemes: dict[str, Scheme | None]) -> bool:
+def _divisible(layer: LayerInfo, schemes: Mapping[str, Scheme | None]) -> bool:
     """Say whether a layer may be split: not where its weight is also the embedding's, stored once for both."""
     if layer.kind != "linear":
         return False
     return layer.tied_to is None or schemes.get(layer.name) != schemes.get(layer.tied_to)
 
 
-def _decompose_attention(module: Any) -> None:
+def _decompose_attention(module: torch.nn.Module) -> None:
     """Let attention be four-dimensional matmuls, as CoreML's runtime wants it (export_static_llm_coreml.py)."""
     from executorch.examples.models.llama.static_attention import StaticAttention
 
@@ -107,7 +117,7 @@ def _decompose_attention(module: Any) -> None:
             child.decompose_sdpa_in_mha = True
 
 
-def _example_args(loaded: BaseModel, dtype: Any) -> tuple[Any, ...]:
+def _example_args(loaded: BaseModel, dtype: torch.dtype) -> tuple[Any, ...]:
     from torch.utils._pytree import tree_map
 
     def convert(value: Any) -> Any:
@@ -115,8 +125,3 @@ def _example_args(loaded: BaseModel, dtype: Any) -> tuple[Any, ...]:
 
     converted: tuple[Any, ...] = tree_map(convert, loaded.example_args)
     return converted
-
-
-def is_float16(dtype: Any) -> bool:
-    """Say whether `dtype` is torch's float16."""
-    return bool(dtype == torch.float16)

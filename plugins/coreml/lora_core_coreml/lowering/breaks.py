@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import attrs
 import torch  # noqa: TID253 - this module is only imported to lower a model
 
-from lora_core.layers import LayerInfo
+if TYPE_CHECKING:
+    from executorch.exir import EdgeProgramManager
+
+T = TypeVar("T")
 
 _LIBRARY = torch.library.Library("lora_core_coreml", "DEF")
 _LIBRARY.define("graph_break(Tensor x) -> Tensor")
@@ -18,7 +21,7 @@ def _graph_break(x: torch.Tensor) -> torch.Tensor:
     return x.clone()
 
 
-class Broken(torch.nn.Module):  # type: ignore[misc]  # torch is untyped here
+class BlockWithBreak(torch.nn.Module):  # type: ignore[misc]  # torch is untyped here
     """A block with a graph break before or after it."""
 
     def __init__(self, block: torch.nn.Module, *, before: bool) -> None:
@@ -33,19 +36,21 @@ class Broken(torch.nn.Module):  # type: ignore[misc]  # torch is untyped here
         return tuple(map(_pass, self.block(*args, **kwargs)))
 
 
-def add(module: Any, layers: tuple[LayerInfo, ...]) -> tuple[LayerInfo, ...]:
-    """Cut before the first and after the last block of `module`; return `layers` with their paths corrected."""
+def add(module: torch.nn.Module, paths: Mapping[str, str]) -> dict[str, str]:
+    """Cut before the first and after the last block of `module`; return the `paths` of layers (by name) as they are
+    then.
+    """
     blocks = getattr(module, "layers", None)
     if not isinstance(blocks, torch.nn.ModuleList) or not len(blocks):
-        return layers
+        return dict(paths)
     last = len(blocks) - 1
-    blocks[0] = Broken(blocks[0], before=True)
-    blocks[last] = Broken(blocks[last], before=False)
+    blocks[0] = BlockWithBreak(blocks[0], before=True)
+    blocks[last] = BlockWithBreak(blocks[last], before=False)
     moved = {f"layers.{index}.": f"layers.{index}.block." + ("block." if last == 0 else "") for index in (0, last)}
-    return tuple(_moved(layer, moved) for layer in layers)
+    return {name: _moved(path, moved) for name, path in paths.items()}
 
 
-def remove(edge: Any) -> None:
+def remove(edge: EdgeProgramManager) -> None:
     """Take the breaks out of a lowered program again; they have done their work."""
     for name in edge.methods:
         graph = edge.exported_program(name).graph_module.graph
@@ -55,12 +60,15 @@ def remove(edge: Any) -> None:
         graph.eliminate_dead_code()
 
 
-def _pass(value: Any) -> Any:
-    return torch.ops.lora_core_coreml.graph_break(value) if isinstance(value, torch.Tensor) else value
+def _pass(value: T) -> T:
+    if not isinstance(value, torch.Tensor):
+        return value
+    passed: T = torch.ops.lora_core_coreml.graph_break(value)
+    return passed
 
 
-def _moved(layer: LayerInfo, moved: dict[str, str]) -> LayerInfo:
+def _moved(path: str, moved: Mapping[str, str]) -> str:
     for prefix, replacement in moved.items():
-        if layer.path.startswith(prefix):
-            return attrs.evolve(layer, path=replacement + layer.path.removeprefix(prefix))
-    return layer
+        if path.startswith(prefix):
+            return replacement + path.removeprefix(prefix)
+    return path

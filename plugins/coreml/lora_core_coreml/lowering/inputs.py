@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -30,7 +31,7 @@ def shapes(*, multifunction: bool, input_len: int, max_context_len: int) -> tupl
     )
 
 
-def example_inputs(module: Any, shape: MethodShape, dtype: torch.dtype) -> tuple[Any, ...]:
+def example_inputs(module: torch.nn.Module, shape: MethodShape, dtype: torch.dtype) -> tuple[Any, ...]:
     """Return example inputs of ExecuTorch's static attention (`export_static_llm_coreml.py`, release 1.5.1)."""
     from executorch.examples.models.llama.static_attention import StaticAttentionIOManager
 
@@ -54,7 +55,11 @@ def example_inputs(module: Any, shape: MethodShape, dtype: torch.dtype) -> tuple
     return torch.zeros(1, shape.input_len, dtype=torch.int32), options
 
 
-def constant_methods(module: Any, programs: dict[Kind, tuple[MethodShape, Any]], dtype: torch.dtype) -> dict[str, Any]:
+def constant_methods(
+    module: torch.nn.Module,
+    programs: Mapping[Kind, tuple[MethodShape, torch.export.ExportedProgram]],
+    dtype: torch.dtype,
+) -> dict[str, Any]:
     """Return the constant methods of ExecuTorch's static runner; `programs` are the base's exported programs.
 
     One method: names without prefix. Two: `decode_` and `prefill_` before what differs. An adapter's methods have the
@@ -77,7 +82,7 @@ def constant_methods(module: Any, programs: dict[Kind, tuple[MethodShape, Any]],
     return methods
 
 
-def _indices(exported: Any) -> dict[str, torch.Tensor]:
+def _indices(exported: torch.export.ExportedProgram) -> dict[str, torch.Tensor]:
     """Return where a method's flat inputs and outputs hold caches, masks and rotary tables.
 
     Output positions are read from the program's own output structure. Upstream's script numbers them by sorted cache

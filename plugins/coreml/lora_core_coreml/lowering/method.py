@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -13,6 +13,10 @@ from lora_core.errors import PluginError
 from lora_core.pte import ContainerHeader
 from lora_core_coreml.quiet import quiet
 from lora_core_coreml.storage import pte
+
+if TYPE_CHECKING:
+    import torch
+    from executorch.exir import EdgeProgramManager, ExecutorchProgramManager
 
 _MARKER = b"partition "
 # Says how coremltools converted, 3 KB for each delegate; the runtime reads the compute units only.
@@ -38,7 +42,7 @@ class LoweredMethod:
     operators: tuple[tuple[str, ...], ...]
 
 
-def export_method(module: Any, inputs: tuple[Any, ...]) -> Any:
+def export_method(module: torch.nn.Module, inputs: tuple[Any, ...]) -> torch.export.ExportedProgram:
     """Return `module` as torch's exported program."""
     import torch
 
@@ -47,7 +51,12 @@ def export_method(module: Any, inputs: tuple[Any, ...]) -> Any:
 
 
 def lower_method(
-    name: str, exported: Any, directory: Path, *, float16: bool, constants: Mapping[str, Any] | None = None
+    name: str,
+    exported: torch.export.ExportedProgram,
+    directory: Path,
+    *,
+    float16: bool,
+    constants: Mapping[str, Any] | None = None,
 ) -> LoweredMethod:
     """Lower an exported program to CoreML and unpack its packages under `directory`.
 
@@ -76,7 +85,9 @@ def lower_method(
     )
 
 
-def _to_edge(name: str, exported: Any, float16: bool, constants: Mapping[str, Any] | None) -> Any:
+def _to_edge(
+    name: str, exported: torch.export.ExportedProgram, float16: bool, constants: Mapping[str, Any] | None
+) -> EdgeProgramManager:
     import coremltools as ct
     from executorch.backends.apple.coreml.compiler.coreml_preprocess import (
         MULTIMETHOD_WEIGHT_SHARING_STRATEGY,
@@ -103,7 +114,7 @@ def _to_edge(name: str, exported: Any, float16: bool, constants: Mapping[str, An
     )
 
 
-def _to_executorch(edge: Any) -> Any:
+def _to_executorch(edge: EdgeProgramManager) -> ExecutorchProgramManager:
     from executorch.exir.capture._config import ExecutorchBackendConfig
     from executorch.exir.passes import MemoryPlanningPass
     from executorch.exir.passes.sym_shape_eval_pass import ConstraintBasedSymShapeEvalPass
@@ -118,7 +129,7 @@ def _to_executorch(edge: Any) -> Any:
     )
 
 
-def _take_payloads(program: Any) -> tuple[list[bytes], tuple[tuple[str, ...], ...]]:
+def _take_payloads(program: torch.export.ExportedProgram) -> tuple[list[bytes], tuple[tuple[str, ...], ...]]:
     """Take each partition's package out of the program and leave a marker with its number."""
     payloads: list[bytes] = []
     operators: list[tuple[str, ...]] = []

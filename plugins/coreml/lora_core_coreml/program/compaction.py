@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import string
 from itertools import count
-from typing import Any
 
 from lora_core_coreml.storage import mil
+from lora_core_coreml.storage.messages import MilBlock, MilFunction, MilOperation
 
 _STORED = "blobFileValue"
 # torch.export's prefixes of parameters, buffers, constants. Other weights (a bias that coremltools adds) are named by
@@ -23,7 +23,7 @@ _FIRST = string.ascii_uppercase
 _REST = string.ascii_letters + string.digits
 
 
-def compact(function: Any, *, keep_weight_names: bool) -> None:
+def compact(function: MilFunction, *, keep_weight_names: bool) -> None:
     """Make `function` (its MIL protobuf) smaller, in place. A function with nested blocks is left as it is.
 
     Constants in the blob file count as equal if they refer to one offset, so offsets must be distinct for distinct
@@ -42,7 +42,7 @@ def compact(function: Any, *, keep_weight_names: bool) -> None:
     block.operations.extend(operations)
 
 
-def _without_repetition(block: Any) -> tuple[list[Any], dict[str, str]]:
+def _without_repetition(block: MilBlock) -> tuple[list[MilOperation], dict[str, str]]:
     """Return the operations without repeated constants, and which constant stands for each that is left out."""
     first_of: dict[bytes, str] = {}
     merged: dict[str, str] = {}
@@ -58,7 +58,9 @@ def _without_repetition(block: Any) -> tuple[list[Any], dict[str, str]]:
     return operations, merged
 
 
-def _short_names(function: Any, block: Any, operations: list[Any], keep_weight_names: bool) -> dict[str, str]:
+def _short_names(
+    function: MilFunction, block: MilBlock, operations: list[MilOperation], keep_weight_names: bool
+) -> dict[str, str]:
     """Return a short name for every value that may have one."""
     fixed = {value.name for value in function.inputs} | set(block.outputs)
     produced = []
@@ -82,7 +84,7 @@ def short_name(number: int) -> str:
     return name
 
 
-def _rename(operation: Any, names: dict[str, str]) -> None:
+def _rename(operation: MilOperation, names: dict[str, str]) -> None:
     for argument in operation.inputs.values():
         for binding in argument.arguments:
             if binding.WhichOneof("binding") == "name":

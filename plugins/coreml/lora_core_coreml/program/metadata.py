@@ -6,11 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from lora_core_coreml.program.naming import kinds, method_name
+from lora_core_coreml.program.naming import ADAPTER_METHODS, ADAPTERS, kinds, method_name
 from lora_core_coreml.storage.pte import Program
-
-ADAPTERS = "adapters"
-ADAPTER_METHODS = "adapter_methods"
 
 
 def adapter_plans(names: Sequence[str], multifunction: bool) -> list[Program]:

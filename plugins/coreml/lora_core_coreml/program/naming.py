@@ -1,23 +1,60 @@
-"""What methods are called, and which adapter names cannot be."""
+"""What methods are called, and which names adapters leave to them."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 from lora_core.errors import Problem
+from lora_core.specs import ReservedNames
 
 Kind = Literal["forward", "prefill"]
 
-RESERVED = frozenset({"forward", "prefill", "decode"})
+BASE_METHODS: frozenset[str] = frozenset(get_args(Kind))
+ADAPTERS = "adapters"
+ADAPTER_METHODS = "adapter_methods"
 METHOD_HELP = (
     "Methods: forward is the base and NAME each adapter; with --multifunction forward (decode, one token) and prefill "
     "are the base, NAME_forward and NAME_prefill each adapter."
 )
 
-# ExecuTorch uses the method's name as the CoreML function's name, and MIL allows only identifiers.
-_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# Constant methods of every language model (lowering/inputs.py); ExecuTorch keeps them in one namespace with the methods
+# that run.
+_CONSTANT_METHODS = frozenset(
+    (
+        *(ADAPTERS, ADAPTER_METHODS),
+        *("vocab_size", "head_dim", "n_heads_per_cache", "max_context_len", "freqs_cos", "freqs_sin"),
+        *(
+            f"{prefix}{name}"
+            for prefix in ("", "decode_", "prefill_", "forward_")
+            for name in (
+                "input_len",
+                "freqs_cos_input_index",
+                "freqs_sin_input_index",
+                "mask_specs",
+                "kv_cache_specs",
+                "last_valid_token_pos_index",
+            )
+        ),
+    )
+)
+# A method is a function of a CoreML package, and these are words of MIL's text form that coremltools 9.0 renames
+# (`NameSanitizer` in mil/passes/defs/preprocess.py). `main` is the function of a package that has only one.
+_WORDS_OF_MIL = frozenset(
+    (
+        *("main", "any", "bool", "program", "func", "tensor", "list", "dict", "tuple", "true", "false", "string"),
+        *("bf16", "fp16", "fp32", "fp64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+        "state",
+    )
+)
+
+RESERVED = ReservedNames(
+    names=frozenset({*BASE_METHODS, "decode"}) | _CONSTANT_METHODS | _WORDS_OF_MIL,
+    # `get_max_seq_len`, `use_kv_cache`, `enable_dynamic_shape`: what ExecuTorch's runners read as metadata.
+    beginnings=("get_", "use_", "enable_", "append_", "kv_"),
+    # Methods of other adapters with --multifunction.
+    endings=("_forward", "_prefill", "_decode"),
+)
 
 
 def kinds(multifunction: bool) -> tuple[Kind, ...]:
@@ -32,32 +69,19 @@ def method_name(adapter: str | None, kind: Kind, multifunction: bool) -> str:
     return f"{adapter}_{kind}" if multifunction else adapter
 
 
-def name_problems(names: Sequence[str], multifunction: bool, taken: Iterable[str] = ()) -> list[Problem]:
-    """Return what is wrong with adapter names: not identifiers, reserved, given twice, or equal to another method.
+def collisions(adapters: Sequence[str], multifunction: bool, constants: Iterable[str]) -> list[Problem]:
+    """Return a problem for each method of `adapters` that is called like one of the program's constant methods.
 
-    `taken` are names of methods the program has besides (constant methods of the metadata).
+    Those are partly the base's own (`BaseModel.metadata`), so no list of reserved names has them all.
     """
-    problems = []
-    methods: dict[str, str] = dict.fromkeys((*RESERVED, *taken), "")
-    for name in names:
-        where = f"--adapter {name}"
-        if not _IDENTIFIER.fullmatch(name):
-            what = f"Adapter name {name!r} cannot be a CoreML method"
-            remedy = "Use letters, digits and underscores, and begin with a letter."
-            problems.append(Problem(what=what, where=where, remedy=remedy))
-            continue
-        if name in RESERVED:
-            what = f"Adapter name {name!r} is reserved for the base's own methods"
-            problems.append(Problem(what=what, where=where, remedy=f"Reserved: {', '.join(sorted(RESERVED))}."))
-            continue
-        for kind in kinds(multifunction):
-            method = method_name(name, kind, multifunction)
-            owner = methods.get(method)
-            if owner is None:
-                methods[method] = name
-                continue
-            what = f"Method {method!r} of adapter {name!r} " + (
-                f"is also a method of adapter {owner!r}" if owner else "is already a method of the program"
-            )
-            problems.append(Problem(what=what, where=where, remedy="Give the adapter another name."))
-    return problems
+    taken = frozenset(constants)
+    names = {method_name(name, kind, multifunction): name for name in adapters for kind in kinds(multifunction)}
+    return [
+        Problem(
+            what=f"Method {method!r} of adapter {name!r} is already a method of the program: metadata of the base",
+            where=name,
+            remedy="Give the adapter another name.",
+        )
+        for method, name in names.items()
+        if method in taken
+    ]

@@ -1,31 +1,40 @@
 """A lowered program as an object: what a link needs besides the foundation's bytes.
 
 A program is a set of methods. Each has an ExecuTorch execution plan and, for every partition, one CoreML function. The
-functions of a template method carry relocations: references into the blob file that name a slot's matrix instead of a
+functions of a template method carry relocations: references into the blob file that name a part of a slot instead of a
 stored constant. All other references point into the foundation, the part of the blob file that no adapter changes.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
 
 import attrs
 
 from lora_core_coreml.program.naming import Kind
-from lora_core_coreml.storage.blobfile import BlobKey, StoredBlob
+from lora_core_coreml.storage.blobfile import BlobKey, MilBlob
+from lora_core_coreml.storage.messages import FunctionDescription, MilFunction, MilModel
 from lora_core_coreml.storage.pte import Program
 
-Matrix = Literal["a", "b"]
+
+@attrs.frozen(kw_only=True)
+class SlotPart:
+    """One tensor of a slot: `part` of the slot's kind (`a` and `b` of a low-rank update), at layer `module`."""
+
+    module: str
+    part: str
+
+    def __str__(self) -> str:
+        """Return it as messages name it: `A of model.layers.0.self_attn.q_proj`."""
+        return f"{self.part.upper()} of {self.module}"
 
 
 @attrs.frozen(kw_only=True)
 class Relocation:
-    """The `reference`-th reference of a function into the blob file is to matrix `matrix` of slot `module`."""
+    """The `reference`-th reference of a function into the blob file is to `target`."""
 
     reference: int
-    module: str
-    matrix: Matrix
+    target: SlotPart
 
 
 @attrs.frozen(kw_only=True)
@@ -41,8 +50,8 @@ class EmbeddedConstant:
 class Function:
     """A CoreML function: its MIL protobuf, its description (inputs and outputs), and what a link must fill in."""
 
-    message: Any
-    description: Any
+    message: MilFunction
+    description: FunctionDescription
     relocations: tuple[Relocation, ...] = ()
     embedded: tuple[EmbeddedConstant, ...] = ()
 
@@ -57,7 +66,7 @@ class MethodObject:
 
 
 @attrs.frozen(kw_only=True)
-class Foundation:
+class PartitionFoundation:
     """The base's constants of one partition: bytes `start` to `start + size` of `path` are a blob file's first `size`.
 
     `sha256` covers those bytes without the file header, whose count changes with adapters. `shell` is a CoreML model
@@ -67,9 +76,9 @@ class Foundation:
     path: Path
     start: int
     size: int
-    blobs: tuple[StoredBlob, ...]
+    blobs: tuple[MilBlob, ...]
     sha256: str
-    shell: Any
+    shell: MilModel
 
 
 @attrs.frozen(kw_only=True)
@@ -82,7 +91,7 @@ class ProgramObject:
 
     methods: tuple[MethodObject, ...]
     templates: tuple[tuple[MethodObject, ...], ...]
-    foundations: tuple[Foundation, ...]
+    foundations: tuple[PartitionFoundation, ...]
     constants: tuple[Program, ...]
     constant_offsets: tuple[int, ...]
     constant_data: bytes
@@ -92,3 +101,8 @@ class ProgramObject:
     def multifunction(self) -> bool:
         """True if there are decode and prefill methods."""
         return len(self.methods) > 1
+
+    @property
+    def constant_methods(self) -> frozenset[str]:
+        """The names of the constant methods that come from the base."""
+        return frozenset(plan["name"] for plan in self.constants)

@@ -15,14 +15,17 @@ from typing import Any
 from lora_core.errors import BundleError
 from lora_core_coreml.program.object import (
     EmbeddedConstant,
-    Foundation,
     Function,
     MethodObject,
+    PartitionFoundation,
     ProgramObject,
     Relocation,
+    SlotPart,
 )
-from lora_core_coreml.storage import blobfile, mil, package, pte
-from lora_core_coreml.storage.blobfile import BlobKey, StoredBlob
+from lora_core_coreml.program.opened import OpenedProgram
+from lora_core_coreml.storage import blobfile, mil, package
+from lora_core_coreml.storage.blobfile import BlobKey, MilBlob
+from lora_core_coreml.storage.messages import MilModel
 
 SCHEMA_VERSION = 1
 FOLDER = "template"
@@ -51,16 +54,14 @@ def save(program: ProgramObject, directory: Path) -> list[Path]:
     return [*written, path]
 
 
-def load(program_path: Path, directory: Path) -> ProgramObject:
+def load(opened: OpenedProgram, directory: Path) -> ProgramObject:
     """Read a program object back from a program and its saved templates; raises `BundleError`."""
     data = _read_json(directory / _OBJECT)
-    stored = pte.read(program_path)
-    packages = package.stored_packages(stored)
+    packages, models = opened.packages, opened.models
     if len(packages) != len(data["foundations"]):
-        raise BundleError("The template and the program have different numbers of partitions", where=str(program_path))
-    models = [mil.parse_model(found.read(package.MODEL)) for found in packages]
-    templates = [mil.parse_model((directory / _partition(i)).read_bytes()) for i in range(len(packages))]
-    constants = stored.program.get("constant_segment") or {}
+        raise BundleError("The template and the program have different numbers of partitions", where=str(opened.path))
+    templates = [mil.parse_model(_read(directory / _partition(index))) for index in range(len(packages))]
+    constants = opened.stored.program.get("constant_segment") or {}
     offsets = tuple(int(offset) for offset in constants.get("offsets") or ())
     return ProgramObject(
         methods=tuple(_method(entry, models, entry["kind"]) for entry in data["methods"]),
@@ -71,8 +72,8 @@ def load(program_path: Path, directory: Path) -> ProgramObject:
         foundations=tuple(_foundation(*entry) for entry in zip(packages, models, data["foundations"], strict=True)),
         constants=tuple(data["constants"]),
         constant_offsets=offsets,
-        constant_data=stored.read_segment(int(constants.get("segment_index", 0))) if offsets else b"",
-        version=int(stored.program["version"]),
+        constant_data=opened.stored.read_segment(int(constants.get("segment_index", 0))) if offsets else b"",
+        version=int(opened.stored.program["version"]),
     )
 
 
@@ -96,7 +97,7 @@ def _to_json(program: ProgramObject) -> dict[str, Any]:
 def _method_to_json(method: MethodObject) -> dict[str, Any]:
     functions = [
         {
-            "relocations": [[r.reference, r.module, r.matrix] for r in function.relocations],
+            "relocations": [[r.reference, r.target.module, r.target.part] for r in function.relocations],
             "embedded": [
                 [c.reference, c.key.dtype, c.key.padding_bits, c.key.sha256, base64.b64encode(c.data).decode()]
                 for c in function.embedded
@@ -107,7 +108,7 @@ def _method_to_json(method: MethodObject) -> dict[str, Any]:
     return {"kind": method.kind, "plan": method.plan, "functions": functions}
 
 
-def _method(entry: Mapping[str, Any], models: Sequence[Any], name: str) -> MethodObject:
+def _method(entry: Mapping[str, Any], models: Sequence[MilModel], name: str) -> MethodObject:
     functions = []
     for model, stored in zip(models, entry["functions"], strict=True):
         description = next((d for d in model.description.functions if d.name == name), None)
@@ -117,11 +118,15 @@ def _method(entry: Mapping[str, Any], models: Sequence[Any], name: str) -> Metho
             Function(
                 message=model.mlProgram.functions[name],
                 description=description,
-                relocations=tuple(Relocation(reference=n, module=m, matrix=x) for n, m, x in stored["relocations"]),
+                relocations=tuple(_relocation(*values) for values in stored["relocations"]),
                 embedded=tuple(_embedded(*values) for values in stored["embedded"]),
             )
         )
     return MethodObject(kind=entry["kind"], plan=entry["plan"], functions=tuple(functions))
+
+
+def _relocation(reference: int, module: str, part: str) -> Relocation:
+    return Relocation(reference=reference, target=SlotPart(module=module, part=part))
 
 
 def _embedded(reference: int, dtype: int, padding_bits: int, sha256: str, text: str) -> EmbeddedConstant:
@@ -130,7 +135,7 @@ def _embedded(reference: int, dtype: int, padding_bits: int, sha256: str, text: 
     return EmbeddedConstant(reference=reference, key=key, data=data)
 
 
-def _foundation(found: package.StoredPackage, model: Any, entry: Mapping[str, Any]) -> Foundation:
+def _foundation(found: package.StoredPackage, model: MilModel, entry: Mapping[str, Any]) -> PartitionFoundation:
     start = 0
     if entry["size"] > blobfile.ALIGNMENT:
         start, size = found.region(package.WEIGHTS)
@@ -140,8 +145,8 @@ def _foundation(found: package.StoredPackage, model: Any, entry: Mapping[str, An
     shell.CopyFrom(model)
     del shell.description.functions[:]
     shell.mlProgram.functions.clear()
-    blobs = (StoredBlob(offset=o, dtype=t, data_offset=d, size=s, padding_bits=p) for o, t, d, s, p in entry["blobs"])
-    return Foundation(
+    blobs = (MilBlob(offset=o, dtype=t, data_offset=d, size=s, padding_bits=p) for o, t, d, s, p in entry["blobs"])
+    return PartitionFoundation(
         path=found.program,
         start=start,
         size=entry["size"],
@@ -151,11 +156,18 @@ def _foundation(found: package.StoredPackage, model: Any, entry: Mapping[str, An
     )
 
 
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        data: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise BundleError(f"The template cannot be read: {error}", where=str(path)) from error
+        data: dict[str, Any] = json.loads(_read(path))
+    except ValueError as error:
+        raise _unreadable(path, error) from error
     if data.get("schema_version") != SCHEMA_VERSION:
         raise BundleError(
             f"The template has schema version {data.get('schema_version')}; this lora-core reads {SCHEMA_VERSION}",
@@ -163,6 +175,12 @@ def _read_json(path: Path) -> dict[str, Any]:
             remedy="Use the version of lora-core-coreml that wrote it, or export again.",
         )
     return data
+
+
+def _unreadable(path: Path, error: Exception) -> BundleError:
+    return BundleError(
+        f"The template cannot be read: {error}", where=str(path), remedy="Copy the whole bundle again, or export again."
+    )
 
 
 def _function_name(number: int, kind: str) -> str:

@@ -39,7 +39,14 @@ class StaticAttention:
     """The caches of one conversation, and the inputs that a method takes at a position."""
 
     def __init__(
-        self, tables: tuple[Array, Array], *, count: int, cache_len: int, heads: int, head_dim: int, dtype: Any
+        self,
+        tables: tuple[Array, Array],
+        *,
+        count: int,
+        cache_len: int,
+        heads: int,
+        head_dim: int,
+        dtype: np.dtype[Any],
     ) -> None:
         """`tables` are the cosines and sines of every position; `heads` is the number of key/value heads.
 
@@ -83,7 +90,7 @@ def _rows(table: Array, position: int, length: int) -> Array:
     return rows
 
 
-def _mask(length: int, cache_len: int, position: int, dtype: Any) -> Array:
+def _mask(length: int, cache_len: int, position: int, dtype: np.dtype[Any]) -> Array:
     """Return the additive mask: cached positions up to `position`, then causal within the call."""
     mask = np.full((1, length, cache_len + length), -np.inf, dtype)
     mask[:, :, :position] = 0

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from lora_core.errors import BundleError
+from lora_core.pte import Buffer, aligned
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,8 +30,6 @@ SENTINEL = 0xDEADBEEF
 FLOAT16, FLOAT32 = 1, 2
 _HEADER = struct.Struct("<II56x")
 _RECORD = struct.Struct("<IIQQQ32x")
-
-Buffer = bytes | memoryview | mmap.mmap
 
 
 @attrs.frozen(kw_only=True)
@@ -44,7 +43,7 @@ class BlobKey:
 
 
 @attrs.frozen(kw_only=True)
-class StoredBlob:
+class MilBlob:
     """A blob found at `offset` (of its record) in a blob file."""
 
     offset: int
@@ -58,10 +57,10 @@ class StoredBlob:
         """The first byte after the data."""
         return self.data_offset + self.size
 
-
-def aligned(position: int) -> int:
-    """Round `position` up to the next multiple of 64."""
-    return -(-position // ALIGNMENT) * ALIGNMENT
+    @property
+    def next_offset(self) -> int:
+        """Where the record of the next blob stands."""
+        return aligned(self.end, ALIGNMENT)
 
 
 def header(count: int) -> bytes:
@@ -69,25 +68,25 @@ def header(count: int) -> bytes:
     return _HEADER.pack(count, VERSION)
 
 
-def record(blob: StoredBlob) -> bytes:
+def record(blob: MilBlob) -> bytes:
     """Return the 64-byte record that stands before a blob's data."""
     return _RECORD.pack(SENTINEL, blob.dtype, blob.size, blob.data_offset, blob.padding_bits)
 
 
-def blob_at(buffer: Buffer, offset: int, *, where: str) -> StoredBlob:
+def blob_at(buffer: Buffer, offset: int, *, where: str) -> MilBlob:
     """Read the record at `offset`; raises `BundleError` if there is none."""
     if offset % ALIGNMENT or offset < ALIGNMENT or offset + ALIGNMENT > len(buffer):
         raise BundleError(f"Weight offset {offset} lies outside the blob file of {len(buffer)} bytes", where=where)
     sentinel, dtype, size, data_offset, padding_bits = _RECORD.unpack(buffer[offset : offset + ALIGNMENT])
     if sentinel != SENTINEL:
         raise BundleError(f"There is no weight record at offset {offset}", where=where)
-    blob = StoredBlob(offset=offset, dtype=dtype, data_offset=data_offset, size=size, padding_bits=padding_bits)
+    blob = MilBlob(offset=offset, dtype=dtype, data_offset=data_offset, size=size, padding_bits=padding_bits)
     if data_offset < offset + ALIGNMENT or blob.end > len(buffer):
         raise BundleError(f"The weight at offset {offset} points outside the blob file", where=where)
     return blob
 
 
-def key_of(buffer: Buffer, blob: StoredBlob) -> BlobKey:
+def key_of(buffer: Buffer, blob: MilBlob) -> BlobKey:
     """Hash a blob's stored bytes."""
     with memoryview(buffer) as view, view[blob.data_offset : blob.end] as data:
         digest = hashlib.sha256(data).hexdigest()

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from lora_core.errors import UnsupportedError
+from lora_core_coreml.storage.messages import Message, MilBlock, MilFunction, MilModel, MilOperation, MilReference
 
 WEIGHTS_NAME = "@model_path/weights/weight.bin"
 _ALIAS = "lora_core_coreml._coremltools_proto"
@@ -34,25 +35,25 @@ def proto() -> Any:
     return importlib.import_module(f"{_ALIAS}.Model_pb2")
 
 
-def new_model() -> Any:
+def new_model() -> MilModel:
     """Return an empty `CoreML.Specification.Model`."""
-    return proto().Model()
+    model: MilModel = proto().Model()
+    return model
 
 
-def parse_model(data: bytes) -> Any:
+def parse_model(data: bytes) -> MilModel:
     """Parse a serialized `CoreML.Specification.Model`."""
     model = new_model()
     model.ParseFromString(data)
     return model
 
 
-def serialize(message: Any) -> bytes:
+def serialize(message: Message) -> bytes:
     """Serialize with sorted map keys, so that equal messages have equal bytes."""
-    data: bytes = message.SerializeToString(deterministic=True)
-    return data
+    return message.SerializeToString(deterministic=True)
 
 
-def blob_references(function: Any) -> Iterator[tuple[str, Any]]:
+def blob_references(function: MilFunction) -> Iterator[tuple[str, MilReference]]:
     """Yield (constant's name, its `BlobFileValue`) for every reference of a function into the blob file, in order.
 
     A reference stands in an attribute of an operation (`const`), or in an inline argument (`constexpr_*`).
@@ -72,13 +73,13 @@ def blob_references(function: Any) -> Iterator[tuple[str, Any]]:
                         yield f"{name}.{key}", binding.value.blobFileValue
 
 
-def operations(function: Any) -> Iterator[Any]:
+def operations(function: MilFunction) -> Iterator[MilOperation]:
     """Yield the operations of a function, those of nested blocks included."""
     for block in _blocks(function):
         yield from block.operations
 
 
-def _blocks(function: Any) -> Iterator[Any]:
+def _blocks(function: MilFunction) -> Iterator[MilBlock]:
     pending = [function.block_specializations[function.opset]]
     while pending:
         block = pending.pop(0)

@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import attrs
 
@@ -109,7 +109,7 @@ def write(path: Path, program: Program, segments: Sequence[Segment]) -> str:
     return digest.hexdigest()
 
 
-def _emit(file: Any, digest: Any, chunks: Chunks) -> int:
+def _emit(file: BinaryIO, digest: hashlib._Hash, chunks: Chunks) -> int:
     size = 0
     for chunk in chunks:
         file.write(chunk)

@@ -13,6 +13,8 @@ import numpy.typing as npt
 from lora_core.errors import BundleError, UnsupportedError
 from lora_core_coreml.quiet import coremltools, quiet
 from lora_core_coreml.runtime.evaluation.operators import REFERENCES
+from lora_core_coreml.storage import mil
+from lora_core_coreml.storage.messages import MilModel
 
 Precision = Literal["float16", "float32"]
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -32,7 +34,7 @@ class EvaluatedFunction:
     keeps all intermediate results in float32 (weights stay what is stored). Real hardware lies between the two.
     """
 
-    def __init__(self, model: Any, name: str, weights: Path) -> None:
+    def __init__(self, model: MilModel, name: str, weights: Path) -> None:
         """Load function `name` of a model's protobuf; `weights` is the directory of its blob file.
 
         Raises `BundleError` if the stored function is not one that coremltools can load.
@@ -40,7 +42,7 @@ class EvaluatedFunction:
         ct = coremltools()
         from coremltools.converters.mil.frontend.milproto.load import load_mil_proto
 
-        program = type(model.mlProgram)()
+        program = mil.new_model().mlProgram
         program.version = model.mlProgram.version
         program.functions[name].CopyFrom(model.mlProgram.functions[name])
         ours = ct.proto.MIL_pb2.Program()

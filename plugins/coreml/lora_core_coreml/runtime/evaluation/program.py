@@ -14,6 +14,7 @@ import numpy.typing as npt
 from lora_core.errors import BundleError, UnsupportedError
 from lora_core_coreml.runtime.evaluation.function import EvaluatedFunction, Precision
 from lora_core_coreml.storage import mil, package, pte
+from lora_core_coreml.storage.messages import MilModel
 
 _MAGIC = b"CMJR"
 _NUMPY = {
@@ -37,7 +38,7 @@ class EvaluatedProgram:
         self._stored = pte.read(path)
         self._packages = {found.key: found for found in package.stored_packages(self._stored)}
         self._folder = tempfile.TemporaryDirectory(prefix="lora-core-coreml-")
-        self._models: dict[str, tuple[Any, Path, Mapping[str, Any]]] = {}
+        self._models: dict[str, tuple[MilModel, Path, Mapping[str, Any]]] = {}
         self._functions: dict[tuple[str, str], EvaluatedFunction] = {}
         self._plans = {plan["name"]: plan for plan in self._stored.program["execution_plan"]}
 
@@ -116,7 +117,7 @@ class EvaluatedProgram:
             self._functions[key, name] = EvaluatedFunction(model, name, weights)
         return self._functions[key, name], metadata["methods"][method]
 
-    def _model(self, key: str) -> tuple[Any, Path, Mapping[str, Any]]:
+    def _model(self, key: str) -> tuple[MilModel, Path, Mapping[str, Any]]:
         if key not in self._models:
             if key not in self._packages:
                 raise BundleError(f"The program has no package {key}", where=str(self._stored.path))

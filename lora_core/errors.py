@@ -24,7 +24,7 @@ import attrs
 
 
 class ExitCode(IntEnum):
-    """Process exit codes, as documented in `docs/cli.md`."""
+    """Process exit codes, as documented in `docs/reference/errors.md`."""
 
     OK = 0
     DEFECT = 1

@@ -3,10 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DOCS_VENV := build/docs-venv
+DOCS_STAMP := $(DOCS_VENV)/.installed
 MODEL := build/models/SmolLM2-135M-Instruct
 DISTRIBUTIONS := . plugins/xnnpack plugins/coreml plugins/qnn_sim
 
-.PHONY: help setup model demo lint types test test-fast test-processors clean-demo clean
+.PHONY: help setup model demo docs reference lint types test test-fast test-processors clean-demo clean
 
 help:
 	@echo "make setup       install everything into $(VENV)"
@@ -14,6 +16,8 @@ help:
 	@echo "make test        lint, types and all tests"
 	@echo "make test-fast   the tests that need no full-size model"
 	@echo "make test-processors  numbers and bytes as on other processors, and beside a busy machine"
+	@echo "make docs        build the documentation into build/site; no torch needed"
+	@echo "make reference   write the pages of docs/ that are made from the code"
 	@echo "make lint types  the parts of 'make test' before the tests"
 	@echo "make clean-demo  forget the demo's bundle, so that it exports again"
 	@echo "make clean       forget everything that was built (not $(VENV))"
@@ -37,6 +41,20 @@ $(MODEL)/config.json: | $(STAMP)
 
 demo: $(STAMP) $(MODEL)/config.json
 	@$(BIN)/python examples/demo.py --model $(MODEL) --output build/demo
+
+reference: $(STAMP)
+	@PYTHONPATH=tools $(BIN)/python -m refdocs
+
+$(DOCS_STAMP): requirements/docs.txt
+	@echo "==> Making $(DOCS_VENV)"
+	@$(PYTHON) -m venv $(DOCS_VENV)
+	@$(DOCS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements/docs.txt
+	@touch $@
+
+docs: $(DOCS_STAMP)
+	@echo "==> mkdocs"
+	@$(DOCS_VENV)/bin/mkdocs build --strict --quiet
+	@echo "Open build/site/index.html"
 
 lint: $(STAMP)
 	@echo "==> ruff"

@@ -38,6 +38,7 @@ PLUGINS = {
     "lora_core_coreml": ROOT / "plugins/coreml/lora_core_coreml",
     "lora_core_qnn_sim": ROOT / "plugins/qnn_sim/lora_core_qnn_sim",
     "lora_core_plain": ROOT / "examples/plugin/lora_core_plain",
+    "lora_core_mlx": ROOT / "examples/format_plugin/lora_core_mlx",
 }
 SKELETON = ("hooks", "options", "backend", "checks", "exporting", "linking", "quant", "sharing", "session")
 # XNNPACK has two layouts, which export and link each in a folder of its own.

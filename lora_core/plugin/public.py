@@ -21,6 +21,7 @@ PUBLIC: Mapping[str, str] = {
     "lora_core.pte": "the container of ExecuTorch programs",
     "lora_core.adapters.adapter": "adapters and their updates",
     "lora_core.adapters.format": "the interface of adapter formats",
+    "lora_core.adapters.ordering": "the order in which an adapter's updates stand",
     "lora_core.adapters.reference": "adapters as the command line and the library face refer to them",
     "lora_core.adapters.slots.choice": "adapters on their slot plans: what a backend links",
     "lora_core.adapters.slots.kinds": "slot kinds and their parts",
@@ -48,4 +49,5 @@ PUBLIC: Mapping[str, str] = {
     "lora_core.sharing.fingerprint": "the fingerprint of a foundation that is one file",
     "lora_core.sharing.proof": "whether the stored base is the recorded one, and stored once",
     "lora_core.testing.conformance": "the conformance kit",
+    "lora_core.testing.tiny": "tiny random checkpoints and adapters, for tests",
 }

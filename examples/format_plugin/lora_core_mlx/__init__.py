@@ -1,0 +1,1 @@
+"""An example adapter format: adapters as MLX-LM saves them."""

@@ -2,11 +2,18 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' lora_core/__init__.py)
+# Named by the version, so that another version is installed again and `importlib.metadata` tells it.
+STAMP := $(VENV)/.installed-$(VERSION)
+SETUP_LOG := build/setup.log
+DIST := dist
 MODEL := build/models/SmolLM2-135M-Instruct
 DISTRIBUTIONS := . plugins/xnnpack plugins/coreml plugins/qnn_sim
 
-.PHONY: help setup model demo lint types test test-fast clean-demo clean
+# $(call logged,COMMAND) sends what COMMAND says to the log; if it fails, its last lines without pip's warnings are shown.
+logged = $(1) >>$(SETUP_LOG) 2>&1 || { grep -v '^WARNING' $(SETUP_LOG) | tail -n 20; echo "make setup failed; all of it is in $(SETUP_LOG)"; exit 1; }
+
+.PHONY: help setup model demo lint types test test-fast test-packaging dist clean-demo clean
 
 help:
 	@echo "make setup       install everything into $(VENV)"
@@ -14,20 +21,23 @@ help:
 	@echo "make test        lint, types and all tests"
 	@echo "make test-fast   the tests that need no full-size model"
 	@echo "make lint types  the parts of 'make test' before the tests"
+	@echo "make dist        build wheels and sdists of every distribution into $(DIST), and check them"
+	@echo "make test-packaging  build them and use each in a new environment"
 	@echo "make clean-demo  forget the demo's bundle, so that it exports again"
 	@echo "make clean       forget everything that was built (not $(VENV))"
 
 setup: $(STAMP)
 
 $(STAMP): requirements/dev.txt requirements/runtime.txt pyproject.toml $(wildcard plugins/*/pyproject.toml)
-	@echo "==> Making $(VENV) (torch, executorch, coremltools, transformers: about 3 minutes)"
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "lora-core is proven on Python 3.11; this is " + sys.version)'
-	@$(PYTHON) -m venv $(VENV)
+	@mkdir -p $(dir $(SETUP_LOG)) && : >$(SETUP_LOG)
+	@echo "==> Making $(VENV) (torch, executorch, coremltools, transformers: about 3 minutes; log: $(SETUP_LOG))"
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13) and "The pinned dependencies have wheels for Python 3.11, 3.12 and 3.13; this is " + sys.version)'
+	@$(call logged,$(PYTHON) -m venv $(VENV))
 	@echo "==> Installing pinned dependencies"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements/dev.txt
-	@echo "==> Installing lora-core and its plugins"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(addprefix --editable ,$(DISTRIBUTIONS))
-	@touch $@
+	@$(call logged,$(BIN)/python -m pip install --disable-pip-version-check --requirement requirements/dev.txt)
+	@echo "==> Installing lora-core $(VERSION) and its plugins"
+	@$(call logged,$(BIN)/python -m pip install --disable-pip-version-check $(addprefix --editable ,$(DISTRIBUTIONS)))
+	@rm -f $(VENV)/.installed* && touch $@
 
 model: $(MODEL)/config.json
 
@@ -48,14 +58,25 @@ types: $(STAMP)
 
 test: lint types $(MODEL)/config.json
 	@echo "==> pytest (about 20 minutes on two cores)"
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not packaging"
 
 test-fast: lint types
 	@echo "==> pytest without full-size models"
-	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not full"
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not full and not packaging"
+
+dist: $(STAMP)
+	@rm -rf $(DIST)
+	@for project in $(DISTRIBUTIONS) examples/plugin; do \
+		$(BIN)/python -m build --no-isolation --outdir $(DIST) $$project || exit 1; \
+	done
+	@$(BIN)/python -m twine check --strict $(DIST)/*
+
+test-packaging: $(STAMP)
+	@echo "==> pytest of wheels and sdists, each in a new environment"
+	@$(BIN)/python -m pytest -m packaging tests/packaging
 
 clean-demo:
 	rm -rf build/demo
 
 clean:
-	rm -rf build
+	rm -rf build $(DIST)

@@ -7,6 +7,8 @@ VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' lora_core/__init__.py
 STAMP := $(VENV)/.installed-$(VERSION)
 SETUP_LOG := build/setup.log
 DIST := dist
+# Interpreters for `make test-packaging`, separated by spaces; none: that of $(VENV).
+PYTHONS :=
 MODEL := build/models/SmolLM2-135M-Instruct
 DISTRIBUTIONS := . plugins/xnnpack plugins/coreml plugins/qnn_sim
 
@@ -16,15 +18,15 @@ logged = $(1) >>$(SETUP_LOG) 2>&1 || { grep -v '^WARNING' $(SETUP_LOG) | tail -n
 .PHONY: help setup model demo lint types test test-fast test-packaging dist clean-demo clean
 
 help:
-	@echo "make setup       install everything into $(VENV)"
-	@echo "make demo        export SmolLM2 with real adapters, run it, show what is shared"
-	@echo "make test        lint, types and all tests"
-	@echo "make test-fast   the tests that need no full-size model"
-	@echo "make lint types  the parts of 'make test' before the tests"
-	@echo "make dist        build wheels and sdists of every distribution into $(DIST), and check them"
-	@echo "make test-packaging  build them and use each in a new environment"
-	@echo "make clean-demo  forget the demo's bundle, so that it exports again"
-	@echo "make clean       forget everything that was built (not $(VENV))"
+	@echo "make setup           install everything into $(VENV)"
+	@echo "make demo            export SmolLM2 with real adapters, run it, show what is shared"
+	@echo "make test            lint, types and all tests but 'make test-packaging'"
+	@echo "make test-fast       of 'make test' what needs no full-size model"
+	@echo "make lint types      the parts of 'make test' before the tests"
+	@echo "make dist            build wheels and sdists of every distribution into $(DIST), and check them"
+	@echo "make test-packaging  test what 'make dist' builds, used in new environments"
+	@echo "make clean-demo      forget the demo's bundle, so that it exports again"
+	@echo "make clean           forget everything that was built (not $(VENV))"
 
 setup: $(STAMP)
 
@@ -73,7 +75,7 @@ dist: $(STAMP)
 
 test-packaging: $(STAMP)
 	@echo "==> pytest of wheels and sdists, each in a new environment"
-	@$(BIN)/python -m pytest -m packaging tests/packaging
+	@PACKAGING_PYTHONS="$(PYTHONS)" $(BIN)/python -m pytest -m packaging tests/packaging
 
 clean-demo:
 	rm -rf build/demo

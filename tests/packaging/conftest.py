@@ -26,7 +26,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@pytest.fixture(scope="session", params=os.environ.get("PACKAGING_PYTHONS", sys.executable).split())
+@pytest.fixture(scope="session", params=os.environ.get("PACKAGING_PYTHONS", "").split() or [sys.executable])
 def installed(
     request: pytest.FixtureRequest, built: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[Distribution], Environment]:

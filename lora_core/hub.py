@@ -7,7 +7,6 @@ from functools import cached_property
 from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lora_core import __version__
 from lora_core.errors import LoraCoreError, PluginError, PolicyError, Problem, UsageError
 from lora_core.events import Event, Warned
 from lora_core.models.families import ModelFamily
@@ -18,6 +17,7 @@ from lora_core.plugin.offers import collect
 from lora_core.plugin.registry import Entry, Origin, Registry
 from lora_core.quant.policy import QuantPolicy
 from lora_core.specs import AdapterFormatSpec, BackendSpec, CommandSpec, ModelSourceSpec
+from lora_core.version import __version__
 
 if TYPE_CHECKING:
     from lora_core.adapters.format import AdapterFormat

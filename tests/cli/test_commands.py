@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from lora_core import __version__
 from tests.cli.shell import Shell
 
 
@@ -40,7 +41,7 @@ def test_backends_shows_what_is_installed_and_what_is_broken(shell: Shell) -> No
     (shell.sites[0] / "lora_core_plain").is_dir()
     facts = json.loads(shell.run("backends", "--json").out)
     plain = next(backend for backend in facts["backends"] if backend["name"] == "plain")
-    assert plain["distribution"] == "lora-core-plain 0.1.0"
+    assert plain["distribution"] == f"lora-core-plain {__version__}"
     assert plain["capabilities"] == ["export", "link"]
     assert plain["missing"] == []
 

@@ -102,7 +102,7 @@ class PluginHub:
                 raise PluginError(
                     f"The bundle was made by backend {name!r}, which no installed plugin offers",
                     where=str(bundle.path),
-                    remedy=f"Install the plugin that does, for example `pip install lora-core-{name.replace('_', '-')}`.",
+                    remedy=f"Install that plugin, for example `pip install lora-core-{name.replace('_', '-')}`.",
                 ) from error
         return self.backends[name]
 

@@ -2,37 +2,49 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' lora_core/version.py)
+# Named by the version, so that another version is installed again and `importlib.metadata` tells it.
+STAMP := $(VENV)/.installed-$(VERSION)
+SETUP_LOG := build/setup.log
+DIST := dist
+# Interpreters for `make test-packaging`, separated by spaces; none: that of $(VENV).
+PYTHONS :=
 DOCS_VENV := build/docs-venv
 DOCS_STAMP := $(DOCS_VENV)/.installed
 MODEL := build/models/SmolLM2-135M-Instruct
 DISTRIBUTIONS := . plugins/xnnpack plugins/coreml plugins/qnn_sim
 
-.PHONY: help setup model demo docs reference lint types test test-fast test-processors clean-demo clean
+# $(call logged,COMMAND) sends what COMMAND says to the log; if it fails, its last lines without pip's warnings are shown.
+logged = $(1) >>$(SETUP_LOG) 2>&1 || { grep -v '^WARNING' $(SETUP_LOG) | tail -n 20; echo "make setup failed; all of it is in $(SETUP_LOG)"; exit 1; }
+
+.PHONY: help setup model demo docs reference lint types test test-fast test-processors test-packaging dist clean-demo clean
 
 help:
-	@echo "make setup       install everything into $(VENV)"
-	@echo "make demo        export SmolLM2 with real adapters, run it, show what is shared"
-	@echo "make test        lint, types and all tests"
-	@echo "make test-fast   the tests that need no full-size model"
-	@echo "make test-processors  numbers and bytes as on other processors, and beside a busy machine"
-	@echo "make docs        build the documentation into build/site; no torch needed"
-	@echo "make reference   write the pages of docs/ that are made from the code"
-	@echo "make lint types  the parts of 'make test' before the tests"
-	@echo "make clean-demo  forget the demo's bundle, so that it exports again"
-	@echo "make clean       forget everything that was built (not $(VENV))"
+	@echo "make setup           install everything into $(VENV)"
+	@echo "make demo            export SmolLM2 with real adapters, run it, show what is shared"
+	@echo "make test            lint, types and all tests but 'make test-packaging'"
+	@echo "make test-fast       of 'make test' what needs no full-size model"
+	@echo "make lint types      the parts of 'make test' before the tests"
+	@echo "make dist            build wheels and sdists of every distribution into $(DIST), and check them"
+	@echo "make test-packaging  test what 'make dist' builds, used in new environments"
+	@echo "make test-processors numbers and bytes as on other processors, and beside a busy machine"
+	@echo "make docs            build the documentation into build/site; no torch needed"
+	@echo "make reference       write the pages of docs/ that are made from the code"
+	@echo "make clean-demo      forget the demo's bundle, so that it exports again"
+	@echo "make clean           forget everything that was built (not $(VENV))"
 
 setup: $(STAMP)
 
 $(STAMP): requirements/dev.txt requirements/runtime.txt pyproject.toml $(wildcard plugins/*/pyproject.toml)
-	@echo "==> Making $(VENV) (torch, executorch, coremltools, transformers: about 3 minutes)"
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "lora-core is proven on Python 3.11; this is " + sys.version)'
-	@$(PYTHON) -m venv $(VENV)
+	@mkdir -p $(dir $(SETUP_LOG)) && : >$(SETUP_LOG)
+	@echo "==> Making $(VENV) (torch, executorch, coremltools, transformers: about 3 minutes; log: $(SETUP_LOG))"
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13) and "The pinned dependencies have wheels for Python 3.11, 3.12 and 3.13; this is " + sys.version)'
+	@$(call logged,$(PYTHON) -m venv $(VENV))
 	@echo "==> Installing pinned dependencies"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements/dev.txt
-	@echo "==> Installing lora-core and its plugins"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(addprefix --editable ,$(DISTRIBUTIONS))
-	@touch $@
+	@$(call logged,$(BIN)/python -m pip install --disable-pip-version-check --requirement requirements/dev.txt)
+	@echo "==> Installing lora-core $(VERSION) and its plugins"
+	@$(call logged,$(BIN)/python -m pip install --disable-pip-version-check $(addprefix --editable ,$(DISTRIBUTIONS)))
+	@rm -f $(VENV)/.installed* && touch $@
 
 model: $(MODEL)/config.json
 
@@ -63,15 +75,26 @@ lint: $(STAMP)
 
 types: $(STAMP)
 	@echo "==> mypy (strict)"
-	@$(BIN)/mypy lora_core $(wildcard plugins/*/lora_core_*)
+	@$(BIN)/mypy lora_core tools/refdocs $(wildcard plugins/*/lora_core_*)
 
 test: lint types $(MODEL)/config.json
 	@echo "==> pytest (about 20 minutes on two cores)"
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not packaging"
 
 test-fast: lint types
 	@echo "==> pytest without full-size models"
-	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not full"
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not full and not packaging"
+
+dist: $(STAMP)
+	@rm -rf $(DIST)
+	@for project in $(DISTRIBUTIONS) examples/plugin; do \
+		$(BIN)/python -m build --no-isolation --outdir $(DIST) $$project || exit 1; \
+	done
+	@$(BIN)/python -m twine check --strict $(DIST)/*
+
+test-packaging: $(STAMP)
+	@echo "==> pytest of wheels and sdists, each in a new environment"
+	@PACKAGING_PYTHONS="$(PYTHONS)" $(BIN)/python -m pytest -m packaging tests/packaging
 
 test-processors: $(STAMP)
 	@echo "==> pytest under settings that imitate other processors (about 3 minutes)"
@@ -81,4 +104,4 @@ clean-demo:
 	rm -rf build/demo
 
 clean:
-	rm -rf build
+	rm -rf build $(DIST)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from lora_core import moved
 from lora_core.events import Emit, ignore
+from lora_core.version import __version__
 
 if TYPE_CHECKING:
     from lora_core.adapters.reference import AdapterReference
@@ -27,8 +28,7 @@ if TYPE_CHECKING:
 
 moved.install()
 
-__version__ = "0.1.0"
-__all__ = ["Adapters", "add", "bench", "export", "inspect", "open", "remove", "verify"]
+__all__ = ["Adapters", "__version__", "add", "bench", "export", "inspect", "open", "remove", "verify"]
 
 Adapters: TypeAlias = "Mapping[str, str | Path] | Sequence[AdapterReference]"
 """Directories by adapter name, or references (which can also be two files, a composite, or have a strength)."""

@@ -7,7 +7,6 @@ from functools import cached_property
 from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lora_core import __version__
 from lora_core.errors import LoraCoreError, PluginError, PolicyError, Problem, UsageError
 from lora_core.events import Event, Warned
 from lora_core.models.families import ModelFamily
@@ -18,10 +17,12 @@ from lora_core.plugin.offers import collect
 from lora_core.plugin.registry import Entry, Origin, Registry
 from lora_core.quant.policy import QuantPolicy
 from lora_core.specs import AdapterFormatSpec, BackendSpec, CommandSpec, ModelSourceSpec
+from lora_core.version import __version__
 
 if TYPE_CHECKING:
     from lora_core.adapters.format import AdapterFormat
     from lora_core.backend import Backend
+    from lora_core.bundle.bundle import Bundle
     from lora_core.models.base import ModelSource
 
 T = TypeVar("T")
@@ -88,6 +89,22 @@ class PluginHub:
         spec = entry.value
         made: Backend = loading.make(spec.target, Backend, f"backend {name!r}", entry.origin, remedy=spec.install_hint)
         return made
+
+    def spec_of(self, bundle: Bundle) -> BackendSpec:
+        """Return the descriptor of the backend that made `bundle`; raises `PluginError` if no plugin offers it."""
+        name = bundle.manifest.backend
+        if name not in self.backends:
+            try:
+                self.backends.entry(name)
+            except PluginError:  # there is a plugin for it, which is broken: that is what to say
+                raise
+            except LoraCoreError as error:
+                raise PluginError(
+                    f"The bundle was made by backend {name!r}, which no installed plugin offers",
+                    where=str(bundle.path),
+                    remedy=f"Install that plugin, for example `pip install lora-core-{name.replace('_', '-')}`.",
+                ) from error
+        return self.backends[name]
 
     def missing(self, name: str) -> tuple[Problem, ...]:
         """Return a problem for each distribution that backend `name` requires and does not find, or not so."""

@@ -62,6 +62,10 @@ class BackendCommand(Command):
             return Problem(what=what, remedy=self.remedy(owners))
         return Problem(what=f"{what}, which {ctx.meta[_BACKEND]!r} does not have")
 
+    def heading(self, backend: str) -> str:
+        """Return what stands above the options of `backend` in the help."""
+        return f"With --backend {backend}"
+
     def remedy(self, owners: Sequence[str]) -> str:
         """Return what to do about an option of backends `owners` where no backend was chosen."""
         return f"Say which with --backend {'|'.join(owners)}."
@@ -72,7 +76,7 @@ class BackendCommand(Command):
         for name, options in self._options_by_backend(_hub(ctx)):
             if not options:
                 continue
-            with formatter.section(f"With backend {name}"):
+            with formatter.section(self.heading(name)):
                 if isinstance(options, str):
                     formatter.write_text(options)
                 else:
@@ -126,6 +130,10 @@ class SessionCommand(BackendCommand):
     def options_class(self, hub: PluginHub, backend: str) -> type[Any] | None:
         """Return the session options of `backend`; of one that is not installed the command itself will say so."""
         return hub.session_options_class(backend) if backend in hub.backends else None
+
+    def heading(self, backend: str) -> str:
+        """Return what stands above the options of `backend` in the help."""
+        return f"With a bundle of {backend}"
 
     def remedy(self, owners: Sequence[str]) -> str:
         """Return what to do about an option where no bundle was named."""

@@ -59,7 +59,7 @@ class CommandGroup(click.Group):
 def _version_option() -> click.Option:
     def show(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
         if value:
-            from lora_core import __version__
+            from lora_core.version import __version__
 
             click.echo(f"lora-core {__version__}")
             ctx.exit()

@@ -28,7 +28,7 @@ def render(report: InspectReport, measured: Mapping[str, Mapping[str, Any]]) -> 
     """Return the page as HTML that loads nothing; `measured` are reports by kind (`verify`, `bench`)."""
     import jinja2  # not needed by anything else that inspect does
 
-    from lora_core import __version__
+    from lora_core.version import __version__
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),

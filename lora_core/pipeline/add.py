@@ -46,7 +46,7 @@ def add(
         raise UsageError(f"There must be at least one job, not {jobs}.")
     with change(path, emit) as changing:
         bundle = changing.bundle
-        spec = hub.backends[bundle.manifest.backend]
+        spec = hub.spec_of(bundle)
         backend = _linker(spec, hub)
         _check(bundle, spec, references)
         work = changing.out.parent / f"batches-{os.urandom(4).hex()}"

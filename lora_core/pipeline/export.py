@@ -124,7 +124,7 @@ def _announce(job: ExportJob, emit: Emit) -> None:
 
 
 def _manifest(name: str, job: ExportJob, written: Artifacts, out: Path) -> Manifest:
-    from lora_core import __version__
+    from lora_core.version import __version__
 
     tokenizer = _copy_tokenizer(job.model.tokenizer, out)
     return checked(

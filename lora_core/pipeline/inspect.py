@@ -85,7 +85,7 @@ def inspect(path: Path, *, emit: Emit, hub: PluginHub) -> InspectReport:
     """Report on the bundle at `path`; `lora_core.inspect` documents arguments and errors."""
     with stage(emit, "Inspect"):
         bundle = open_bundle(path, emit)
-        sharing = hub.backend(bundle.manifest.backend, check_requirements=False).sharing
+        sharing = hub.backend(hub.spec_of(bundle).name, check_requirements=False).sharing
         methods = [method.name for method in bundle.manifest.methods]
         report = SharingReport.from_blobs(sharing.blobs(bundle), methods)
         problems = (

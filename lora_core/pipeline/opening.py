@@ -16,6 +16,6 @@ if TYPE_CHECKING:
 def open_session(path: Path, options: Mapping[str, Any], *, hub: PluginHub) -> Session:
     """Open the bundle at `path`; `lora_core.open` documents arguments and errors."""
     bundle = open_bundle(path)
-    name = bundle.manifest.backend
+    name = hub.spec_of(bundle).name
     told = hub.session_options(name, options)
     return hub.backend(name).open(bundle, told)

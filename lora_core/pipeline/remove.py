@@ -38,7 +38,7 @@ def remove(path: Path, names: Sequence[str], *, emit: Emit, hub: PluginHub) -> B
         ]
         if unknown:
             raise UsageError(unknown)
-        backend = hub.backend(bundle.manifest.backend, check_requirements=False)
+        backend = hub.backend(hub.spec_of(bundle).name, check_requirements=False)
         rewritten = backend.unlink(bundle, wanted, changing.out, emit)
         manifest = _without(bundle.manifest, frozenset(wanted))
         if rewritten is not None:

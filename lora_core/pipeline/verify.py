@@ -51,14 +51,15 @@ def verify(
 ) -> VerifyReport:
     """Check the bundle at `path`; `lora_core.verify` documents arguments and errors."""
     bundle = open_bundle(path, emit)
-    backend = hub.backend(bundle.manifest.backend)
+    spec = hub.spec_of(bundle)
+    backend = hub.backend(spec.name)
     handle = open_model(model, hub, download=False)
     references = adapter_references(adapters)
     _refuse_strangers(bundle, references)
     read = read_adapters(references, handle.summary, adapter_formats(hub))
     given = {adapter.name: adapter for adapter in read if adapter.name in _names(bundle)}
-    told = hub.session_options(bundle.manifest.backend, settings.session)
-    limits = limits_for(bundle.manifest.policy, hub.backends[bundle.manifest.backend].limits)
+    told = hub.session_options(spec.name, settings.session)
+    limits = limits_for(bundle.manifest.policy, spec.limits)
     with stage(emit, "Check the files"):
         findings = tuple(_check_files(bundle, backend, handle, given))
     report = VerifyReport(bundle=bundle, limits=limits, settings=settings, findings=findings)

@@ -18,6 +18,7 @@ PUBLIC: Mapping[str, str] = {
     "lora_core.suggestions": "`did_you_mean`",
     "lora_core.layers": "layers and summary of a base model",
     "lora_core.tensors": "stored tensors, read on demand",
+    "lora_core.elementary": "powers, cosines and sines that are the same on every processor",
     "lora_core.pte": "the container of ExecuTorch programs",
     "lora_core.adapters.adapter": "adapters and their updates",
     "lora_core.adapters.format": "the interface of adapter formats",

@@ -20,8 +20,8 @@ def lora_core_register_backends():
 BACKEND = """
 import logging, os, time, warnings
 import attrs
-from lora_core.backend import Artifacts, Backend, Diagnosis
-from lora_core.bundle.bundle import Artifact, Method
+from lora_core.backend import Artifacts, Backend, Diagnosis, WrittenFile
+from lora_core.bundle.bundle import Method
 from lora_core.events import Noted, Warned, stage
 
 @attrs.frozen(kw_only=True)
@@ -59,8 +59,7 @@ class Acting(Backend):
             emit(Warned(message="mind the gap"))
         return Artifacts(
             foundation="0" * 64,
-            artifacts=(Artifact(path="foundation.bin", role="foundation", sha256="", size=0),),
-            adapters=(),
+            files=(WrittenFile(path="foundation.bin", role="foundation"),),
             methods=(Method(name="forward", program="foundation.bin"),),
         )
 """

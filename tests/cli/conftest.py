@@ -23,7 +23,6 @@ def inputs(tmp_path_factory: pytest.TempPathFactory, example_site: Path) -> Path
     write_tiny_checkpoint(root / "model")
     write_tiny_adapter(root / "adapters" / "alice", seed=1)
     write_tiny_adapter(root / "adapters" / "bob", seed=2)
-    write_tiny_adapter(root / "wide", seed=3, rank=16)
     export = ["export", "--backend", "plain", "--model", "model", "--adapter", "alice=adapters/alice", "-o", "bundle"]
     done = Shell(directory=root, sites=(example_site,)).run(*export)
     assert done.code == 0, done

@@ -168,7 +168,6 @@ WORDS: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
     "log below a file": (("inspect", "bundle", "--log-file", "model/config.json/log"), 7, ("model/config.json/log",)),
     "add to no bundle": (("add", "model", "--adapter", "bob=adapters/bob"), 3, ("model",)),
     "add to nothing": (("add", "bundel", "--adapter", "bob=adapters/bob"), 3, ("bundel",)),
-    "add beyond the plan": (("add", "bundle", "--adapter", "wide=wide"), 3, ("'wide'", "rank", "--max-rank")),
     "inspect nothing": (("inspect", "bundel"), 3, ("bundel",)),
     "run what cannot run": (("run", "bundle", "--prompt", "x"), 4, ("'plain' cannot run",)),
 }

@@ -57,7 +57,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "composite of strangers": ((*EXPORT, "--adapter", "mix=alice:0.5+bob:0.5"), ("'alice'", "'bob'", "2 problems")),
     "several bad adapters": (
-        (*EXPORT, "--adapter", "alice", "--adapter", "forward=x", "--adapter", "1=y"),
+        (*EXPORT, "--adapter", "alice", "--adapter", "base=x", "--adapter", "1=y"),
         ("3 problems",),
     ),
     "nothing to add": (("add", "bundle"), ("nothing to add", "--from-dir")),
@@ -69,7 +69,10 @@ REFUSED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "remove nothing": (("remove", "bundle"), ("NAMES",)),
     "run without a prompt": (("run", "bundle"), ("'--prompt'",)),
     "negative temperature": (("run", "bundle", "--prompt", "x", "--temperature", "-1"), ("--temperature",)),
-    "weight cache perhaps": (("run", "bundle", "--prompt", "x", "--weight-cache", "maybe"), ("'on', 'off'",)),
+    "session option of another backend": (
+        ("run", "bundle", "--prompt", "x", "--weight-cache", "on"),
+        ("--weight-cache is an option of backend 'xnnpack', which 'plain' does not have",),
+    ),
     "verify against nothing": (("verify", "bundle"), ("'--model'",)),
     "verify with a stranger": (
         ("verify", "bundle", "--model", "model", "--adapter", "alise=adapters/alice"),

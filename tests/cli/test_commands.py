@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from lora_core import __version__
 from tests.cli.shell import Shell
 
 
@@ -40,7 +41,7 @@ def test_backends_shows_what_is_installed_and_what_is_broken(shell: Shell) -> No
     (shell.sites[0] / "lora_core_plain").is_dir()
     facts = json.loads(shell.run("backends", "--json").out)
     plain = next(backend for backend in facts["backends"] if backend["name"] == "plain")
-    assert plain["distribution"] == "lora-core-plain 0.1.0"
+    assert plain["distribution"] == f"lora-core-plain {__version__}"
     assert plain["capabilities"] == ["export", "link"]
     assert plain["missing"] == []
 
@@ -92,3 +93,21 @@ def test_verify_fails_when_an_adapter_is_another_than_was_exported(shell: Shell)
     outcome = shell.run("verify", "bundle", "--model", "model", "--adapter", "alice=adapters/bob")
     assert outcome.code == 5, outcome
     assert "failed: 1 of" in outcome.out
+
+
+def test_targets_may_have_spaces_between_them(shell: Shell) -> None:
+    room = ("--max-rank", "2", "--targets", "q_proj, v_proj")
+    refused = shell.run("export", "--backend", "plain", "--model", "model", *room, "-o", "out")
+    # The example stores adapters as they are; that it says so, and nothing of a pattern, shows that the list was read.
+    assert "there is no room to reserve" in refused.err
+    exported = shell.run("export", "--backend", "qnn_sim", "--model", "model", *room, "-o", "out", "--context-len", "8")
+    assert exported.code == 0, exported
+    manifest = json.loads((shell.directory / "out" / "manifest.json").read_text("utf-8"))
+    assert {slot["module"].rpartition(".")[2] for slot in manifest["plans"][0]["slots"]} == {"q_proj", "v_proj"}
+
+
+def test_help_of_run_shows_what_sessions_of_every_backend_can_be_told(shell: Shell) -> None:
+    text = shell.run("run", "--help").out
+    common, _, of_backends = text.partition("With a bundle of")
+    assert "--weight-cache" not in common
+    assert "--weight-cache [on|off]" in of_backends

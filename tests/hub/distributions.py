@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from importlib.metadata import EntryPoint, MetadataPathFinder
 from pathlib import Path
 
+from lora_core import __version__
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "plugin"
 
 
@@ -28,9 +30,9 @@ def install(
 
 
 def install_example(site: Path) -> Path:
-    """Install `examples/plugin` into directory `site`, by what its pyproject says."""
+    """Install `examples/plugin` into directory `site`, by what its pyproject says, in lora-core's version."""
     project = tomllib.loads((EXAMPLE / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    install(site, project["name"], project["entry-points"]["lora_core"], {}, version=project["version"])
+    install(site, project["name"], project["entry-points"]["lora_core"], {}, version=__version__)
     shutil.copytree(EXAMPLE / "lora_core_plain", site / "lora_core_plain", ignore=shutil.ignore_patterns("__pycache__"))
     return site
 

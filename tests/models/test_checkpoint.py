@@ -71,15 +71,15 @@ def test_configuration_and_checkpoint_problems_come_together(llama_directory):
     (llama_directory / "model.safetensors").write_bytes(b"no safetensors")
     activation, unreadable = problems_of(llama_directory)
     assert "Activation 'relu' is not supported" in activation
-    assert "not a readable safetensors file" in unreadable
+    assert "The weights cannot be read" in unreadable
 
 
 def test_truncated_file_is_named(llama_directory):
     path = llama_directory / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-10])
     (problem,) = problems_of(llama_directory)
-    assert problem.endswith("(DIR/model.safetensors)")
-    assert "not a readable safetensors file" in problem
+    assert problem.startswith("The weights are cut short")
+    assert "(DIR/model.safetensors: " in problem
 
 
 def test_missing_shards_are_all_named(sharded):

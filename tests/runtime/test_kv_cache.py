@@ -17,7 +17,10 @@ def cache():
 
 
 def test_the_owner_goes_on(cache):
-    cache.check("a", 4, 4)
+    cache.check("a", 4, 3)
+    cache.wrote("a", 4, 3)
+    cache.check("a", 7, 1)
+    assert cache.filled == 7
 
 
 def test_the_owner_may_go_back_and_then_only_on_from_there(cache):

@@ -37,7 +37,7 @@ def _machine() -> dict[str, str]:
     import platform
     import tempfile
 
-    from lora_core import __version__
+    from lora_core.version import __version__
 
     return {
         "lora-core": __version__,

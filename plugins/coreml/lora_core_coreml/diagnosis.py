@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import platform
+
 from lora_core.backend import Diagnosis
 from lora_core.plugin import requirements
 from lora_core_coreml.hooks import COREML
-from lora_core_coreml.runtime.execution import can_execute
 
 
 def installed() -> dict[str, str]:
     """Return the versions of the distributions that decide a bundle's bytes; a missing one is left out."""
     versions = {name: requirements.installed(name) for name in ("lora-core-coreml", *COREML.requires)}
     return {name: version.partition("+")[0] for name, version in versions.items() if version is not None}
+
+
+def can_execute() -> bool:
+    """Say whether this machine has CoreML."""
+    return platform.system() == "Darwin"
 
 
 def diagnose() -> Diagnosis:

@@ -1,4 +1,4 @@
-"""A bundle opened: reference evaluation anywhere, the CoreML runtime on macOS."""
+"""A bundle opened: reference evaluation anywhere, the CoreML runtime on macOS if asked for."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from lora_core.bundle.bundle import Bundle
 from lora_core.errors import BundleError, UnsupportedError, UsageError
 from lora_core.runtime.kv_cache import KvCache
 from lora_core.runtime.session import Loaded, Session
+from lora_core_coreml.diagnosis import can_execute
 from lora_core_coreml.program.naming import ADAPTERS, Kind, kinds, method_name
 from lora_core_coreml.runtime.attention import Signature, StaticAttention
 from lora_core_coreml.runtime.evaluation.function import Precision
 from lora_core_coreml.runtime.evaluation.operators import REASONS
 from lora_core_coreml.runtime.evaluation.program import EvaluatedProgram
-from lora_core_coreml.runtime.execution import EXECUTION, ExecutedProgram, can_execute
+from lora_core_coreml.runtime.execution import EXECUTION, ExecutedProgram
 from lora_core_coreml.session_options import CoremlSessionOptions
 from lora_core_coreml.sharing import CoremlSharing
 

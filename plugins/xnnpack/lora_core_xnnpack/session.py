@@ -41,7 +41,7 @@ class XnnpackSession(Session):
             self._runtime._unsafe_reset_threadpool(self._options.threads)
         self._weight_cache = switch_weight_cache(self._options.weight_cache)
         self._packed = self._open_packed()
-        self._shelf = ProgramShelf(bundle, self._runtime, self._packed)
+        self._shelf = ProgramShelf(bundle, self._runtime, self._packed, share_arena=self._options.share_arena)
         self._methods: dict[str | None, LoadedMethod] = {}
         self._loads: dict[str | None, Loaded] = {}
         self._context_len: int | None = None

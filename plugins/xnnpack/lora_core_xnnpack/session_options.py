@@ -53,6 +53,16 @@ class XnnpackSessionOptions:
         validator=_is_count,
         metadata={"help": "Threads of the runtime, for the whole process; 0: the runtime decides."},
     )
+    share_arena: bool = attrs.field(
+        default=True,
+        converter=_switch,
+        validator=_is_switch,
+        metadata={
+            "help": "With --packed-cache: let all methods of a program share one KV cache and one set of activations, "
+            "by a flag inside ExecuTorch's own object, which its Python interface does not offer.",
+            "choices": ("on", "off"),
+        },
+    )
     packed_cache: Path | None = attrs.field(
         default=None,
         converter=_directory,

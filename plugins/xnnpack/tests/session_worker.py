@@ -226,7 +226,7 @@ def arenas(programs: Path, directory: str) -> dict[str, Any]:
         return loud(tokens[4:5], 4)
 
     in_memory = open_program.ArenaProgram(*files)
-    in_file = open_program.PackedProgram(*files, Path(directory) / "some.packed")
+    in_file = open_program.PackedProgram(*files, Path(directory) / "some.packed", share_arena=True)
     alone = open_program.ArenaProgram(*files).load("loud")
     expected = last_logits(in_memory)
     return {

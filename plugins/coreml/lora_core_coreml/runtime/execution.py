@@ -1,11 +1,11 @@
 """A stored program on CoreML itself, through ExecuTorch's runtime: macOS only.
 
-Written against ExecuTorch 1.5.1's Python API and not run yet: the project's tests run on Linux, which has no CoreML.
+Written against ExecuTorch 1.5.1's Python API and not run yet: the project's tests run on Linux, which has no CoreML. So
+a session takes it only if its option `execute` asks for it.
 """
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,6 @@ from lora_core_coreml.runtime.evaluation.function import Precision
 from lora_core_coreml.runtime.evaluation.program import EvaluatedProgram
 
 EXECUTION = "CoreML through ExecuTorch's runtime"
-
-
-def can_execute() -> bool:
-    """Say whether this machine has CoreML."""
-    return platform.system() == "Darwin"
 
 
 class ExecutedProgram(EvaluatedProgram):

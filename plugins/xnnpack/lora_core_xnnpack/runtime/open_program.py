@@ -79,10 +79,10 @@ class PackedProgram(OpenProgram):
     arena where the runtime lets itself be told that too, else each has its own.
     """
 
-    def __init__(self, runtime: ModuleType, program: Path, data: Path, packed: Path) -> None:
+    def __init__(self, runtime: ModuleType, program: Path, data: Path, packed: Path, *, share_arena: bool) -> None:
         self._module = runtime._load_for_executorch(str(program), str(data))
         load_with_text_option(self._module, runtime_library(), PACKED_CACHE_PATH, str(packed))
-        self.shares_arena = share_arenas(self._module, runtime_library())
+        self.shares_arena = share_arena and share_arenas(self._module, runtime_library())
 
     def names(self) -> set[str]:
         """Return the names of all methods."""
@@ -101,13 +101,17 @@ class PackedProgram(OpenProgram):
         return int(self._module.run_method(name, ())[0])
 
 
-def open_program(runtime: ModuleType, program: Path, data: Path, packed: PackedCache | None) -> OpenProgram:
-    """Open `program` with the foundation `data`; with packed weights in a file if there is one to use."""
+def open_program(
+    runtime: ModuleType, program: Path, data: Path, packed: PackedCache | None, *, share_arena: bool
+) -> OpenProgram:
+    """Open `program` with the foundation `data`; with packed weights in a file if there is one to use, its methods then
+    in one arena if `share_arena`.
+    """
     path = packed.path if packed is not None else None
     if packed is None or path is None:
         return ArenaProgram(runtime, program, data)
     try:
-        return PackedProgram(runtime, program, data, path)
+        return PackedProgram(runtime, program, data, path, share_arena=share_arena)
     except OptionError as error:
         packed.give_up(str(error))
         return ArenaProgram(runtime, program, data)

@@ -22,10 +22,13 @@ FORWARD = "forward"
 class ProgramShelf:
     """The programs that a session has opened, each once; methods of one program share its memory."""
 
-    def __init__(self, bundle: Bundle, runtime: ModuleType, packed: PackedCache | None) -> None:
+    def __init__(
+        self, bundle: Bundle, runtime: ModuleType, packed: PackedCache | None, *, share_arena: bool = True
+    ) -> None:
         self._bundle = bundle
         self._runtime = runtime
         self._packed = packed
+        self._share_arena = share_arena
         self._programs: dict[str, OpenProgram] = {}
 
     def load(self, method: Method) -> LoadedMethod:
@@ -36,7 +39,9 @@ class ProgramShelf:
                 loaded = self._load(method)
         else:
             with self._program_file(method) as path, _blamed(path, foundation):
-                self._programs[method.program] = open_program(self._runtime, path, foundation, self._packed)
+                self._programs[method.program] = open_program(
+                    self._runtime, path, foundation, self._packed, share_arena=self._share_arena
+                )
                 loaded = self._load(method)
         drop_pages(foundation)
         return loaded

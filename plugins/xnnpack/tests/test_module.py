@@ -1,0 +1,64 @@
+"""A caller's own module: its parameters may be called anything, and what cannot be traced is its own error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from lora_core_xnnpack.artifacts import FOUNDATION_FILE
+from lora_core_xnnpack.files.data_file import stored_blobs
+from safetensors.numpy import load_file, save_file
+
+import lora_core
+from lora_core.errors import ModelError
+from lora_core.models.module import ModuleModel
+from lora_core.testing.tiny import TINY_LLAMA, write_tiny_adapter
+
+WIDTH = TINY_LLAMA["hidden_size"]
+
+
+class Block(torch.nn.Module):
+    """A module whose own layers are called as LoRA's matrices are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lora_a = torch.nn.Linear(WIDTH, WIDTH, bias=False)
+        self.q_proj = torch.nn.Linear(WIDTH, WIDTH, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.q_proj(torch.relu(self.lora_a(x)))
+
+
+class Branching(Block):
+    """A module that `torch.export` cannot trace."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) if x.sum() > 0 else x
+
+
+def handle(module: torch.nn.Module) -> ModuleModel:
+    return ModuleModel(module=module.eval(), example_args=(torch.ones(1, WIDTH),), name="block")
+
+
+def adapter(directory: Path) -> Path:
+    """Write an adapter for `q_proj`, under the name that the module gives it."""
+    write_tiny_adapter(directory, seed=1, targets=("q_proj",), config={**TINY_LLAMA, "num_hidden_layers": 1})
+    file = directory / "adapter_model.safetensors"
+    save_file({name.replace("model.layers.0.self_attn.", ""): each for name, each in load_file(file).items()}, file)
+    return directory
+
+
+def test_a_base_parameter_called_lora_a_stays_the_bases(tmp_path: Path) -> None:
+    bundle = lora_core.export(
+        handle(Block()), adapters={"one": adapter(tmp_path / "one")}, backend="xnnpack", out=tmp_path / "bundle"
+    )
+    foundation = bundle.path / FOUNDATION_FILE
+    assert [blob.size for blob in stored_blobs(foundation.read_bytes(), foundation)] == [4 * WIDTH * WIDTH] * 2
+    assert lora_core.inspect(bundle).passed
+
+
+def test_a_module_that_cannot_be_traced_is_the_models_error_with_torchs_reason(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"torch\.export cannot trace model 'block'"):
+        lora_core.export(handle(Branching()), backend="xnnpack", out=tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()

@@ -17,7 +17,7 @@ DISTRIBUTIONS := . plugins/xnnpack plugins/coreml plugins/qnn_sim
 # $(call logged,COMMAND) sends what COMMAND says to the log; if it fails, its last lines without pip's warnings are shown.
 logged = $(1) >>$(SETUP_LOG) 2>&1 || { grep -v '^WARNING' $(SETUP_LOG) | tail -n 20; echo "make setup failed; all of it is in $(SETUP_LOG)"; exit 1; }
 
-.PHONY: help setup model demo docs reference lint types test test-fast test-processors test-packaging dist clean-demo clean
+.PHONY: help setup model demo docs reference changelog lint types test test-fast test-processors test-packaging dist clean-demo clean
 
 help:
 	@echo "make setup           install everything into $(VENV)"
@@ -30,6 +30,7 @@ help:
 	@echo "make test-processors numbers and bytes as on other processors, and beside a busy machine"
 	@echo "make docs            build the documentation into build/site; no torch needed"
 	@echo "make reference       write the pages of docs/ that are made from the code"
+	@echo "make changelog       move the fragments of changes/ into CHANGELOG.md"
 	@echo "make clean-demo      forget the demo's bundle, so that it exports again"
 	@echo "make clean           forget everything that was built (not $(VENV))"
 
@@ -56,6 +57,9 @@ demo: $(STAMP) $(MODEL)/config.json
 
 reference: $(STAMP)
 	@PYTHONPATH=tools $(BIN)/python -m refdocs
+
+changelog: $(STAMP)
+	@$(BIN)/python tools/changelog.py
 
 $(DOCS_STAMP): requirements/docs.txt
 	@echo "==> Making $(DOCS_VENV)"

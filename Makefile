@@ -68,8 +68,8 @@ $(DOCS_STAMP): requirements/docs.txt
 	@touch $@
 
 docs: $(DOCS_STAMP)
-	@echo "==> mkdocs"
-	@$(DOCS_VENV)/bin/mkdocs build --strict --quiet
+	@echo "==> Sphinx (warnings are errors)"
+	@PYTHONPATH=tools $(DOCS_VENV)/bin/python -m docsite
 	@echo "Open build/site/index.html"
 
 lint: $(STAMP)
@@ -79,7 +79,7 @@ lint: $(STAMP)
 
 types: $(STAMP)
 	@echo "==> mypy (strict)"
-	@$(BIN)/mypy lora_core tools/refdocs $(wildcard plugins/*/lora_core_*)
+	@$(BIN)/mypy lora_core tools/refdocs tools/docsite $(wildcard plugins/*/lora_core_*)
 
 test: lint types $(MODEL)/config.json
 	@echo "==> pytest (about 20 minutes on two cores)"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
+from docsite.navigation import NAVIGATION
+from docsite.staging import within
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
@@ -63,3 +65,15 @@ def test_the_index_leads_to_every_page() -> None:
 
 def test_the_readme_is_one_screen() -> None:
     assert len((ROOT / "README.md").read_text("utf-8").splitlines()) < 75
+
+
+def test_the_site_shows_every_page() -> None:
+    shown = [page for pages in NAVIGATION.values() for page in pages if page != "reference/api/index"]
+    there = [str(page.relative_to(ROOT / "docs").with_suffix("")) for page in (ROOT / "docs").rglob("*.md")]
+    assert sorted(shown) == sorted(page for page in there if page != "index")
+
+
+def test_the_site_keeps_of_links_out_of_docs_their_text_alone() -> None:
+    page = "[a](../../examples/plugin) [b](../cli.md#export) [c](other.md) [d](https://example.org)"
+    kept = "a [b](../cli.md#export) [c](other.md) [d](https://example.org)"
+    assert within(page, PurePosixPath("how-to")) == kept

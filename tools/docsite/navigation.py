@@ -1,0 +1,36 @@
+"""What the site's navigation shows, and in which order. A page that is missing here fails the build."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+NAVIGATION: Mapping[str, Sequence[str]] = {
+    "Tutorials": ("tutorial/backend", "tutorial/running", "tutorial/adapter-format"),
+    "How to": (
+        "how-to/own-module",
+        "how-to/many-adapters",
+        "how-to/sharing-proof",
+        "how-to/quantize",
+        "how-to/ship-a-plugin",
+        "how-to/test-on-other-processors",
+        "how-to/release",
+    ),
+    "Reference": (
+        "reference/cli",
+        "reference/cli-help",
+        "reference/options",
+        "reference/verify",
+        "reference/bundle-format",
+        "reference/manifest",
+        "reference/errors",
+        "reference/events",
+        "reference/plugins",
+        "reference/hooks",
+        "reference/descriptors",
+        "reference/backend",
+        "reference/public-modules",
+        "reference/dependencies",
+        "reference/api/index",
+    ),
+    "Explanation": ("architecture", "explanation/xnnpack", "explanation/coreml", "explanation/qnn_sim", "benchmarks"),
+}

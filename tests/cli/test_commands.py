@@ -100,7 +100,9 @@ def test_targets_may_have_spaces_between_them(shell: Shell) -> None:
     refused = shell.run("export", "--backend", "plain", "--model", "model", *room, "-o", "out")
     # The example stores adapters as they are; that it says so, and nothing of a pattern, shows that the list was read.
     assert "there is no room to reserve" in refused.err
-    exported = shell.run("export", "--backend", "qnn_sim", "--model", "model", *room, "-o", "out", "--context-len", "8")
+    exported = shell.run(
+        "export", "--backend", "qnn_sim", "--model", "model", *room, "-o", "out", "--context-len", "32"
+    )
     assert exported.code == 0, exported
     manifest = json.loads((shell.directory / "out" / "manifest.json").read_text("utf-8"))
     assert {slot["module"].rpartition(".")[2] for slot in manifest["plans"][0]["slots"]} == {"q_proj", "v_proj"}

@@ -82,7 +82,7 @@ def test_verify_checks_the_files_where_nothing_can_be_run(shell: Shell) -> None:
     words = ("verify", "bundle", "--model", "model", "--adapter", "alice=adapters/alice", "--json")
     outcome = shell.run(*words)
     assert outcome.code == 4, outcome
-    states = {(each["check"], each["subject"]): each["state"] for each in json.loads(outcome.out)["findings"]}
+    states = {(each["check"], each["subject"]): each["outcome"] for each in json.loads(outcome.out)["findings"]}
     assert states["hashes", "bundle"] == "passed"
     assert states["digest", "alice"] == "passed"
     assert states["runs", "forward"] == "unchecked"

@@ -25,6 +25,8 @@ RANK = 12
 """The largest rank of any adapter of the kit."""
 ADAPTERS = ("alice", "bob", "carol", "mix")
 CONTEXT_LEN = 32
+SCALE, EMBEDDING_SCALE = 0.08, 0.25
+"""Of the weights: a smooth model, so that 4 bits, which hurt small random models most, keep to their limits."""
 MLP = ("gate_proj", "up_proj", "down_proj")
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 
@@ -33,8 +35,8 @@ ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 class Materials:
     """Files below `root`, made when they are first asked for. Several backends can share them.
 
-    - alice: an odd rank (3) on q and v, alpha three times that;
-    - bob: a rank beyond 8 (12) on the MLP, alpha half of that, rank-stabilized (rsLoRA);
+    - alice: an odd rank (3) on q and v;
+    - bob: a rank beyond 8 (12) on the MLP, rank-stabilized (rsLoRA);
     - carol: other ranks and alphas in some layers, all four layers of the attention, at one and a half of her strength;
     - mix: a composite of alice and carol, one of them taken away.
     """
@@ -44,7 +46,11 @@ class Materials:
     def model(self, seed: int = 0) -> Path:
         """Return the directory of the tiny model, or with another seed, of a different one of its shape."""
         directory = self.root / f"seed-{seed}" / "tiny"
-        return directory if directory.exists() else write_tiny_checkpoint(directory, seed=seed)
+        return (
+            directory
+            if directory.exists()
+            else write_tiny_checkpoint(directory, seed=seed, scale=SCALE, embedding_scale=EMBEDDING_SCALE)
+        )
 
     def model_elsewhere(self) -> Path:
         """Return a copy of the tiny model in another place."""
@@ -129,7 +135,7 @@ class Materials:
 
 
 def _write_alice(directory: Path) -> None:
-    write_tiny_adapter(directory, seed=1, rank=3, alpha=9, targets=("q_proj", "v_proj"))
+    write_tiny_adapter(directory, seed=1, rank=3, alpha=5, targets=("q_proj", "v_proj"))
 
 
 def _write_bob(directory: Path) -> None:
@@ -141,10 +147,10 @@ def _write_carol(directory: Path) -> None:
         directory,
         seed=3,
         rank=2,
-        alpha=5,
+        alpha=3,
         targets=ATTENTION,
         rank_pattern={"layers.1.self_attn.q_proj": 7, "o_proj": 5},
-        alpha_pattern={"layers.0.self_attn.k_proj": 1, "layers.1.self_attn.q_proj": 14},
+        alpha_pattern={"layers.0.self_attn.k_proj": 1, "layers.1.self_attn.q_proj": 8},
     )
 
 

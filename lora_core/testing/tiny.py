@@ -54,14 +54,24 @@ def linear_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
     return {f"model.layers.{layer}.{name}": shape for layer in layers for name, shape in block.items()}
 
 
-def write_tiny_checkpoint(directory: Path, *, seed: int = 0, config: Mapping[str, Any] = TINY_LLAMA) -> Path:
-    """Write a random Llama checkpoint in Hugging Face layout into `directory` (made if missing) and return it."""
+def write_tiny_checkpoint(
+    directory: Path,
+    *,
+    seed: int = 0,
+    scale: float = 0.2,
+    embedding_scale: float = 1.0,
+    config: Mapping[str, Any] = TINY_LLAMA,
+) -> Path:
+    """Write a random Llama checkpoint in Hugging Face layout into `directory` (made if missing) and return it.
+
+    The scales are the standard deviations of linear weights and of the embedding.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(seed)
     hidden = config["hidden_size"]
-    tensors = {"model.embed_tokens.weight": _random(generator, config["vocab_size"], hidden, scale=1.0)}
+    tensors = {"model.embed_tokens.weight": _random(generator, config["vocab_size"], hidden, scale=embedding_scale)}
     for name, shape in linear_shapes(config).items():
-        tensors[f"{name}.weight"] = _random(generator, *shape)
+        tensors[f"{name}.weight"] = _random(generator, *shape, scale=scale)
     for layer in range(config["num_hidden_layers"]):
         for norm in ("input_layernorm", "post_attention_layernorm"):
             tensors[f"model.layers.{layer}.{norm}.weight"] = 1 + _random(generator, hidden, scale=0.1)

@@ -62,9 +62,12 @@ class Decoder:
         shared = self.heads // self.kv_heads  # each key and value head serves this many query heads
         keys, values = (np.repeat(each[layer][:, :end], shared, axis=0) for each in (cache.keys, cache.values))
         scores = self.rotate(query, position) @ keys.swapaxes(1, 2) / np.float32(self.head_size) ** np.float32(0.5)
-        future = np.arange(end) > np.arange(position, end)[:, None]
-        mixed = softmax(np.where(future, -np.inf, scores)) @ values
+        mixed = softmax(np.where(self.hidden(position, end), -np.inf, scores)) @ values
         return self.linear(f"{name}.o_proj", mixed.swapaxes(0, 1).reshape(count, -1), lora)
+
+    def hidden(self, position, end):
+        """Return which positions each token from `position` on does not see: those behind it."""
+        return np.arange(end) > np.arange(position, end)[:, None]
 
     def mlp(self, name, x, lora):
         gate = self.linear(f"{name}.gate_proj", x, lora)

@@ -9,6 +9,7 @@ from pathlib import Path
 import attrs
 import numpy as np
 
+from lora_core.bundle.paths import MANIFEST
 from lora_core.errors import LoraCoreError, PluginError, UnsupportedError, UsageError
 from lora_core.runtime.session import Loaded
 from lora_core.testing.check import Check, expect_refusal, runs
@@ -107,7 +108,6 @@ def bundles_are_whole(workshop: Workshop) -> None:
         expected = {name: np.array(session.step(name, text[:6], 0), copy=True) for name in names}
     moved = attrs.evolve(bundle, path=workshop.copy(bundle))
     away = bundle.path.with_name("away")
-    before = file_hashes(moved.path)
     bundle.path.rename(away)
     try:
         with workshop.materials.taken_away(), workshop.opened(moved) as session:
@@ -119,9 +119,12 @@ def bundles_are_whole(workshop: Workshop) -> None:
         raise Broken(f"Elsewhere, and without the model, the bundle does not run: {error}") from error
     finally:
         _put_back(away, bundle.path)
-    found_files = hash_differences(before, file_hashes(moved.path))
-    if found_files:
-        raise Broken(f"Running changes the bundle: {', '.join(found_files)}")
+    listed = {artifact.path: artifact.sha256 for artifact in bundle.manifest.artifacts}
+    changed = hash_differences(
+        listed, {name: each for name, each in file_hashes(moved.path).items() if name != MANIFEST}
+    )
+    if changed:
+        raise Broken(f"Running changes the bundle: {', '.join(changed)}")
 
 
 def nothing_is_printed_to_stdout(workshop: Workshop) -> None:

@@ -27,8 +27,8 @@ OVERHEAD = 16 * 1024
 """Bytes, compressed, that a file may hold beside its blobs: headers, a graph. The tiny base in 4 bits has twice that,
 and weights do not compress.
 """
-OVERHEAD_SHARE = 0.1
-"""As much more, as a share of what the file's blobs hold."""
+OVERHEAD_OF_A_BLOB = 128
+"""As many more for each blob of the file: its name and place."""
 NEEDLE = 64
 
 
@@ -86,7 +86,7 @@ def bytes_are_accounted_for(workshop: Workshop) -> None:
                 continue
             mine = [blob for blob in blobs if blob.file == artifact.path]
             rest = _rest(bundle.file(artifact).read_bytes(), mine)
-            allowed = OVERHEAD + OVERHEAD_SHARE * sum(blob.size for blob in mine)
+            allowed = OVERHEAD + OVERHEAD_OF_A_BLOB * len(mine)
             weight = len(zlib.compress(rest))
             if weight > allowed:
                 what = f"{artifact.path} holds {len(rest)} bytes ({weight} compressed) that no blob reports"
@@ -106,6 +106,16 @@ def policy_is_what_is_stored(workshop: Workshop) -> None:
         found = sum(places.values())
         if found > (needed + plain) / 2:
             raise Broken(f"With policy {policy}, the base has {found} bytes; quantized it needs about {needed}")
+
+
+def embedding_is_quantized(workshop: Workshop) -> None:
+    """Export with an embedding of 8 bits: its float32 bytes must be nowhere."""
+    bundle = workshop.export((), embedding="8,0")
+    (embedding,) = (each for each in bundle.manifest.base.layers if each.kind == "embedding")
+    needle = workshop.materials.base[f"{embedding.name}.weight"].tobytes()[:NEEDLE]
+    for artifact in bundle.manifest.artifacts:
+        if needle in bundle.file(artifact).read_bytes():
+            raise Broken(f"An embedding of 8 bits was asked for, and {artifact.path} holds it in float32")
 
 
 def weights_are_plain(workshop: Workshop) -> None:
@@ -236,6 +246,12 @@ CHECKS = (
         run=bytes_are_accounted_for,
     ),
     Check(id="quantized", claim="What a policy quantizes is stored so.", run=policy_is_what_is_stored),
+    Check(
+        id="embedding-quantized",
+        claim="A quantized embedding is stored so.",
+        run=embedding_is_quantized,
+        applies=lambda workshop: workshop.spec.embeddings,
+    ),
     Check(
         id="weights-plain",
         claim="What a policy leaves alone is stored in float32, byte for byte.",

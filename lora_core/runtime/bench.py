@@ -132,7 +132,10 @@ def bench(
 def _tokens(session: Session, settings: BenchSettings) -> list[int]:
     vocabulary = session.bundle.manifest.base.vocab_size
     if vocabulary is None:
-        raise UsageError("The bundle does not say how large its vocabulary is, so there are no tokens to measure with")
+        raise UsageError(
+            "The bundle does not say how large its vocabulary is, so there are no tokens to measure with",
+            remedy="Export a module of your own with ModuleModel(vocab_size=...).",
+        )
     count = settings.prompt_tokens + settings.decode_tokens
     if count > context_len(session):
         raise UsageError(

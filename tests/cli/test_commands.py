@@ -45,6 +45,14 @@ def test_backends_shows_what_is_installed_and_what_is_broken(shell: Shell) -> No
     assert plain["missing"] == []
 
 
+def test_backends_and_doctor_list_adapter_formats(shell: Shell) -> None:
+    assert "PEFT" in shell.run("backends").out
+    (peft,) = json.loads(shell.run("backends", "--json").out)["adapter_formats"]
+    assert peft["name"] == "peft"
+    assert peft["distribution"].startswith("lora-core ")
+    assert "adapter formats: peft (lora-core " in shell.run("doctor").out
+
+
 def test_doctor_reports_every_backend(shell: Shell) -> None:
     facts = json.loads(shell.run("doctor", "--json").out)
     assert facts["backends"]["plain"]["problems"] == []

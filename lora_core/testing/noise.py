@@ -8,6 +8,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
+from typing import Any
 
 import attrs
 
@@ -20,41 +21,59 @@ class Noise:
     stderr: str = ""
 
 
-@contextmanager
-def listening(noise: Noise) -> Iterator[None]:
-    """Add to `noise` what the block writes, in place of writing it."""
-    with ExitStack() as stack:
-        files = [stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")) for _ in "12"]
-        _flush()
-        for descriptor, file in zip((1, 2), files, strict=True):
+class Listening:
+    """While open, what is written goes to `noise` in place of where it was going."""
+
+    def __init__(self, noise: Noise) -> None:
+        self._noise = noise
+        self._files: list[Any] = []
+        self._diverted = ExitStack()
+
+    def __enter__(self) -> Listening:
+        # Two files that the descriptors share with Python's own streams.
+        self._files = [tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") for _ in "12"]  # noqa: SIM115
+        self._divert()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._restore()
+        texts = []
+        for file in self._files:
+            file.seek(0)
+            texts.append(file.read())
+            file.close()
+        self._noise.stdout += texts[0]
+        self._noise.stderr += texts[1]
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Let the block write where it wants to."""
+        self._restore()
+        try:
+            yield
+        finally:
+            self._divert()
+
+    def _divert(self) -> None:
+        _flush(sys.stdout, sys.stderr)
+        for descriptor, file in zip((1, 2), self._files, strict=True):
             kept = os.dup(descriptor)
             os.dup2(file.fileno(), descriptor)
-            stack.callback(os.close, kept)
-            stack.callback(os.dup2, kept, descriptor)
-        # Where sys.stdout is not the descriptor (pytest), print goes another way.
-        with redirect_stdout(files[0]), redirect_stderr(files[1]), _unshown_warnings():
-            try:
-                yield
-            finally:
-                _flush()
-                for file in files:
-                    file.flush()
-                    file.seek(0)
-                noise.stdout += files[0].read()
-                noise.stderr += files[1].read()
+            self._diverted.callback(os.close, kept)
+            self._diverted.callback(os.dup2, kept, descriptor)
+        # Where sys.stdout does not lead to the descriptor (under pytest), print goes another way.
+        self._diverted.enter_context(redirect_stdout(self._files[0]))
+        self._diverted.enter_context(redirect_stderr(self._files[1]))
+        show = warnings.showwarning
+        self._diverted.callback(setattr, warnings, "showwarning", show)
+        warnings.showwarning = lambda *_args, **_named: None
+
+    def _restore(self) -> None:
+        _flush(*self._files)
+        self._diverted.close()
 
 
-@contextmanager
-def _unshown_warnings() -> Iterator[None]:
-    show = warnings.showwarning
-    warnings.showwarning = lambda *_args, **_named: None
-    try:
-        yield
-    finally:
-        warnings.showwarning = show
-
-
-def _flush() -> None:
-    for stream in (sys.stdout, sys.stderr):
+def _flush(*streams: Any) -> None:
+    for stream in streams:
         with suppress(OSError, ValueError):
             stream.flush()

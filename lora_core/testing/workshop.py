@@ -19,7 +19,7 @@ from lora_core.events import Emit, Event, ignore
 from lora_core.hub import PluginHub
 from lora_core.specs import BackendSpec
 from lora_core.testing.materials import ADAPTERS, RANK, Materials
-from lora_core.testing.noise import Noise, listening
+from lora_core.testing.noise import Listening, Noise
 from lora_core.testing.verdict import Broken, Unchecked
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ class Workshop:
     """What was printed, by what was done."""
     _made: dict[tuple[object, ...], Any] = attrs.field(factory=dict, init=False)
     _copies: int = attrs.field(default=0, init=False)
+    _listening: Listening | None = attrs.field(default=None, init=False)
 
     @property
     def backend(self) -> Backend:
@@ -103,7 +104,7 @@ class Workshop:
         room = {"max_rank": RANK, "targets": "all-linear"} if self.spec.slot_plans else {}
 
         def both(event: Event) -> None:
-            self.emit(event)
+            self.tell(event)
             emit(event)
 
         with self.heard("export"):
@@ -123,7 +124,7 @@ class Workshop:
         """Add the kit's adapters `names` to a bundle of the workshop's."""
         with self.heard("add"):
             references = [self.materials.adapter(name) for name in names]
-            return lora_core.add(bundle, references, emit=self.emit, hub=self.hub)
+            return lora_core.add(bundle, references, emit=self.tell, hub=self.hub)
 
     def blobs(self, bundle: Bundle) -> list[Blob]:
         """Return the blobs that the backend reports of one of the kit's bundles."""
@@ -159,8 +160,19 @@ class Workshop:
     @contextmanager
     def heard(self, activity: str) -> Iterator[None]:
         """Keep what the block prints in `noise`."""
-        with listening(self.noise.setdefault(activity, Noise())):
-            yield
+        with Listening(self.noise.setdefault(activity, Noise())) as self._listening:
+            try:
+                yield
+            finally:
+                self._listening = None
+
+    def tell(self, event: Event) -> None:
+        """Hand `event` on to `emit`, which may print: that is no noise."""
+        if self._listening is None:
+            self.emit(event)
+            return
+        with self._listening.paused():
+            self.emit(event)
 
     def once(self, *key: object, make: Callable[[], T]) -> T:
         """Return what `make` gives, made once for `key`. A failure is kept too: nobody waits for it twice."""

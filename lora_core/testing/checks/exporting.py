@@ -135,13 +135,16 @@ def _foundation(bundle: Bundle) -> tuple[str, tuple[tuple[str, str], ...]]:
 
 
 def _own_words(workshop: Workshop) -> Iterator[tuple[str, str]]:
-    yield str(workshop.materials.root), "where the model lay"
-    yield str(workshop.root), "where the bundle was made"
-    yield str(Path.cwd()), "the working directory"
-    yield str(Path.home()), "the user's directory"
-    yield tempfile.gettempdir() + os.sep, "the directory of temporary files"
-    if len(platform.node()) > 5:
-        yield platform.node(), "this machine's name"
+    words = {
+        str(workshop.materials.root): "where the model lay",
+        str(workshop.root): "where the bundle was made",
+        str(Path.cwd()): "the working directory",
+        str(Path.home()): "the user's directory",
+        tempfile.gettempdir() + os.sep: "the directory of temporary files",
+        platform.node(): "this machine's name",
+    }
+    # Shorter ones stand in any file by chance.
+    return ((word, what) for word, what in words.items() if len(word) > 4)
 
 
 CHECKS = (

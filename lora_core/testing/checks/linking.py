@@ -34,11 +34,11 @@ def adding_is_exporting(workshop: Workshop) -> None:
 def removing_undoes_adding(workshop: Workshop) -> None:
     """Remove all adapters in two steps and compare with a bundle that never had any."""
     path = workshop.copy(workshop.full())
-    lora_core.remove(path, ADAPTERS[1:3], emit=workshop.emit, hub=workshop.hub)
+    lora_core.remove(path, ADAPTERS[1:3], emit=workshop.tell, hub=workshop.hub)
     left = [each.name for each in lora_core.inspect(path, hub=workshop.hub).bundle.manifest.adapters]
     if sorted(left) != sorted({*ADAPTERS} - {*ADAPTERS[1:3]}):
         raise Broken(f"After two adapters were removed, there are {', '.join(left) or 'none'}")
-    lora_core.remove(path, left, emit=workshop.emit, hub=workshop.hub)
+    lora_core.remove(path, left, emit=workshop.tell, hub=workshop.hub)
     found = differences(workshop.bare().path, path)
     if found:
         raise Broken(f"After all adapters were removed, the bundle is not as if it never had any: {', '.join(found)}")
@@ -52,7 +52,7 @@ def every_tensor_counts(workshop: Workshop) -> None:
         names = {tensor: f"changed{index}" for index, tensor in enumerate(changed)}
         references = [AdapterReference(name=names[tensor], directory=path) for tensor, path in changed.items()]
         path = workshop.copy(workshop.bare())
-        bundle = lora_core.add(path, [plain, *references], emit=workshop.emit, hub=workshop.hub)
+        bundle = lora_core.add(path, [plain, *references], emit=workshop.tell, hub=workshop.hub)
         original = _stored(workshop, bundle, plain.name)
         unused = [tensor for tensor, other in names.items() if _stored(workshop, bundle, other) == original]
         if unused:
@@ -92,7 +92,7 @@ def own_names_are_reserved(workshop: Workshop) -> None:
         if name_problem(word, workshop.spec.reserved) is not None:
             continue
         try:
-            added = lora_core.add(workshop.copy(bare), {word: directory}, emit=workshop.emit, hub=workshop.hub)
+            added = lora_core.add(workshop.copy(bare), {word: directory}, emit=workshop.tell, hub=workshop.hub)
         except LoraCoreError as error:
             raise Broken(f"An adapter called {word!r} is not refused by the descriptor, and fails: {error}") from error
         if {*manifest.artifacts, *manifest.methods} - {*added.manifest.artifacts, *added.manifest.methods}:
@@ -106,7 +106,7 @@ def undeclared_linking_is_refused(workshop: Workshop) -> None:
     bundle = workshop.bare()
     expect_refusal(
         UnsupportedError,
-        lambda: workshop.backend.link(bundle, (), out, workshop.emit),
+        lambda: workshop.backend.link(bundle, (), out, workshop.tell),
         "`link`, which is not declared,",
     )
 

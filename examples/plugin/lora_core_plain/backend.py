@@ -6,6 +6,7 @@ from safetensors.numpy import save
 
 from lora_core.backend import Artifacts, Backend, Diagnosis, WrittenFile
 from lora_core.bundle.bundle import Method
+from lora_core.errors import Problem
 from lora_core.events import stage
 from lora_core_plain.sharing import PlainSharing
 
@@ -19,7 +20,9 @@ class PlainBackend(Backend):
         return Diagnosis()
 
     def check(self, job):
-        return []
+        # Policies by name are refused by the core, but callers can hand in one of their own.
+        parts = [part for part in ("linear", "output", "embedding", "lora") if getattr(job.policy, part) is not None]
+        return [Problem(what=f"Policy {job.policy.name!r} quantizes {part}, and nothing is here") for part in parts]
 
     def export(self, job, out, emit):
         with stage(emit, "Store the base"):

@@ -54,7 +54,7 @@ class Row:
     further: dict[str, int]
     peak: int
 
-    def as_dict(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return plain data, with what either adapter added."""
         return attrs.asdict(self) | {"added": _more(self.base, self.both), "then": _more(self.both, self.further)}
 
@@ -213,7 +213,7 @@ def run(chosen: argparse.Namespace) -> None:
             if not chosen.export_only:
                 add_further(bundle, work / "adapter-2")
                 for row in rows(work, bundle, policy, layout):
-                    record(results, "rows", f"{name}, {row.sharing}", row.as_dict())
+                    record(results, "rows", f"{name}, {row.sharing}", row.to_json())
     order = [f"{p}, {layout}, {s}" for p in POLICIES for layout in LAYOUTS for s in SHARINGS]
     found = read_results(results)["rows"]
     print(table([found[name] for name in order if name in found], adapter_bytes))

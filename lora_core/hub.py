@@ -82,12 +82,20 @@ class PluginHub:
         Raises `UsageError` for an unknown name and `PluginError` for a broken plugin or a missing requirement.
         """
         from lora_core.backend import Backend
+        from lora_core.runtime.session import Session
 
         entry = self.backends.entry(name)
         if check_requirements and (problems := self.missing(name)):
             raise PluginError(problems)
         spec = entry.value
-        made: Backend = loading.make(spec.target, Backend, f"backend {name!r}", entry.origin, remedy=spec.install_hint)
+        made: Backend = loading.make(
+            spec.target,
+            Backend,
+            f"backend {name!r}",
+            entry.origin,
+            remedy=spec.install_hint,
+            gives={"open": Session},
+        )
         return made
 
     def spec_of(self, bundle: Bundle) -> BackendSpec:

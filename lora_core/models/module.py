@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +24,15 @@ if TYPE_CHECKING:
 class ModuleModel(ModelHandle):
     """Any `nn.Module` with what `torch.export.export` needs to trace it.
 
-    Its layers are all `nn.Linear` and `nn.Embedding` modules, named by their paths. A linear layer whose weight is an
-    embedding's is its output head. `output` names the output head otherwise (None: there is none that adapters leave
-    out). The module must be float32 and stays as it is: what is quantized, wrapped and lowered is a copy of its
-    structure that shares its weights.
+    Its layers are all `nn.Linear` and `nn.Embedding` modules, named by their paths. Adapters were trained on the module
+    that a wrapper holds: `prefix` is the beginning of paths that their names lack (`inner` for a wrapper that keeps it
+    as `self.inner`), or `rename` gives for each path the name that adapters use. A linear layer whose weight is an
+    embedding's is its output head. `output` names the output head otherwise, as adapters do (None: there is none that
+    adapters leave out). The module must be float32 and stays as it is: what is quantized, wrapped and lowered is a copy
+    of its structure that shares its weights.
+
+    A module that takes tokens can be run, verified and measured if it is known how many there are: `vocab_size` (None:
+    the output head says it), how many fit, `context_len`, and which of them end a text, `eos_ids`.
     """
 
     module: torch.nn.Module
@@ -37,17 +42,36 @@ class ModuleModel(ModelHandle):
     metadata: Mapping[str, Any] = attrs.field(factory=dict)
     name: str = "module"
     output: str | None = None
+    prefix: str = ""
+    rename: Callable[[str], str] | None = None
+    vocab_size: int | None = None
+    context_len: int | None = None
+    eos_ids: tuple[int, ...] = ()
     tokenizer_files: TokenizerFiles | None = None
+
+    def __attrs_post_init__(self) -> None:
+        names = [self._name(path) for path, _ in self.module.named_modules()]
+        repeated = sorted({name for name in names if name and names.count(name) > 1})
+        if repeated:
+            raise ModelError(f"Several modules are called {', '.join(repeated)}.", remedy="Correct `rename`.")
+        if self.prefix and not any(path == self.prefix.rstrip(".") for path, _ in self.module.named_modules()):
+            has = ", ".join(name for name, _ in self.module.named_children()) or "none"
+            raise ModelError(f"The module has no module {self.prefix!r}.", remedy=f"Its own modules are: {has}.")
 
     @property
     def summary(self) -> ModelSummary:
         """Facts about the module: its layers and module names."""
+        layers = tuple(layer for _, layer in self._layers())
+        heads = [layer.out_features for layer in layers if layer.is_output]
         return ModelSummary(
             name=self.name,
             family="module",
-            layers=tuple(self._layers()),
-            module_names=tuple(name for name, _ in self.module.named_modules() if name),
+            layers=layers,
+            module_names=tuple(name for path, _ in self.module.named_modules() if (name := self._name(path))),
             identities=(self.name,),
+            context_len=self.context_len,
+            vocab_size=self.vocab_size if self.vocab_size is not None or not heads else heads[0],
+            eos_ids=self.eos_ids,
         )
 
     @property
@@ -57,7 +81,12 @@ class ModuleModel(ModelHandle):
 
     def tensors(self) -> Mapping[str, LazyTensor]:
         """Return the module's parameters by name, each once: a tied layer's weight is that of the embedding."""
-        return {name: ModuleTensor(name=name, parameter=each) for name, each in self.module.named_parameters()}
+        found = {}
+        for path, parameter in self.module.named_parameters():
+            module, _, last = path.rpartition(".")
+            name = f"{self._name(module)}.{last}".lstrip(".")
+            found[name] = ModuleTensor(name=name, parameter=parameter)
+        return found
 
     def load(self, options: ModelOptions) -> BaseModel:  # noqa: ARG002 - the caller's module is as it is
         """Return the module in eval mode and without gradients; `options` cannot change it.
@@ -68,34 +97,46 @@ class ModuleModel(ModelHandle):
         return BaseModel(
             summary=self.summary,
             module=_shared_copy(self.module).eval(),
-            paths={layer.name: layer.name for layer in self._layers()},
+            paths={layer.name: path for path, layer in self._layers()},
             example_args=self.example_args,
             example_kwargs=dict(self.example_kwargs),
             dynamic_shapes=self.dynamic_shapes,
             metadata=dict(self.metadata),
         )
 
-    def _layers(self) -> Iterator[LayerInfo]:
+    def _name(self, path: str) -> str:
+        """Return what adapters call the module at `path`; nothing for the module itself and what holds it."""
+        if self.rename is not None and path:
+            path = self.rename(path)
+        prefix = self.prefix.rstrip(".")
+        if prefix and (path == prefix or path.startswith(f"{prefix}.")):
+            return path[len(prefix) + 1 :]
+        return path
+
+    def _layers(self) -> Iterator[tuple[str, LayerInfo]]:
+        """Yield every layer with its path."""
         import torch  # the caller's module has imported it already
 
         embeddings: dict[int, str] = {}
         for name, layer in self.module.named_modules():
             if isinstance(layer, torch.nn.Embedding):
-                embeddings[id(layer.weight)] = name
-        for name, layer in self.module.named_modules():
+                embeddings[id(layer.weight)] = self._name(name)
+        for path, layer in self.module.named_modules():
+            name = self._name(path)
             if isinstance(layer, torch.nn.Embedding):
-                yield LayerInfo(
+                embedding = LayerInfo(
                     name=name,
                     kind="embedding",
                     in_features=layer.num_embeddings,
                     out_features=layer.embedding_dim,
                 )
+                yield path, embedding
             # nn.MultiheadAttention reads the weight of its out_proj and never calls it: nothing can be attached there.
             elif isinstance(layer, torch.nn.Linear) and not isinstance(
                 layer, torch.nn.modules.linear.NonDynamicallyQuantizableLinear
             ):
                 tied_to = embeddings.get(id(layer.weight))
-                yield LayerInfo(
+                linear = LayerInfo(
                     name=name,
                     kind="linear",
                     in_features=layer.in_features,
@@ -104,6 +145,7 @@ class ModuleModel(ModelHandle):
                     is_output=tied_to is not None or name == self.output,
                     tied_to=tied_to,
                 )
+                yield path, linear
 
 
 @attrs.frozen(kw_only=True)

@@ -35,12 +35,16 @@ if TYPE_CHECKING:
     from lora_core.hub import PluginHub
 
 
+CHECK_STAGE = "Check"
+"""The stage that ends when neither the core nor the backend has anything against the request."""
+
+
 def export(request: ExportRequest, out: Path, *, force: bool, emit: Emit, hub: PluginHub) -> Bundle:
     """Write a bundle; `lora_core.export` documents arguments and errors."""
     complaints = Complaints()
     refused = refusal(out.resolve(), force=force)
     complaints.add(BundleError, refused.problems if refused is not None else ())
-    with stage(emit, "Check"):
+    with stage(emit, CHECK_STAGE):
         job, maker = _prepare(request, hub, complaints)
     _announce(job, emit)
     with creation(out, emit, force=force) as made:

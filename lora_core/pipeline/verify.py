@@ -23,7 +23,7 @@ from lora_core.sharing.blobs import Blob
 from lora_core.suggestions import did_you_mean
 from lora_core.verification import files, stored
 from lora_core.verification.choosing import make_reference
-from lora_core.verification.finding import Finding, State, found, unchecked
+from lora_core.verification.finding import Finding, found, unchecked
 from lora_core.verification.measuring import Bench
 from lora_core.verification.prompts import make_prompts
 from lora_core.verification.verify_report import VerifyReport, VerifySettings
@@ -82,7 +82,7 @@ def _check_files(bundle: Bundle, backend: Backend, handle: ModelHandle, given: M
         files.foundation(bundle, backend.sharing.fingerprint(bundle)),
         files.same_model(bundle, handle.summary),
     ]
-    damaged = any(each.state is State.FAILED for each in findings)
+    damaged = any(each.failed for each in findings)
     try:
         blobs: list[Blob] = list(backend.sharing.blobs(bundle))
     except LoraCoreError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
@@ -23,10 +24,19 @@ def load(target: str, what: str, origin: Origin, *, remedy: str = "") -> Any:
         return getattr(import_module(module), name)
 
 
-def make(target: str, interface: type[Any], what: str, origin: Origin, *, remedy: str = "") -> Any:
+def make(
+    target: str,
+    interface: type[Any],
+    what: str,
+    origin: Origin,
+    *,
+    remedy: str = "",
+    gives: Mapping[str, type[Any]] | None = None,
+) -> Any:
     """Return an instance of the class that `target` names, made without arguments; it must derive from `interface`.
 
-    What its methods raise later names the plugin too (see `guarded`).
+    What its methods raise later names the plugin too, and so do the methods of what those in `gives` return (see
+    `guarded`).
     """
     cls = load(target, what, origin, remedy=remedy)
     if not isinstance(cls, type) or not issubclass(cls, interface):
@@ -34,4 +44,4 @@ def make(target: str, interface: type[Any], what: str, origin: Origin, *, remedy
             f"The {what} of {origin} is {target!r}, which is not a {interface.__module__}.{interface.__name__}"
         )
     with blaming(f"making of {what}", origin, remedy=remedy):
-        return guarded(cls, interface, what, origin)()
+        return guarded(cls, interface, what, origin, gives)()

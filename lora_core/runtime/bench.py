@@ -50,7 +50,7 @@ class MethodSpeed:
         """Further tokens in a second."""
         return 1 / self.step_seconds
 
-    def as_dict(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return plain data for JSON."""
         return {
             **attrs.asdict(self),
@@ -84,7 +84,7 @@ class BenchReport:
     methods: tuple[MethodSpeed, ...]
     switch: SwitchCost | None
 
-    def as_dict(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return plain data for JSON."""
         switch = self.switch and {**attrs.asdict(self.switch), "seconds": self.switch.seconds}
         return {
@@ -92,8 +92,8 @@ class BenchReport:
             "facts": dict(self.facts),
             "memory_before": attrs.asdict(self.before),
             "loads": [attrs.asdict(load) for load in self.loads],
-            "base_alone": self.base_alone.as_dict(),
-            "methods": [method.as_dict() for method in self.methods],
+            "base_alone": self.base_alone.to_json(),
+            "methods": [method.to_json() for method in self.methods],
             "switch": switch,
         }
 
@@ -132,7 +132,10 @@ def bench(
 def _tokens(session: Session, settings: BenchSettings) -> list[int]:
     vocabulary = session.bundle.manifest.base.vocab_size
     if vocabulary is None:
-        raise UsageError("The bundle does not say how large its vocabulary is, so there are no tokens to measure with")
+        raise UsageError(
+            "The bundle does not say how large its vocabulary is, so there are no tokens to measure with",
+            remedy="Export a module of your own with ModuleModel(vocab_size=...).",
+        )
     count = settings.prompt_tokens + settings.decode_tokens
     if count > context_len(session):
         raise UsageError(

@@ -32,7 +32,7 @@ class Answer:
         steps = self.generation.decode_steps
         return steps / self.generation.decode_seconds if steps else None
 
-    def as_dict(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return plain data for JSON."""
         return {
             "adapter": self.adapter,
@@ -53,11 +53,11 @@ class RunReport:
     answers: tuple[Answer, ...]
     facts: Mapping[str, Any]
 
-    def as_dict(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return plain data for JSON."""
         return {
             "facts": dict(self.facts),
             "memory_before": attrs.asdict(self.before),
             "loads": [attrs.asdict(load) for load in self.loads],
-            "answers": [answer.as_dict() for answer in self.answers],
+            "answers": [answer.to_json() for answer in self.answers],
         }

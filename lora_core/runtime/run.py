@@ -71,9 +71,14 @@ def run(
 
 def context_len(session: Session) -> int:
     """Return how many tokens the programs of `session` can hold; raises `BundleError` if nothing says so."""
-    length = session.facts.get("context_len", session.bundle.manifest.options.get("max_context_len"))
-    if not isinstance(length, int):
-        raise BundleError("Nothing says how many tokens the programs can hold", where="manifest.json: options")
+    manifest = session.bundle.manifest
+    told = (session.facts.get("context_len"), manifest.options.get("max_context_len"))
+    # A caller's module is as it is, whatever options an export was given.
+    asked = (manifest.base.context_len, *told) if manifest.base.family == "module" else told
+    length = next((each for each in asked if isinstance(each, int)), None)
+    if length is None:
+        remedy = "Export a module of your own with ModuleModel(context_len=...)."
+        raise BundleError("Nothing says how many tokens the programs can hold", where="manifest.json", remedy=remedy)
     return length
 
 

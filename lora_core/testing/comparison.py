@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
-from lora_core.testing.check import Broken
+
+def differences(expected: Path, found: Path) -> list[str]:
+    """Return how the files of two directories differ; nothing if they are the same with the same bytes."""
+    return hash_differences(file_hashes(expected), file_hashes(found))
 
 
-def expect_same_files(expected: Path, found: Path, what: str) -> None:
-    """Raise `Broken` unless two directories hold the same files with the same bytes; `what` says which they are."""
-    one, other = file_hashes(expected), file_hashes(found)
-    differences = [
-        *(f"{name} is missing" for name in sorted(set(one) - set(other))),
-        *(f"{name} is too many" for name in sorted(set(other) - set(one))),
-        *(f"{name} differs" for name in sorted(set(one) & set(other)) if one[name] != other[name]),
+def hash_differences(expected: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
+    """Return how two sets of files, hashes by relative path, differ."""
+    return [
+        *(f"{name} is missing" for name in sorted(set(expected) - set(found))),
+        *(f"{name} is too many" for name in sorted(set(found) - set(expected))),
+        *(f"{name} differs" for name in sorted(set(expected) & set(found)) if expected[name] != found[name]),
     ]
-    if differences:
-        raise Broken(f"{what}: {', '.join(differences)}")
 
 
 def file_hashes(directory: Path) -> dict[str, str]:

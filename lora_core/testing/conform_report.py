@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from typing import Any
 
 import attrs
 
-
-class Outcome(Enum):
-    """How a check ended. `UNAVAILABLE`: this machine cannot show it; it says why, and it is not a pass."""
-
-    PASSED = "passed"
-    FAILED = "failed"
-    UNAVAILABLE = "unavailable"
+from lora_core.outcome import Outcome
 
 
 @attrs.frozen(kw_only=True)
 class Result:
-    """One check: what was claimed, how it ended, and why if it did not hold."""
+    """One check: what was claimed, how it ended, and why if it did not hold.
 
-    name: str
+    `gap` is the reason why the caller lists the check as a known gap, if it does: such a result stands in nobody's way.
+    """
+
+    id: str
     claim: str
     outcome: Outcome
     detail: str = ""
+    gap: str = ""
     seconds: float = 0.0
+
+    @property
+    def stands(self) -> bool:
+        """True if the claim holds, or is known not to."""
+        return self.outcome is Outcome.PASSED or bool(self.gap)
 
 
 @attrs.frozen(kw_only=True)
@@ -38,15 +40,25 @@ class ConformanceReport:
 
     @property
     def passed(self) -> bool:
-        """True if no check failed."""
-        return not self.failures
+        """True if every check ran and held, known gaps apart. A check that could not be made is no pass."""
+        return all(result.stands for result in self.results)
 
     @property
     def failures(self) -> tuple[Result, ...]:
-        """The checks that failed."""
-        return tuple(result for result in self.results if result.outcome is Outcome.FAILED)
+        """The checks that failed, known gaps apart."""
+        return tuple(each for each in self.results if each.outcome is Outcome.FAILED and not each.stands)
 
-    def as_dict(self) -> dict[str, Any]:
+    @property
+    def unchecked(self) -> tuple[Result, ...]:
+        """The checks that this machine cannot make, known gaps apart."""
+        return tuple(each for each in self.results if each.outcome is Outcome.UNCHECKED and not each.stands)
+
+    def __str__(self) -> str:
+        """Say what does not hold, a line for each check: what an assertion shows."""
+        lines = [f"{each.id}: {each.outcome.value}: {each.detail}" for each in self.results if not each.stands]
+        return "\n".join((f"{self.backend} {'conforms' if self.passed else 'does not conform'}", *lines))
+
+    def to_json(self) -> dict[str, Any]:
         """Return the report as plain data."""
         return {
             "backend": self.backend,

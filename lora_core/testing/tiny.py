@@ -54,14 +54,24 @@ def linear_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
     return {f"model.layers.{layer}.{name}": shape for layer in layers for name, shape in block.items()}
 
 
-def write_tiny_checkpoint(directory: Path, *, seed: int = 0, config: Mapping[str, Any] = TINY_LLAMA) -> Path:
-    """Write a random Llama checkpoint in Hugging Face layout into `directory` (made if missing) and return it."""
+def write_tiny_checkpoint(
+    directory: Path,
+    *,
+    seed: int = 0,
+    scale: float = 0.2,
+    embedding_scale: float = 1.0,
+    config: Mapping[str, Any] = TINY_LLAMA,
+) -> Path:
+    """Write a random Llama checkpoint in Hugging Face layout into `directory` (made if missing) and return it.
+
+    The scales are the standard deviations of linear weights and of the embedding.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(seed)
     hidden = config["hidden_size"]
-    tensors = {"model.embed_tokens.weight": _random(generator, config["vocab_size"], hidden, scale=1.0)}
+    tensors = {"model.embed_tokens.weight": _random(generator, config["vocab_size"], hidden, scale=embedding_scale)}
     for name, shape in linear_shapes(config).items():
-        tensors[f"{name}.weight"] = _random(generator, *shape)
+        tensors[f"{name}.weight"] = _random(generator, *shape, scale=scale)
     for layer in range(config["num_hidden_layers"]):
         for norm in ("input_layernorm", "post_attention_layernorm"):
             tensors[f"model.layers.{layer}.{norm}.weight"] = 1 + _random(generator, hidden, scale=0.1)
@@ -81,12 +91,17 @@ def write_tiny_adapter(
     alpha: float = 8.0,
     targets: Sequence[str] = ("q_proj", "v_proj"),
     zero: Sequence[str] = (),
+    use_rslora: bool = False,
+    rank_pattern: Mapping[str, int] | None = None,
+    alpha_pattern: Mapping[str, float] | None = None,
     config: Mapping[str, Any] = TINY_LLAMA,
 ) -> Path:
     """Write a random PEFT LoRA adapter for a checkpoint of `config` and return its directory.
 
-    `zero` are module names (their last parts suffice) whose A and B are all zero.
+    `zero` are module names (their last parts suffice) whose A and B are all zero. The patterns give layers whose names
+    end so another rank or alpha, as PEFT reads them.
     """
+    ranks = rank_pattern or {}
     directory.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(seed)
     tensors: dict[str, Float32] = {}
@@ -95,10 +110,15 @@ def write_tiny_adapter(
             continue
         factor = np.float32(0.0 if any(name.endswith(part) for part in zero) else 1.0)
         prefix = f"base_model.model.{name}"
-        tensors[f"{prefix}.lora_A.weight"] = factor * _random(generator, rank, in_features)
-        tensors[f"{prefix}.lora_B.weight"] = factor * _random(generator, out_features, rank)
+        own = next((ranks[end] for end in ranks if name.endswith(f".{end}")), rank)
+        tensors[f"{prefix}.lora_A.weight"] = factor * _random(generator, own, in_features)
+        tensors[f"{prefix}.lora_B.weight"] = factor * _random(generator, out_features, own)
     save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
     fields = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": alpha, "bias": "none"}
     document = {**fields, "target_modules": sorted(targets), "base_model_name_or_path": None, "inference_mode": True}
+    if use_rslora:
+        document["use_rslora"] = True
+    if rank_pattern or alpha_pattern:
+        document |= {"rank_pattern": dict(ranks), "alpha_pattern": dict(alpha_pattern or {})}
     (directory / "adapter_config.json").write_text(json.dumps(document, indent=2) + "\n", "utf-8")
     return directory

@@ -42,6 +42,7 @@ class EagerReference(ReferenceModel):
 
     def logits(self, adapter: str | None, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
         """Run all tokens from position 0."""
+        import numpy as np
         import torch
 
         from lora_core.models.injection import eject, inject
@@ -52,13 +53,23 @@ class EagerReference(ReferenceModel):
             inject(module, placed.plan, self._base.paths, placed.values_by_module())
         try:
             with torch.no_grad():
-                out = module(torch.tensor([list(tokens)]), _position(self._base.example_args[1]))
+                result = self._run(tokens)
+                if len(result) == 1 and len(tokens) > 1:  # it returns the last logits only
+                    result = np.concatenate([self._run(tokens[: end + 1]) for end in range(len(tokens))])
         finally:
             eject(module)
-        result: npt.NDArray[np.float32] = out.float().numpy().reshape(-1, out.shape[-1])
         if len(result) != len(tokens):
             raise UnsupportedError("The module returns logits of some positions only, so it is no reference.")
         return result
+
+    def _run(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Return the rows of logits that the module gives for `tokens` from position 0."""
+        import torch
+
+        positions = [_position(example) for example in self._base.example_args[1:]]
+        out = self._base.module(torch.tensor([list(tokens)]), *positions)
+        rows: npt.NDArray[np.float32] = out.float().numpy().reshape(-1, out.shape[-1]).copy()
+        return rows
 
 
 def _position(example: Any) -> Any:
@@ -73,10 +84,11 @@ def _require_tokens(base: BaseModel) -> None:
     import torch
 
     inputs = base.example_args
-    fits = len(inputs) == 2 and isinstance(inputs[0], torch.Tensor) and inputs[0].dim() == 2
+    fits = len(inputs) in (1, 2) and isinstance(inputs[0], torch.Tensor) and inputs[0].dim() == 2
     fits = fits and not inputs[0].is_floating_point() and not base.example_kwargs
-    if not fits or not isinstance(inputs[1], dict | torch.Tensor):
+    if not fits or not all(isinstance(each, dict | torch.Tensor) for each in inputs[1:]):
         raise UnsupportedError(
-            f"Model {base.summary.name!r} does not take (tokens, position), so its numbers cannot be compared here.",
+            f"Model {base.summary.name!r} takes neither (tokens) nor (tokens, position), so its numbers cannot be "
+            "compared here.",
             remedy="Compare the session's logits with your own module's.",
         )

@@ -43,6 +43,9 @@ def make_prompts(bundle: Bundle, texts: Sequence[str], *, context_len: int, toke
 
     vocabulary = bundle.manifest.base.vocab_size
     if vocabulary is None:
-        raise UsageError("The bundle has no tokenizer and does not say how many tokens there are")
+        raise UsageError(
+            "The bundle has no tokenizer and does not say how many tokens there are",
+            remedy="Export a module of your own with ModuleModel(vocab_size=...).",
+        )
     chance = np.random.default_rng(0)
     return [tuple(int(token) for token in chance.integers(vocabulary, size=min(size, room))) for size in _DRAWN]

@@ -9,8 +9,9 @@ import attrs
 
 from lora_core.bundle.bundle import Bundle
 from lora_core.limits import Limits
+from lora_core.outcome import Outcome
 from lora_core.verification.choosing import ReferenceChoice
-from lora_core.verification.finding import Finding, State
+from lora_core.verification.finding import Finding
 from lora_core.verification.measuring import MethodNumbers
 
 
@@ -54,12 +55,12 @@ class VerifyReport:
     @property
     def failures(self) -> tuple[Finding, ...]:
         """The checks that failed."""
-        return tuple(each for each in self.findings if each.state is State.FAILED)
+        return tuple(each for each in self.findings if each.failed)
 
     @property
     def unchecked(self) -> tuple[Finding, ...]:
         """The checks that could not be made."""
-        return tuple(each for each in self.findings if each.state is State.UNCHECKED)
+        return tuple(each for each in self.findings if each.outcome is Outcome.UNCHECKED)
 
     @property
     def ran(self) -> bool:

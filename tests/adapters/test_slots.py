@@ -108,6 +108,12 @@ def test_reservation_that_cannot_be_is_refused(options: dict[str, Any], words: s
         SlotPlan.from_adapters(adapters, BASE.layers, **options)
 
 
+def test_a_base_without_linear_layers_is_called_so() -> None:
+    embeddings = [layer for layer in BASE.layers if layer.kind == "embedding"]
+    with pytest.raises(UsageError, match=r"The base has no linear layers\."):
+        SlotPlan.from_adapters([], embeddings, targets=["q_proj"], max_rank=1)
+
+
 def test_targets_without_adapter_need_a_rank() -> None:
     with pytest.raises(UsageError, match="--max-rank"):
         SlotPlan.from_adapters([], BASE.layers, targets=["q_proj"])

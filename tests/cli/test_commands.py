@@ -46,6 +46,14 @@ def test_backends_shows_what_is_installed_and_what_is_broken(shell: Shell) -> No
     assert plain["missing"] == []
 
 
+def test_backends_and_doctor_list_adapter_formats(shell: Shell) -> None:
+    assert "PEFT" in shell.run("backends").out
+    (peft,) = json.loads(shell.run("backends", "--json").out)["adapter_formats"]
+    assert peft["name"] == "peft"
+    assert peft["distribution"].startswith("lora-core ")
+    assert "adapter formats: peft (lora-core " in shell.run("doctor").out
+
+
 def test_doctor_reports_every_backend(shell: Shell) -> None:
     facts = json.loads(shell.run("doctor", "--json").out)
     assert facts["backends"]["plain"]["problems"] == []
@@ -83,7 +91,7 @@ def test_verify_checks_the_files_where_nothing_can_be_run(shell: Shell) -> None:
     words = ("verify", "bundle", "--model", "model", "--adapter", "alice=adapters/alice", "--json")
     outcome = shell.run(*words)
     assert outcome.code == 4, outcome
-    states = {(each["check"], each["subject"]): each["state"] for each in json.loads(outcome.out)["findings"]}
+    states = {(each["check"], each["subject"]): each["outcome"] for each in json.loads(outcome.out)["findings"]}
     assert states["hashes", "bundle"] == "passed"
     assert states["digest", "alice"] == "passed"
     assert states["runs", "forward"] == "unchecked"
@@ -100,7 +108,9 @@ def test_targets_may_have_spaces_between_them(shell: Shell) -> None:
     refused = shell.run("export", "--backend", "plain", "--model", "model", *room, "-o", "out")
     # The example stores adapters as they are; that it says so, and nothing of a pattern, shows that the list was read.
     assert "there is no room to reserve" in refused.err
-    exported = shell.run("export", "--backend", "qnn_sim", "--model", "model", *room, "-o", "out", "--context-len", "8")
+    exported = shell.run(
+        "export", "--backend", "qnn_sim", "--model", "model", *room, "-o", "out", "--context-len", "32"
+    )
     assert exported.code == 0, exported
     manifest = json.loads((shell.directory / "out" / "manifest.json").read_text("utf-8"))
     assert {slot["module"].rpartition(".")[2] for slot in manifest["plans"][0]["slots"]} == {"q_proj", "v_proj"}

@@ -43,8 +43,8 @@ VERIFIED = {
         },
     ],
     "findings": [
-        {"check": "hashes", "subject": "bundle", "state": "passed", "detail": "3 files"},
-        {"check": "logits", "subject": "loud", "state": "unchecked", "detail": "no source"},
+        {"check": "hashes", "subject": "bundle", "outcome": "passed", "detail": "3 files"},
+        {"check": "logits", "subject": "loud", "outcome": "unchecked", "detail": "no source"},
     ],
 }
 SPEED = {

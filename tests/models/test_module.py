@@ -52,7 +52,7 @@ def test_layers_are_the_linear_and_embedding_modules_by_path():
         ("mixer.up", "linear", 6, 8),
         ("head", "linear", 8, 3),
     ]
-    assert all(layer.path == layer.name for layer in summary.layers)
+    assert model(Classifier()).load(ModelOptions()).paths["mixer.up"] == "mixer.up"
     assert [layer.has_bias for layer in summary.layers] == [False, True, False]
     assert summary.module_names == (
         "tokens",
@@ -100,8 +100,8 @@ def test_callers_module_stays_as_it_is_and_shares_its_weights():
     module = TiedDecoder()
     base = model(module).load(ModelOptions())
     slot = Slot(module="out", in_features=6, out_features=10, rank=1)
-    values = {"out": (np.ones((1, 6), np.float32), np.ones((10, 1), np.float32))}
-    inject(base.module, SlotPlan(slots=(slot,)), base.summary.layers, values)
+    values = {"out": {"a": np.ones((1, 6), np.float32), "b": np.ones((10, 1), np.float32)}}
+    inject(base.module, SlotPlan(slots=(slot,)), base.paths, values)
     assert type(module.out) is torch.nn.Linear
     assert module.training
     assert all(parameter.requires_grad for parameter in module.parameters())
@@ -119,8 +119,9 @@ def test_lora_attaches_to_any_module():
     base = model(Classifier()).load(ModelOptions())
     before = base.module(*base.example_args)
     slot = Slot(module="mixer.up", in_features=6, out_features=8, rank=2)
-    values = {"mixer.up": (np.ones((2, 6), np.float32), np.arange(16, dtype=np.float32).reshape(8, 2))}
-    inject(base.module, SlotPlan(slots=(slot,)), base.summary.layers, values)
+    a, b = np.ones((2, 6), np.float32), np.arange(16, dtype=np.float32).reshape(8, 2)
+    values = {"mixer.up": {"a": a, "b": b}}
+    inject(base.module, SlotPlan(slots=(slot,)), base.paths, values)
     assert apart(base.module(*base.example_args), before) > 0.01
 
 
@@ -130,7 +131,7 @@ def test_lora_on_a_tied_output_head_leaves_the_embedding_alone():
     embedded, logits = base.module.embed(tokens), base.module(tokens)
     slot = Slot(module="out", in_features=6, out_features=10, rank=1)
     a, b = np.ones((1, 6), np.float32), np.ones((10, 1), np.float32)
-    inject(base.module, SlotPlan(slots=(slot,)), base.summary.layers, {"out": (a, b)})
+    inject(base.module, SlotPlan(slots=(slot,)), base.paths, {"out": {"a": a, "b": b}})
     assert torch.equal(base.module.embed(tokens), embedded)
     # Sums of six products, and two of six numbers each.
     assert apart(base.module(tokens), logits + embedded.sum(-1, keepdim=True)) <= tolerance(3 * 6)

@@ -56,7 +56,7 @@ def test_a_bundle_without_adapters_has_no_switch_cost(session):
 
 
 def test_the_report_is_plain_data(session):
-    told = json.loads(json.dumps(bench(session, ["ab"], SETTINGS).as_dict()))
+    told = json.loads(json.dumps(bench(session, ["ab"], SETTINGS).to_json()))
     assert told["settings"] == attrs.asdict(SETTINGS)
     assert told["methods"][1]["adapter"] == "ab"
     assert told["switch"]["seconds"] == pytest.approx(told["switch"]["changed"] - told["switch"]["same"])

@@ -61,7 +61,7 @@ def test_a_chat_template_wraps_the_prompt_unless_it_is_raw(session):
 
 def test_the_report_is_plain_data_with_speed_and_memory(session):
     report = run(session, ["a"], [None], RunSettings(max_new_tokens=3), tokenizer=LetterTokenizer())
-    told = json.loads(json.dumps(report.as_dict()))
+    told = json.loads(json.dumps(report.to_json()))
     answer = told["answers"][0]
     assert answer["tokens"] == [1, 2, 3]
     assert answer["decode_steps"] == 2

@@ -38,7 +38,7 @@ def test_a_check_that_does_not_hold_is_exit_code_5(shell, sources):
     assert done.code == 5, done
     report = json.loads(done.out)
     assert report["passed"] is False
-    failed = {each["check"] for each in report["findings"] if each["state"] == "failed"}
+    failed = {each["check"] for each in report["findings"] if each["outcome"] == "failed"}
     assert failed == {"hashes", "foundation"}
 
 

@@ -9,8 +9,8 @@ import pytest
 import lora_core
 from lora_core.adapters.reference import parse_references
 from lora_core.errors import UsageError
+from lora_core.outcome import Outcome
 from lora_core.testing.tiny import TINY_LLAMA, write_tiny_adapter, write_tiny_checkpoint
-from lora_core.verification.finding import State
 from tests.verification.breaking import (
     detail,
     failed,
@@ -230,7 +230,7 @@ def test_numbers_that_a_machine_cannot_have_are_unchecked(float32, sources, monk
     assert report.passed
     assert not report.ran
     assert {each.detail for each in report.findings if each.check == "runs"} == {"no runtime here."}
-    assert all(each.state is State.UNCHECKED for each in report.findings if each.check == "runs")
+    assert all(each.outcome is Outcome.UNCHECKED for each in report.findings if each.check == "runs")
 
 
 def test_a_prompt_needs_room_for_its_tokens(float32, sources):

@@ -29,6 +29,7 @@ NAVIGATION: Mapping[str, Sequence[str]] = {
         "reference/descriptors",
         "reference/backend",
         "reference/public-modules",
+        "reference/conformance",
         "reference/dependencies",
         "reference/api/index",
     ),

@@ -5,9 +5,9 @@ from safetensors.numpy import save_file
 
 from lora_core.backend import Artifacts, Backend, Diagnosis, WrittenFile
 from lora_core.bundle.bundle import Method
+from lora_core.bundle.hashing import file_sha256
 from lora_core.errors import Problem
 from lora_core.events import stage
-from lora_core.sharing.fingerprint import file_sha256
 from lora_core_tiny.decoder import objections
 from lora_core_tiny.quantization import quantize
 from lora_core_tiny.session import TinySession

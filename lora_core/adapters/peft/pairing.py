@@ -110,7 +110,8 @@ def _targeting(
 ) -> Iterator[Problem]:
     """Yield what is wrong with the targets as such."""
     where = f"{config_path}: target_modules"
-    has = f"It has {', '.join(sorted({name.rpartition('.')[2] for name in layers}))}."
+    parts = sorted({name.rpartition(".")[2] for name in layers})
+    has = f"It has {', '.join(parts)}." if parts else "It has no layers that can carry LoRA."
     unknown = config.targets.unknown(base.module_names)
     for target in unknown:
         yield Problem(

@@ -15,7 +15,7 @@ def reserved_layers(
 ) -> tuple[frozenset[str], tuple[Problem, ...]]:
     """Return the linear layers that `targets` names as PEFT would, and a problem for each target that names none."""
     linear = [layer.name for layer in layers if layer.kind == "linear"]
-    has = f"The base has {', '.join(last_parts(linear))}."
+    has = f"The base has {', '.join(last_parts(linear)) or 'no linear layers'}."
     selection = TargetSelection(target_modules=targets if isinstance(targets, str) else tuple(targets))
     try:
         found = selection.select(linear, layers)

@@ -1,4 +1,4 @@
-"""`lora-core backends`: what is installed, and what is wrong with it."""
+"""`lora-core backends`: what is installed (backends, adapter formats), and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def backends(console: Console, *, as_json: bool) -> None:
-    """Print every backend with its capabilities and policies, then every problem of a plugin."""
+    """Print every backend with its capabilities and policies, every adapter format, then every problem of a plugin."""
     facts = _facts(console.hub)
     if as_json:
         console.json(facts)
@@ -31,6 +31,8 @@ def backends(console: Console, *, as_json: bool) -> None:
         for row in facts["backends"]
     ]
     console.result(table(["backend", "distribution", "can", "policies", "state"], rows) if rows else "No backends.")
+    formats = [[each["name"], each["distribution"], each["summary"]] for each in facts["adapter_formats"]]
+    console.result(f"\n{table(['adapter format', 'distribution', 'summary'], formats)}")
     problems = [*(what for row in facts["backends"] for what in row["missing"]), *facts["problems"]]
     if problems:
         console.result("\nProblems:")
@@ -51,6 +53,10 @@ def _facts(hub: PluginHub) -> dict[str, Any]:
             }
             for name, spec in hub.backends.items()
         ],
+        "adapter_formats": [
+            {"name": name, "summary": spec.summary, "distribution": hub.adapter_formats.entry(name).origin.distribution}
+            for name, spec in hub.adapter_formats.items()
+        ],
         "problems": [str(fault) for fault in hub.faults],
     }
 
@@ -58,6 +64,6 @@ def _facts(hub: PluginHub) -> dict[str, Any]:
 command = Command(
     "backends",
     callback=backends,
-    help="List the installed backends, and every plugin that is broken.",
+    help="List the installed backends and adapter formats, and every plugin that is broken.",
     params=[click.Option(["--json", "as_json"], is_flag=True, help="Print JSON.")],
 )

@@ -51,9 +51,9 @@ def bench(
         from lora_core.bundle.store import open_bundle
         from lora_core.html.files import write_report
 
-        write_report("bench", report.as_dict(), open_bundle(bundle), keep)
+        write_report("bench", report.to_json(), open_bundle(bundle), keep)
     if as_json:
-        console.json(report.as_dict())
+        console.json(report.to_json())
     else:
         console.result("\n\n".join(_sections(report)))
 

@@ -19,6 +19,9 @@ def doctor(console: Console, *, as_json: bool) -> ExitCode:
     facts: dict[str, Any] = {
         "machine": _machine(),
         "backends": {name: _backend(console.hub, name) for name in console.hub.backends},
+        "adapter_formats": {
+            name: console.hub.adapter_formats.entry(name).origin.distribution for name in console.hub.adapter_formats
+        },
         "plugins": [str(fault) for fault in console.hub.faults],
     }
     if as_json:
@@ -62,6 +65,8 @@ def _lines(facts: dict[str, Any]) -> list[str]:
         lines += ["", f"{name}: {'has problems' if backend['problems'] else 'works'}"]
         lines += [f"  {fact}: {value}" for fact, value in backend["facts"].items()]
         lines += [f"  problem: {problem}" for problem in backend["problems"]]
+    formats = [f"{name} ({distribution})" for name, distribution in facts["adapter_formats"].items()]
+    lines += ["", f"adapter formats: {', '.join(formats)}"]
     if facts["plugins"]:
         lines += ["", "broken plugins:", *(f"  {fault}" for fault in facts["plugins"])]
     return lines

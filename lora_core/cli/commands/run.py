@@ -52,7 +52,7 @@ def run(
         listener = RunListener() if as_json else _listener(console, titles=len(names) * len(prompt) > 1)
         report = answer(session, prompt, names, settings, listener=listener)
     if as_json:
-        console.json(report.as_dict())
+        console.json(report.to_json())
     else:
         console.result("")
         _summarize(console, report)

@@ -60,8 +60,8 @@ def verify(
 
 
 def _sections(report: VerifyReport) -> Iterator[str]:
-    rows = [[each.check, each.subject, each.state.value, each.detail] for each in report.findings]
-    yield table(["check", "of", "state", "detail"], rows)
+    rows = [[each.check, each.subject, each.outcome.value, each.detail] for each in report.findings]
+    yield table(["check", "of", "outcome", "detail"], rows)
     numbers = [
         [
             each.method,

@@ -18,7 +18,7 @@ from lora_core_xnnpack.files.program import ProgramParts
 from lora_core_xnnpack.files.repacking import PlanSource
 from lora_core_xnnpack.lowering.base import load_base
 from lora_core_xnnpack.lowering.lowering import lower
-from lora_core_xnnpack.multimethod.linking import LinkTarget
+from lora_core_xnnpack.multimethod.linking import MultimethodTarget
 from lora_core_xnnpack.options import XnnpackOptions
 from lora_core_xnnpack.slot_tensors import linkable_values
 from workbench import ALL_LINEAR, TINY_OPTIONS, Workbench
@@ -205,7 +205,7 @@ def test_a_changed_tensor_is_not_linked_on(exported_together: Exported, copied: 
     content[-5] ^= 1  # the last segment is the last tensor
     program.write_bytes(content)
     with pytest.raises(BundleError, match=r"model.pte does not hold adapter 'zulu' as it was linked"):
-        LinkTarget.of_bundle(bundle)
+        MultimethodTarget.of_bundle(bundle)
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_damaged_files_are_named(
     path = copied / file
     path.write_bytes(path.read_bytes().replace(old.encode(), new.encode()))
     with pytest.raises(BundleError, match=told):
-        LinkTarget.of_bundle(attrs.evolve(exported_together.bundle, path=copied))
+        MultimethodTarget.of_bundle(attrs.evolve(exported_together.bundle, path=copied))
 
 
 def test_adapter_data_goes_with_the_layout(one_layer: Workbench) -> None:

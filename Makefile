@@ -57,6 +57,7 @@ demo: $(STAMP) $(MODEL)/config.json
 
 reference: $(STAMP)
 	@PYTHONPATH=tools $(BIN)/python -m refdocs
+	@$(BIN)/python -m tests.testing.conformance_page
 
 changelog: $(STAMP)
 	@$(BIN)/python tools/changelog.py

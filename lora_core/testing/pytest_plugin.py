@@ -46,10 +46,10 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
     """Add an item for each check of each backend."""
     for name in config.getoption("--conform"):
-        items += Backend.from_parent(session, name=f"conform::{name}", backend=name).collect()
+        items += BackendChecks.from_parent(session, name=f"conform::{name}", backend=name).collect()
 
 
-class Backend(pytest.Collector):
+class BackendChecks(pytest.Collector):
     """The checks of one backend; they share what they make until the last of them ended."""
 
     def __init__(self, *, backend: str, **rest: Any) -> None:
@@ -79,7 +79,7 @@ class CheckItem(pytest.Item):
 
     def runtest(self) -> None:
         """Run it."""
-        assert isinstance(self.parent, Backend), "checks are made by their backend's collector"
+        assert isinstance(self.parent, BackendChecks), "checks are made by their backend's collector"
         judge(self.parent.kit.run(self.check))
 
     def reportinfo(self) -> tuple[Path, int | None, str]:

@@ -138,11 +138,11 @@ class Materials:
 
 
 def _write_alice(directory: Path) -> None:
-    write_tiny_adapter(directory, seed=1, rank=3, alpha=5, targets=("q_proj", "v_proj"))
+    write_tiny_adapter(directory, seed=1, rank=3, alpha=2, targets=("q_proj", "v_proj"))
 
 
 def _write_bob(directory: Path) -> None:
-    write_tiny_adapter(directory, seed=2, rank=RANK, alpha=RANK / 2, targets=MLP, use_rslora=True)
+    write_tiny_adapter(directory, seed=2, rank=RANK, alpha=2, targets=MLP, use_rslora=True)
 
 
 def _write_carol(directory: Path) -> None:
@@ -150,10 +150,10 @@ def _write_carol(directory: Path) -> None:
         directory,
         seed=3,
         rank=2,
-        alpha=3,
+        alpha=1.5,
         targets=ATTENTION,
         rank_pattern={"layers.1.self_attn.q_proj": 7, "o_proj": 5},
-        alpha_pattern={"layers.0.self_attn.k_proj": 1, "layers.1.self_attn.q_proj": 8},
+        alpha_pattern={"layers.0.self_attn.k_proj": 0.5, "layers.1.self_attn.q_proj": 3},
     )
 
 

@@ -14,7 +14,7 @@ import attrs
 
 
 @attrs.define
-class Overheard:
+class Printed:
     """What was written: `stdout` and `stderr`. Python's warnings are not counted, they belong to the user's filters."""
 
     stdout: str = ""
@@ -24,7 +24,7 @@ class Overheard:
 class Listening:
     """While open, what is written goes to `noise` in place of where it was going."""
 
-    def __init__(self, noise: Overheard) -> None:
+    def __init__(self, noise: Printed) -> None:
         self._noise = noise
         self._files: list[Any] = []
         self._diverted = ExitStack()

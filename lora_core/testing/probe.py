@@ -1,6 +1,6 @@
-"""What a plugin imports and reads, seen from a process of its own: `python -m lora_core.testing.probe`.
+"""What a plugin imports and reads, seen from a process of its own.
 
-It reads one pickled `Probe` from standard input and writes one pickled `Seen` to standard output.
+`main` reads one pickled `Probe` from standard input and writes one pickled `Seen` to standard output.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Probe:
     def send(self) -> Seen:
         """Run this in a fresh process and return what was seen."""
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-        command = [sys.executable, "-m", "lora_core.testing.probe"]
+        command = [sys.executable, "-c", "from lora_core.testing.probe import main; main()"]
         done = subprocess.run(command, input=pickle.dumps(self), capture_output=True, env=environment, check=False)
         if done.returncode:
             last = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
@@ -92,10 +92,3 @@ def main() -> None:
     probe: Probe = pickle.load(sys.stdin.buffer)
     pickle.dump(probe.look(), results)
     results.flush()
-
-
-if __name__ == "__main__":
-    # The module under its own name, so that what is pickled is found again.
-    from lora_core.testing import probe as module
-
-    module.main()

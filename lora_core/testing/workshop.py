@@ -19,7 +19,7 @@ from lora_core.events import Emit, Event, ignore
 from lora_core.hub import PluginHub
 from lora_core.specs import BackendSpec
 from lora_core.testing.materials import ADAPTERS, RANK, Materials
-from lora_core.testing.noise import Listening, Overheard
+from lora_core.testing.noise import Listening, Printed
 from lora_core.testing.verdict import Broken, Unchecked
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Workshop:
     policies: tuple[str, ...]
     options: Mapping[str, Any] = attrs.field(factory=dict)
     emit: Emit = ignore
-    noise: dict[str, Overheard] = attrs.field(factory=dict, init=False)
+    noise: dict[str, Printed] = attrs.field(factory=dict, init=False)
     """What was printed, by what was done."""
     _made: dict[tuple[object, ...], Any] = attrs.field(factory=dict, init=False)
     _copies: int = attrs.field(default=0, init=False)
@@ -160,7 +160,7 @@ class Workshop:
     @contextmanager
     def heard(self, activity: str) -> Iterator[None]:
         """Keep what the block prints in `noise`."""
-        with Listening(self.noise.setdefault(activity, Overheard())) as self._listening:
+        with Listening(self.noise.setdefault(activity, Printed())) as self._listening:
             try:
                 yield
             finally:

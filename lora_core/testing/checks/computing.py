@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 
 EXACT = attrs.evolve(
     FLOAT32,
-    max_error=2e-4,
-    mean_error=2e-5,
+    max_error=1e-4,
+    mean_error=1e-5,
     effect=1e-3,
-    reason="Two layers in float32: a decoder in NumPy measures 2e-6 of the spread, and 1e-3 with LoRA in float16.",
+    reason="Two layers in float32: a decoder in NumPy measures 2e-6 of the spread, and 7e-4 with LoRA in float16.",
 )
 """What a policy without any quantization keeps to with the tiny model, unless the backend states limits of its own."""
 BEYOND_FLOAT32 = 1e-4
@@ -87,7 +87,8 @@ def pieces_compute(workshop: Workshop) -> None:
                 ]
                 wanted = _reference(workshop, name)[0][ends - 1]
                 trace = Trace(prompt=text[: ends[0]], tokens=(0,) * len(rows), logits=wanted)
-                finding = judging.logits("", compare([trace], [np.stack(rows)], tie=0), _limits(workshop, bundle))
+                limits = _limits(workshop, bundle)
+                finding = judging.logits("", compare([trace], [np.stack(rows)], tie=limits.tie), limits)
                 _expect(finding, bundle, f"{_named(name)}, fed in pieces of {', '.join(map(str, pieces[:6]))}")
 
 
@@ -148,7 +149,8 @@ def _expect(finding: Finding, bundle: Bundle, subject: str) -> None:
 
 def _limits(workshop: Workshop, bundle: Bundle) -> Limits:
     limits = limits_for(bundle.manifest.policy, workshop.spec.limits)
-    return EXACT if limits == FLOAT32 else limits
+    # The kit's texts are drawn: how far greedy generation would repeat them means nothing.
+    return attrs.evolve(EXACT if limits == FLOAT32 else limits, greedy=0.0)
 
 
 def _trace(workshop: Workshop, name: str | None, text: int, length: int) -> Trace:

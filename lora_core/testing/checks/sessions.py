@@ -8,6 +8,7 @@ from pathlib import Path
 
 import attrs
 import numpy as np
+import numpy.typing as npt
 
 from lora_core.bundle.paths import MANIFEST
 from lora_core.errors import LoraCoreError, PluginError, UnsupportedError, UsageError
@@ -44,7 +45,7 @@ def sessions_are_apart(workshop: Workshop) -> None:
         one.step("alice", text[:6], 0)
         other.step("bob", text[6:15], 0)
         found = np.array(one.step("alice", text[6:7], 6), copy=True)
-    if not np.allclose(found, expected, rtol=0, atol=1e-4 * float(expected.std())):
+    if not _alike(found, expected):
         raise Broken("A session answers otherwise while another one is in use")
 
 
@@ -113,7 +114,7 @@ def bundles_are_whole(workshop: Workshop) -> None:
         with workshop.materials.taken_away(), workshop.opened(moved) as session:
             for name in names:
                 found = np.array(session.step(name, text[:6], 0), copy=True)
-                if not np.allclose(found, expected[name], rtol=0, atol=1e-4 * float(expected[name].std())):
+                if not _alike(found, expected[name]):
                     raise Broken(f"Elsewhere, {name or 'the base'} answers otherwise")
     except LoraCoreError as error:
         raise Broken(f"Elsewhere, and without the model, the bundle does not run: {error}") from error
@@ -141,6 +142,15 @@ def undeclared_running_is_refused(workshop: Workshop) -> None:
     """Open a bundle although neither running nor evaluating is declared."""
     bundle = workshop.bare()
     expect_refusal(UnsupportedError, lambda: workshop.backend.open(bundle, None), "`open`, which is not declared,")
+
+
+def _alike(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> bool:
+    """Say whether two answers differ by less than a hundredth of their spread.
+
+    A runtime may add in another order for weights at another address, and quantized activations then round otherwise
+    here and there. Other weights, or a cache of another text, differ by the size of the spread.
+    """
+    return bool(np.abs(one - other).max() <= 0.01 * float(other.std()))
 
 
 def _expect_silence(workshop: Workshop, stream: str) -> None:

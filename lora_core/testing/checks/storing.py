@@ -10,6 +10,8 @@ import attrs
 
 import lora_core
 from lora_core.adapters.reading import read_adapters
+from lora_core.adapters.reference import AdapterReference
+from lora_core.adapters.slots.choice import place, place_alone
 from lora_core.bundle.bundle import Artifact, Bundle
 from lora_core.errors import BundleError, UnsupportedError
 from lora_core.pipeline.given import adapter_formats
@@ -168,8 +170,12 @@ def foreign_foundation_is_not_linked(workshop: Workshop) -> None:
     _expect_bundle_error("`add`", lambda: workshop.add(foreign.path, ["bob"]))
     out = workshop.place()
     out.mkdir()
+    stranger = AdapterReference(name="another", directory=workshop.materials.adapter("bob").directory)
+    adapters = read_adapters([stranger], foreign.manifest.base, adapter_formats(workshop.hub))
+    plans = foreign.manifest.plans
+    placed = place(adapters, plans) if workshop.spec.slot_plans else place_alone(adapters, foreign.manifest.base.layers)
     # The core looks before `add`; who calls `link` relies on the backend.
-    _expect_bundle_error("`link`", lambda: workshop.backend.link(foreign, (), out, workshop.tell))
+    _expect_bundle_error("`link`", lambda: workshop.backend.link(foreign, placed, out, workshop.tell))
 
 
 def foreign_foundation_is_not_opened(workshop: Workshop) -> None:

@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lora_core.bundle.bundle import Bundle
-from lora_core.errors import BundleError, UnsupportedError, UsageError
+from lora_core.errors import UnsupportedError, UsageError
 from lora_core.runtime.kv_cache import KvCache
 from lora_core.runtime.session import Loaded, Session
+from lora_core.sharing.proof import require_foundation
 from lora_core_coreml.diagnosis import can_execute
 from lora_core_coreml.program.naming import ADAPTERS, Kind, kinds, method_name
 from lora_core_coreml.runtime.attention import Signature, StaticAttention
@@ -39,7 +40,7 @@ def open_session(bundle: Bundle, options: CoremlSessionOptions) -> Session:
             "CoreML executes programs on macOS only, and this is another system",
             remedy="Leave --execute out: the stored functions are evaluated then.",
         )
-    _check_foundation(bundle)
+    require_foundation(bundle, CoremlSharing().fingerprint(bundle))
     if options.execute:
         return CoremlSession(bundle, ("float16",), program=ExecutedProgram, runtime=EXECUTION)
     return CoremlSession(bundle, _precisions(bundle, options))
@@ -51,19 +52,6 @@ def _precisions(bundle: Bundle, options: CoremlSessionOptions) -> tuple[Precisio
     if options.precision is not None:
         return (options.precision,)
     return ("float32",) if bundle.manifest.options.get("dtype") == "fp32" else ("float16", "float32")
-
-
-def _check_foundation(bundle: Bundle) -> None:
-    """Raise `BundleError` unless the stored base is the one that manifest and adapters were made with."""
-    stated = bundle.manifest.foundation
-    strangers = [adapter.name for adapter in bundle.manifest.adapters if adapter.foundation != stated]
-    if strangers or CoremlSharing().fingerprint(bundle) != stated:
-        what = f"adapters {', '.join(strangers)} were" if strangers else "the manifest was"
-        raise BundleError(
-            f"The bundle's base is not the one that {what} made with",
-            where=str(bundle.path),
-            remedy="Copy the whole bundle again, or export again.",
-        )
 
 
 @attrs.frozen(kw_only=True)

@@ -59,7 +59,7 @@ def test_conform_holds_known_gaps_to_their_word(shell: Shell) -> None:
     outcome = shell.run("conform", "plain", "--check", "works-here", "--known-gap", "works-here=not yet")
     assert outcome.code == 5
     assert "It holds, and is listed as a known gap (not yet): take it off." in outcome.out
-    assert "plain (lora-core-plain 0.1.0) fails 1 of 1 checks" in outcome.out
+    assert ") fails 1 of 1 checks; policies: fp32" in outcome.out
     refused = shell.run("conform", "plain", "--known-gap", "works-here")
     assert refused.code == 2
     assert "Write --known-gap ID=REASON" in refused.err

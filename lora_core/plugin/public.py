@@ -38,6 +38,7 @@ PUBLIC: Mapping[str, str] = {
     "lora_core.models.rope": "rotary embeddings as configurations describe them",
     "lora_core.models.architecture": "the decoder that a configuration describes",
     "lora_core.models.injection": "slots attached to a torch module, and taken off again",
+    "lora_core.models.tracing": "whose error it is that a module cannot be traced",
     "lora_core.models.executorch.options": "what is asked of ExecuTorch's Llama definition",
     "lora_core.models.reference_model": "the interface of independent references",
     "lora_core.plugin.requirements": "installed versions, and those that a backend was proven on",

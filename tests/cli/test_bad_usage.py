@@ -80,7 +80,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "no rounds": (("bench", "bundle", "--rounds", "0"), ("--rounds",)),
     "conformance of a stranger": (("conform", "plian"), ("no backend 'plian'", "Did you mean 'plain'?")),
-    "unknown check": (("conform", "plain", "--check", "sharin"), ("no check 'sharin'", "Did you mean 'sharing'?")),
+    "unknown check": (("conform", "plain", "--check", "fact"), ("no check 'fact'", "Did you mean 'facts'?")),
     "unknown option of a report": (("backends", "--jsn"), ("'--jsn'", "--json")),
 }
 

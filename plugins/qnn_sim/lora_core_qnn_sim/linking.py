@@ -17,6 +17,7 @@ from lora_core.backend import Artifacts, WrittenFile
 from lora_core.bundle.bundle import Bundle, Method
 from lora_core.errors import UnsupportedError
 from lora_core.events import Emit, StageAdvanced, Warned, stage
+from lora_core.sharing.proof import require_foundation
 from lora_core_qnn_sim.artifacts import CONTEXT, FOUNDATION, SECTIONS
 from lora_core_qnn_sim.artifacts.context_binary import ContextBinary, read_context, zero_lora
 from lora_core_qnn_sim.artifacts.encoding_tensors import encodings_id
@@ -63,6 +64,7 @@ def link(bundle: Bundle, adapters: Sequence[PlacedAdapter], out: Path, emit: Emi
             remedy="Export again with every adapter, or without --hot-switch.",
         )
     foundation = read_foundation(bundle.file(FOUNDATION))
+    require_foundation(bundle, foundation.digest)
     own = calibrated(context, foundation, adapters, emit, {})
     with stage(emit, "write sections"):
         linked = write_adapters(out, context, foundation, adapters, own, (), emit)

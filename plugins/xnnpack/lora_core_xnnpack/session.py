@@ -46,6 +46,7 @@ class XnnpackSession(Session):
         self._loads: dict[str | None, Loaded] = {}
         self._context_len: int | None = None
         self._cache: KvCache | None = None
+        self._closed = False
 
     @property
     def bundle(self) -> Bundle:
@@ -78,6 +79,8 @@ class XnnpackSession(Session):
 
     def load(self, adapter: str | None) -> Loaded:
         """Load the program of `adapter` and map the foundation; raises `UsageError` or `BundleError`."""
+        if self._closed:
+            raise UsageError("The session is closed", remedy="Open the bundle again.")
         if adapter in self._loads:
             return self._loads[adapter]
         method = self._method(adapter)
@@ -119,6 +122,7 @@ class XnnpackSession(Session):
 
     def close(self) -> None:
         """Release the programs and their memory."""
+        self._closed = True
         self._methods.clear()
         self._loads.clear()
         self._shelf.close()

@@ -121,10 +121,11 @@ def occurrences(payload: bytes, text: bytes) -> Iterator[int]:
         position = payload.find(text, position + 1)
 
 
-def read_table(path: Path, build: Callable[[dict[str, Any]], Table]) -> Table:
+def read_table(path: Path, build: Callable[[dict[str, Any]], Table], *, foundation: str | None = None) -> Table:
     """Read the relocation table at `path` with `build`.
 
-    Raises `BundleError` naming the file if it is of a newer schema, is no table, or `build` refuses its content.
+    Raises `BundleError` naming the file if it is of another schema, is no table, `build` refuses its content, or it is
+    not for the foundation with the fingerprint `foundation` (None: it need not say).
     """
     try:
         document = json.loads(path.read_text("utf-8"))
@@ -134,6 +135,12 @@ def read_table(path: Path, build: Callable[[dict[str, Any]], Table]) -> Table:
                 f"Relocation table {path.name} has schema {version}; this version reads {SCHEMA_VERSION}.",
                 where=str(path),
                 remedy="Update lora-core-xnnpack." if version > SCHEMA_VERSION else "Export the bundle again.",
+            )
+        if foundation not in (None, document["foundation"]):
+            raise BundleError(
+                f"Template {path.name} was made for foundation {document['foundation']}, the bundle's is {foundation}.",
+                where=str(path),
+                remedy="Restore the files that were exported, or export the bundle again.",
             )
         return build(document)
     except (OSError, KeyError, TypeError, ValueError, IndexError) as error:

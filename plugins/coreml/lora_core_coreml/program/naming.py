@@ -49,7 +49,7 @@ _WORDS_OF_MIL = frozenset(
 )
 
 RESERVED = ReservedNames(
-    names=frozenset({*BASE_METHODS, "decode"}) | _CONSTANT_METHODS | _WORDS_OF_MIL,
+    names=frozenset({*BASE_METHODS, "decode", "model"}) | _CONSTANT_METHODS | _WORDS_OF_MIL,  # model.pte
     # `get_max_seq_len`, `use_kv_cache`, `enable_dynamic_shape`: what ExecuTorch's runners read as metadata.
     beginnings=("get_", "use_", "enable_", "append_", "kv_"),
     # Methods of other adapters with --multifunction.

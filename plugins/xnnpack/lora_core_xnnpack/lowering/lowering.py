@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from lora_core.errors import ModelError
 from lora_core.models.base import BaseModel
+from lora_core.models.tracing import tracing
 from lora_core_xnnpack.lowering.fast import fast_lowering
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def _trace(module: torch.nn.Module, model: BaseModel) -> ExportedProgram:
 
     # The math kernel is for tracing only; ExecuTorch's exporter does the same (builder.py, `_export`).
     with torch.nn.attention.sdpa_kernel([SDPBackend.MATH]), torch.no_grad():
-        try:
+        with tracing(model):
             program = torch.export.export(
                 module,
                 model.example_args,
@@ -50,18 +50,7 @@ def _trace(module: torch.nn.Module, model: BaseModel) -> ExportedProgram:
                 dynamic_shapes=model.dynamic_shapes,
                 strict=True,
             )
-        except Exception as error:
-            raise _untraceable(model, error) from error
         return program.run_decompositions({})
-
-
-def _untraceable(model: BaseModel, error: Exception) -> ModelError:
-    """Return whose error it is that `torch.export` cannot trace a module: the model's."""
-    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return ModelError(
-        f"torch.export cannot trace model {model.summary.name!r}: {type(error).__name__}: {reason}",
-        remedy="Make torch.export.export(module, example_args, example_kwargs, dynamic_shapes=..., strict=True) work.",
-    )
 
 
 def _tagged(module: torch.nn.Module, model: BaseModel, lora: set[str], lora_tag: str | None) -> ExportedProgram:

@@ -40,7 +40,7 @@ def export_multimethod(job: ExportJob, out: Path, emit: Emit) -> Artifacts:
     stored = WrittenFile(path=FOUNDATION_FILE, role="foundation", sha256=foundation)
     return attrs.evolve(
         linked,
-        files=(stored, *_write_template(lowered, out), *linked.files),
+        files=(stored, *_write_template(lowered, foundation, out), *linked.files),
         methods=(Method(name=BASE_METHOD, program=PROGRAM_FILE), *linked.methods),
         versions=tool_versions(),
         detail={"planned_memory": {"model": dict(lowered.planned_memory)}},
@@ -62,11 +62,11 @@ def _lowered(job: ExportJob, base: BaseModel, emit: Emit) -> LoweredTogether:
     return lowered
 
 
-def _write_template(lowered: LoweredTogether, out: Path) -> tuple[WrittenFile, ...]:
+def _write_template(lowered: LoweredTogether, foundation: str, out: Path) -> tuple[WrittenFile, ...]:
     """Write the template's two files; without slots there is nothing to link, and no template."""
     if not lowered.table.plans:
         return ()
     (out / TEMPLATE_FILE).parent.mkdir()
     (out / TEMPLATE_FILE).write_bytes(lowered.program)
-    (out / TABLE_FILE).write_text(lowered.table.to_json(), "utf-8")
+    (out / TABLE_FILE).write_text(lowered.table.to_json(foundation), "utf-8")
     return WrittenFile(path=TEMPLATE_FILE, role="template"), WrittenFile(path=TABLE_FILE, role="relocations")

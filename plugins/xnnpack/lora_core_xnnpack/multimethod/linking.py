@@ -32,7 +32,8 @@ class MultimethodTarget:
     def of_bundle(cls, bundle: Bundle, *, without: Sequence[str] = ()) -> MultimethodTarget:
         """Return what `bundle` holds, but for the adapters `without`; raises `BundleError` if a file is damaged."""
         require_template(bundle)
-        template = MultimethodTemplate.read(bundle.file(TEMPLATE_FILE), bundle.file(TABLE_FILE))
+        foundation = bundle.manifest.foundation
+        template = MultimethodTemplate.read(bundle.file(TEMPLATE_FILE), bundle.file(TABLE_FILE), foundation)
         path = bundle.file(PROGRAM_FILE)
         program = ProgramParts.read(path)
         residents = (

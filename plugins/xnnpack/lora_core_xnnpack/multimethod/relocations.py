@@ -31,9 +31,14 @@ class Relocations:
     plans: tuple[MethodRelocations, ...]
     foundation_keys: tuple[str, ...]
 
-    def to_json(self) -> str:
-        """Return the table as JSON text with the same bytes for the same table."""
+    def to_json(self, foundation: str | None = None) -> str:
+        """Return the table as JSON text with the same bytes for the same table.
+
+        `foundation` is the fingerprint of the foundation that the template goes with; one without weights has none.
+        """
         document = {"schema_version": SCHEMA_VERSION, "layout": "multimethod", **attrs.asdict(self)}
+        if foundation is not None:
+            document["foundation"] = foundation
         return json.dumps(document, separators=(",", ":"), sort_keys=True) + "\n"
 
 
@@ -45,18 +50,18 @@ class MultimethodTemplate:
     table: Relocations
 
     @classmethod
-    def read(cls, program: Path, table: Path) -> MultimethodTemplate:
-        """Read both files; raises `BundleError` naming the one that is damaged."""
+    def read(cls, program: Path, table: Path, foundation: str | None = None) -> MultimethodTemplate:
+        """Read both files; raises `BundleError` naming the one that is damaged, or made for another `foundation`."""
         parts = ProgramParts.read(program)
-        return cls(program=parts, table=_read(table, parts))
+        return cls(program=parts, table=_read(table, parts, foundation))
 
     def method(self, plan: int) -> PackedMethod:
         """Return the template method of a slot plan."""
         return self.program.methods[self.table.plans[plan].method]
 
 
-def _read(path: Path, program: ProgramParts) -> Relocations:
-    return slot_tensors.read_table(path, lambda document: _table(document, program))
+def _read(path: Path, program: ProgramParts, foundation: str | None) -> Relocations:
+    return slot_tensors.read_table(path, lambda document: _table(document, program), foundation=foundation)
 
 
 def _table(document: dict[str, Any], program: ProgramParts) -> Relocations:

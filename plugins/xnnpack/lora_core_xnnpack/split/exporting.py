@@ -36,7 +36,7 @@ def export_split(job: ExportJob, out: Path, emit: Emit) -> Artifacts:
         WrittenFile(path=BASE_PROGRAM, role="program"),
     ]
     for index, template in enumerate(programs[1:]):
-        files += write_template(template, index, out)
+        files += write_template(template, index, foundation, out)
     target = SplitTarget(
         template=programs[1:].__getitem__, foundation=foundation, embed=job.options.adapter_data == "embedded"
     )

@@ -44,7 +44,9 @@ class SplitTarget:
 
         def template(index: int) -> SplitTemplate:
             if index not in opened:
-                opened[index] = SplitTemplate.read(*(bundle.file(name) for name in template_files(index)))
+                program, table = template_files(index)
+                foundation = bundle.manifest.foundation
+                opened[index] = SplitTemplate.read(bundle.file(program), bundle.file(table), foundation)
             return opened[index]
 
         return cls(
@@ -59,12 +61,14 @@ def template_files(index: int) -> tuple[str, str]:
     return f"template/{index}.pte", f"template/{index}.json"
 
 
-def write_template(template: SplitTemplate, index: int, out: Path) -> tuple[WrittenFile, WrittenFile]:
-    """Write a template's two files under `out`."""
+def write_template(
+    template: SplitTemplate, index: int, foundation: str, out: Path
+) -> tuple[WrittenFile, WrittenFile]:
+    """Write the two files of a template, which goes with `foundation`, under `out`."""
     program, table = template_files(index)
     (out / program).parent.mkdir(exist_ok=True)
     (out / program).write_bytes(template.program)
-    (out / table).write_text(template.table.to_json(), "utf-8")
+    (out / table).write_text(template.table.to_json(foundation), "utf-8")
     return WrittenFile(path=program, role="template"), WrittenFile(path=table, role="relocations")
 
 

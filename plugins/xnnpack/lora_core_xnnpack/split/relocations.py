@@ -47,9 +47,14 @@ class RelocationTable:
     tensors: tuple[TensorRelocation, ...]
     foundation_keys: tuple[str, ...]
 
-    def to_json(self) -> str:
-        """Return the table as JSON text with the same bytes for the same table."""
+    def to_json(self, foundation: str | None = None) -> str:
+        """Return the table as JSON text with the same bytes for the same table.
+
+        `foundation` is the fingerprint of the foundation that the template goes with; one without weights has none.
+        """
         document = attrs.asdict(self, recurse=True)
+        if foundation is not None:
+            document["foundation"] = foundation
         tail = document["tail"]
         del tail["data"]
         tail["file_identifier"] = self.tail.file_identifier.decode("ascii")
@@ -64,10 +69,10 @@ class SplitTemplate:
     table: RelocationTable
 
     @classmethod
-    def read(cls, program: Path, table: Path) -> SplitTemplate:
-        """Read both files; raises `BundleError` naming the one that is damaged."""
+    def read(cls, program: Path, table: Path, foundation: str | None = None) -> SplitTemplate:
+        """Read both files; raises `BundleError` naming the one that is damaged, or made for another `foundation`."""
         data = program.read_bytes()
-        return cls(program=data, table=read_table(table, data))
+        return cls(program=data, table=read_table(table, data, foundation))
 
     def segment(self, index: int) -> bytes:
         """Return the bytes of one segment."""
@@ -95,12 +100,13 @@ def _tail(document: dict[str, Any], data: bytes) -> ProgramTail:
     )
 
 
-def read_table(path: Path, program: bytes) -> RelocationTable:
+def read_table(path: Path, program: bytes, foundation: str | None = None) -> RelocationTable:
     """Read the relocation table at `path` for the template `program`.
 
-    Raises `BundleError` naming the file if it is of a newer schema or not a table for this program.
+    Raises `BundleError` naming the file if it is of another schema, not a table for this program, or of a template for
+    another `foundation` (None: it need not say).
     """
-    return slot_tensors.read_table(path, lambda document: _table(document, program))
+    return slot_tensors.read_table(path, lambda document: _table(document, program), foundation=foundation)
 
 
 def _table(document: dict[str, Any], program: bytes) -> RelocationTable:

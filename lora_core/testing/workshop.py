@@ -43,8 +43,8 @@ class Workshop:
     policies: tuple[str, ...]
     options: Mapping[str, Any] = attrs.field(factory=dict)
     emit: Emit = ignore
-    noise: dict[str, Printed] = attrs.field(factory=dict, init=False)
-    """What was printed, by what was done."""
+    noise: dict[str, list[Printed]] = attrs.field(factory=dict, init=False)
+    """What was printed, by what was done, each time that it was."""
     _made: dict[tuple[object, ...], Any] = attrs.field(factory=dict, init=False)
     _copies: int = attrs.field(default=0, init=False)
     _listening: Listening | None = attrs.field(default=None, init=False)
@@ -160,7 +160,9 @@ class Workshop:
     @contextmanager
     def heard(self, activity: str) -> Iterator[None]:
         """Keep what the block prints in `noise`."""
-        with Listening(self.noise.setdefault(activity, Printed())) as self._listening:
+        printed = Printed()
+        self.noise.setdefault(activity, []).append(printed)
+        with Listening(printed) as self._listening:
             try:
                 yield
             finally:

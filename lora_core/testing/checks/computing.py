@@ -50,7 +50,7 @@ def base_computes(workshop: Workshop) -> None:
     for policy in workshop.policies:
         bundle = workshop.full(policy)
         with workshop.opened(bundle) as session:
-            traces = [_trace(workshop, None, text, length) for text, length in PROMPTS]
+            traces = _traces(workshop, session, None)
             _judge(workshop, bundle, session, None, traces)
 
 
@@ -60,7 +60,7 @@ def adapters_compute(workshop: Workshop) -> None:
     for policy in workshop.policies:
         bundle = workshop.full(policy)
         with workshop.opened(bundle) as session:
-            traces = {name: [_trace(workshop, name, *prompt) for prompt in PROMPTS] for name in (None, *ADAPTERS)}
+            traces = {name: _traces(workshop, session, name) for name in (None, *ADAPTERS)}
             base = [_follow(session, None, trace) for trace in traces[None]]
             for name in ADAPTERS:
                 logits = _judge(workshop, bundle, session, name, traces[name])
@@ -80,10 +80,11 @@ def pieces_compute(workshop: Workshop) -> None:
     with workshop.opened(bundle) as session:
         for name in (None, ADAPTERS[0]):
             for pieces in PIECES:
-                ends = np.cumsum(pieces)
+                ends = np.minimum(np.cumsum(pieces), _room(session))
+                ends = ends[np.diff(ends, prepend=0) > 0]
                 rows = [
-                    np.array(session.step(name, text[end - size : end], int(end - size)), copy=True)
-                    for end, size in zip(ends, pieces, strict=True)
+                    np.array(session.step(name, text[start:end], int(start)), copy=True)
+                    for start, end in zip((0, *ends[:-1]), ends, strict=True)
                 ]
                 wanted = _reference(workshop, name)[0][ends - 1]
                 trace = Trace(prompt=text[: ends[0]], tokens=(0,) * len(rows), logits=wanted)
@@ -118,7 +119,7 @@ def quantization_is_real(workshop: Workshop) -> None:
         if all(bundle.manifest.policy.get(part) is None for part in ("linear", "output")):
             continue
         with workshop.opened(bundle) as session:
-            traces = [_trace(workshop, None, *PROMPTS[0])]
+            traces = _traces(workshop, session, None)[:1]
             numbers = compare(traces, [_follow(session, None, trace) for trace in traces], tie=0)
         error = numbers.max_error / numbers.spread
         if error < BEYOND_FLOAT32:
@@ -153,11 +154,22 @@ def _limits(workshop: Workshop, bundle: Bundle) -> Limits:
     return attrs.evolve(EXACT if limits == FLOAT32 else limits, greedy=0.0)
 
 
-def _trace(workshop: Workshop, name: str | None, text: int, length: int) -> Trace:
-    """Return the reference's logits after a prompt and each further token; what follows the last is never fed."""
-    tokens = workshop.materials.texts[text]
-    logits = _reference(workshop, name)[text][length - 1 :]
-    return Trace(prompt=tokens[:length], tokens=(*tokens[length:], 0), logits=logits)
+def _traces(workshop: Workshop, session: Session, name: str | None) -> list[Trace]:
+    """Return the reference's logits after each prompt and each further token; what follows the last is never fed."""
+    room = _room(session)
+    traces = []
+    for text, length in PROMPTS:
+        tokens = workshop.materials.texts[text][:room]
+        logits = _reference(workshop, name)[text][min(length, room) - 1 : room]
+        traces.append(Trace(prompt=tokens[:length], tokens=(*tokens[length:], 0), logits=logits))
+    return traces
+
+
+def _room(session: Session) -> int:
+    """Return how many tokens fit; whether that is what was asked for is another check's question."""
+    session.load(None)
+    told = session.facts.get("context_len")
+    return told if isinstance(told, int) and 0 < told < CONTEXT_LEN else CONTEXT_LEN
 
 
 def _reference(workshop: Workshop, name: str | None) -> tuple[Rows, ...]:

@@ -130,12 +130,18 @@ def bundles_are_whole(workshop: Workshop) -> None:
 
 def nothing_is_printed_to_stdout(workshop: Workshop) -> None:
     """Listen while exporting, adding, opening and running."""
-    _expect_silence(workshop, "stdout")
+    workshop.once("acted", make=lambda: _act(workshop))
+    for activity, times in workshop.noise.items():
+        _expect_silence(activity, "stdout", [printed.stdout for printed in times])
 
 
 def nothing_is_printed_to_stderr(workshop: Workshop) -> None:
-    """Listen while exporting, adding, opening and running."""
-    _expect_silence(workshop, "stderr")
+    """Listen while exporting, adding, opening and running, but not the first time: libraries complain when they are
+    imported, and only once in a process.
+    """
+    workshop.once("acted", make=lambda: _act(workshop))
+    for activity, times in workshop.noise.items():
+        _expect_silence(activity, "stderr", [printed.stderr for printed in times[1:]])
 
 
 def undeclared_running_is_refused(workshop: Workshop) -> None:
@@ -153,25 +159,25 @@ def _alike(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> bool
     return bool(np.abs(one - other).max() <= 0.01 * float(other.std()))
 
 
-def _expect_silence(workshop: Workshop, stream: str) -> None:
-    workshop.once("acted", make=lambda: _act(workshop))
-    for activity, noise in workshop.noise.items():
-        written = str(getattr(noise, stream)).strip()
-        if written:
-            raise Broken(f"During {activity}, this is written to {stream}: {written.splitlines()[0]}")
+def _expect_silence(activity: str, stream: str, texts: list[str]) -> None:
+    written = "".join(texts).strip()
+    if written:
+        raise Broken(f"During {activity}, this is written to {stream}: {written.splitlines()[0]}")
 
 
 def _act(workshop: Workshop) -> None:
-    """Export, add, open and run, with ears open."""
+    """Export, add, open and run, twice each, with ears open."""
+    workshop.bare()
     bundle = workshop.full()
-    if workshop.links:
-        bundle = workshop.add(workshop.copy(workshop.bare()), ["alice"])
-    if workshop.runs:
-        with workshop.opened(bundle) as session, workshop.heard("running"):
-            session.load("alice")
-            session.step("alice", (1, 2, 3), 0)
-            session.step("alice", (4,), 3)
-            session.reset()
+    for _ in range(2):
+        if workshop.links:
+            workshop.add(workshop.copy(workshop.bare()), ["alice"])
+        if workshop.runs:
+            with workshop.opened(bundle) as session, workshop.heard("running"):
+                session.load("alice")
+                session.step("alice", (1, 2, 3), 0)
+                session.step("alice", (4,), 3)
+                session.reset()
 
 
 def _put_back(away: Path, place: Path) -> None:

@@ -80,10 +80,10 @@ def test_export_takes_the_options_of_the_backend(shell: Shell) -> None:
 
 
 def test_conform_passes_for_the_example_plugin(shell: Shell) -> None:
-    report = json.loads(shell.run("conform", "plain", "--check", "works", "--check", "no run", "--json").out)
-    assert [(result["name"], result["outcome"]) for result in report["results"]] == [
-        ("works", "passed"),
-        ("no run", "passed"),
+    report = json.loads(shell.run("conform", "plain", "--check", "works-here", "--check", "run-undeclared", "--json").out)
+    assert [(result["id"], result["outcome"]) for result in report["results"]] == [
+        ("works-here", "passed"),
+        ("run-undeclared", "passed"),
     ]
 
 

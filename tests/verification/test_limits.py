@@ -58,4 +58,4 @@ def test_the_documented_figures_are_those_in_force():
     for field in ("max_error", "mean_error", "kl", "top1", "greedy", "tie", "effect", "direction"):
         values = [getattr(limits, field) for limits in names.values()]
         lines.append(f"| `{field}` | " + " | ".join("-" if value is None else f"{value:g}" for value in values) + " |")
-    assert "\n".join(lines) in (Path(__file__).parents[2] / "docs" / "verify.md").read_text("utf-8")
+    assert "\n".join(lines) in (Path(__file__).parents[2] / "docs/reference/verify.md").read_text("utf-8")

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from lora_core.errors import LoraCoreError, ModelError
-
-if TYPE_CHECKING:
-    from lora_core.models.base import BaseModel
+from lora_core.layers import ModelSummary
 
 _REASON = 3
 
 
 @contextmanager
-def tracing(base: BaseModel) -> Iterator[None]:
+def tracing(base: ModelSummary) -> Iterator[None]:
     """Run `torch.export.export` of `base` in a block; what it raises becomes a `ModelError` with torch's reason.
 
     For modules that callers bring. What the core builds itself is traced or is the core's defect: that passes.
@@ -25,10 +22,10 @@ def tracing(base: BaseModel) -> Iterator[None]:
     except (LoraCoreError, MemoryError, OSError):
         raise
     except Exception as error:
-        if base.summary.family != "module":
+        if base.family != "module":
             raise
         raise ModelError(
-            f"torch.export cannot trace model {base.summary.name!r}: {_reason(error)}",
+            f"torch.export cannot trace model {base.name!r}: {_reason(error)}",
             remedy="Change the module, its example inputs or its dynamic shapes until torch.export takes them.",
         ) from error
 

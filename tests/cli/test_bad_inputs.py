@@ -182,7 +182,11 @@ def test_bad_input_is_refused_with_its_exit_code(case: str, shell: Shell, capfd:
 BUNDLES: dict[str, tuple[Callable[[Path], None], int, tuple[str, ...]]] = {
     "newer schema": (manifest(schema_version=99), 3, ("99",)),
     "broken manifest": (write("bundle/manifest.json", b"{"), 3, ("manifest.json",)),
-    "backend that is not installed": (manifest(backend="plan"), 2, ("no backend 'plan'", "'plain'")),
+    "backend that is not installed": (
+        manifest(backend="plan"),
+        6,
+        ("made by backend 'plan', which no installed plugin offers",),
+    ),
     "foreign foundation": (
         flip("bundle/foundation.safetensors"),
         3,

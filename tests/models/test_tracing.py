@@ -25,14 +25,14 @@ def base() -> BaseModel:
 def test_an_untraceable_module_is_the_models_error(base: BaseModel) -> None:
     with (
         pytest.raises(ModelError, match=r"torch.export cannot trace model 'undecided': \w+: .+") as raised,
-        tracing(base),
+        tracing(base.summary),
     ):
         torch.export.export(base.module, base.example_args)
     assert raised.value.__cause__ is not None
 
 
 def test_errors_of_ours_pass(base: BaseModel) -> None:
-    with pytest.raises(ModelError, match="ours"), tracing(base):
+    with pytest.raises(ModelError, match="ours"), tracing(base.summary):
         raise ModelError("ours")
 
 
@@ -40,5 +40,5 @@ def test_a_defect_of_what_the_core_builds_passes(base: BaseModel) -> None:
     import attrs
 
     built = attrs.evolve(base, summary=attrs.evolve(base.summary, family="llama"))
-    with pytest.raises(KeyError), tracing(built):
+    with pytest.raises(KeyError), tracing(built.summary):
         raise KeyError("ours to mend")

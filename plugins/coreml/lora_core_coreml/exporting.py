@@ -12,6 +12,8 @@ from lora_core.adapters.slots.plan import SlotPlan
 from lora_core.backend import ExportJob
 from lora_core.errors import AdapterError
 from lora_core.events import Emit, StageAdvanced, Warned, stage
+from lora_core.layers import ModelSummary
+from lora_core.models.tracing import tracing
 from lora_core.quant.undivided import describe_undivided
 from lora_core_coreml.lowering.assembly import assemble
 from lora_core_coreml.lowering.inputs import MethodShape
@@ -38,7 +40,7 @@ def lowered_program(job: ExportJob, emit: Emit) -> Iterator[ProgramObject]:
         prepared = _prepared(job, emit)
         with stage(emit, _LOWER):
             total = len(prepared.shapes) * (1 + len(job.plans))
-            lowering = _Lowering(prepared, directory, emit, total)
+            lowering = _Lowering(job.model.summary, prepared, directory, emit, total)
             exported = {s.kind: (s, lowering.export(s)) for s in prepared.shapes}
             constants = dict(prepared.metadata)
             if prepared.static:
@@ -72,7 +74,8 @@ def _prepared(job: ExportJob, emit: Emit) -> PreparedBase:
 class _Lowering:
     """Lowers the methods of one base, one after the other, so that only one is in memory."""
 
-    def __init__(self, prepared: PreparedBase, directory: Path, emit: Emit, total: int) -> None:
+    def __init__(self, model: ModelSummary, prepared: PreparedBase, directory: Path, emit: Emit, total: int) -> None:
+        self._model = model
         self._base = prepared
         self._directory = directory
         self._emit = emit
@@ -80,7 +83,8 @@ class _Lowering:
         self._done = 0
 
     def export(self, shape: MethodShape) -> torch.export.ExportedProgram:
-        return export_method(self._base.module, self._base.inputs(shape))
+        with tracing(self._model):
+            return export_method(self._base.module, self._base.inputs(shape))
 
     def lower(self, name: str, program: torch.export.ExportedProgram, constants: Mapping[str, Any]) -> LoweredMethod:
         lowered = lower_method(name, program, self._directory, float16=self._base.float16, constants=constants)

@@ -42,7 +42,7 @@ def _trace(module: torch.nn.Module, model: BaseModel) -> ExportedProgram:
 
     # The math kernel is for tracing only; ExecuTorch's exporter does the same (builder.py, `_export`).
     with torch.nn.attention.sdpa_kernel([SDPBackend.MATH]), torch.no_grad():
-        with tracing(model):
+        with tracing(model.summary):
             program = torch.export.export(
                 module,
                 model.example_args,

@@ -61,9 +61,7 @@ def template_files(index: int) -> tuple[str, str]:
     return f"template/{index}.pte", f"template/{index}.json"
 
 
-def write_template(
-    template: SplitTemplate, index: int, foundation: str, out: Path
-) -> tuple[WrittenFile, WrittenFile]:
+def write_template(template: SplitTemplate, index: int, foundation: str, out: Path) -> tuple[WrittenFile, WrittenFile]:
     """Write the two files of a template, which goes with `foundation`, under `out`."""
     program, table = template_files(index)
     (out / program).parent.mkdir(exist_ok=True)

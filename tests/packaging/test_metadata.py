@@ -25,7 +25,7 @@ def test_the_version_is_that_of_lora_core_and_written_nowhere_else(distribution:
     assert metadata(distribution)["version"] == lora_core.__version__
     assert "version" not in pyproject(distribution)["project"]
     source = (distribution.directory / pyproject(distribution)["tool"]["hatch"]["version"]["path"]).resolve()
-    assert source == CORE.package / "__init__.py"
+    assert source == CORE.package / "version.py"
 
 
 def test_the_changelog_begins_with_the_version() -> None:

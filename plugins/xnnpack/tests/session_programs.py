@@ -118,7 +118,7 @@ def lower() -> EdgeProgramManager:
         programs,
         partitioner={name: [get_xnnpack_partitioner(dynamic_quant_only_partitioner=False)] for name in programs},
         compile_config=EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True),
-        metadata=METADATA,
+        constant_methods=METADATA,
     )
 
 
@@ -126,7 +126,7 @@ def program(edge: EdgeProgramManager, methods: dict[str, str]) -> ExecutorchProg
     """Return a program with the lowered methods `methods` (its name in the program: its name in `edge`)."""
     chosen = EdgeProgramManager(
         {name: deepcopy(edge.exported_program(method)) for name, method in methods.items()},
-        metadata=METADATA,
+        constant_methods=METADATA,
         compile_config=EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True),
     )
     chosen._named_data_store = edge._named_data_store

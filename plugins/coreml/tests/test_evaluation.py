@@ -182,7 +182,7 @@ def test_a_base_that_is_another_one_is_refused(bundle: Bundle, tmp_path) -> None
         start, _ = found.region(package.WEIGHTS)
         data[start + 2 * blobfile.ALIGNMENT] ^= 1  # the first byte of the first weight
 
-    with pytest.raises(BundleError, match="base is not the one"):
+    with pytest.raises(BundleError, match="stored foundation has fingerprint"):
         CoremlBackend().open(damaged(bundle, tmp_path, another), CoremlSessionOptions())
 
 

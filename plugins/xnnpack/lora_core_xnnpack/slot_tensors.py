@@ -136,7 +136,7 @@ def read_table(path: Path, build: Callable[[dict[str, Any]], Table], *, foundati
                 where=str(path),
                 remedy="Update lora-core-xnnpack." if version > SCHEMA_VERSION else "Export the bundle again.",
             )
-        if foundation not in (None, document["foundation"]):
+        if foundation is not None and document["foundation"] != foundation:
             raise BundleError(
                 f"Template {path.name} was made for foundation {document['foundation']}, the bundle's is {foundation}.",
                 where=str(path),

@@ -82,7 +82,7 @@ def lower(model: torch.nn.Module, *, external: bool) -> dict[str, Any]:
         exported,
         partitioner=[XnnpackDynamicallyQuantizedPartitioner(), XnnpackPartitioner()],
         compile_config=EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True),
-        metadata={"get_max_seq_len": 16},
+        constant_methods={"get_max_seq_len": 16},
     )
     edge = edge.transform([ConvertToLinearPass()])
     program = edge.to_executorch(

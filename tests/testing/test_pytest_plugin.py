@@ -33,7 +33,7 @@ def run(directory: Path, *words: str) -> subprocess.CompletedProcess[str]:
         "no:cacheprovider",
         *words,
     ]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTEST_ADDOPTS": ""}
     return subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=False)
 
 

@@ -22,18 +22,22 @@ def conform(
     checks: Sequence[str] | None = None,
     options: Mapping[str, Any] | None = None,
     known_gaps: Mapping[str, str] | None = None,
+    cache: bool = False,
     emit: Emit = ignore,
 ) -> ConformanceReport:
     """Run every check that applies to `backend`, with a tiny random model in a temporary directory.
 
     `policies` (default: all that the backend declares) are what the checks go through; `checks` (default: all) the
     ids of those to run; `options` the backend's own export options by name. `known_gaps` are the ids of checks that are
-    known to fail, each with the reason; one of them that passes is a failure. Raises `UsageError` for unknown names
-    and `PluginError` for a backend that cannot be imported; what a check meets is in the report, never raised.
+    known to fail, each with the reason; one of them that passes is a failure. With `cache` exports share lowered
+    templates, for backends that lower slowly; the check `reproducible` exports once more without.
+
+    Raises `UsageError` for unknown names and `PluginError` for a backend that cannot be imported; what a check meets is
+    in the report, never raised.
     Assert `report.passed`: it is true only if every check ran and held.
     """
     expect_known("check", checks or (), check_ids())
-    kit = Kit(backend, hub=hub, policies=policies, options=options, known_gaps=known_gaps, emit=emit)
+    kit = Kit(backend, hub=hub, policies=policies, options=options, known_gaps=known_gaps, cache=cache, emit=emit)
     with kit:
         return kit.report([kit.run(check) for check in kit.checks if not checks or check.id in checks])
 

@@ -38,6 +38,7 @@ class Kit:
         options: Mapping[str, Any] | None = None,
         known_gaps: Mapping[str, str] | None = None,
         materials: Materials | None = None,
+        cache: bool = False,
         emit: Emit = ignore,
     ) -> None:
         """Prepare for `backend`; `lora_core.testing.conformance.conform` documents arguments and errors.
@@ -60,6 +61,7 @@ class Kit:
             materials=materials or Materials(root=root / "given"),
             policies=tuple(policies or offered),
             options={**_small(hub, backend), **(options or {})},
+            cache=root / "cache" if cache else None,
             emit=emit,
         )
         try:

@@ -42,6 +42,7 @@ class Workshop:
     materials: Materials
     policies: tuple[str, ...]
     options: Mapping[str, Any] = attrs.field(factory=dict)
+    cache: Path | None = None
     emit: Emit = ignore
     noise: dict[str, list[Printed]] = attrs.field(factory=dict, init=False)
     """What was printed, by what was done, each time that it was."""
@@ -89,7 +90,7 @@ class Workshop:
         return self.once(
             "again",
             policy or self.policies[0],
-            make=lambda: self.export(ADAPTERS[::-1], policy=policy, model=model),
+            make=lambda: self.export(ADAPTERS[::-1], policy=policy, model=model, cache=None),
         )
 
     def stranger(self) -> Bundle:
@@ -117,7 +118,7 @@ class Workshop:
                 options=self.options,
                 emit=both,
                 hub=self.hub,
-                **{**room, **more},
+                **{"cache": self.cache, **room, **more},
             )
 
     def add(self, bundle: Path, names: Sequence[str]) -> Bundle:

@@ -101,6 +101,7 @@ class CoremlSession(Session):
         self._cache = KvCache(bundle.manifest.kv_cache, self._context_len)
         self._attention = self._new_attention()
         self._loaded: dict[str | None, Loaded] = {}
+        self._closed = False
 
     def _read_metadata(self) -> None:
         self._adapters = frozenset(self._program.constant(ADAPTERS))
@@ -135,7 +136,9 @@ class CoremlSession(Session):
         }
 
     def load(self, adapter: str | None) -> Loaded:
-        """Load the functions of an adapter; raises `UsageError` for an unknown name."""
+        """Load the functions of an adapter; raises `UsageError` for an unknown name, or if the session is closed."""
+        if self._closed:
+            raise UsageError("The session is closed", remedy="Open the bundle again.")
         if adapter is not None and adapter not in self._adapters:
             known = ", ".join(sorted(self._adapters)) or "none"
             raise UsageError(f"The bundle has no adapter {adapter!r}", remedy=f"It has: {known}.")
@@ -153,8 +156,8 @@ class CoremlSession(Session):
 
     def step(self, adapter: str | None, tokens: Sequence[int], position: int) -> npt.NDArray[np.float32]:
         """Evaluate `tokens` at `position`, in as many calls as the methods' input length takes."""
-        self._cache.check(adapter, position, len(tokens))
         self.load(adapter)
+        self._cache.check(adapter, position, len(tokens))
         found: list[npt.NDArray[np.float32]] = []
         done = 0
         while done < len(tokens):
@@ -169,6 +172,7 @@ class CoremlSession(Session):
 
     def close(self) -> None:
         """Release the program."""
+        self._closed = True
         self._program.close()
 
     def _call(

@@ -186,6 +186,15 @@ def test_a_base_that_is_another_one_is_refused(bundle: Bundle, tmp_path) -> None
         CoremlBackend().open(damaged(bundle, tmp_path, another), CoremlSessionOptions())
 
 
+def test_a_closed_session_refuses(bundle: Bundle) -> None:
+    session = CoremlBackend().open(bundle, CoremlSessionOptions())
+    session.load("shout")
+    session.close()
+    for attempt in (lambda: session.load("shout"), lambda: session.step("shout", TOKENS, 0)):
+        with pytest.raises(UsageError, match="session is closed"):
+            attempt()
+
+
 def test_a_program_cut_short_is_an_error(bundle: Bundle, tmp_path) -> None:
     cut = attrs.evolve(bundle, path=tmp_path)
     data = (bundle.path / "model.pte").read_bytes()

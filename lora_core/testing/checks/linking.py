@@ -81,13 +81,15 @@ def linking_is_light(workshop: Workshop) -> None:
 
 
 def own_names_are_reserved(workshop: Workshop) -> None:
-    """Call an adapter as methods and files of the bundle are called: refused, or nothing of the base is replaced."""
+    """Call an adapter as methods and files are called: refused, or it leaves alone what any adapter leaves alone."""
     bare = workshop.bare()
     manifest = bare.manifest
     words = {method.name for method in manifest.methods}
     words |= {part for each in manifest.artifacts for part in Path(each.path).with_suffix("").parts}
     directory = workshop.materials.adapter("alice").directory
     assert directory is not None, "alice is a directory"
+    harmless = lora_core.add(workshop.copy(bare), {"alice": directory}, emit=workshop.tell, hub=workshop.hub).manifest
+    kept = {*manifest.artifacts, *manifest.methods} & {*harmless.artifacts, *harmless.methods}
     for word in sorted(words):
         if name_problem(word, workshop.spec.reserved) is not None:
             continue
@@ -95,7 +97,7 @@ def own_names_are_reserved(workshop: Workshop) -> None:
             added = lora_core.add(workshop.copy(bare), {word: directory}, emit=workshop.tell, hub=workshop.hub)
         except LoraCoreError as error:
             raise Broken(f"An adapter called {word!r} is not refused by the descriptor, and fails: {error}") from error
-        if {*manifest.artifacts, *manifest.methods} - {*added.manifest.artifacts, *added.manifest.methods}:
+        if kept - {*added.manifest.artifacts, *added.manifest.methods}:
             raise Broken(f"An adapter called {word!r} replaces a file or a method of the base")
 
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from functools import cache
@@ -10,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from lora_core import __version__
-from tests.packaging.distributions import ROOT, Distribution
+from tests.packaging.distributions import Distribution
 from tests.packaging.environment import Environment, make_environment
+from tests.packaging.make import make
 
 
 @pytest.fixture(scope="session")
@@ -20,7 +20,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("built") / "dist"
     # `-o`: these tests run in the environment that is asked for, so there is nothing to set up.
     places = [f"BIN={Path(sys.executable).parent}", f"DIST={directory}", "-o", f".venv/.installed-{__version__}"]
-    ran = subprocess.run(["make", "dist", *places], cwd=ROOT, capture_output=True, text=True, check=False)
+    ran = make("dist", *places)
     if ran.returncode != 0:
         raise RuntimeError(f"{ran.stdout}{ran.stderr}")
     return directory

@@ -5,8 +5,10 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+import pytest
+
 import lora_core
-from tests.packaging.distributions import ROOT
+from tests.packaging.make import make
 
 # Stands for `python3`, and for the `python` of the environment that it is asked to make.
 PYTHON = """#!/bin/sh
@@ -25,10 +27,14 @@ def setup(directory: Path, editable: str) -> subprocess.CompletedProcess[str]:
     python.write_text(PYTHON.format(editable=editable), "utf-8")
     python.chmod(0o755)
     places = [f"PYTHON={python}", f"VENV={directory / 'venv'}", f"SETUP_LOG={directory / 'log/setup.log'}"]
-    return subprocess.run(["make", "setup", *places], cwd=ROOT, capture_output=True, text=True, check=False)
+    return make("setup", *places)
 
 
-def test_it_prints_its_steps_and_not_the_installers_warnings(tmp_path: Path) -> None:
+@pytest.mark.parametrize("level", ["0", "1"])
+def test_it_prints_its_steps_and_not_the_installers_warnings(
+    level: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAKELEVEL", level)  # as when the tests are called from a shell, and from `make test`
     ran = setup(tmp_path, editable="echo Successfully installed")
     assert ran.returncode == 0, ran
     assert [line[:4] for line in ran.stdout.splitlines()] == ["==> "] * 3

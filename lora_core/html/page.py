@@ -37,7 +37,7 @@ def render(report: InspectReport, measured: Mapping[str, Mapping[str, Any]]) -> 
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(size=_size, percent=_percent, number=_number)
+    environment.filters.update(size=size, percent=_percent, number=_number)
     manifest = report.bundle.manifest
     return environment.get_template(_TEMPLATE).render(
         version=__version__,
@@ -51,15 +51,6 @@ def render(report: InspectReport, measured: Mapping[str, Mapping[str, Any]]) -> 
         verify=measured.get("verify"),
         bench=measured.get("bench"),
     )
-
-
-def _size(count: float) -> str:
-    value, unit = float(count), "B"
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if abs(value) < 1000 or unit == "TB":
-            break
-        value /= 1000
-    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
 
 
 def _percent(share: float | None) -> str:

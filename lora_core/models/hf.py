@@ -18,6 +18,7 @@ from lora_core.models.architecture import Architecture, read_architecture
 from lora_core.models.base import BaseModel, ModelHandle, ModelOptions, ModelSource, TokenizerFiles
 from lora_core.models.checkpoint import Checkpoint, open_checkpoint
 from lora_core.models.families import FAMILIES, ModelFamily, find_family, supported
+from lora_core.models.skeleton import Skeleton
 from lora_core.tensors import LazyTensor
 
 if TYPE_CHECKING:
@@ -126,21 +127,29 @@ class HfModel(ModelHandle):
         """Read the weights and build ExecuTorch's Llama, in the form that `ExecutorchOptions` ask for, else with plain
         torch operators; raises `ModelError`.
         """
+        skeleton = self.skeleton(options)
+        return skeleton.fill(self.checkpoint.read(dict.fromkeys(each.name for each in skeleton.sources.values())))
+
+    def skeleton(self, options: ModelOptions) -> Skeleton:
+        """Build what `load` builds, without reading weights; raises `ModelError`."""
         from lora_core.models.executorch import inputs, names, transformer
         from lora_core.models.executorch.options import ExecutorchOptions
 
         asked = ExecutorchOptions.of(options)
         self._check_tied()
-        module = transformer.build_transformer(self.architecture, self.checkpoint, asked)
-        return BaseModel(
+        module = transformer.build_structure(self.architecture, asked)
+        block = names.block_names(asked)
+        base = BaseModel(
             summary=self.summary,
             module=module,
-            paths=names.layer_paths(self.architecture, names.block_names(asked)),
+            paths=names.layer_paths(self.architecture, block),
             example_args=inputs.example_args(module, asked),
             example_kwargs={},
             dynamic_shapes=inputs.dynamic_shapes(asked),
             metadata=inputs.metadata(self.summary, self.architecture.layers, asked),
         )
+        stored = names.parameter_names(self.architecture, block)
+        return Skeleton(base=base, sources={path: self.checkpoint.tensors[name] for path, name in stored.items()})
 
     def reference(self, references: Sequence[AdapterReference]) -> ReferenceModel:
         """Return transformers (with peft if there are adapters) reading this checkpoint's own directory."""

@@ -10,6 +10,7 @@ from lora_core.bundle.durable import storage_errors
 from lora_core.html.areas import HEIGHT, WIDTH, tiles
 from lora_core.html.files import read_reports
 from lora_core.pipeline.inspect import InspectReport
+from lora_core.units import size
 
 _TEMPLATE = "page.html.j2"
 

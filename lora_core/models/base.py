@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from lora_core.adapters.reference import AdapterReference
     from lora_core.models.families import ModelFamily
+    from lora_core.models.outline import Outline
     from lora_core.models.reference_model import ReferenceModel
-    from lora_core.models.skeleton import Skeleton
 
 
 @attrs.frozen(kw_only=True)
@@ -67,7 +67,7 @@ class ModelHandle(ABC):
     """A base that is known but not yet loaded: what `check` sees, and what `export` loads once.
 
     A backend that only wants weights takes `tensors`, which needs neither torch nor any runtime's definition of the
-    model; one that lowers a module takes `load`, or `skeleton` and the weights one after another.
+    model; one that lowers a module takes `load`, or `outline` and the weights one after another.
     """
 
     @property
@@ -92,7 +92,7 @@ class ModelHandle(ABC):
     def load(self, options: ModelOptions) -> BaseModel:
         """Read the weights (memory-mapped, once) and build the module; raises `ModelError`."""
 
-    def skeleton(self, options: ModelOptions) -> Skeleton | None:  # noqa: ARG002 - for sources that can
+    def outline(self, options: ModelOptions) -> Outline | None:  # noqa: ARG002 - for sources that can
         """Return what `load` returns without its weights, None if this base can only be had whole.
 
         A backend that gets one can lower stand-ins and read the weights one after another. Raises `ModelError`.

@@ -11,7 +11,7 @@ import attrs
 from lora_core.backend import ExportJob
 from lora_core.layers import LayerInfo
 from lora_core.models.base import BaseModel
-from lora_core.models.skeleton import Skeleton
+from lora_core.models.outline import Outline
 from lora_core.quant.policy import Assignment, Scheme
 from lora_core.tensors import row_blocks
 from lora_core_xnnpack.cache.forms import Form, named_tensors
@@ -31,23 +31,23 @@ Tensors = Mapping[str, Any]
 class StreamedBase:
     """A base that is read when it is written: its structure, and how each layer is quantized."""
 
-    skeleton: Skeleton
+    outline: Outline
     assignment: Assignment
     scale_search: str
 
     @classmethod
     def of(cls, job: ExportJob) -> StreamedBase | None:
         """Return the base of `job`, None if its source cannot give it without its weights."""
-        skeleton = job.model.skeleton(model_options(job))
-        if skeleton is None:
+        outline = job.model.outline(model_options(job))
+        if outline is None:
             return None
-        assignment = job.policy.assign(skeleton.base.summary.layers)
-        return cls(skeleton=skeleton, assignment=assignment, scale_search=job.options.scale_search)
+        assignment = job.policy.assign(outline.base.summary.layers)
+        return cls(outline=outline, assignment=assignment, scale_search=job.options.scale_search)
 
     @property
     def model(self) -> BaseModel:
         """The base, its parameters on the meta device."""
-        return self.skeleton.base
+        return self.outline.base
 
     @cached_property
     def quantized(self) -> Mapping[str, tuple[LayerInfo, Scheme]]:
@@ -61,7 +61,7 @@ class StreamedBase:
 
     def same(self, form: Form) -> Form:
         """Return the form that stands for all that are equal to `form` in every base: tied parameters have one."""
-        source = self.skeleton.sources.get(form.path)
+        source = self.outline.sources.get(form.path)
         if source is None or not self.reads_alone(form.path):
             return form
         return attrs.evolve(form, path=self._first[source.name])
@@ -86,8 +86,8 @@ class StreamedBase:
             for rows in self._rows(f"{reading}.weight"):
                 made = quantized_layer(rows, layer.kind, scheme, scale_search=self.scale_search)
                 yield {f"{reading}.{name}": tensor for name, tensor in named_tensors(made)}
-        elif reading in self.skeleton.sources:
-            for block in row_blocks(self.skeleton.sources[reading], BLOCK_BYTES):
+        elif reading in self.outline.sources:
+            for block in row_blocks(self.outline.sources[reading], BLOCK_BYTES):
                 yield {reading: torch.from_numpy(block)}
         else:
             yield {reading: self.model.module.get_buffer(reading)}
@@ -95,7 +95,7 @@ class StreamedBase:
     def _rows(self, path: str) -> Iterator[torch.Tensor]:
         import torch
 
-        source = self.skeleton.sources[path]
+        source = self.outline.sources[path]
         if self.scale_search == "hqq":  # it stops when the scales of all rows stand
             yield torch.from_numpy(source.read())
         else:
@@ -105,7 +105,7 @@ class StreamedBase:
     def _first(self) -> Mapping[str, str]:
         """The first unquantized parameter that each source fills, by the source's name."""
         first: dict[str, str] = {}
-        for path, source in self.skeleton.sources.items():
+        for path, source in self.outline.sources.items():
             if self.reads_alone(path):
                 first.setdefault(source.name, path)
         return first

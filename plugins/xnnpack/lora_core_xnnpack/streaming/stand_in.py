@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_core.layers import LayerInfo
 from lora_core.models.base import BaseModel
-from lora_core.models.skeleton import Skeleton
+from lora_core.models.outline import Outline
 from lora_core.quant.policy import Scheme
 from lora_core_xnnpack.quant import quantized_layer
 from lora_core_xnnpack.streaming.base import StreamedBase
@@ -22,27 +22,27 @@ _ROWS = 16
 _SCALE = 0.05
 
 
-def stand_in(base: StreamedBase, skeleton: Skeleton) -> BaseModel:
-    """Give `skeleton`, one like that of `base`, random weights, quantized as those of the base are; return its base.
+def stand_in(base: StreamedBase, outline: Outline) -> BaseModel:
+    """Give `outline`, one like that of `base`, random weights, quantized as those of the base are; return its base.
 
     Tied parameters are tied here too.
     """
     import torch
 
     generator = torch.Generator().manual_seed(0)
-    module = skeleton.base.module
+    module = outline.base.module
     for path, (layer, scheme) in base.quantized.items():
         _put(module, path, _quantized(layer, scheme, base.scale_search, generator))
     values: dict[str, torch.Tensor] = {}
     given: dict[str, torch.Tensor] = {}
-    for path, source in skeleton.sources.items():
+    for path, source in outline.sources.items():
         if base.reads_alone(path):
             if source.name not in values:
                 values[source.name] = _random(source.shape, generator)
             given[path] = values[source.name]
     module.load_state_dict(given, strict=False, assign=True)
     module.requires_grad_(False)
-    return skeleton.base
+    return outline.base
 
 
 def _put(module: torch.nn.Module, path: str, layer: torch.nn.Module) -> None:

@@ -38,15 +38,15 @@ def weightless(
     if kept is not None:
         emit(Noted(message="The lowered programs are in the cache"))
         return kept
-    skeleton = job.model.skeleton(model_options(job))
-    assert skeleton is not None, "a source that gave it once"
+    outline = job.model.outline(model_options(job))
+    assert outline is not None, "a source that gave it once"
     try:
         with tempfile.TemporaryDirectory(prefix=".stand-in-", dir=out) as work:
-            made = lower(stand_in(base, skeleton), Path(work))
+            made = lower(stand_in(base, outline), Path(work))
     except DependsOnWeightsError as error:
         emit(Noted(message=f"The base is held whole, because its lowered programs depend on its weights: {error}"))
         return None
-    del skeleton
+    del outline
     gc.collect()  # graphs are cyclic, and hold the stand-ins
     if entry:
         entry.keep(made, emit)

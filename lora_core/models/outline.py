@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @attrs.frozen(kw_only=True)
-class Skeleton:
+class Outline:
     """A base whose weights have not been read.
 
     The parameters of `base.module` are on torch's meta device (shapes, no data), its buffers are those of the loaded

@@ -27,7 +27,7 @@ def estimate(job: ExportJob) -> Estimated:
 
 
 def foundation_bytes(job: ExportJob) -> int:
-    """Return the bytes of the base's layers as they will be stored: all but norms, rotary tables and the file's front."""
+    """Return the bytes of the base's layers as stored: all but norms, rotary tables and the file's front."""
     layers = job.model.summary.layers
     schemes = job.policy.assign(layers).schemes
     return sum(_stored(layer, schemes) for layer in layers)

@@ -15,7 +15,7 @@ from lora_core.adapters.slots.choice import PlacedAdapter
 from lora_core.adapters.slots.plan import SlotPlan
 from lora_core.bundle.bundle import Bundle, Method
 from lora_core.errors import Problem, UnsupportedError
-from lora_core.events import Emit
+from lora_core.events import Emit, Estimated
 from lora_core.models.base import ModelHandle
 from lora_core.quant.policy import QuantPolicy
 from lora_core.sharing.blobs import WeightSharing
@@ -97,6 +97,10 @@ class Backend(ABC):
     @abstractmethod
     def check(self, job: ExportJob) -> Sequence[Problem]:
         """Return every problem of `job` at once, before any heavy work."""
+
+    def estimate(self, job: ExportJob) -> Estimated | None:
+        """Return what exporting `job` will take, from configuration alone; None if the backend cannot tell."""
+        return None
 
     @abstractmethod
     def export(self, job: ExportJob, out: Path, emit: Emit) -> Artifacts:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import attrs
 
@@ -24,11 +25,12 @@ class StageStarted(Event):
 
 @attrs.frozen(kw_only=True)
 class StageAdvanced(Event):
-    """`done` of `total` units of the stage are finished."""
+    """`done` of `total` units of the stage are finished; `unit` is `bytes`, or empty for whatever the stage counts."""
 
     stage: str
     done: int
     total: int
+    unit: Literal["", "bytes"] = ""
 
 
 @attrs.frozen(kw_only=True)
@@ -37,6 +39,14 @@ class StageFinished(Event):
 
     stage: str
     seconds: float
+
+
+@attrs.frozen(kw_only=True)
+class Estimated(Event):
+    """What the work that now begins will take: bytes it writes, and bytes of memory at its peak (None: not known)."""
+
+    written: int
+    memory: int | None = None
 
 
 @attrs.frozen(kw_only=True)

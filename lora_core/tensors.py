@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, runtime_checkable
 
 import attrs
 import numpy as np
@@ -77,20 +78,28 @@ class StoredTensor:
 
     def read(self) -> npt.NDArray[np.float32]:
         """Return the data as a C-contiguous float32 array; raises `error` if the file changed since."""
+        return widen(self._read(0, self.size), self.dtype).reshape(self.shape)
+
+    def read_rows(self, start: int, stop: int) -> npt.NDArray[np.float32]:
+        """Return the rows `start` to `stop` (along the first axis) of what `read` returns, reading no others."""
+        row = self.size // self.shape[0]
+        raw = self._read(start * row, (stop - start) * row)
+        return widen(raw, self.dtype).reshape(stop - start, *self.shape[1:])
+
+    def _read(self, start: int, size: int) -> npt.NDArray[np.uint8]:
         try:
             with self.path.open("rb", buffering=0) as file:
                 if _stamp(os.fstat(file.fileno())) != self.stamp:
                     raise self.error(self._problem("The file changed while it was in use"))
-                file.seek(self.offset)
-                raw = self._load(file)
+                file.seek(self.offset + start)
+                return self._load(file, size)
         except OSError as error:
             raise StorageError(f"Cannot read tensor {self.name!r}: {error}.", where=str(self.path)) from error
-        return widen(raw, self.dtype).reshape(self.shape)
 
-    def _load(self, file: BinaryIO) -> npt.NDArray[np.uint8]:
-        raw = np.empty(self.size, dtype=np.uint8)
+    def _load(self, file: BinaryIO, size: int) -> npt.NDArray[np.uint8]:
+        raw = np.empty(size, dtype=np.uint8)
         view, done = raw.data, 0
-        while done < self.size:
+        while done < size:
             count = file.readinto(view[done:])  # type: ignore[attr-defined]
             if not count:
                 raise self.error(self._problem("The file ends within this tensor", _COPY_AGAIN))
@@ -99,6 +108,29 @@ class StoredTensor:
 
     def _problem(self, what: str, remedy: str = "Run the command again.") -> Problem:
         return Problem(what=what, where=f"{self.path}: {self.name}", remedy=remedy)
+
+
+@runtime_checkable
+class Sliceable(Protocol):
+    """A `LazyTensor` of which some rows can be read without the others."""
+
+    def read_rows(self, start: int, stop: int) -> npt.NDArray[np.float32]:
+        """Return rows `start` to `stop` along the first axis."""
+        ...
+
+
+def row_blocks(tensor: LazyTensor, limit: int) -> Iterator[npt.NDArray[np.float32]]:
+    """Yield the rows of `tensor` in blocks of at most `limit` float32 bytes, at least a row each.
+
+    Only one block is in memory where the tensor is `Sliceable`; else it is read once and yielded in slices.
+    """
+    rows = tensor.shape[0]
+    step = max(1, limit * rows // max(1, 4 * math.prod(tensor.shape)))
+    if isinstance(tensor, Sliceable):
+        yield from (tensor.read_rows(start, min(start + step, rows)) for start in range(0, rows, step))
+    else:
+        whole = tensor.read()
+        yield from (whole[start : start + step] for start in range(0, rows, step))
 
 
 @attrs.frozen(kw_only=True)
@@ -150,7 +182,7 @@ def scan(path: Path, tensors: Sequence[StoredTensor]) -> Scan:
         with path.open("rb") as file:
             digest.update(file.read(min((tensor.offset for tensor in tensors), default=-1)))
             for tensor in tensors:
-                raw = tensor._load(file)
+                raw = tensor._load(file, tensor.size)
                 digest.update(raw.data)
                 if tensor.dtype in READABLE and not _finite(raw, tensor.dtype):
                     not_finite.append(tensor.name)

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 
 # Each floor may import from the floors before it, and rooms of one floor nothing of each other.
 FLOORS = (
-    ("errors", "capability", "elementary", "suggestions", "pte", "moved", "version"),
+    ("errors", "capability", "elementary", "suggestions", "pte", "moved", "units", "version"),
     ("events", "tensors", "outcome"),
     ("layers", "limits"),
     ("quant", "specs"),

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, TextIO
 
 import attrs
 
-from lora_core.cli.progress import seconds
-from lora_core.events import Event, Noted, StageAdvanced, StageFinished, StageStarted, Warned
+from lora_core.cli.progress import estimate, progress, seconds
+from lora_core.events import Estimated, Event, Noted, StageAdvanced, StageFinished, StageStarted, Warned
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -23,6 +23,7 @@ class LiveStage:
 
     total: float | None = None
     done: float = 0
+    told: str = ""
     task: TaskID | None = None
 
 
@@ -46,13 +47,15 @@ class LiveProgress:
                 self._start_waiting()
             elif isinstance(event, StageAdvanced) and event.stage in self._stages:
                 stage = self._stages[event.stage]
-                stage.done, stage.total = event.done, event.total
+                stage.done, stage.total, stage.told = event.done, event.total, progress(event)
             elif isinstance(event, StageFinished):
                 self._finish(event)
             elif isinstance(event, Warned):
                 self._say(f"warning: {event.message}")
             elif isinstance(event, Noted):
                 self._say(event.message)
+            elif isinstance(event, Estimated):
+                self._say(estimate(event))
             self._draw()
 
     def show_now(self) -> None:
@@ -64,7 +67,8 @@ class LiveProgress:
             if self._timer is None:
                 return
             self._timer = None
-            columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+            told = TextColumn("{task.fields[told]}")
+            columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), told, TimeElapsedColumn())
             # redirect_*: stdout and stderr of this process are the log while the display is up.
             self._display = Progress(
                 *columns,
@@ -118,5 +122,5 @@ class LiveProgress:
             return
         for name, stage in self._stages.items():
             if stage.task is None:
-                stage.task = self._display.add_task(name, total=stage.total)
-            self._display.update(stage.task, completed=stage.done, total=stage.total)
+                stage.task = self._display.add_task(name, total=stage.total, told=stage.told)
+            self._display.update(stage.task, completed=stage.done, total=stage.total, told=stage.told)

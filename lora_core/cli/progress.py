@@ -9,7 +9,8 @@ from typing import Protocol
 
 import attrs
 
-from lora_core.events import Event, Noted, StageAdvanced, StageFinished, StageStarted, Warned
+from lora_core.events import Estimated, Event, Noted, StageAdvanced, StageFinished, StageStarted, Warned
+from lora_core.units import size
 
 HEARTBEAT_SECONDS = 15.0
 ANNOUNCE_SECONDS = 1.0
@@ -66,7 +67,7 @@ class PlainProgress:
             elif isinstance(event, StageAdvanced):
                 for stage in self._stages:
                     if stage.name == event.stage:
-                        stage.done = f"{event.done} of {event.total}"
+                        stage.done = progress(event)
             elif isinstance(event, StageFinished):
                 self._stages = [stage for stage in self._stages if stage.name != event.stage]
                 self._say(f"{event.stage}: done in {seconds(event.seconds)}")
@@ -74,6 +75,8 @@ class PlainProgress:
                 self._say(f"warning: {event.message}")
             elif isinstance(event, Noted):
                 self._say(event.message)
+            elif isinstance(event, Estimated):
+                self._say(estimate(event))
 
     def tick(self) -> None:
         """Announce stages that have lasted a second, and give a sign of life when nothing was said for long."""
@@ -129,6 +132,19 @@ class QuietProgress:
 
     def close(self) -> None:
         """Do nothing."""
+
+
+def progress(event: StageAdvanced) -> str:
+    """Return how far a stage is: `3 of 9`, `1.2 GB of 4.9 GB`."""
+    if event.unit == "bytes":
+        return f"{size(event.done)} of {size(event.total)}"
+    return f"{event.done} of {event.total}"
+
+
+def estimate(event: Estimated) -> str:
+    """Return what is about to be taken, as a sentence."""
+    memory = "" if event.memory is None else f", holding at most about {size(event.memory)} in memory"
+    return f"Writes about {size(event.written)}{memory}"
 
 
 def seconds(value: float) -> str:

@@ -10,6 +10,7 @@ from lora_core.bundle.durable import storage_errors
 from lora_core.html.areas import HEIGHT, WIDTH, tiles
 from lora_core.html.files import read_reports
 from lora_core.pipeline.inspect import InspectReport
+from lora_core.units import size
 
 _TEMPLATE = "page.html.j2"
 
@@ -37,7 +38,7 @@ def render(report: InspectReport, measured: Mapping[str, Mapping[str, Any]]) -> 
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(size=_size, percent=_percent, number=_number)
+    environment.filters.update(size=size, percent=_percent, number=_number)
     manifest = report.bundle.manifest
     return environment.get_template(_TEMPLATE).render(
         version=__version__,
@@ -51,15 +52,6 @@ def render(report: InspectReport, measured: Mapping[str, Mapping[str, Any]]) -> 
         verify=measured.get("verify"),
         bench=measured.get("bench"),
     )
-
-
-def _size(count: float) -> str:
-    value, unit = float(count), "B"
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if abs(value) < 1000 or unit == "TB":
-            break
-        value /= 1000
-    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
 
 
 def _percent(share: float | None) -> str:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from lora_core.adapters.reference import AdapterReference
     from lora_core.models.families import ModelFamily
+    from lora_core.models.outline import Outline
     from lora_core.models.reference_model import ReferenceModel
 
 
@@ -66,7 +67,7 @@ class ModelHandle(ABC):
     """A base that is known but not yet loaded: what `check` sees, and what `export` loads once.
 
     A backend that only wants weights takes `tensors`, which needs neither torch nor any runtime's definition of the
-    model; one that lowers a module takes `load`.
+    model; one that lowers a module takes `load`, or `outline` and the weights one after another.
     """
 
     @property
@@ -90,6 +91,13 @@ class ModelHandle(ABC):
     @abstractmethod
     def load(self, options: ModelOptions) -> BaseModel:
         """Read the weights (memory-mapped, once) and build the module; raises `ModelError`."""
+
+    def outline(self, options: ModelOptions) -> Outline | None:  # noqa: ARG002 - for sources that can
+        """Return what `load` returns without its weights, None if this base can only be had whole.
+
+        A backend that gets one can lower stand-ins and read the weights one after another. Raises `ModelError`.
+        """
+        return None
 
     def reference(self, references: Sequence[AdapterReference]) -> ReferenceModel | None:
         """Return an independent implementation of this model with the adapters `references`, by code that exports share

@@ -18,9 +18,12 @@ from lora_core.models.architecture import Architecture, read_architecture
 from lora_core.models.base import BaseModel, ModelHandle, ModelOptions, ModelSource, TokenizerFiles
 from lora_core.models.checkpoint import Checkpoint, open_checkpoint
 from lora_core.models.families import FAMILIES, ModelFamily, find_family, supported
+from lora_core.models.outline import Outline
 from lora_core.tensors import LazyTensor
 
 if TYPE_CHECKING:
+    import torch
+
     from lora_core.adapters.reference import AdapterReference
     from lora_core.models.reference_model import ReferenceModel
 
@@ -126,21 +129,30 @@ class HfModel(ModelHandle):
         """Read the weights and build ExecuTorch's Llama, in the form that `ExecutorchOptions` ask for, else with plain
         torch operators; raises `ModelError`.
         """
+        outline = self.outline(options)
+        return outline.fill(self.checkpoint.read(dict.fromkeys(each.name for each in outline.sources.values())))
+
+    def outline(self, options: ModelOptions) -> Outline:
+        """Build what `load` builds, without reading weights; raises `ModelError`."""
         from lora_core.models.executorch import inputs, names, transformer
         from lora_core.models.executorch.options import ExecutorchOptions
 
         asked = ExecutorchOptions.of(options)
         self._check_tied()
-        module = transformer.build_transformer(self.architecture, self.checkpoint, asked)
-        return BaseModel(
+        module = transformer.build_structure(self.architecture, asked)
+        block = names.block_names(asked)
+        base = BaseModel(
             summary=self.summary,
             module=module,
-            paths=names.layer_paths(self.architecture, names.block_names(asked)),
+            paths=names.layer_paths(self.architecture, block),
             example_args=inputs.example_args(module, asked),
             example_kwargs={},
             dynamic_shapes=inputs.dynamic_shapes(asked),
             metadata=inputs.metadata(self.summary, self.architecture.layers, asked),
         )
+        stored = names.parameter_names(self.architecture, block)
+        _tie(module, stored)
+        return Outline(base=base, sources={path: self.checkpoint.tensors[name] for path, name in stored.items()})
 
     def reference(self, references: Sequence[AdapterReference]) -> ReferenceModel:
         """Return transformers (with peft if there are adapters) reading this checkpoint's own directory."""
@@ -160,6 +172,14 @@ class HfModel(ModelHandle):
     def _aliases(self) -> tuple[str, ...]:
         given = self.config.get("_name_or_path")
         return (self._name, *([given] if isinstance(given, str) and given else []))
+
+
+def _tie(module: torch.nn.Module, stored: Mapping[str, str]) -> None:
+    """Let parameters of `module` that one tensor fills be one parameter."""
+    first: dict[str, torch.nn.Parameter] = {}
+    for path, name in stored.items():
+        owner, _, last = path.rpartition(".")
+        setattr(module.get_submodule(owner), last, first.setdefault(name, module.get_parameter(path)))
 
 
 def _directory(path: Path, families: Sequence[ModelFamily]) -> Path:

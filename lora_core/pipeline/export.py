@@ -18,7 +18,7 @@ from lora_core.bundle.bundle import Bundle, Manifest
 from lora_core.bundle.creation import creation, refusal
 from lora_core.bundle.durable import storage_errors
 from lora_core.errors import BundleError, PolicyError, UnsupportedError, UsageError
-from lora_core.events import Emit, Noted, Warned, stage
+from lora_core.events import Emit, Estimated, Noted, Warned, stage
 from lora_core.layers import ModelSummary
 from lora_core.models.base import TokenizerFiles
 from lora_core.pipeline.complaints import Complaints
@@ -30,6 +30,7 @@ from lora_core.quant.policies import parse_policy
 from lora_core.quant.policy import QuantPolicy
 from lora_core.specs import BackendSpec
 from lora_core.suggestions import did_you_mean
+from lora_core.units import size
 
 if TYPE_CHECKING:
     from lora_core.hub import PluginHub
@@ -47,6 +48,7 @@ def export(request: ExportRequest, out: Path, *, force: bool, emit: Emit, hub: P
     with stage(emit, CHECK_STAGE):
         job, maker = _prepare(request, hub, complaints)
     _announce(job, emit)
+    _estimate(maker.estimate(job), out, emit)
     with creation(out, emit, force=force) as made:
         artifacts = maker.export(job, made.out, emit)
         blame(request.backend, unlinked(artifacts, job.adapters))
@@ -125,6 +127,18 @@ def _announce(job: ExportJob, emit: Emit) -> None:
         contradiction = other_base(placed.adapter, job.model.summary)
         if contradiction is not None:
             emit(Warned(message=contradiction))
+
+
+def _estimate(estimated: Estimated | None, out: Path, emit: Emit) -> None:
+    """Tell what the export will take, and warn if the disk has no room for it."""
+    if estimated is None:
+        return
+    emit(estimated)
+    directory = next(each for each in out.resolve().parents if each.is_dir())
+    with storage_errors("look at", directory):
+        free = shutil.disk_usage(directory).free
+    if free < estimated.written:
+        emit(Warned(message=f"About {size(estimated.written)} will be written, and {directory} has {size(free)} free."))
 
 
 def _manifest(name: str, job: ExportJob, written: Artifacts, out: Path) -> Manifest:

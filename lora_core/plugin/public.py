@@ -34,6 +34,7 @@ PUBLIC: Mapping[str, str] = {
     "lora_core.cli.command": "the command class that a plugin's commands derive from",
     "lora_core.cli.console": "what a command's callback gets",
     "lora_core.models.base": "model sources, handles and loaded bases",
+    "lora_core.models.outline": "a base without its weights, and where they are read",
     "lora_core.models.families": "`ModelFamily`",
     "lora_core.models.rope": "rotary embeddings as configurations describe them",
     "lora_core.models.architecture": "the decoder that a configuration describes",

@@ -8,7 +8,7 @@ import pytest
 
 from lora_core.cli.live import LiveProgress
 from lora_core.cli.progress import PlainProgress, QuietProgress, seconds
-from lora_core.events import Noted, StageAdvanced, StageFinished, StageStarted, Warned
+from lora_core.events import Estimated, Noted, StageAdvanced, StageFinished, StageStarted, Warned
 
 
 class Clock:
@@ -69,6 +69,24 @@ def test_long_stage_gives_a_sign_of_life_every_fifteen_seconds(
     ]
 
 
+def test_a_stage_that_counts_bytes_tells_sizes(plain: PlainProgress, lines: list[str], clock: Clock) -> None:
+    plain.hear(StageStarted(stage="write"))
+    plain.hear(StageAdvanced(stage="write", done=1_200_000_000, total=4_930_000_000, unit="bytes"))
+    for _ in range(16):
+        clock.now += 1
+        plain.tick()
+    assert lines[-1].endswith("write: still working after 16.0 s, 1.2 GB of 4.9 GB\n")
+
+
+@pytest.mark.parametrize(
+    ("memory", "text"),
+    [(None, "Writes about 2.5 MB\n"), (10**9, "Writes about 2.5 MB, holding at most about 1.0 GB in memory\n")],
+)
+def test_an_estimate_is_a_line(plain: PlainProgress, lines: list[str], memory: int | None, text: str) -> None:
+    plain.hear(Estimated(written=2_500_000, memory=memory))
+    assert lines == [f"[    0.0 s] {text}"]
+
+
 def test_innermost_stage_is_the_one_at_work(plain: PlainProgress, lines: list[str], clock: Clock) -> None:
     plain.hear(StageStarted(stage="export"))
     plain.hear(StageStarted(stage="lower"))
@@ -100,12 +118,15 @@ def test_live_display_shows_running_stages_and_leaves_finished_ones() -> None:
     stream = io.StringIO()
     live = LiveProgress(stream, patience=60)
     live.hear(StageStarted(stage="lower"))
+    live.hear(StageAdvanced(stage="lower", done=1_500_000, total=2_000_000, unit="bytes"))
     live.show_now()
-    live.hear(StageAdvanced(stage="lower", done=1, total=2))
+    live.hear(Estimated(written=2_000_000))
     live.hear(Warned(message="careful [bold]"))
     live.hear(StageFinished(stage="lower", seconds=2.0))
     shown = stream.getvalue()
     assert "warning: careful [bold]" in shown
+    assert "1.5 MB of 2.0 MB" in shown
+    assert "Writes about 2.0 MB" in shown
     assert "lower: 2.0 s" in shown
     # The last thing a display does is to give the cursor back.
     assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")

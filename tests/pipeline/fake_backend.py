@@ -25,7 +25,7 @@ from lora_core.bundle.bundle import Bundle, Method
 from lora_core.bundle.hashing import file_sha256
 from lora_core.capability import Capability
 from lora_core.errors import Problem
-from lora_core.events import Emit
+from lora_core.events import Emit, Estimated
 from lora_core.hookspecs import hookimpl
 from lora_core.layers import LayerInfo, ModelSummary
 from lora_core.models.base import ModelHandle, ModelOptions, TokenizerFiles
@@ -47,6 +47,7 @@ class FakeOptions:
     layout: str = attrs.field(default="split", validator=attrs.validators.in_(("split", "joint")))
     extra: Path | None = None
     fail: str = ""
+    writes: int = 0
 
 
 @attrs.define(kw_only=True, slots=False)
@@ -121,6 +122,9 @@ class FakeBackend(Backend):
     def check(self, job: ExportJob) -> Sequence[Problem]:
         return [Problem(what="The check refuses")] if job.options.fail == "check" else []
 
+    def estimate(self, job: ExportJob) -> Estimated | None:
+        return Estimated(written=job.options.writes) if job.options.writes else None
+
     def export(self, job: ExportJob, out: Path, emit: Emit) -> Artifacts:
         weights = job.model.load(ModelOptions())
         foundation = "foundation.safetensors"
@@ -134,6 +138,8 @@ class FakeBackend(Backend):
             artifacts.append(listed(path, "template"))
         if job.options.fail == "export":
             raise RuntimeError("the lowering broke")
+        if job.options.fail == "interrupt":
+            raise KeyboardInterrupt
         if job.options.fail == "unlisted":
             (out / "stray.bin").write_bytes(b"x")
         written = self._link(job.adapters, {}, job.options.layout, fingerprint, out)

@@ -155,6 +155,27 @@ def test_what_is_wrong_is_said_and_nothing_is_written(export, make_adapter, tmp_
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".b")]
 
 
+def test_an_interrupted_export_leaves_nothing(export, make_adapter, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        export("b", {"one": make_adapter("one")}, options={"fail": "interrupt"})
+    assert [path.name for path in tmp_path.iterdir()] == ["adapters"]
+
+
+def test_what_an_export_will_take_is_told_before_it_begins(export):
+    events = []
+    export("b", options={"writes": 1000}, emit=events.append)
+    told = [type(event).__name__ for event in events]
+    assert told.index("Estimated") < [getattr(event, "stage", "") for event in events].index("Write the bundle")
+    assert not [event for event in events if isinstance(event, Warned)]
+
+
+def test_a_disk_without_room_is_warned_of(export):
+    events = []
+    export("b", options={"writes": 10**18}, emit=events.append)
+    (warning,) = [event.message for event in events if isinstance(event, Warned)]
+    assert warning.startswith("About 1000000.0 TB will be written, and ")
+
+
 def test_force_replaces_a_bundle_only_when_the_new_one_is_whole(export, make_adapter, contents, tmp_path):
     export("b", {"a": make_adapter("a")})
     before = contents(tmp_path / "b")

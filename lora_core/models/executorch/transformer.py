@@ -1,4 +1,4 @@
-"""ExecuTorch's own Llama definition, built from a Hugging Face checkpoint."""
+"""ExecuTorch's own Llama definition, built for an architecture."""
 
 from __future__ import annotations
 
@@ -7,21 +7,17 @@ from typing import TYPE_CHECKING, Any
 from lora_core.errors import ModelError
 from lora_core.models import hf_names
 from lora_core.models.architecture import Architecture
-from lora_core.models.checkpoint import Checkpoint
-from lora_core.models.executorch.names import BlockNames, block_names, parameter_names, path_of
+from lora_core.models.executorch.names import BlockNames, block_names, path_of
 from lora_core.models.executorch.options import ExecutorchOptions
 
 if TYPE_CHECKING:
     import torch
 
 
-def build_transformer(
-    architecture: Architecture, checkpoint: Checkpoint, options: ExecutorchOptions
-) -> torch.nn.Module:
-    """Return ExecuTorch's `Transformer` holding the weights of `checkpoint`, float32, in eval mode, without gradients.
+def build_structure(architecture: Architecture, options: ExecutorchOptions) -> torch.nn.Module:
+    """Return ExecuTorch's `Transformer` in eval mode, its parameters on the meta device.
 
-    Weights stored as float32 stay memory-mapped; a tied output head shares the embedding's storage. Raises `ModelError`
-    if the context asked for is one that the architecture cannot compute exactly.
+    Raises `ModelError` if the context asked for is one that the architecture cannot compute exactly.
     """
     import torch  # heavy
     from executorch.examples.models.llama.llama_transformer import construct_transformer  # heavy
@@ -30,17 +26,9 @@ def build_transformer(
     check_options(architecture, options)
     if options.attention == "static":
         import executorch.examples.models.llama.static_attention  # noqa: F401 - registers the attention types
-    block = block_names(options)
-    # Parameters are made on the meta device and assigned below, so that none is allocated only to be thrown away.
     with torch.device("meta"):
         module: torch.nn.Module = construct_transformer(ModelArgs(**model_args(architecture, options)))
-        _add_biases(module, architecture, block)
-    names = parameter_names(architecture, block)
-    stored = checkpoint.read(dict.fromkeys(names.values()))
-    result = module.load_state_dict({ours: stored[theirs] for ours, theirs in names.items()}, strict=False, assign=True)
-    empty = [name for name, parameter in module.named_parameters() if parameter.is_meta]
-    if empty or result.unexpected_keys:
-        raise ModelError(f"ExecuTorch's Llama has other parameters: {', '.join(empty + result.unexpected_keys)}")
+        _add_biases(module, architecture, block_names(options))
     _set_rope(module, architecture)
     if options.attention == "custom_sdpa":
         _use_custom_sdpa(module)

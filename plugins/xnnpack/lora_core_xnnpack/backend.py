@@ -10,7 +10,7 @@ from lora_core.adapters.slots.choice import PlacedAdapter
 from lora_core.backend import Artifacts, Backend, Diagnosis, ExportJob
 from lora_core.bundle.bundle import Bundle
 from lora_core.errors import Problem
-from lora_core.events import Emit
+from lora_core.events import Emit, Estimated
 from lora_core.sharing.blobs import WeightSharing
 
 if TYPE_CHECKING:
@@ -32,6 +32,12 @@ class XnnpackBackend(Backend):
         from lora_core_xnnpack.checks import problems
 
         return problems(job)
+
+    def estimate(self, job: ExportJob) -> Estimated:
+        """Return about how many bytes will be written."""
+        from lora_core_xnnpack.estimating import estimate
+
+        return estimate(job)
 
     def export(self, job: ExportJob, out: Path, emit: Emit) -> Artifacts:
         """Lower the base once and one template for each plan, and link every adapter."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from lora_core.errors import Problem
 from lora_core.models.base import BaseModel
@@ -44,6 +44,28 @@ def quantize(base: BaseModel, assignment: Assignment, *, scale_search: str) -> N
     """
     with order_free_scale_search():
         _quantize(base, assignment, hqq=scale_search == "hqq")
+
+
+def quantized_layer(
+    weight: torch.Tensor, kind: Literal["linear", "embedding"], scheme: Scheme, *, scale_search: str
+) -> torch.nn.Module:
+    """Return a layer of `kind` with the given float32 weight (rows, width), quantized as `quantize` does it.
+
+    Some rows of a weight give the same as those rows of the whole, but for `hqq`, which stops when all rows are done.
+    """
+    import torch
+
+    rows, width = weight.shape
+    holder = torch.nn.Module()
+    with order_free_scale_search():
+        if kind == "embedding":
+            holder.layer = torch.nn.Embedding(rows, width, _weight=weight)
+            _quantize_embedding(holder, "layer", scheme, hqq=scale_search == "hqq")
+        else:
+            holder.layer = torch.nn.Linear(width, rows, bias=False, device="meta")
+            holder.layer.weight = torch.nn.Parameter(weight, requires_grad=False)
+            _quantize_linear(holder, scheme, {"layer"}, hqq=scale_search == "hqq")
+    return holder.get_submodule("layer")
 
 
 def _quantize(base: BaseModel, assignment: Assignment, *, hqq: bool) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import attrs
@@ -13,14 +13,37 @@ from lora_core.adapters.peft.format import PeftFormat
 from lora_core.adapters.slots.choice import place
 from lora_core.adapters.slots.plan import SlotPlan
 from lora_core.backend import ExportJob
-from lora_core.models.base import ModelHandle
+from lora_core.layers import ModelSummary
+from lora_core.models.base import BaseModel, ModelHandle, ModelOptions, TokenizerFiles
 from lora_core.models.hf import HfModelSource
 from lora_core.quant.policies import POLICIES, parse_policy
+from lora_core.tensors import LazyTensor
 from lora_core.testing.tiny import TINY_LLAMA, write_tiny_adapter, write_tiny_checkpoint
 
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 POLICY_REGISTRY = {policy.name: policy for policy in POLICIES}
 TINY_OPTIONS = XnnpackOptions(max_context_len=32, max_seq_len=16)
+
+
+@attrs.frozen(kw_only=True)
+class Whole(ModelHandle):
+    """A base that its source gives only whole, so that it is lowered with its own weights."""
+
+    handle: ModelHandle
+
+    @property
+    def summary(self) -> ModelSummary:
+        return self.handle.summary
+
+    @property
+    def tokenizer(self) -> TokenizerFiles | None:
+        return self.handle.tokenizer
+
+    def tensors(self) -> Mapping[str, LazyTensor]:
+        return self.handle.tensors()
+
+    def load(self, options: ModelOptions) -> BaseModel:
+        return self.handle.load(options)
 
 
 @attrs.frozen(kw_only=True)

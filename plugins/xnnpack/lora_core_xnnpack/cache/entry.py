@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 
@@ -11,10 +11,9 @@ import attrs
 
 from lora_core.backend import ExportJob
 from lora_core.errors import BundleError
-from lora_core.events import Emit, Noted, Warned, stage
+from lora_core.events import Emit, Warned, stage
 from lora_core.models.base import BaseModel
 from lora_core_xnnpack.cache.key import cache_key
-from lora_core_xnnpack.cache.origins import DependsOnWeightsError
 from lora_core_xnnpack.cache.store import DamagedEntryError, read_entry, write_entry
 
 
@@ -45,9 +44,8 @@ class CacheEntry:
 
     @classmethod
     def of(cls, job: ExportJob, base: BaseModel) -> CacheEntry | None:
-        """Return the job's place, None without a cache or for a module whose code no key can tell."""
-        key = cache_key(job, base, job.plans) if job.cache else None
-        return cls(directory=job.cache / key) if job.cache and key else None
+        """Return the job's place, None without a cache; the weights of `base` need not be there."""
+        return cls(directory=job.cache / cache_key(job, base)) if job.cache else None
 
     def read(self, kind: type[Kind], emit: Emit) -> Kind | None:
         """Return what is kept, None if nothing is; a damaged entry is warned of and removed."""
@@ -60,13 +58,11 @@ class CacheEntry:
             shutil.rmtree(self.directory)
             return None
 
-    def keep(self, strip: Callable[[], Weightless], emit: Emit) -> None:
-        """Keep what `strip` takes from lowered programs; if they depend on their weights, nothing, which is noted."""
+    def keep(self, weightless: Weightless, emit: Emit) -> None:
+        """Keep lowered programs for the next time; what prevents it is warned of."""
         with stage(emit, "Keep the lowered programs in the cache"):
             try:
-                write_entry(self.directory, *strip().to_entry())
-            except DependsOnWeightsError as error:
-                emit(Noted(message=f"The lowered programs are not kept in the cache: {error}"))
+                write_entry(self.directory, *weightless.to_entry())
             except OSError as error:
                 emit(Warned(message=f"The lowered programs could not be kept in the cache {self.directory}: {error}"))
 

@@ -28,7 +28,7 @@ class Form:
 
 def forms(module: torch.nn.Module) -> Iterator[Form]:
     """Yield every form in which a parameter or buffer of `module` could be stored, in module order."""
-    for path, tensor in _tensors(module):
+    for path, tensor in named_tensors(module):
         if hasattr(tensor, "qdata"):
             for part, transforms in _QUANTIZED_PARTS.items():
                 if getattr(tensor, part, None) is not None:
@@ -37,11 +37,10 @@ def forms(module: torch.nn.Module) -> Iterator[Form]:
             yield Form(path=path, part="", transform="raw")
 
 
-def stored(module: torch.nn.Module, form: Form) -> Buffer:
-    """Return the bytes of a tensor in `form`; raises `KeyError` if the module has no such tensor."""
+def stored(tensor: Any, form: Form) -> Buffer:
+    """Return the bytes of `tensor`, the one at the path of `form`, as `form` says; of some rows, those rows' bytes."""
     import torch
 
-    tensor: Any = dict(_tensors(module))[form.path]
     tensor = getattr(tensor, form.part).detach() if form.part else tensor.detach()
     if form.transform == "int4":
         # ExecuTorch 1.5.1, `NodeVisitor.convert_to_qc4w`: two unsigned values a byte, the first in the low half.
@@ -57,25 +56,24 @@ def stored(module: torch.nn.Module, form: Form) -> Buffer:
 def forms_by_digest(module: torch.nn.Module) -> dict[str, list[Form]]:
     """Return the forms under the SHA-256 of their bytes; several where tensors are equal."""
     found: dict[str, list[Form]] = {}
+    tensors = dict(named_tensors(module))
     for form in forms(module):
-        if form.transform == "int4" and _odd(module, form):
+        tensor = tensors[form.path]
+        if form.transform == "int4" and getattr(tensor, form.part).shape[-1] % 2:
             continue
-        found.setdefault(hashlib.sha256(stored(module, form)).hexdigest(), []).append(form)
+        found.setdefault(hashlib.sha256(stored(tensor, form)).hexdigest(), []).append(form)
     return found
 
 
 def same_storage(module: torch.nn.Module, first: Form, second: Form) -> bool:
     """Say whether two forms are views of one tensor (tied weights), and so equal for every base."""
-    tensors = dict(_tensors(module))
+    tensors = dict(named_tensors(module))
     if first.part or second.part:
         return first == second
     return bool(tensors[first.path].data_ptr() == tensors[second.path].data_ptr())
 
 
-def _odd(module: torch.nn.Module, form: Form) -> bool:
-    return bool(getattr(dict(_tensors(module))[form.path], form.part).shape[-1] % 2)
-
-
-def _tensors(module: torch.nn.Module) -> Iterator[tuple[str, Any]]:
+def named_tensors(module: torch.nn.Module) -> Iterator[tuple[str, Any]]:
+    """Yield every parameter and buffer with its path; tied ones under each of their paths."""
     yield from module.named_parameters(remove_duplicate=False)
     yield from module.named_buffers(remove_duplicate=False)

@@ -18,14 +18,11 @@ from lora_core_xnnpack.cache.store import SCHEMA_VERSION
 _DISTRIBUTIONS = ("lora-core", "lora-core-xnnpack", "executorch", "torch", "torchao", "numpy", "flatbuffers")
 
 
-def cache_key(job: ExportJob, base: BaseModel, plans: tuple[Any, ...]) -> str | None:
-    """Return the SHA-256 hex that names a job's cache entry; None if the module is the caller's own, whose code no
-    key can tell.
+def cache_key(job: ExportJob, base: BaseModel) -> str:
+    """Return the SHA-256 hex that names a job's cache entry; the weights of `base` need not be there.
 
     Layer shapes, architecture, policy, options, plans, metadata and versions go into it; weights and adapters do not.
     """
-    if base.summary.family == "module":
-        return None
     content = {
         "schema": SCHEMA_VERSION,
         "family": base.summary.family,
@@ -35,7 +32,7 @@ def cache_key(job: ExportJob, base: BaseModel, plans: tuple[Any, ...]) -> str | 
         "tensors": {name: [list(tensor.shape), str(tensor.dtype)] for name, tensor in base.module.state_dict().items()},
         "policy": attrs.asdict(job.policy),
         "options": {name: value for name, value in attrs.asdict(job.options).items() if name != "adapter_data"},
-        "plans": [attrs.asdict(plan) for plan in plans],
+        "plans": [attrs.asdict(plan) for plan in job.plans],
         "metadata": dict(base.metadata),
         "versions": {name: version(name) for name in _DISTRIBUTIONS},
         "python": platform.python_version(),

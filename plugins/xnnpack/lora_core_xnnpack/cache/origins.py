@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from lora_core.pte import Buffer
-from lora_core_xnnpack.cache.forms import Form, forms_by_digest, same_storage, stored
-from lora_core_xnnpack.files.data_file import DataBlob
+from lora_core_xnnpack.cache.forms import Form, forms_by_digest, same_storage
 from lora_core_xnnpack.files.named_blobs import NamedBlob, TensorLayout, string_bytes
 from lora_core_xnnpack.slot_tensors import occurrences
 
@@ -27,7 +26,7 @@ class DependsOnWeightsError(Exception):
 
 @attrs.frozen(kw_only=True)
 class BaseTensor:
-    """One blob of the foundation: where its bytes come from, and its key.
+    """One blob of the foundation: where its `size` bytes come from, and its key.
 
     `name` is the key if it is a name, `prefix` stands before a content key (then `name` is empty).
     """
@@ -35,13 +34,8 @@ class BaseTensor:
     form: Form
     name: str
     prefix: str
+    size: int
     layout: TensorLayout | None
-
-    def blob(self, module: torch.nn.Module) -> DataBlob:
-        """Return the blob that a base in `module` stores here."""
-        data = stored(module, self.form)
-        digest = hashlib.sha256(data).hexdigest()
-        return DataBlob(key=self.name or self.prefix + digest, data=data, digest=digest, layout=self.layout)
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> BaseTensor:
@@ -51,6 +45,7 @@ class BaseTensor:
             form=Form(**document["form"]),
             name=document["name"],
             prefix=document["prefix"],
+            size=document["size"],
             layout=None
             if layout is None
             else TensorLayout(
@@ -94,4 +89,5 @@ def _trace(module: torch.nn.Module, blob: NamedBlob, data: Buffer, known: dict[s
         paths = ", ".join(sorted({form.path for form in candidates}))
         raise DependsOnWeightsError(f"these weights are equal, so they cannot be told apart: {paths}")
     prefix = content.group(1) or "" if content else ""
-    return BaseTensor(form=first, name="" if content else blob.key, prefix=prefix, layout=blob.layout)
+    name = "" if content else blob.key
+    return BaseTensor(form=first, name=name, prefix=prefix, size=blob.size, layout=blob.layout)

@@ -100,7 +100,7 @@ def _keyless_flatbuffer(segments: tuple[int, ...], sizes: tuple[int, ...]) -> tu
     return flatbuffer, tuple(flatbuffer.index(key.encode("ascii")) for key in keys)
 
 
-def _front(blobs: Sequence[DataBlob], placed: dict[str, int], sizes: list[int]) -> bytes:
+def _tables(blobs: Sequence[DataBlob], placed: Mapping[str, int], sizes: Sequence[int]) -> bytes:
     if not all(blob.key == blob.digest and blob.layout is None for blob in blobs):
         return _flatbuffer(blobs, placed, segment_offsets(sizes), sizes)
     keyless, positions = _keyless_flatbuffer(tuple(placed[blob.digest] for blob in blobs), tuple(sizes))
@@ -124,6 +124,20 @@ def _flatbuffer(
     return bytes(builder.Output())
 
 
+def front(blobs: Sequence[DataBlob], placed: Mapping[str, int], sizes: Sequence[int]) -> bytes:
+    """Return what stands in a data file before its first segment, padded up to it.
+
+    `placed` has the segment of each of the blobs' digests, `sizes` the segments' bytes; the blobs' data is not read.
+    """
+    offsets = segment_offsets(sizes)
+    flatbuffer = _tables(blobs, placed, sizes)
+    base = aligned(len(flatbuffer) + _PADDED_HEADER)
+    total = offsets[-1] + sizes[-1] if sizes else 0
+    root = struct.pack("<I", struct.unpack_from("<I", flatbuffer)[0] + _PADDED_HEADER)
+    header = _HEADER.pack(b"FH01", _HEADER_LENGTH, _PADDED_HEADER, len(flatbuffer), base, total)
+    return (root + flatbuffer[4:8] + header.ljust(_PADDED_HEADER, b"\0") + flatbuffer[8:]).ljust(base, b"\0")
+
+
 def serialize(blobs: Sequence[DataBlob]) -> list[Buffer]:
     """Return a data file as a list of buffers to be written one after another; the keys must be distinct."""
     placed: dict[str, int] = {}
@@ -133,14 +147,7 @@ def serialize(blobs: Sequence[DataBlob]) -> list[Buffer]:
             placed[blob.digest] = len(stored)
             stored.append(blob.data)
     sizes = [len(data) for data in stored]
-    offsets = segment_offsets(sizes)
-    flatbuffer = _front(blobs, placed, sizes)
-    base = aligned(len(flatbuffer) + _PADDED_HEADER)
-    total = offsets[-1] + sizes[-1] if stored else 0
-    root = struct.pack("<I", struct.unpack_from("<I", flatbuffer)[0] + _PADDED_HEADER)
-    header = _HEADER.pack(b"FH01", _HEADER_LENGTH, _PADDED_HEADER, len(flatbuffer), base, total)
-    front = root + flatbuffer[4:8] + header.ljust(_PADDED_HEADER, b"\0") + flatbuffer[8:]
-    parts: list[Buffer] = [front.ljust(base, b"\0")]
+    parts: list[Buffer] = [front(blobs, placed, sizes)]
     for segment, padding in zip(stored, padding_before(sizes), strict=True):
         parts += [bytes(padding), segment]
     return parts

@@ -12,10 +12,10 @@ from lora_core.bundle.hashing import file_sha256
 from lora_core.events import Emit, stage
 from lora_core.models.base import BaseModel
 from lora_core_xnnpack.artifacts import FOUNDATION_FILE, tool_versions
-from lora_core_xnnpack.cache.entry import CacheEntry
 from lora_core_xnnpack.files.data_file import stored_blobs
+from lora_core_xnnpack.files.named_blobs import mapped
 from lora_core_xnnpack.files.program import ProgramParts
-from lora_core_xnnpack.lowering.base import load_base
+from lora_core_xnnpack.lowering.base import load_base, warn_of_undivided
 from lora_core_xnnpack.multimethod.linking import (
     PROGRAM_FILE,
     TABLE_FILE,
@@ -27,13 +27,14 @@ from lora_core_xnnpack.multimethod.lowering import LoweredTogether, lower_togeth
 from lora_core_xnnpack.multimethod.relocations import MultimethodTemplate
 from lora_core_xnnpack.multimethod.residents import BASE_METHOD
 from lora_core_xnnpack.multimethod.weightless import WeightlessTogether
+from lora_core_xnnpack.streaming.foundation import write_foundation
+from lora_core_xnnpack.streaming.weightless import streamed, weightless
 
 
 def export_multimethod(job: ExportJob, out: Path, emit: Emit) -> Artifacts:
     """Lower the base and a template method for each plan together, then link every adapter."""
-    base = load_base(job, emit)
-    lowered = _lowered(job, base, emit)
-    (out / FOUNDATION_FILE).write_bytes(lowered.foundation)
+    warn_of_undivided(job, emit)
+    lowered = _lowered(job, out, emit)
     foundation = file_sha256(out / FOUNDATION_FILE)
     template = MultimethodTemplate(program=ProgramParts.parse(lowered.program), table=lowered.table)
     linked = link_together(MultimethodTarget(template=template, foundation=foundation), job.adapters, out, emit)
@@ -47,19 +48,24 @@ def export_multimethod(job: ExportJob, out: Path, emit: Emit) -> Artifacts:
     )
 
 
-def _lowered(job: ExportJob, base: BaseModel, emit: Emit) -> LoweredTogether:
-    """Lower the base and the templates, or take them from the cache."""
-    entry = CacheEntry.of(job, base)
-    kept = entry.read(WeightlessTogether, emit) if entry else None
-    if kept is not None:
-        with stage(emit, "Fill the cached program with this base's weights"):
-            return kept.fill(base.module)
+def _lowered(job: ExportJob, out: Path, emit: Emit) -> LoweredTogether:
+    """Return the base and the templates in one program, and write the foundation file."""
+
+    def lower(model: BaseModel, work: Path) -> WeightlessTogether:
+        lowered = _lower(model, job, work, emit)
+        data = mapped(work / FOUNDATION_FILE)
+        return WeightlessTogether.strip(model.module, lowered, data, stored_blobs(data, work / FOUNDATION_FILE))
+
+    base = streamed(job, emit)
+    program = weightless(job, base, WeightlessTogether, lower, out, emit) if base is not None else None
+    if base is None or program is None:
+        return _lower(load_base(job, emit), job, out, emit)
+    return program.fill(write_foundation(program.foundation, base, out / FOUNDATION_FILE, emit))
+
+
+def _lower(model: BaseModel, job: ExportJob, out: Path, emit: Emit) -> LoweredTogether:
     with stage(emit, "Lower the base and the templates together"):
-        lowered = lower_together(base, job.plans)
-    if entry:
-        blobs = stored_blobs(lowered.foundation, Path(FOUNDATION_FILE))
-        entry.keep(lambda: WeightlessTogether.strip(base.module, lowered, blobs), emit)
-    return lowered
+        return lower_together(model, job.plans, out)
 
 
 def _write_template(lowered: LoweredTogether, foundation: str, out: Path) -> tuple[WrittenFile, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
@@ -15,6 +16,7 @@ from lora_core.adapters.slots.plan import SlotPlan
 from lora_core.errors import LoraCoreError
 from lora_core.models.base import BaseModel
 from lora_core.pte import SEGMENT_ALIGNMENT
+from lora_core_xnnpack.artifacts import FOUNDATION_FILE
 from lora_core_xnnpack.files.program import PackedMethod, ProgramParts
 from lora_core_xnnpack.lowering.lowering import FOUNDATION_TAG, LORA_TAG, Lowered, lower
 from lora_core_xnnpack.multimethod.relocations import MethodRelocations, Relocations
@@ -29,16 +31,18 @@ Placeholders = Mapping[str, Values]
 
 @attrs.frozen(kw_only=True)
 class LoweredTogether:
-    """The template's program file, its relocation table, the foundation file's bytes, and planned bytes by method."""
+    """The template's program file, its relocation table, and planned bytes by method."""
 
     program: bytes
     table: Relocations
-    foundation: bytes
     planned_memory: Mapping[str, int]
 
 
-def lower_together(base: BaseModel, plans: Sequence[SlotPlan]) -> LoweredTogether:
-    """Lower the base as method `forward` and, for each of `plans`, the base with placeholders in its slots."""
+def lower_together(base: BaseModel, plans: Sequence[SlotPlan], out: Path) -> LoweredTogether:
+    """Lower the base as method `forward` and, for each of `plans`, the base with placeholders in its slots.
+
+    Writes the foundation file into `out`.
+    """
     from lora_core.models.injection import inject
 
     placeholders = {f"template_{index}": _placeholders(plan, index) for index, plan in enumerate(plans)}
@@ -48,11 +52,11 @@ def lower_together(base: BaseModel, plans: Sequence[SlotPlan]) -> LoweredTogethe
     }
     lowered = lower({BASE_METHOD: base.module, **modules}, base)
     program = lowered.pte
-    foundation = bytes(lowered.manager._tensor_data[FOUNDATION_TAG])
+    with (out / FOUNDATION_FILE).open("xb") as file:
+        lowered.manager._tensor_data[FOUNDATION_TAG].write_to_file(file)
     return LoweredTogether(
         program=program,
         table=_table(lowered, ProgramParts.parse(program), placeholders),
-        foundation=foundation,
         planned_memory={
             plan.name: sum(plan.non_const_buffer_sizes)
             for plan in lowered.manager.executorch_program.execution_plan

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import attrs
 
+from lora_core.pte import Buffer
 from lora_core_xnnpack.cache.origins import (
     BaseTensor,
     DependsOnWeightsError,
@@ -15,7 +16,7 @@ from lora_core_xnnpack.cache.origins import (
     key_offsets,
     trace_foundation,
 )
-from lora_core_xnnpack.files.data_file import DataBlob, serialize
+from lora_core_xnnpack.files.data_file import DataBlob
 from lora_core_xnnpack.files.named_blobs import NamedBlob
 from lora_core_xnnpack.files.program import PackedMethod, ProgramParts
 from lora_core_xnnpack.multimethod.lowering import LoweredTogether
@@ -48,8 +49,8 @@ class WeightlessTogether:
     planned_memory: Mapping[str, int]
 
     @classmethod
-    def strip(cls, module: torch.nn.Module, lowered: LoweredTogether, blobs: Sequence[NamedBlob]) -> Self:
-        """Take a lowered template and its foundation, which holds `blobs`, apart from the weights in `module`.
+    def strip(cls, module: torch.nn.Module, lowered: LoweredTogether, data: Buffer, blobs: Sequence[NamedBlob]) -> Self:
+        """Take a lowered template and its foundation file, whose bytes are `data`, apart from the weights in `module`.
 
         Raises `DependsOnWeightsError`, also if putting the program together again does not give its bytes.
         """
@@ -59,25 +60,23 @@ class WeightlessTogether:
         return cls(
             program=lowered.program,
             template=MultimethodTemplate(program=parts, table=lowered.table),
-            foundation=trace_foundation(module, lowered.foundation, blobs),
+            foundation=trace_foundation(module, data, blobs),
             sites=tuple(_sites(parts, [blob.key for blob in blobs])),
             planned_memory=lowered.planned_memory,
         )
 
-    def fill(self, module: torch.nn.Module) -> LoweredTogether:
-        """Return what lowering `module` would have given."""
-        blobs = [tensor.blob(module) for tensor in self.foundation]
+    def fill(self, blobs: Sequence[NamedBlob]) -> LoweredTogether:
+        """Return what lowering another base would have given, whose foundation holds `blobs`."""
         table = self.template.table
         sizes = {4 * tensor.shape[0] * tensor.shape[1] for plan in table.plans for tensor in plan.tensors}
-        keys = {blob.key for blob in blobs if is_content_key(blob.key) and len(blob.data) in sizes}
+        keys = {blob.key for blob in blobs if is_content_key(blob.key) and blob.size in sizes}
         return LoweredTogether(
             program=_assembled(self.template.program, self._rekeyed(blobs)),
             table=attrs.evolve(table, foundation_keys=tuple(sorted(keys))),
-            foundation=b"".join(serialize(list({blob.key: blob for blob in blobs}.values()))),
             planned_memory=self.planned_memory,
         )
 
-    def _rekeyed(self, blobs: Sequence[DataBlob]) -> dict[str, PackedMethod]:
+    def _rekeyed(self, blobs: Sequence[NamedBlob]) -> dict[str, PackedMethod]:
         methods = self.template.program.methods
         payloads = {name: [bytearray(payload) for payload in method.payloads] for name, method in methods.items()}
         for found in self.sites:

@@ -11,7 +11,6 @@ import attrs
 
 from lora_core.pte import Buffer
 from lora_core_xnnpack.cache.origins import BaseTensor, is_content_key, key_offsets, trace_foundation
-from lora_core_xnnpack.files.data_file import DataBlob
 from lora_core_xnnpack.files.named_blobs import NamedBlob
 from lora_core_xnnpack.files.program_root import ProgramRoot
 from lora_core_xnnpack.slot_tensors import KeySite
@@ -59,11 +58,9 @@ class WeightlessSet:
         stripped = tuple(WeightlessProgram(template=program, sites=_sites(program, keys)) for program in programs)
         return cls(foundation=foundation, programs=stripped, planned_memory=planned_memory)
 
-    def fill(self, module: torch.nn.Module) -> tuple[list[DataBlob], list[SplitTemplate]]:
-        """Return the foundation's blobs and the programs that lowering `module` would have given."""
-        blobs = [tensor.blob(module) for tensor in self.foundation]
-        distinct = list({blob.key: blob for blob in blobs}.values())
-        return distinct, [_fill(program, blobs) for program in self.programs]
+    def fill(self, blobs: Sequence[NamedBlob]) -> list[SplitTemplate]:
+        """Return the programs that lowering another base would have given, whose foundation holds `blobs`."""
+        return [_fill(program, blobs) for program in self.programs]
 
     @classmethod
     def from_entry(cls, directory: Path, content: Mapping[str, Any]) -> Self:
@@ -110,11 +107,11 @@ def _sites(program: SplitTemplate, keys: Sequence[str]) -> tuple[tuple[int, tupl
     return tuple(found)
 
 
-def _fill(program: WeightlessProgram, blobs: Sequence[DataBlob]) -> SplitTemplate:
+def _fill(program: WeightlessProgram, blobs: Sequence[NamedBlob]) -> SplitTemplate:
     old = program.template
     rewritten = b"".join(rewrite(old, [(sites, blobs[index].key) for index, sites in program.sites]))
     sizes = {tensor.size for tensor in old.table.tensors}
-    keys = tuple(sorted({blob.key for blob in blobs if len(blob.data) in sizes}))
+    keys = tuple(sorted({blob.key for blob in blobs if blob.size in sizes}))
     return SplitTemplate(program=rewritten, table=attrs.evolve(_retabled(old.table, rewritten), foundation_keys=keys))
 
 

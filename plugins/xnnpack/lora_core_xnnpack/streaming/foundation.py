@@ -1,0 +1,47 @@
+"""Write the foundation of a base tensor by tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lora_core.events import Emit, StageAdvanced, stage
+from lora_core_xnnpack.cache.forms import Form, stored
+from lora_core_xnnpack.cache.origins import BaseTensor
+from lora_core_xnnpack.files.data_writer import DataWriter, PlannedBlob
+from lora_core_xnnpack.files.named_blobs import NamedBlob
+from lora_core_xnnpack.streaming.base import StreamedBase
+
+WRITE_STAGE = "Write the foundation"
+
+
+def write_foundation(
+    tensors: Sequence[BaseTensor], base: StreamedBase, path: Path, emit: Emit
+) -> tuple[NamedBlob, ...]:
+    """Write `tensors` of `base` as the new data file at `path`; return what is stored for each of them.
+
+    Each tensor of the base is read once for all that is made of it, and no more than some rows are in memory.
+    """
+    segments: dict[Form, int] = {}
+    sizes: list[int] = []
+    blobs = []
+    for tensor in tensors:
+        form = base.same(tensor.form)
+        if form not in segments:
+            segments[form] = len(sizes)
+            sizes.append(tensor.size)
+        blobs.append(PlannedBlob(segment=segments[form], name=tensor.name, prefix=tensor.prefix, layout=tensor.layout))
+    readings: dict[str, list[Form]] = {}
+    for form in segments:
+        readings.setdefault(base.reading(form), []).append(form)
+    done, total = 0, sum(sizes)
+    with stage(emit, WRITE_STAGE), path.open("x+b") as file:
+        writer = DataWriter(file, blobs, sizes)
+        for reading, wanted in readings.items():
+            for block in base.blocks(reading):
+                for form in wanted:
+                    data = stored(block[form.path], form)
+                    writer.write(segments[form], data)
+                    done += len(data)
+                emit(StageAdvanced(stage=WRITE_STAGE, done=done, total=total, unit="bytes"))
+        return writer.finish()

@@ -1,0 +1,89 @@
+"""A base of the same structure with other weights: what is lowered in place of one that is too large to hold.
+
+Lowering looks at weights only to tell tensors apart by their bytes. So those of a stand-in are random, no two alike,
+and of a quantized layer only a few rows are quantized, and repeated.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lora_core.layers import LayerInfo
+from lora_core.models.base import BaseModel
+from lora_core.models.outline import Outline
+from lora_core.quant.policy import Scheme
+from lora_core_xnnpack.quant import quantized_layer
+from lora_core_xnnpack.streaming.base import StreamedBase
+
+if TYPE_CHECKING:
+    import torch
+
+_ROWS = 16
+_SCALE = 0.05
+
+
+def stand_in(base: StreamedBase, outline: Outline) -> BaseModel:
+    """Give `outline`, one like that of `base`, random weights, quantized as those of the base are; return its base.
+
+    Tied parameters are tied here too.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    module = outline.base.module
+    for path, (layer, scheme) in base.quantized.items():
+        _put(module, path, _quantized(layer, scheme, base.scale_search, generator))
+    values: dict[str, torch.Tensor] = {}
+    given: dict[str, torch.Tensor] = {}
+    for path, source in outline.sources.items():
+        if base.reads_alone(path):
+            if source.name not in values:
+                values[source.name] = _random(source.shape, generator)
+            given[path] = values[source.name]
+    module.load_state_dict(given, strict=False, assign=True)
+    module.requires_grad_(False)
+    return outline.base
+
+
+def _put(module: torch.nn.Module, path: str, layer: torch.nn.Module) -> None:
+    """Put a quantized layer in place; a linear layer keeps its bias."""
+    import torch
+
+    old = module.get_submodule(path)
+    if isinstance(old, torch.nn.Linear):
+        old.weight = layer.weight
+        return
+    parent, _, name = path.rpartition(".")
+    setattr(module.get_submodule(parent), name, layer)
+
+
+def _quantized(layer: LayerInfo, scheme: Scheme, scale_search: str, generator: torch.Generator) -> Any:
+    rows, width = layer.out_features, layer.in_features
+    if layer.kind == "embedding":
+        rows, width = width, rows
+    few = min(rows, _ROWS)
+    made: Any = quantized_layer(_random((few, width), generator), layer.kind, scheme, scale_search=scale_search)
+    if layer.kind == "embedding":
+        made.weight, made.scales = (_repeated(tensor, rows) for tensor in (made.weight, made.scales))
+    else:
+        made.weight = _repeated_parts(made.weight, rows)
+    return made
+
+
+def _repeated_parts(weight: Any, rows: int) -> torch.nn.Parameter:
+    """Return torchao's quantized tensor with its rows repeated."""
+    import torch
+
+    parts = {name: _repeated(getattr(weight, name), rows) for name in weight.tensor_data_names}
+    rest = {name: getattr(weight, name) for name in weight.tensor_attribute_names}
+    return torch.nn.Parameter(type(weight)(**parts, **rest), requires_grad=False)
+
+
+def _repeated(tensor: torch.Tensor, rows: int) -> torch.Tensor:
+    return tensor.repeat(-(-rows // len(tensor)), *(1 for _ in tensor.shape[1:]))[:rows].contiguous()
+
+
+def _random(shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
+    import torch
+
+    return torch.empty(shape).normal_(0.0, _SCALE, generator=generator)

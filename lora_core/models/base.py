@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from lora_core.errors import ModelError
 from lora_core.layers import ModelSummary
+from lora_core.models.text.rules import TextRules, read_rules
+from lora_core.models.text.stored import StoredText
 from lora_core.moved import missing
 from lora_core.tensors import LazyTensor
 
@@ -39,9 +42,16 @@ class ModelOptions:
 
 @attrs.frozen(kw_only=True)
 class TokenizerFiles:
-    """Files that travel with the bundle so that text can be generated: all are copied under `tokenizer/`."""
+    """Files that travel with the bundle so that text can be generated: all are copied under `tokenizer/`, templates in
+    `additional_chat_templates/` with that folder.
+    """
 
     files: tuple[Path, ...]
+
+    @property
+    def stored(self) -> StoredText:
+        """The files by name; what is wrong with them is a `ModelError`."""
+        return StoredText.of(self.files, ModelError)
 
 
 @attrs.define(kw_only=True)
@@ -90,6 +100,14 @@ class ModelHandle(ABC):
     @abstractmethod
     def load(self, options: ModelOptions) -> BaseModel:
         """Read the weights (memory-mapped, once) and build the module; raises `ModelError`."""
+
+    def text(self) -> TextRules | None:
+        """Return what the tokenizer files say about text, as transformers reads them; None if there are none.
+
+        Raises `ModelError` for files that cannot be read.
+        """
+        files = self.tokenizer
+        return None if files is None else read_rules(files.stored, config=self.summary.config)
 
     def reference(self, references: Sequence[AdapterReference]) -> ReferenceModel | None:
         """Return an independent implementation of this model with the adapters `references`, by code that exports share

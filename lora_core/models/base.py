@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from lora_core.adapters.reference import AdapterReference
     from lora_core.models.families import ModelFamily
-    from lora_core.models.reference_model import ReferenceModel
+    from lora_core.models.reference_model import ReferenceModel, ReferenceText
 
 
 @attrs.frozen(kw_only=True)
@@ -108,6 +108,13 @@ class ModelHandle(ABC):
         """
         files = self.tokenizer
         return None if files is None else read_rules(files.stored, config=self.summary.config)
+
+    def reference_text(self, adapter: Path | None) -> ReferenceText | None:
+        """Return an independent tokenizer, with the files about text beside the adapter in directory `adapter` before
+        the model's own (None: the model's alone); None if there is none. Raises `UnsupportedError` as `reference` does.
+        """
+        del adapter
+        return None
 
     def reference(self, references: Sequence[AdapterReference]) -> ReferenceModel | None:
         """Return an independent implementation of this model with the adapters `references`, by code that exports share

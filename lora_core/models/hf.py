@@ -24,7 +24,7 @@ from lora_core.tensors import LazyTensor
 
 if TYPE_CHECKING:
     from lora_core.adapters.reference import AdapterReference
-    from lora_core.models.reference_model import ReferenceModel
+    from lora_core.models.reference_model import ReferenceModel, ReferenceText
 
 # Buffers that older versions of transformers saved; they follow from the configuration.
 _DERIVED = re.compile(r"\.rotary_emb\.inv_freq$|\.masked_bias$")
@@ -167,6 +167,12 @@ class HfModel(ModelHandle):
         from lora_core.models.transformers_reference import open_reference
 
         return open_reference(self.directory, references)
+
+    def reference_text(self, adapter: Path | None) -> ReferenceText:
+        """Return transformers' own tokenizer of this checkpoint's directory."""
+        from lora_core.models.transformers_text import open_text
+
+        return open_text(self.directory, adapter)
 
     def _check_tied(self) -> None:
         if self.architecture.tied:

@@ -8,9 +8,9 @@ from typing import Any
 import attrs
 
 from lora_core.models.text.special_tokens import read_special_tokens
-from lora_core.models.text.stored import CONFIG, GENERATION, SPECIAL_TOKENS, TOKENIZER, StoredText
+from lora_core.models.text.stored import ADDED_TOKENS, CONFIG, GENERATION, SPECIAL_TOKENS, TOKENIZER, StoredText
 from lora_core.models.text.templates import TemplateSource, read_templates
-from lora_core.models.text.tokenizer import TokenizerDocument, read_tokenizer
+from lora_core.models.text.tokenizer import TokenizerDocument, extend_tokenizer, read_tokenizer
 
 
 @attrs.frozen(kw_only=True)
@@ -52,37 +52,23 @@ def read_rules_over(stored: StoredText, base: TextRules, *, config: Mapping[str,
     """
     told = stored.object(GENERATION)
     eos = [*_ids(told.get("eos_token_id"))]
-    rules = attrs.evolve(base, templates=read_templates(stored) or base.templates)
+    document: TokenizerDocument | None = None
     if stored.has(TOKENIZER):
         document = read_tokenizer(stored, _model_type(config))
-        own_bos = _own(document, "bos_token")
+    elif stored.has(CONFIG, SPECIAL_TOKENS, ADDED_TOKENS) and base.tokenizer is not None:
+        document = extend_tokenizer(base.tokenizer, base.special_tokens, stored)
+    rules = attrs.evolve(base, templates=read_templates(stored) or base.templates)
+    if document is not None:
+        bos = _own(document, "bos_token")
         rules = attrs.evolve(
             rules,
             tokenizer=document.data,
             special_tokens=document.special_tokens,
-            bos_id=own_bos[0] if own_bos else base.bos_id,
+            bos_id=bos[0] if bos else base.bos_id,
         )
-        eos += _own(document, "eos_token")
-    elif stored.has(CONFIG, SPECIAL_TOKENS) and base.tokenizer is not None:
-        rules, own = _renamed(rules, read_special_tokens(stored, {}).named)
-        eos += own
+        if document.special_tokens.get("eos_token") != base.special_tokens.get("eos_token"):
+            eos += _own(document, "eos_token")
     return attrs.evolve(rules, eos_ids=tuple(dict.fromkeys((*eos, *base.eos_ids))))
-
-
-def _renamed(rules: TextRules, named: Mapping[str, str]) -> tuple[TextRules, list[int]]:
-    """Return `rules` with other special tokens of the same tokenizer, and the id of the end of text among them."""
-    from lora_core.errors import InputError
-    from lora_core.models.text.tokenizer import parse_tokenizer
-
-    assert rules.tokenizer is not None
-    if all(rules.special_tokens.get(name) == text for name, text in named.items()):
-        return rules, []
-    tokenizer = parse_tokenizer(rules.tokenizer, TOKENIZER, InputError)
-    ids = {name: known for name, text in named.items() if (known := tokenizer.token_to_id(text)) is not None}
-    renamed = attrs.evolve(
-        rules, special_tokens={**rules.special_tokens, **named}, bos_id=ids.get("bos_token", rules.bos_id)
-    )
-    return renamed, [ids["eos_token"]] if "eos_token" in ids else []
 
 
 def _own(document: TokenizerDocument | None, name: str) -> list[int]:

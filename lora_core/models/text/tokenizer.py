@@ -31,20 +31,34 @@ def read_tokenizer(stored: StoredText, model_type: str | None) -> TokenizerDocum
 
     Raises the error of `stored` for a file that `tokenizers` cannot read.
     """
-    data, where = stored.read(TOKENIZER), stored.where(TOKENIZER)
+    data = stored.read(TOKENIZER)
     document = stored.object(TOKENIZER)
     config = stored.object(CONFIG)
     chosen = tokenizer_class(config, document, model_type)
     special = read_special_tokens(stored, document)
     named = {**{name: text for name, text in defaults(chosen).items() if name not in config}, **special.named}
     ready = {**rebuilt(document, chosen, config), "padding": None, "truncation": None}
-    changed = any(ready[key] != document.get(key) for key in ready)
-    tokenizer = parse_tokenizer(_dump(ready) if changed else data, where, stored.error)
-    if _add(tokenizer, attrs.evolve(special, named=named)):
-        ready["added_tokens"] = json.loads(tokenizer.to_str())["added_tokens"]
-        changed = True
+    if any(ready[key] != document.get(key) for key in ready):
+        data = _dump(ready)
+    return _completed(data, attrs.evolve(special, named=named), stored.where(TOKENIZER), stored.error)
+
+
+def extend_tokenizer(data: bytes, named: Mapping[str, str], stored: StoredText) -> TokenizerDocument:
+    """Read the tokens that `stored`, without a tokenizer.json of its own, adds to the one in `data`, which is ready to
+    use and whose special tokens are `named`.
+    """
+    special = read_special_tokens(stored, json.loads(data))
+    return _completed(data, attrs.evolve(special, named={**named, **special.named}), TOKENIZER, stored.error)
+
+
+def _completed(data: bytes, special: SpecialTokens, where: str, error: type[InputError]) -> TokenizerDocument:
+    """Return the document in `data` with every token of `special`."""
+    tokenizer = parse_tokenizer(data, where, error)
+    if _add(tokenizer, special):
+        data = _dump({**json.loads(data), "added_tokens": json.loads(tokenizer.to_str())["added_tokens"]})
+    named = special.named
     return TokenizerDocument(
-        data=_dump(ready) if changed else data,
+        data=data,
         special_tokens=dict(sorted(named.items())),
         ids={name: known for name, text in named.items() if (known := tokenizer.token_to_id(text)) is not None},
     )

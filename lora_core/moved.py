@@ -36,7 +36,7 @@ MODULES: Mapping[str, str] = {
     "lora_core.models.inputs": "lora_core.models.executorch.inputs",
     "lora_core.models.layout": "lora_core.models.hf_names (ExecuTorch's names: lora_core.models.executorch.names)",
     "lora_core.models.lora": "lora_core.models.injection",
-    "lora_core.models.tokenizer": "lora_core.models.tokenizer_files",
+    "lora_core.models.tokenizer": "lora_core.models.text.stored",
     "lora_core.verification.limits": "lora_core.limits",
     "lora_core.verification.reference": "lora_core.models.reference_model",
     "lora_core.verification.report": "lora_core.verification.verify_report",

@@ -10,8 +10,9 @@ import attrs
 
 from lora_core.adapters.slots.plan import SlotPlan
 from lora_core.layers import ModelSummary
+from lora_core.prompting import Prompting
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 @attrs.frozen(kw_only=True)
@@ -19,8 +20,8 @@ class Artifact:
     """One file of the bundle.
 
     `path` is relative to the bundle with forward slashes. `role` is one of `foundation`, `program`, `adapter-data`,
-    `template`, `relocations`, `tokenizer`, or a word of the backend's own. `adapter` names the adapter whose file it
-    is and that goes when the adapter is removed.
+    `template`, `relocations`, `tokenizer` (whatever text needs), or a word of the backend's own. `adapter` names the
+    adapter whose file it is and that goes when the adapter is removed.
     """
 
     path: str
@@ -34,6 +35,7 @@ class Artifact:
 class BundledAdapter:
     """An adapter as the manifest knows it: `digest` of its source, `foundation` fingerprint it was linked against,
     `plan` the index in `Manifest.plans` of the template it uses, `detail` for the backend (plain JSON data).
+    `prompting` is how this adapter is prompted; None: as the base.
     """
 
     name: str
@@ -43,6 +45,7 @@ class BundledAdapter:
     modules: int
     plan: int = 0
     detail: Mapping[str, Any] = attrs.field(factory=dict)
+    prompting: Prompting | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -61,7 +64,8 @@ class Manifest:
     `plans` has one slot plan for each template (the union plan, or one for each distinct shape); it is empty if the
     bundle has no template. The order of artifacts, adapters and methods has no meaning. `options` are the backend's
     export options as plain data, `versions` the tools that made it, `detail` the backend's own plain data. `kv_cache`
-    says when a runner must clear the cache.
+    says when a runner must clear the cache. `prompting` is how the base is prompted; None: the bundle has no tokenizer
+    (or is of schema 2 or older, which did not say).
     """
 
     backend: str
@@ -76,6 +80,7 @@ class Manifest:
     methods: tuple[Method, ...]
     kv_cache: str = "reset-on-adapter-change"
     detail: Mapping[str, Any] = attrs.field(factory=dict)
+    prompting: Prompting | None = None
     schema_version: int = SCHEMA_VERSION
 
 

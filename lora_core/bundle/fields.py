@@ -104,6 +104,10 @@ class Fields:
         """Return an object's fields; the caller finishes them."""
         return Fields(self.mapping(key), self._at(key), self._problems)
 
+    def optional_object(self, key: str) -> Fields | None:
+        """Return an object's fields, which the caller finishes, or None (null)."""
+        return None if self._is_null(key) else self.object(key)
+
     def objects(self, key: str) -> list[Fields]:
         """Return the fields of each object of an array; the caller finishes them."""
         name = self._at(key)

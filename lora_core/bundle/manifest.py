@@ -19,12 +19,15 @@ from lora_core.bundle.fields import Fields, Problems
 from lora_core.bundle.paths import why_unsafe
 from lora_core.errors import BundleError, LoraCoreError, Problem
 from lora_core.layers import LayerInfo, ModelSummary
+from lora_core.prompting import Prompting
 
 FORMAT = "lora-core bundle"
 _WITHOUT_PATHS = _WITH_KINDS = 2
 """From this schema on, layers no longer say what one runtime calls them, and slots say their kind."""
+_WITH_PROMPTING = 3
+"""From this schema on, bundle and adapters say how they are prompted."""
 
-_RECORDS = (Artifact, BundledAdapter, LayerInfo, Method, ModelSummary, Slot, SlotPlan)
+_RECORDS = (Artifact, BundledAdapter, LayerInfo, Method, ModelSummary, Prompting, Slot, SlotPlan)
 
 
 def normalized(manifest: Manifest) -> Manifest:
@@ -68,10 +71,11 @@ def loads(data: bytes, where: str) -> Manifest:
         options=fields.mapping("options"),
         versions=fields.text_mapping("versions"),
         artifacts=tuple(_artifact(entry) for entry in fields.objects("artifacts")),
-        adapters=tuple(_adapter(entry) for entry in fields.objects("adapters")),
+        adapters=tuple(_adapter(entry, version) for entry in fields.objects("adapters")),
         methods=tuple(_method(entry) for entry in fields.objects("methods")),
         kv_cache=fields.text("kv_cache"),
         detail=fields.mapping("detail"),
+        prompting=_prompting(fields, version),
     )
     fields.finish()
     if not problems.found:
@@ -232,7 +236,7 @@ def _artifact(fields: Fields) -> Artifact:
     return artifact
 
 
-def _adapter(fields: Fields) -> BundledAdapter:
+def _adapter(fields: Fields, version: int) -> BundledAdapter:
     adapter = BundledAdapter(
         name=fields.text("name"),
         digest=fields.text("digest"),
@@ -241,9 +245,26 @@ def _adapter(fields: Fields) -> BundledAdapter:
         modules=fields.number("modules"),
         plan=fields.number("plan"),
         detail=fields.mapping("detail"),
+        prompting=_prompting(fields, version),
     )
     fields.finish()
     return adapter
+
+
+def _prompting(fields: Fields, version: int) -> Prompting | None:
+    """Return the record in field `prompting`, or None where it is null or the schema has none."""
+    inner = fields.optional_object("prompting") if version >= _WITH_PROMPTING else None
+    if inner is None:
+        return None
+    prompting = Prompting(
+        tokenizer=inner.text("tokenizer"),
+        chat_templates=inner.text_mapping("chat_templates"),
+        special_tokens=inner.text_mapping("special_tokens"),
+        bos_id=inner.optional_number("bos_id"),
+        eos_ids=inner.numbers("eos_ids"),
+    )
+    inner.finish()
+    return prompting
 
 
 def _method(fields: Fields) -> Method:
@@ -271,6 +292,10 @@ def _cross_check(manifest: Manifest, problems: Problems) -> None:
             problems.add("methods", f"has {method.name!r} in program {method.program!r}, which is not listed.")
         if method.adapter is not None and method.adapter not in known:
             problems.add("methods", f"has {method.name!r} for adapter {method.adapter!r}, which is not listed.")
+    for prompting in (manifest.prompting, *(adapter.prompting for adapter in manifest.adapters)):
+        for path in prompting.files if prompting is not None else ():
+            if path not in present:
+                problems.add("prompting", f"names {path!r}, which is not listed.")
     for adapter in manifest.adapters:
         if manifest.plans and adapter.plan >= len(manifest.plans):
             problems.add("adapters", f"has {adapter.name!r} on plan {adapter.plan} of {len(manifest.plans)}.")

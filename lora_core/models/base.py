@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from lora_core.errors import ModelError
 from lora_core.layers import ModelSummary
+from lora_core.models.text.rules import TextRules, read_rules
+from lora_core.models.text.stored import StoredText
 from lora_core.moved import missing
 from lora_core.tensors import LazyTensor
 
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
     from lora_core.adapters.reference import AdapterReference
     from lora_core.models.families import ModelFamily
     from lora_core.models.outline import Outline
-    from lora_core.models.reference_model import ReferenceModel
+    from lora_core.models.reference_model import ReferenceModel, ReferenceText
 
 
 @attrs.frozen(kw_only=True)
@@ -40,9 +43,16 @@ class ModelOptions:
 
 @attrs.frozen(kw_only=True)
 class TokenizerFiles:
-    """Files that travel with the bundle so that text can be generated: all are copied under `tokenizer/`."""
+    """Files that travel with the bundle so that text can be generated: all are copied under `tokenizer/`, templates in
+    `additional_chat_templates/` with that folder.
+    """
 
     files: tuple[Path, ...]
+
+    @property
+    def stored(self) -> StoredText:
+        """The files by name; what is wrong with them is a `ModelError`."""
+        return StoredText.of(self.files, ModelError)
 
 
 @attrs.define(kw_only=True)
@@ -97,6 +107,21 @@ class ModelHandle(ABC):
 
         A backend that gets one can lower stand-ins and read the weights one after another. Raises `ModelError`.
         """
+        return None
+
+    def text(self) -> TextRules | None:
+        """Return what the tokenizer files say about text, as transformers reads them; None if there are none.
+
+        Raises `ModelError` for files that cannot be read.
+        """
+        files = self.tokenizer
+        return None if files is None else read_rules(files.stored, config=self.summary.config)
+
+    def reference_text(self, adapter: Path | None) -> ReferenceText | None:
+        """Return an independent tokenizer, with the files about text beside the adapter in directory `adapter` before
+        the model's own (None: the model's alone); None if there is none. Raises `UnsupportedError` as `reference` does.
+        """
+        del adapter
         return None
 
     def reference(self, references: Sequence[AdapterReference]) -> ReferenceModel | None:

@@ -13,19 +13,21 @@ import attrs
 
 from lora_core.errors import ModelError, Problem
 from lora_core.layers import ModelSummary
-from lora_core.models import hf_names, hub_cache, tokenizer_files
+from lora_core.models import hf_names, hub_cache
 from lora_core.models.architecture import Architecture, read_architecture
 from lora_core.models.base import BaseModel, ModelHandle, ModelOptions, ModelSource, TokenizerFiles
 from lora_core.models.checkpoint import Checkpoint, open_checkpoint
 from lora_core.models.families import FAMILIES, ModelFamily, find_family, supported
 from lora_core.models.outline import Outline
+from lora_core.models.text.rules import TextRules, read_rules
+from lora_core.models.text.stored import VOCABULARIES, StoredText, files_in
 from lora_core.tensors import LazyTensor
 
 if TYPE_CHECKING:
     import torch
 
     from lora_core.adapters.reference import AdapterReference
-    from lora_core.models.reference_model import ReferenceModel
+    from lora_core.models.reference_model import ReferenceModel, ReferenceText
 
 # Buffers that older versions of transformers saved; they follow from the configuration.
 _DERIVED = re.compile(r"\.rotary_emb\.inv_freq$|\.masked_bias$")
@@ -99,6 +101,7 @@ class HfModel(ModelHandle):
     @cached_property
     def summary(self) -> ModelSummary:
         """Facts from headers and configuration; torch is not imported."""
+        bos_id, eos_ids = self._text_ids()
         return ModelSummary(
             name=self._name,
             family=self.architecture.family,
@@ -108,14 +111,31 @@ class HfModel(ModelHandle):
             config={name: value for name, value in self.config.items() if name not in _VOLATILE},
             context_len=self.architecture.context_len,
             vocab_size=self.architecture.vocab_size,
-            bos_id=tokenizer_files.bos_id(self.directory, self.config),
-            eos_ids=tokenizer_files.eos_ids(self.directory, self.config),
+            bos_id=bos_id,
+            eos_ids=eos_ids,
         )
 
     @property
     def tokenizer(self) -> TokenizerFiles | None:
-        """The tokenizer files of the directory, if it has a tokenizer."""
-        return tokenizer_files.tokenizer_files(self.directory)
+        """The files about text of the directory, if it has a tokenizer."""
+        files = files_in(self.directory)
+        return TokenizerFiles(files=files) if any(path.name in VOCABULARIES for path in files) else None
+
+    def text(self) -> TextRules:
+        """Return what the directory's files say about text; raises `ModelError` for files that cannot be read."""
+        return self._rules
+
+    @cached_property
+    def _rules(self) -> TextRules:
+        return read_rules(StoredText.in_directory(self.directory, ModelError), config=self.config)
+
+    def _text_ids(self) -> tuple[int | None, tuple[int, ...]]:
+        """Return the ids that begin and end a text; of files that cannot be read an export says it, by `text`."""
+        try:
+            rules = self._rules
+        except ModelError:
+            rules = read_rules(StoredText(files={}, error=ModelError), config=self.config)
+        return rules.bos_id, rules.eos_ids
 
     def tensors(self) -> Mapping[str, LazyTensor]:
         """Return the tensors that the architecture uses, by their names in the checkpoint.
@@ -159,6 +179,12 @@ class HfModel(ModelHandle):
         from lora_core.models.transformers_reference import open_reference
 
         return open_reference(self.directory, references)
+
+    def reference_text(self, adapter: Path | None) -> ReferenceText:
+        """Return transformers' own tokenizer of this checkpoint's directory."""
+        from lora_core.models.transformers_text import open_text
+
+        return open_text(self.directory, adapter)
 
     def _check_tied(self) -> None:
         if self.architecture.tied:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
@@ -26,6 +26,28 @@ class Trace:
     logits: npt.NDArray[np.float32]
 
 
+class ReferenceText(ABC):
+    """The tokens of a model, or of an adapter that is prompted otherwise, made by other code than ours."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What makes them, with versions."""
+
+    @property
+    @abstractmethod
+    def eos_id(self) -> int | None:
+        """The id of the tokenizer's own end of text, if it has one."""
+
+    @abstractmethod
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Return the tokens of `text`, with the special tokens that go around it."""
+
+    @abstractmethod
+    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...] | None:
+        """Return the tokens of the prompt that asks for an answer to `messages`; None if no template makes one."""
+
+
 class ReferenceModel(ABC):
     """The model in float32 with its adapters. `adapter=None` means the base."""
 
@@ -37,6 +59,10 @@ class ReferenceModel(ABC):
     @abstractmethod
     def logits(self, adapter: str | None, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
         """Return the logits after every token of `tokens`, shape (len(tokens), vocab_size), computed at once."""
+
+    def unloaded(self, adapter: str) -> Sequence[str]:  # noqa: ARG002 - for others
+        """Return what this reference lacks of `adapter`, in words: numbers compared with it would mean nothing."""
+        return ()
 
     def continuation(self, adapter: str | None, prompt: Sequence[int], count: int) -> tuple[int, ...]:
         """Return the `count` tokens that greedy generation continues `prompt` with, past any end of text."""

@@ -48,14 +48,19 @@ class TransformersReference(ReferenceModel):
         keys = {part: f"stored{index}" for index, part in enumerate(stored)}
         self._parts = {name: [(keys[part], strength) for part, strength in each] for name, each in parts.items()}
         self._with_peft = bool(stored)
-        with _silent():
+        with silent():
             self._model = _load(directory, keys)
+            self._lacking = {key: _lacking(self._model, part, key) for part, key in keys.items()}
 
     @property
     def name(self) -> str:
         """Versions of transformers, and of peft where it was needed."""
         peft = f" + peft {version('peft')}" if self._with_peft else ""
         return f"transformers {version('transformers')}{peft}, float32"
+
+    def unloaded(self, adapter: str) -> Sequence[str]:
+        """Say how many tensors of the adapter's file peft has not loaded: it only warns of them."""
+        return tuple(dict.fromkeys(text for key, _ in self._parts[adapter] if (text := self._lacking[key])))
 
     def logits(self, adapter: str | None, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
         """Run all tokens in one call, without a cache."""
@@ -139,6 +144,28 @@ def _load(directory: Path, keys: Mapping[AdapterReference, str]) -> Any:
     return model if peft_model is None else peft_model.eval()
 
 
+def _lacking(model: Any, part: AdapterReference, key: str) -> str:
+    """Return what of the stored adapter `part` is not in the model under `key`, in words; nothing if all of it is."""
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    weights = part.weights if part.directory is None else part.directory / "adapter_model.safetensors"
+    stored = load_file(str(weights))
+    loaded = get_peft_model_state_dict(model, adapter_name=key, save_embedding_layers=False).values()
+    # By value: names are what readers disagree on.
+    known = {_fingerprint(tensor) for tensor in loaded}
+    missing = [name for name, tensor in stored.items() if _fingerprint(tensor) not in known]
+    missing = [name for name in missing if "lora_" in name]
+    if not missing:
+        return ""
+    return f"peft has not loaded {len(missing)} of {len(stored)} tensors of {weights} (first: {missing[0]})"
+
+
+def _fingerprint(tensor: Any) -> tuple[Any, ...]:
+    values = tensor.detach().float()
+    return tuple(values.shape), float(values.double().sum()), float(values.double().abs().sum())
+
+
 def _as_directory(part: AdapterReference, scratch: Path) -> Path:
     """Return a directory in which peft finds an adapter given as two files."""
     assert part.weights is not None
@@ -168,7 +195,7 @@ def _scaled(model: Any, key: str, strength: float) -> Iterator[None]:
 
 
 @contextmanager
-def _silent() -> Iterator[None]:
+def silent() -> Iterator[None]:
     """Keep transformers from drawing bars and from warning of its own dependencies."""
     import warnings
 

@@ -16,6 +16,7 @@ from lora_core.backend import Backend
 from lora_core.bundle.bundle import Bundle
 from lora_core.errors import LoraCoreError
 from lora_core.events import Emit, Event, Warned, ignore
+from lora_core.pipeline.prompting import AdapterTextReader
 from lora_core.pipeline.recording import Changed, blame, unlinked
 from lora_core.specs import BackendSpec
 
@@ -58,10 +59,12 @@ class LinkBatch:
                 if (contradiction := other_base(adapter, manifest.base)) is not None:
                     told.append(Warned(message=contradiction))
             placed = place(adapters, manifest.plans) if spec.slot_plans else place_alone(adapters, manifest.base.layers)
+            texts = AdapterTextReader(bundle).read(self.references)
+            told += texts.told
             self.out.mkdir()
             written = backend.link(bundle, placed, self.out, emit)
             blame(manifest.backend, unlinked(written, placed))
-            changed = Changed.of(written, placed, self.out, manifest.backend)
+            changed = Changed.of(written, placed, self.out, manifest.backend, texts=texts)
         except LoraCoreError as error:
             return BatchResult(error=error, events=tuple(told))
         return BatchResult(changed=changed, events=tuple(told))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,16 +12,17 @@ from lora_core.adapters.identity import other_base
 from lora_core.adapters.reading import read_adapters
 from lora_core.adapters.slots.choice import PlacedAdapter, place, place_alone
 from lora_core.adapters.slots.plan import SlotPlan
-from lora_core.backend import Artifacts, Backend, ExportJob, WrittenFile
+from lora_core.backend import Artifacts, Backend, ExportJob
 from lora_core.bundle.bundle import Bundle, Manifest
 from lora_core.bundle.creation import creation, refusal
 from lora_core.bundle.durable import storage_errors
 from lora_core.errors import BundleError, PolicyError, UnsupportedError, UsageError
-from lora_core.events import Emit, Estimated, Noted, Warned, stage
+from lora_core.events import Emit, Estimated, Event, Noted, Warned, stage
 from lora_core.layers import ModelSummary
-from lora_core.models.base import TokenizerFiles
+from lora_core.models.base import ModelHandle
 from lora_core.pipeline.complaints import Complaints
 from lora_core.pipeline.given import adapter_formats, adapter_references, open_model
+from lora_core.pipeline.prompting import AdapterTextReader, AdapterTexts, BaseText, TextFiles, lacking
 from lora_core.pipeline.recording import blame, bundled, checked, plain_options, recorded, unlinked
 from lora_core.pipeline.request import ExportRequest
 from lora_core.pipeline.slotting import describe, make_plans
@@ -40,25 +40,34 @@ CHECK_STAGE = "Check"
 """The stage that ends when neither the core nor the backend has anything against the request."""
 
 
+@attrs.frozen(kw_only=True)
+class _Texts:
+    """What is written of the base's text and of the adapters', and what to tell of it."""
+
+    base: TextFiles
+    adapters: AdapterTexts
+    told: tuple[Event, ...]
+
+
 def export(request: ExportRequest, out: Path, *, force: bool, emit: Emit, hub: PluginHub) -> Bundle:
     """Write a bundle; `lora_core.export` documents arguments and errors."""
     complaints = Complaints()
     refused = refusal(out.resolve(), force=force)
     complaints.add(BundleError, refused.problems if refused is not None else ())
     with stage(emit, CHECK_STAGE):
-        job, maker = _prepare(request, hub, complaints)
-    _announce(job, emit)
+        job, maker, texts = _prepare(request, hub, complaints)
+    _announce(job, texts, emit)
     _estimate(maker.estimate(job), out, emit)
     with creation(out, emit, force=force) as made:
         artifacts = maker.export(job, made.out, emit)
         blame(request.backend, unlinked(artifacts, job.adapters))
         with stage(emit, "Write the bundle"):
-            return made.commit(_manifest(request.backend, job, artifacts, made.out))
+            return made.commit(_manifest(request.backend, job, texts, artifacts, made.out))
 
 
-def _prepare(request: ExportRequest, hub: PluginHub, complaints: Complaints) -> tuple[ExportJob, Backend]:
-    """Return the job and its backend, or raise every problem of the request together."""
-    backend, handle, policy, options, placed = None, None, None, None, None
+def _prepare(request: ExportRequest, hub: PluginHub, complaints: Complaints) -> tuple[ExportJob, Backend, _Texts]:
+    """Return the job, its backend and its texts, or raise every problem of the request together."""
+    backend, handle, policy, options, placed, texts = None, None, None, None, None, None
     spec = hub.backends.find(request.backend)
     with complaints.collect():
         backend = hub.backend(request.backend)
@@ -71,14 +80,25 @@ def _prepare(request: ExportRequest, hub: PluginHub, complaints: Complaints) -> 
     if handle is not None:
         with complaints.collect():
             placed = _placed(request, handle.summary, spec, hub)
-    if backend is None or handle is None or policy is None or options is None or placed is None:
+        with complaints.collect():
+            texts = _texts(request, handle)
+    if not (backend and handle and policy and options is not None and placed is not None and texts):
         complaints.raise_any()
         raise AssertionError("what is missing has been complained of")
     plans, adapters = placed
     job = ExportJob(model=handle, adapters=adapters, plans=plans, policy=policy, options=options, cache=request.cache)
     complaints.add(UnsupportedError, backend.check(job))
     complaints.raise_any()
-    return job, backend
+    return job, backend, texts
+
+
+def _texts(request: ExportRequest, handle: ModelHandle) -> _Texts:
+    """Read what model and adapters say about text; raises `ModelError` or `AdapterError`."""
+    base, files = BaseText.of_model(handle)
+    complaint = lacking(handle, base)
+    references = sorted(adapter_references(request.adapters), key=lambda each: each.name)
+    adapters = AdapterTextReader(base).read(references)
+    return _Texts(base=files, adapters=adapters, told=(*((complaint,) if complaint else ()), *adapters.told))
 
 
 def _placed(
@@ -120,13 +140,15 @@ def _policy(request: ExportRequest, spec: BackendSpec | None, hub: PluginHub) ->
     return policy
 
 
-def _announce(job: ExportJob, emit: Emit) -> None:
+def _announce(job: ExportJob, texts: _Texts, emit: Emit) -> None:
     for message in describe(job.plans, job.adapters):
         emit(Noted(message=message))
     for placed in job.adapters:
         contradiction = other_base(placed.adapter, job.model.summary)
         if contradiction is not None:
             emit(Warned(message=contradiction))
+    for event in texts.told:
+        emit(event)
 
 
 def _estimate(estimated: Estimated | None, out: Path, emit: Emit) -> None:
@@ -141,10 +163,10 @@ def _estimate(estimated: Estimated | None, out: Path, emit: Emit) -> None:
         emit(Warned(message=f"About {size(estimated.written)} will be written, and {directory} has {size(free)} free."))
 
 
-def _manifest(name: str, job: ExportJob, written: Artifacts, out: Path) -> Manifest:
+def _manifest(name: str, job: ExportJob, texts: _Texts, written: Artifacts, out: Path) -> Manifest:
     from lora_core.version import __version__
 
-    tokenizer = _copy_tokenizer(job.model.tokenizer, out)
+    text = (*texts.base.write(out), *texts.adapters.write(out))
     return checked(
         Manifest(
             backend=name,
@@ -154,18 +176,10 @@ def _manifest(name: str, job: ExportJob, written: Artifacts, out: Path) -> Manif
             plans=job.plans,
             options=plain_options(job.options),
             versions={**written.versions, "lora-core": __version__},
-            artifacts=recorded((*written.files, *tokenizer), out, name),
-            adapters=bundled(job.adapters, written),
+            artifacts=recorded((*written.files, *text), out, name),
+            adapters=bundled(job.adapters, written, texts.adapters.promptings()),
             methods=written.methods,
             detail=written.detail,
+            prompting=texts.base.prompting,
         )
     )
-
-
-def _copy_tokenizer(tokenizer: TokenizerFiles | None, out: Path) -> Iterator[WrittenFile]:
-    for file in tokenizer.files if tokenizer is not None else ():
-        copy = out / "tokenizer" / file.name
-        with storage_errors("copy", file):
-            copy.parent.mkdir(exist_ok=True)
-            shutil.copyfile(file, copy)
-        yield WrittenFile(path=f"tokenizer/{file.name}", role="tokenizer")

@@ -41,11 +41,15 @@ class InspectReport:
         return sum(artifact.size for artifact in self.bundle.manifest.artifacts)
 
     def adapter_size(self, name: str) -> int:
-        """Return the bytes that go when the adapter `name` goes: its files, or what only its methods read of others."""
+        """Return the bytes that go when the adapter `name` goes: its files, or what only its methods read of others,
+        and what it is prompted with.
+        """
         manifest = self.bundle.manifest
-        files = [artifact.size for artifact in manifest.artifacts if artifact.adapter == name]
+        own = [artifact for artifact in manifest.artifacts if artifact.adapter == name]
+        text = sum(artifact.size for artifact in own if artifact.role == "tokenizer")
+        files = [artifact.size for artifact in own if artifact.role != "tokenizer"]
         methods = [method.name for method in manifest.methods if method.adapter == name]
-        return sum(files) if files else sum(self.sharing.unique[method] for method in methods)
+        return text + (sum(files) if files else sum(self.sharing.unique[method] for method in methods))
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as plain data."""

@@ -17,6 +17,10 @@ from lora_core.bundle.durable import storage_errors, walk
 from lora_core.bundle.hashing import file_sha256
 from lora_core.bundle.manifest import check
 from lora_core.errors import PluginError, Problem
+from lora_core.pipeline.prompting import AdapterTexts
+from lora_core.prompting import Prompting
+
+NO_TEXTS = AdapterTexts(files={}, told=())
 
 
 @attrs.frozen(kw_only=True)
@@ -30,12 +34,22 @@ class Changed:
     detail: Mapping[str, Any]
 
     @classmethod
-    def of(cls, written: Artifacts, adapters: Iterable[PlacedAdapter], out: Path, backend: str) -> Changed:
-        """Measure what `backend` wrote into `out` for `adapters`; raises `PluginError` as `recorded` does."""
+    def of(
+        cls,
+        written: Artifacts,
+        adapters: Iterable[PlacedAdapter],
+        out: Path,
+        backend: str,
+        *,
+        texts: AdapterTexts = NO_TEXTS,
+    ) -> Changed:
+        """Measure what `backend` wrote into `out` for `adapters`, and write what they say about prompting beside it;
+        raises `PluginError` as `recorded` does.
+        """
         return cls(
             foundation=written.foundation,
-            artifacts=recorded(written.files, out, backend),
-            adapters=bundled(adapters, written),
+            artifacts=recorded((*written.files, *texts.write(out)), out, backend),
+            adapters=bundled(adapters, written, texts.promptings()),
             methods=written.methods,
             detail=written.detail,
         )
@@ -87,8 +101,12 @@ def checked(manifest: Manifest) -> Manifest:
     return manifest
 
 
-def bundled(adapters: Iterable[PlacedAdapter], written: Artifacts) -> tuple[BundledAdapter, ...]:
-    """Return what the manifest says of `adapters`, which a backend has written as `written`."""
+def bundled(
+    adapters: Iterable[PlacedAdapter], written: Artifacts, promptings: Mapping[str, Prompting]
+) -> tuple[BundledAdapter, ...]:
+    """Return what the manifest says of `adapters`, which a backend has written as `written`; `promptings` are of those
+    that are prompted otherwise than the base.
+    """
     return tuple(
         BundledAdapter(
             name=placed.name,
@@ -98,6 +116,7 @@ def bundled(adapters: Iterable[PlacedAdapter], written: Artifacts) -> tuple[Bund
             modules=len({update.module for update in placed.adapter.updates}),
             plan=placed.index,
             detail=written.adapter_details.get(placed.name, {}),
+            prompting=promptings.get(placed.name),
         )
         for placed in adapters
     )

@@ -17,6 +17,7 @@ from lora_core.errors import BundleError, LoraCoreError, Problem, UnsupportedErr
 from lora_core.events import Emit, stage
 from lora_core.limits import limits_for
 from lora_core.models.base import ModelHandle
+from lora_core.models.text.stored import files_in
 from lora_core.pipeline.given import adapter_formats, adapter_references, open_model
 from lora_core.runtime.run import context_len
 from lora_core.sharing.blobs import Blob
@@ -26,6 +27,7 @@ from lora_core.verification.choosing import make_reference
 from lora_core.verification.finding import Finding, found, unchecked
 from lora_core.verification.measuring import Bench
 from lora_core.verification.prompts import make_prompts
+from lora_core.verification.tokens import compare_tokens
 from lora_core.verification.verify_report import VerifyReport, VerifySettings
 
 if TYPE_CHECKING:
@@ -62,6 +64,8 @@ def verify(
     limits = limits_for(bundle.manifest.policy, spec.limits)
     with stage(emit, "Check the files"):
         findings = tuple(_check_files(bundle, backend, handle, given))
+    with stage(emit, "Compare the tokens"):
+        findings += tuple(_check_tokens(bundle, handle, references, settings))
     report = VerifyReport(bundle=bundle, limits=limits, settings=settings, findings=findings)
     damaged = [each.check for each in report.failures if each.check in UNSAFE]
     if damaged:
@@ -89,6 +93,20 @@ def _check_files(bundle: Bundle, backend: Backend, handle: ModelHandle, given: M
         return [*findings, found("sharing", "bundle", [str(error)]), *files.digests(bundle, given)]
     findings += [files.sharing(bundle, blobs), *files.digests(bundle, given)]
     return [*findings, *_check_precision(bundle, backend, blobs, handle, given, damaged=damaged)]
+
+
+def _check_tokens(
+    bundle: Bundle, handle: ModelHandle, references: Sequence[AdapterReference], settings: VerifySettings
+) -> list[Finding]:
+    if settings.reference == "eager":
+        return []
+    known = _names(bundle)
+    directories = {
+        each.name: each.directory
+        for each in references
+        if each.name in known and each.directory is not None and files_in(each.directory)
+    }
+    return compare_tokens(bundle, handle.reference_text, directories, settings.prompts)
 
 
 def _check_precision(

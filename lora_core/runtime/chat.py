@@ -1,6 +1,7 @@
 """Chat templates, rendered as transformers does (`transformers/utils/chat_template_utils.py`).
 
-A template comes with a model and is a stranger's code: it runs in jinja's immutable sandbox, as it does there.
+A template comes with a model or an adapter and is a stranger's code: it runs in jinja's immutable sandbox, as it does
+there, and whatever goes wrong inside one is an error of the template and not of ours.
 """
 
 from __future__ import annotations
@@ -13,14 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from lora_core.errors import BundleError
+from lora_core.errors import BundleError, UsageError
+from lora_core.models.text.rules import read_rules
+from lora_core.models.text.stored import StoredText
+from lora_core.models.text.templates import DEFAULT, TemplateSource
 
 if TYPE_CHECKING:
     import jinja2
 
 Message = Mapping[str, Any]
-CONFIG = "tokenizer_config.json"
-TEMPLATE = "chat_template.jinja"
+LONGEST = 10_000_000
+"""Characters of a prompt; a template that writes more is stopped."""
 
 
 @attrs.frozen(kw_only=True)
@@ -33,54 +37,72 @@ class ChatTemplate:
 
     @classmethod
     def read(cls, directory: Path) -> ChatTemplate | None:
-        """Read the template of a model's or bundle's tokenizer files; None if it has none.
+        """Read the default template of a model's tokenizer files; None if it has none. Raises `BundleError`."""
+        rules = read_rules(StoredText.in_directory(directory, BundleError), config={})
+        return cls.choose(rules.templates, rules.special_tokens)
 
-        `chat_template.jinja` comes before `chat_template` in `tokenizer_config.json`, which is a text, or a list of
-        named ones of which `default` is used.
+    @classmethod
+    def choose(cls, templates: Mapping[str, TemplateSource], special_tokens: Mapping[str, str]) -> ChatTemplate | None:
+        """Return the default one of `templates`; None if there are none.
+
+        Raises `BundleError` for several of which none is the default, with their names.
         """
-        config = _config(directory)
-        tokens = {key: _token_text(value) for key, value in config.items() if key.endswith("_token") and value}
-        file = directory / TEMPLATE
-        if file.is_file():
-            return cls(source=file.read_text(encoding="utf-8"), special_tokens=tokens, where=str(file))
-        source = config.get("chat_template")
-        if isinstance(source, list):
-            source = {entry["name"]: entry["template"] for entry in source}.get("default")
-        if not isinstance(source, str):
+        if not templates:
             return None
-        return cls(source=source, special_tokens=tokens, where=f"{directory / CONFIG}: chat_template")
+        if DEFAULT not in templates:
+            where = next(iter(templates.values())).where
+            what = f"There are several chat templates ({', '.join(sorted(templates))}) and none is the default"
+            remedy = f"Call one of them {DEFAULT!r} before the export, or use the prompt as it is (--raw)."
+            raise BundleError(what, where=where, remedy=remedy)
+        chosen = templates[DEFAULT]
+        return cls(source=chosen.source, special_tokens=special_tokens, where=chosen.where)
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
-        """Return the prompt for `messages` (each with `role` and `content`); raises `BundleError` if that fails."""
+        """Return the prompt for `messages` (each with `role` and `content`).
+
+        Raises `BundleError`, naming the template, for whatever goes wrong inside it.
+        """
+        plain = [{key: value for key, value in message.items() if value is not None} for message in messages]
+        values = {"messages": plain, "tools": None, "documents": None, "add_generation_prompt": add_generation_prompt}
+        try:
+            pieces: list[str] = []
+            length = 0
+            for piece in _environment().from_string(self.source).generate(**values, **self.special_tokens):
+                pieces.append(piece)
+                length += len(piece)
+                if length > LONGEST:
+                    raise OverflowError(f"it writes more than {LONGEST:,} characters")
+            return "".join(pieces)
+        except Exception as error:
+            # A stranger's code: any failure in it is its own.
+            raise BundleError(self._problem(error), where=self.where, remedy=_REMEDY) from error
+
+    def takes_system(self, messages: Sequence[Message]) -> bool:
+        """Say whether the text of a system message before `messages` changes the prompt; raises as `render`."""
+        one, other = (
+            self.render([{"role": "system", "content": text}, *messages]) for text in ("Be brief.", "Tell all.")
+        )
+        return one != other
+
+    def _problem(self, error: Exception) -> str:
         import jinja2
 
-        plain = [{key: value for key, value in message.items() if value is not None} for message in messages]
-        try:
-            template = _environment().from_string(self.source)
-            return template.render(
-                messages=plain,
-                tools=None,
-                documents=None,
-                add_generation_prompt=add_generation_prompt,
-                **self.special_tokens,
-            )
-        except jinja2.TemplateError as error:
-            raise BundleError(f"The chat template cannot be used: {error}", where=self.where) from error
+        named = "" if isinstance(error, jinja2.TemplateError) else f"{type(error).__name__}: "
+        line = f" (line {error.lineno})" if isinstance(error, jinja2.TemplateSyntaxError) else ""
+        return f"The chat template cannot be used: {named}{error}{line}"
 
 
-def _config(directory: Path) -> dict[str, Any]:
-    file = directory / CONFIG
-    if not file.is_file():
-        return {}
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise BundleError(f"This is not JSON: {error}", where=str(file)) from error
-    return config if isinstance(config, dict) else {}
+_REMEDY = "Correct the template, or use the prompt as it is (--raw)."
 
 
-def _token_text(value: Any) -> str:
-    return str(value["content"]) if isinstance(value, dict) else str(value)
+def require_system(template: ChatTemplate | None, messages: Sequence[Message]) -> None:
+    """Raise `UsageError` unless `template` takes a system message before `messages`."""
+    if template is None:
+        what = "There is no chat template, so a system message has no place"
+        raise UsageError(what, remedy="Leave --system out, and write it into the prompt.")
+    if not template.takes_system(messages):
+        what = "The chat template leaves the system message out"
+        raise UsageError(what, where=template.where, remedy="Leave --system out, and write it into the prompt.")
 
 
 def _environment() -> jinja2.Environment:

@@ -2,44 +2,97 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lora_core.errors import BundleError
+from lora_core.models.text.rules import TextRules, read_rules
+from lora_core.models.text.stored import TOKENIZER, StoredText
+from lora_core.models.text.templates import TemplateSource
+from lora_core.models.text.tokenizer import parse_tokenizer
 from lora_core.runtime.chat import ChatTemplate, Message
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+
+    from lora_core.bundle.bundle import Bundle
+    from lora_core.prompting import Prompting
 
 TOKENIZER_DIRECTORY = "tokenizer"
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 class TextTokenizer:
-    """A `tokenizers` tokenizer, and the chat template of its model if it has one."""
+    """A `tokenizers` tokenizer, with the chat templates that go with it and the ids that end an answer."""
 
-    def __init__(self, tokenizer: Tokenizer, template: ChatTemplate | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        template: ChatTemplate | None = None,
+        *,
+        templates: Mapping[str, TemplateSource] | None = None,
+        special_tokens: Mapping[str, str] | None = None,
+        eos_ids: tuple[int, ...] = (),
+    ) -> None:
+        """Take one `template`, or several named `templates` of which `default` is used; they name `special_tokens`."""
         self._tokenizer = tokenizer
-        self.template = template
+        self._template = template
+        self._templates = templates or {}
+        self._special_tokens = special_tokens or {}
+        self.eos_ids = eos_ids
 
     @classmethod
-    def read(cls, directory: Path) -> TextTokenizer:
-        """Read `tokenizer.json` and the chat template in `directory`; raises `BundleError`."""
-        from tokenizers import Tokenizer
+    def read(cls, directory: Path, *, config: Mapping[str, Any] | None = None) -> TextTokenizer:
+        """Read the tokenizer files in `directory`, those of a model with this `config.json`; raises `BundleError`."""
+        stored = StoredText.in_directory(directory, BundleError)
+        if not stored.has(TOKENIZER):
+            raise _none(directory)
+        return cls.of_rules(read_rules(stored, config=config or {}), stored.where(TOKENIZER))
 
-        file = directory / "tokenizer.json"
-        if not file.is_file():
-            raise BundleError(
-                "There is no tokenizer.json, so text cannot be turned into tokens",
-                where=str(directory),
-                remedy="Export from a model directory that has one, or give token ids.",
-            )
-        try:
-            tokenizer = Tokenizer.from_file(str(file))
-        except Exception as error:
-            raise BundleError(f"The tokenizer cannot be read: {error}", where=str(file)) from error
-        return cls(tokenizer, ChatTemplate.read(directory))
+    @classmethod
+    def of_bundle(cls, bundle: Bundle, adapter: str | None = None) -> TextTokenizer:
+        """Read what `adapter` (None: the base) of `bundle` is prompted with; raises `BundleError`."""
+        manifest = bundle.manifest
+        own = {each.name: each.prompting for each in manifest.adapters}.get(adapter or "")
+        told = own or manifest.prompting
+        if told is not None:
+            return cls._of_prompting(bundle, told)
+        tokenizer = cls.read(bundle.path / TOKENIZER_DIRECTORY, config=manifest.base.config)
+        tokenizer.eos_ids = tuple(dict.fromkeys((*tokenizer.eos_ids, *manifest.base.eos_ids)))
+        return tokenizer
+
+    @classmethod
+    def of_rules(cls, rules: TextRules, where: str) -> TextTokenizer:
+        """Make a tokenizer of `rules`, read from `where`; raises `BundleError`."""
+        assert rules.tokenizer is not None
+        return cls(
+            parse_tokenizer(rules.tokenizer, where, BundleError),
+            templates=rules.templates,
+            special_tokens=rules.special_tokens,
+            eos_ids=rules.eos_ids,
+        )
+
+    @classmethod
+    def _of_prompting(cls, bundle: Bundle, told: Prompting) -> TextTokenizer:
+        """Read the files that the manifest names, as a runner elsewhere would."""
+        stored = StoredText(files={path: bundle.file(path) for path in told.files}, error=BundleError)
+        templates = {
+            name: TemplateSource(source=stored.text(path), where=stored.where(path))
+            for name, path in told.chat_templates.items()
+        }
+        return cls(
+            parse_tokenizer(stored.read(told.tokenizer), stored.where(told.tokenizer), BundleError),
+            templates=templates,
+            special_tokens=told.special_tokens,
+            eos_ids=told.eos_ids,
+        )
+
+    @cached_property
+    def template(self) -> ChatTemplate | None:
+        """The template to use, None if there is none; `BundleError` for several without a default."""
+        return self._template or ChatTemplate.choose(self._templates, self._special_tokens)
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Return the tokens of `text`, with the special tokens that the tokenizer adds around a text, or without."""
@@ -63,6 +116,19 @@ class TextTokenizer:
         """Return the pieces of text that a stream gives for `tokens`."""
         stream = self.stream()
         return [*(stream.push(token) for token in tokens), stream.finish()]
+
+
+def has_tokenizer(bundle: Bundle) -> bool:
+    """Say whether the base of `bundle` can be prompted with text."""
+    return bundle.manifest.prompting is not None or (bundle.path / TOKENIZER_DIRECTORY / TOKENIZER).is_file()
+
+
+def _none(directory: Path) -> BundleError:
+    return BundleError(
+        "There is no tokenizer.json, so text cannot be turned into tokens",
+        where=str(directory),
+        remedy="Export from a model directory that has one, or give token ids.",
+    )
 
 
 class TextStream:

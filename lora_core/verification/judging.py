@@ -33,6 +33,9 @@ def takes_effect(
         problems.append("the adapter changes nothing: its logits are those of the base")
     if changed and nothing:
         problems.append("the adapter's weights are zero, and its logits are not those of the base")
+    if measured is not None and measured.size < _WEAK and measured.exported_size > max(_WEAK, limits.tie):
+        what = f"it moves the logits by {measured.exported_size:.2g} of their spread, in the reference by"
+        problems.append(f"{what} {measured.size:.2g}: one of the two has another adapter")
     if changed and not nothing and measured is not None and measured.size >= _WEAK:
         if not abs(measured.ratio - 1) <= limits.effect:
             what = f"its effect is {measured.ratio:.3g} times the reference's (limit 1 +- {limits.effect:g})"

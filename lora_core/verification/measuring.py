@@ -72,6 +72,14 @@ class Bench:
 
     def _method(self, name: str, adapter: str | None) -> tuple[MethodNumbers, list[Finding]]:
         known = adapter is None or adapter in self.adapters
+        lacking = self.reference.unloaded(adapter) if adapter is not None and known else ()
+        if lacking:
+            numbers, findings = self._run(name, adapter, known=False)
+            told = [each for each in findings if each.check != "logits"]
+            return numbers, [found("reference", name, list(lacking)), *told]
+        return self._run(name, adapter, known=known)
+
+    def _run(self, name: str, adapter: str | None, *, known: bool) -> tuple[MethodNumbers, list[Finding]]:
         # Without its source an adapter has no reference; it is run along the base's texts.
         traces = [self.reference.trace(adapter if known else None, prompt, self.tokens) for prompt in self.prompts]
         try:

@@ -43,12 +43,14 @@ class Effect:
     """What an adapter does to the logits after each prompt, against what it does in the reference.
 
     `ratio` is the least-squares factor from the reference's effect to the exported one (1: the right scale, 2: twice
-    as strong), `direction` their cosine, `size` the root mean square of the reference's effect in units of the spread.
+    as strong), `direction` their cosine. `size` is the root mean square of the reference's effect in units of the
+    spread, `exported_size` that of the exported one.
     """
 
     ratio: float
     direction: float
     size: float
+    exported_size: float
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
@@ -96,10 +98,12 @@ def effect(
     found_base, found_adapted = (np.stack([logits[0] for logits in side]).astype(np.float64) for side in exported)
     wanted, found = (_centered(adapted - base), _centered(found_adapted - found_base))
     power, found_power, product = (float((a * b).sum()) for a, b in ((wanted, wanted), (found, found), (wanted, found)))
+    spread = float(base.std(axis=1).mean())
     return Effect(
         ratio=product / power if power else float("nan"),
         direction=product / (power * found_power) ** 0.5 if power and found_power else float("nan"),
-        size=float(np.sqrt((wanted**2).mean())) / float(base.std(axis=1).mean()),
+        size=float(np.sqrt((wanted**2).mean())) / spread,
+        exported_size=float(np.sqrt((found**2).mean())) / spread,
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from lora_core.bundle.bundle import Bundle
 from lora_core.errors import UsageError
-from lora_core.runtime.tokenizer import TOKENIZER_DIRECTORY, TextTokenizer
+from lora_core.runtime.tokenizer import TextTokenizer, has_tokenizer
 
 TEXTS = (
     "What is the capital of France?",
@@ -30,11 +30,11 @@ def make_prompts(bundle: Bundle, texts: Sequence[str], *, context_len: int, toke
             f"{tokens} new tokens leave no room for a prompt in a context of {context_len}",
             remedy=f"Ask for at most {context_len - _SHORTEST_CONTEXT}.",
         )
-    has_tokenizer = (bundle.path / TOKENIZER_DIRECTORY / "tokenizer.json").is_file()
-    if texts and not has_tokenizer:
+    with_text = has_tokenizer(bundle)
+    if texts and not with_text:
         raise UsageError("The bundle has no tokenizer, so it cannot be prompted with text", remedy="Leave it out.")
-    if has_tokenizer:
-        tokenizer = TextTokenizer.read(bundle.path / TOKENIZER_DIRECTORY)
+    if with_text:
+        tokenizer = TextTokenizer.of_bundle(bundle)
         encoded = [tuple(tokenizer.encode(text))[:room] for text in texts or TEXTS]
         if not all(encoded):
             raise UsageError("A prompt is empty")

@@ -52,6 +52,16 @@ PARSED: dict[str, AdapterReference] = {
         "m", parts=(CompositePart(of="a/x", strength=0.7), CompositePart(of="y", strength=0.3))
     ),
     "m=./x+y": _reference("m", directory=Path("x+y")),
+    "p=a@1e-2": _reference("p", directory=Path("a"), strength=0.01),
+    "p=a@-1.5E+2": _reference("p", directory=Path("a"), strength=-150.0),
+    "p=a@+1": _reference("p", directory=Path("a"), strength=1.0),
+    "m=x:+0.5+y:1": _reference("m", parts=(CompositePart(of="x", strength=0.5), CompositePart(of="y"))),
+    "m=x:1e+2+y:-1e-2@2e0": _reference(
+        "m", parts=(CompositePart(of="x", strength=100.0), CompositePart(of="y", strength=-0.01)), strength=2.0
+    ),
+    "m=a/x:1e1+y:2": _reference(
+        "m", parts=(CompositePart(of="a/x", strength=10.0), CompositePart(of="y", strength=2.0))
+    ),
     "m=a/x+b/y": _reference("m", directory=Path("a/x+b/y")),
 }
 
@@ -59,6 +69,34 @@ PARSED: dict[str, AdapterReference] = {
 @pytest.mark.parametrize("text", PARSED, ids=str)
 def test_reference_means_what_its_documentation_says(text: str) -> None:
     assert AdapterReference.from_text(text) == PARSED[text]
+
+
+# Directories of names that look like something else, and what is meant once they are there.
+EXISTING: dict[str, tuple[str, AdapterReference]] = {
+    "p=v@2": ("v@2", _reference("p", directory=Path("v@2"))),
+    "p=v@2@0.5": ("v@2", _reference("p", directory=Path("v@2"), strength=0.5)),
+    "p=odd/run_12:30": ("odd/run_12:30", _reference("p", directory=Path("odd/run_12:30"))),
+    "p=x:1+y:2": ("x:1+y:2", _reference("p", directory=Path("x:1+y:2"))),
+    "p=x+y": ("x+y", _reference("p", directory=Path("x+y"))),
+    "p=w.safetensors,c.json": ("w.safetensors,c.json", _reference("p", directory=Path("w.safetensors,c.json"))),
+    "p=model.bin": ("model.bin", _reference("p", directory=Path("model.bin"))),
+    "m=odd/run_12:30:0.5+x:1": (
+        "odd/run_12:30",
+        _reference("m", parts=(CompositePart(of="odd/run_12:30", strength=0.5), CompositePart(of="x"))),
+    ),
+    "m=x:1+./a+b:2": (
+        "a+b",
+        _reference("m", parts=(CompositePart(of="x"), CompositePart(of="./a+b", strength=2.0))),
+    ),
+}
+
+
+@pytest.mark.parametrize("text", EXISTING, ids=str)
+def test_an_existing_directory_is_that_directory(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory, meant = EXISTING[text]
+    monkeypatch.chdir(tmp_path)
+    Path(directory).mkdir(parents=True)
+    assert AdapterReference.from_text(text) == meant
 
 
 REFUSED: dict[str, str] = {
@@ -75,6 +113,7 @@ REFUSED: dict[str, str] = {
     "m=x:0.5+x:0.5": "names x more than once",
     f"p=a@{10**400}": "not a finite number",
     f"m=x:1+y:{10**400}": "not a finite number",
+    "p=a@1e999": "not a finite number",
 }
 
 

@@ -18,9 +18,20 @@ from lora_core.bundle.bundle import SCHEMA_VERSION, Artifact, BundledAdapter, Ma
 from lora_core.bundle.manifest import dumps, loads, normalized
 from lora_core.errors import BundleError, LoraCoreError
 from lora_core.layers import LayerInfo, ModelSummary
+from lora_core.prompting import Prompting
 
 GOLDEN = Path(__file__).parent / "golden" / f"manifest-schema-{SCHEMA_VERSION}.json"
 
+TEXT_FILES = (
+    Artifact(path="tokenizer/tokenizer.json", role="tokenizer", sha256="7e" * 32, size=99),
+    Artifact(
+        path="tokenizer/adapters/pirate/chat_template.jinja",
+        role="tokenizer",
+        sha256="c7" * 32,
+        size=9,
+        adapter="pirate",
+    ),
+)
 SAMPLE = Manifest(
     backend="xnnpack",
     base=ModelSummary(
@@ -62,10 +73,23 @@ SAMPLE = Manifest(
         Artifact(path="base.pte", role="program", sha256="ba" * 32, size=512),
         Artifact(path="pirate.pte", role="program", sha256="a1" * 32, size=600, adapter="pirate"),
         Artifact(path="pirate.ptd", role="adapter-data", sha256="a2" * 32, size=128, adapter="pirate"),
+        *TEXT_FILES,
     ),
     adapters=(
         BundledAdapter(
-            name="pirate", digest="d1" * 32, foundation="0f" * 32, rank=8, modules=1, detail={"strength": 0.5}
+            name="pirate",
+            digest="d1" * 32,
+            foundation="0f" * 32,
+            rank=8,
+            modules=1,
+            detail={"strength": 0.5},
+            prompting=Prompting(
+                tokenizer="tokenizer/tokenizer.json",
+                chat_templates={"default": "tokenizer/adapters/pirate/chat_template.jinja"},
+                special_tokens={"eos_token": "<|end|>"},
+                bos_id=1,
+                eos_ids=(3, 2),
+            ),
         ),
     ),
     methods=(
@@ -73,7 +97,23 @@ SAMPLE = Manifest(
         Method(name="forward", program="base.pte"),
     ),
     detail={"runner": "Grüße"},
+    prompting=Prompting(
+        tokenizer="tokenizer/tokenizer.json",
+        special_tokens={"bos_token": "<s>", "eos_token": "</s>"},
+        bos_id=1,
+        eos_ids=(2,),
+    ),
 )
+
+
+def before_prompting(manifest):
+    """Return `manifest` as schema 2 could say it."""
+    return attrs.evolve(
+        manifest,
+        prompting=None,
+        adapters=tuple(attrs.evolve(adapter, prompting=None) for adapter in manifest.adapters),
+        artifacts=tuple(artifact for artifact in manifest.artifacts if artifact not in TEXT_FILES),
+    )
 
 
 def test_the_golden_file_of_this_schema_is_what_is_written():
@@ -83,7 +123,8 @@ def test_the_golden_file_of_this_schema_is_what_is_written():
 @pytest.mark.parametrize("schema", range(1, SCHEMA_VERSION + 1))
 def test_the_golden_file_of_every_schema_is_still_read(schema):
     golden = GOLDEN.with_name(f"manifest-schema-{schema}.json")
-    assert loads(golden.read_bytes(), "manifest.json") == normalized(SAMPLE)
+    expected = SAMPLE if schema >= 3 else before_prompting(SAMPLE)
+    assert loads(golden.read_bytes(), "manifest.json") == normalized(expected)
 
 
 def test_the_order_of_artifacts_adapters_methods_and_keys_does_not_change_the_bytes():
@@ -278,6 +319,8 @@ def test_a_path_out_of_the_bundle_or_into_lora_cores_own_files_is_refused(path):
         ({"artifacts__0__path": "pirate.pte"}, "more than once"),
         ({"methods__1__name": "forward"}, "more than once"),
         ({"adapters__0__plan": 5}, "plan 5"),
+        ({"prompting__tokenizer": "gone.json"}, "gone.json"),
+        ({"adapters__0__prompting__chat_templates__default": "gone.jinja"}, "gone.jinja"),
     ],
 )
 def test_contradictions_are_named(changes, message):
@@ -286,8 +329,8 @@ def test_contradictions_are_named(changes, message):
 
 
 def test_a_newer_schema_is_refused_and_says_what_to_do():
-    with pytest.raises(BundleError, match=r"schema version 3.*reads up to 2.*Update lora-core"):
-        loads(broken(schema_version=3, backend=KeyError, new_field=[]), "manifest.json")
+    with pytest.raises(BundleError, match=r"schema version 4.*reads up to 3.*Update lora-core"):
+        loads(broken(schema_version=SCHEMA_VERSION + 1, backend=KeyError, new_field=[]), "manifest.json")
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe", b"[]", b"null", b'{"schema_version": 1}', b"[" * 100_000])

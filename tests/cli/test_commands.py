@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 from lora_core import __version__
 from tests.cli.shell import Shell
@@ -19,6 +20,28 @@ def test_export_add_remove_inspect(shell: Shell) -> None:
     assert facts["problems"] == []
     removed = shell.run("remove", "bundle", "alice", "bob")
     assert removed.out == "bundle: removed alice, bob; adapters left: none\n"
+
+
+def test_directories_are_called_by_safe_names_and_the_mapping_is_printed(shell: Shell) -> None:
+    for name in ("checkpoint-500", "checkpoint_500", "qwen2.5-lora", "base", "500"):
+        shutil.copytree(shell.directory / "adapters" / "bob", shell.directory / "more" / name)
+    added = shell.run("add", "bundle", "--from-dir", "more")
+    assert added.code == 0
+    assert added.out.splitlines()[:-1] == [
+        "more/500 -> a_500",
+        "more/base -> my_base_lora",
+        "more/checkpoint-500 -> checkpoint_500_2",
+        "more/qwen2.5-lora -> qwen2_5_lora",
+    ]
+    facts = json.loads(shell.run("inspect", "bundle", "--json").out)
+    names = {adapter["name"] for adapter in facts["adapters"]}
+    assert names == {"alice", "a_500", "my_base_lora", "checkpoint_500", "checkpoint_500_2", "qwen2_5_lora"}
+
+
+def test_safe_names_leave_out_those_that_are_given(shell: Shell) -> None:
+    shutil.copytree(shell.directory / "adapters" / "bob", shell.directory / "more" / "a-b")
+    added = shell.run("add", "bundle", "--adapter", "a_b=adapters/bob", "--from-dir", "more")
+    assert added.out.startswith("more/a-b -> a_b_2\n")
 
 
 def test_adapter_files_are_as_good_as_a_directory(shell: Shell) -> None:

@@ -32,7 +32,7 @@ def validator() -> Draft202012Validator:
 
 @pytest.fixture
 def golden() -> dict[str, Any]:
-    document: dict[str, Any] = json.loads((GOLDEN / "manifest-schema-2.json").read_text("utf-8"))
+    document: dict[str, Any] = json.loads((GOLDEN / "manifest-schema-3.json").read_text("utf-8"))
     return document
 
 
@@ -60,7 +60,7 @@ def test_the_manifest_of_a_new_export_is_valid(
 
 BROKEN: dict[str, Callable[[dict[str, Any]], object]] = {
     "another format": lambda m: m.update(format="zip"),
-    "a newer schema": lambda m: m.update(schema_version=3),
+    "a newer schema": lambda m: m.update(schema_version=4),
     "a field missing": lambda m: m.pop("foundation"),
     "a field unknown": lambda m: m.update(made_at="today"),
     "a number for a string": lambda m: m.update(backend=1),

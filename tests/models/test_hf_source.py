@@ -14,7 +14,6 @@ from lora_core.errors import ModelError
 from lora_core.hub import PluginHub
 from lora_core.models import hub_cache
 from lora_core.models.hf import HfModelSource
-from lora_core.models.tokenizer_files import eos_ids
 from lora_core.pipeline import given
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -149,25 +148,6 @@ def test_tokenizer_files_are_those_that_exist(llama_directory):
         (llama_directory / name).write_text("{}")
     names = [path.name for path in open_model(llama_directory).tokenizer.files]
     assert names == ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"]
-
-
-@pytest.mark.parametrize(
-    ("generation", "config", "tokenizer", "expected"),
-    [
-        ({"eos_token_id": [7, 8]}, {"eos_token_id": 2}, {}, (7, 8)),
-        ({}, {"eos_token_id": 2}, {}, (2,)),
-        ({}, {}, {}, ()),
-        ({"eos_token_id": 2}, {}, {"eos_token": "<|end|>"}, (2, 5)),
-        ({"eos_token_id": 5}, {}, {"eos_token": {"content": "<|end|>"}}, (5,)),
-        ({}, {}, {"eos_token": "</s>", "added_tokens_decoder": {"9": {"content": "</s>"}}}, (9,)),
-    ],
-)
-def test_end_of_text_ids_come_from_all_who_know_them(tmp_path, generation, config, tokenizer, expected):
-    (tmp_path / "generation_config.json").write_text(json.dumps(generation))
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(tokenizer))
-    added = [{"id": 4, "content": "<|start|>"}, {"id": 5, "content": "<|end|>"}]
-    (tmp_path / "tokenizer.json").write_text(json.dumps({"added_tokens": added}))
-    assert eos_ids(tmp_path, config) == expected
 
 
 def test_summary_says_nothing_of_where_the_model_came_from(llama_directory):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from lora_core.bundle.store import open_bundle, verify_hashes
 from lora_core.errors import (
@@ -61,7 +63,7 @@ def test_nothing_of_this_machine_is_in_the_bundle(export, make_adapter, contents
 
 
 def test_tokenizer_files_travel_with_the_bundle(export, fake, tmp_path):
-    (tmp_path / "tokenizer.json").write_text("{}")
+    Tokenizer(WordLevel({"a": 0}, unk_token="a")).save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "chat_template.jinja").write_text("{{ x }}")
     files = TokenizerFiles(files=(tmp_path / "tokenizer.json", tmp_path / "chat_template.jinja"))
     bundle = export("b", model=fake.FakeModel(files=files))

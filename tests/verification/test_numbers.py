@@ -81,3 +81,28 @@ def test_infinite_logits_are_beyond_every_limit():
     with np.errstate(invalid="ignore"):
         numbers = compare(reference, [np.full((1, 3), np.inf, np.float32)], tie=0.0)
     assert "KL nan" in logits("forward", numbers, INT4).detail
+
+
+@pytest.mark.parametrize(
+    ("policy", "moved", "failed"),
+    [("FLOAT32", 0.5, True), ("FLOAT32", 1e-3, False), ("INT4", 0.1, False), ("INT4", 0.9, True)],
+)
+def test_an_effect_that_the_reference_does_not_have_is_found(policy, moved, failed):
+    from lora_core import limits
+    from lora_core.verification.judging import takes_effect
+    from lora_core.verification.numbers import Effect
+
+    measured = Effect(ratio=1000.0, direction=0.1, size=1e-5, exported_size=moved)
+    finding = takes_effect("a", changed=True, adapter=None, measured=measured, limits=getattr(limits, policy))
+    assert finding.failed == failed
+
+
+def test_the_size_of_an_exported_effect_is_told():
+    chance = np.random.default_rng(1)
+    base, change = chance.standard_normal((2, 3, 50))
+    before = [trace(row[None]) for row in base]
+    measured = effect((before, before), ([row[None] for row in base], [row[None] for row in base + change]))
+    assert measured.size == 0
+    centered = change - change.mean(axis=1, keepdims=True)
+    expected = np.sqrt((centered**2).mean()) / np.float64(base.astype(np.float32).std(axis=1).mean())
+    assert measured.exported_size == pytest.approx(expected, rel=1e-5)

@@ -21,7 +21,7 @@ class TinySession(Session):
         self._context_len = manifest.options["max_context_len"]
         (foundation,) = (each for each in manifest.artifacts if each.role == "foundation")
         self._decoder = self.decoder_class(manifest.base.config, load_file(bundle.file(foundation)), self._context_len)
-        self._files = {each.adapter: bundle.file(each) for each in manifest.artifacts if each.adapter is not None}
+        self._files = {each.adapter: bundle.file(each) for each in manifest.artifacts if each.role == "adapter-data"}
         self._lora = {None: {}}
         self._loads = {}
         self._cache = self._decoder.new_cache()

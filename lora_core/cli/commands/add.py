@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lora_core.cli.adapter_options import ADAPTER, ADAPTER_FILES, each_directory, references
+from lora_core.cli.adapter_options import ADAPTER, ADAPTER_FILES, each_directory, references, renamed
 from lora_core.cli.command import Command
 from lora_core.errors import UsageError
 
@@ -28,9 +28,15 @@ def add(
 ) -> None:
     """Link, then say what was added."""
     import lora_core
+    from lora_core.bundle.store import open_bundle
 
-    more = each_directory(from_dir) if from_dir is not None else ()
-    wanted = references(adapter, adapter_files, more=more)
+    wanted = references(adapter, adapter_files)
+    if from_dir is not None:
+        reserved = console.hub.spec_of(open_bundle(bundle, console.emit)).reserved
+        more = each_directory(from_dir, taken=[each.name for each in wanted], reserved=reserved)
+        for line in renamed(more):
+            console.result(line)
+        wanted = (*wanted, *more)
     if not wanted:
         raise UsageError("There is nothing to add", remedy="Give --adapter NAME=DIR or --from-dir DIR.")
     changed = lora_core.add(bundle, wanted, jobs=jobs, emit=console.emit, hub=console.hub)
@@ -47,7 +53,9 @@ command = Command(
         click.Argument(["bundle"], type=DIRECTORY),
         ADAPTER,
         ADAPTER_FILES,
-        click.Option(["--from-dir"], type=DIRECTORY, help="Add every subdirectory of this directory, by its name."),
+        click.Option(
+            ["--from-dir"], type=DIRECTORY, help="Add every subdirectory of this directory, by its name or a safe one."
+        ),
         click.Option(["--jobs"], type=click.IntRange(min=1), default=1, show_default=True, help="Processes that link."),
     ],
 )

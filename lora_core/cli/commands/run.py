@@ -49,7 +49,9 @@ def run(
     with stage(console.emit, "open the bundle"):
         session = lora_core.open(bundle, options=options, hub=console.hub)
     with session:
-        listener = RunListener() if as_json else _listener(console, titles=len(names) * len(prompt) > 1)
+        listener = (
+            RunListener(on_note=console.note) if as_json else _listener(console, titles=len(names) * len(prompt) > 1)
+        )
         report = answer(session, prompt, names, settings, listener=listener)
     if as_json:
         console.json(report.to_json())
@@ -75,7 +77,7 @@ def _listener(console: Console, *, titles: bool) -> Any:
             # Nobody reads what would still be generated.
             raise BrokenPipeError
 
-    return RunListener(on_answer=on_answer, on_text=on_text)
+    return RunListener(on_note=console.note, on_answer=on_answer, on_text=on_text)
 
 
 def _summarize(console: Console, report: RunReport) -> None:

@@ -85,6 +85,8 @@ def _encode(source: str | None, tokenizer: TokenizerFiles | None) -> list[Tokens
     from tokenizers import Tokenizer
 
     encoder = Tokenizer.from_file(str(stored))
+    encoder.no_padding()
+    encoder.no_truncation()
     chat = encoder.token_to_id("<|im_start|>") is not None
     return [np.asarray(encoder.encode(text).ids, np.int64) for text in _texts(source, chat)]
 

@@ -10,6 +10,7 @@ import attrs
 from lora_core.adapters.adapter import Adapter
 from lora_core.adapters.composites import compose
 from lora_core.adapters.format import AdapterFormat
+from lora_core.adapters.grouping import grouped
 from lora_core.adapters.names import name_problems
 from lora_core.adapters.reference import AdapterReference, CompositePart, parse_references
 from lora_core.errors import AdapterError, Problem, UsageError
@@ -31,7 +32,8 @@ def read_adapters(
 
     The surest of `formats` reads a path, of equally sure ones the first. `taken` are names that a bundle already uses,
     `reserved` those that its backend keeps for itself. Raises `UsageError` for names and composites that cannot be,
-    before anything is read; then `AdapterError` with the problems of all adapters together.
+    before anything is read; then `AdapterError` with the problems of all adapters together, each cause told
+    once.
     """
     problems = [
         *name_problems([reference.name for reference in references], taken=taken, reserved=reserved or ReservedNames()),
@@ -43,7 +45,7 @@ def read_adapters(
     stored = {each.name: reader.read(each) for each in references if not each.parts}
     composed = {each.name: reader.combine(each, stored) for each in references if each.parts}
     if reader.problems:
-        raise AdapterError(dict.fromkeys(reader.problems))
+        raise AdapterError(grouped(reader.problems))
     adapters = [stored.get(each.name) or composed.get(each.name) for each in references]
     return tuple(adapter for adapter in adapters if adapter is not None)
 

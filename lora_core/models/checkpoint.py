@@ -30,6 +30,13 @@ class Checkpoint:
     directory: Path
     tensors: Mapping[str, StoredTensor]
 
+    def standing_for(self, name: str, other: str) -> Checkpoint:
+        """Return this checkpoint with the tensor stored as `other` under `name`, if that is not stored itself."""
+        if name in self.tensors or other not in self.tensors:
+            return self
+        tensors = {name if stored == other else stored: tensor for stored, tensor in self.tensors.items()}
+        return attrs.evolve(self, tensors=tensors)
+
     def check(self, shapes: Mapping[str, tuple[int, ...]], ignorable: re.Pattern[str]) -> list[Problem]:
         """Compare with the tensors an architecture needs: every missing, unused or misshapen one is reported.
 
@@ -80,25 +87,28 @@ class Checkpoint:
         import torch  # heavy: only loading needs it
         from safetensors import SafetensorError, safe_open
 
-        files: dict[Path, list[str]] = {}
+        files: dict[Path, dict[str, str]] = {}
         for name in names:
-            files.setdefault(self.tensors[name].path, []).append(name)
+            files.setdefault(self.tensors[name].path, {})[name] = self.tensors[name].name
         tensors: dict[str, torch.Tensor] = {}
         for path, wanted in files.items():
             try:
                 with safe_open(path, framework="pt") as stored:
-                    tensors.update({name: stored.get_tensor(name).to(torch.float32) for name in wanted})
+                    tensors.update({name: stored.get_tensor(key).to(torch.float32) for name, key in wanted.items()})
             except (OSError, SafetensorError) as error:
                 raise StorageError(f"Cannot read the checkpoint: {error}", where=str(path)) from error
         return tensors
 
 
-def open_checkpoint(directory: Path) -> tuple[Checkpoint, list[Problem]]:
-    """Read the headers of the checkpoint in `directory`; what cannot be read is returned as problems."""
+def open_checkpoint(directory: Path, ignorable: re.Pattern[str]) -> tuple[Checkpoint, list[Problem]]:
+    """Read the headers of the checkpoint in `directory`; what cannot be read is returned as problems.
+
+    Tensors whose name matches `ignorable` may be missing where an index lists them.
+    """
     if (directory / SINGLE).exists():
         tensors, problems = _read_headers(directory / SINGLE)
     elif (directory / INDEX).exists():
-        tensors, problems = _read_shards(directory)
+        tensors, problems = _read_shards(directory, ignorable)
     else:
         tensors, problems = {}, [_no_checkpoint(directory)]
     return Checkpoint(directory=directory, tensors=tensors), problems
@@ -118,7 +128,7 @@ def _read_headers(path: Path) -> tuple[dict[str, StoredTensor], list[Problem]]:
         return {}, list(error.problems)
 
 
-def _read_shards(directory: Path) -> tuple[dict[str, StoredTensor], list[Problem]]:
+def _read_shards(directory: Path, ignorable: re.Pattern[str]) -> tuple[dict[str, StoredTensor], list[Problem]]:
     index = directory / INDEX
     try:
         weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
@@ -129,13 +139,16 @@ def _read_shards(directory: Path) -> tuple[dict[str, StoredTensor], list[Problem
     problems: list[Problem] = []
     for shard in shards:
         named = [name for name, file in weight_map.items() if file == shard]
+        needed = [name for name in named if not ignorable.search(name)]
+        if not needed and not (directory / shard).exists():
+            continue
         if Path(shard).name != shard or not (directory / shard).exists():
             what = f"Shard {shard} is missing; it holds {_listed('tensor', named)}"
             problems.append(Problem(what=what, where=str(index), remedy="Download the whole checkpoint again."))
             continue
         headers, shard_problems = _read_headers(directory / shard)
         problems += shard_problems
-        absent = [name for name in named if name not in headers]
+        absent = [name for name in needed if name not in headers]
         if absent and not shard_problems:
             what = f"Shard {shard} lacks {_listed('tensor', absent)} that the index puts there"
             problems.append(Problem(what=what, where=str(index)))

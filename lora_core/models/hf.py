@@ -72,10 +72,13 @@ class HfModelSource(ModelSource):
         if family is not None:
             config = {**family.defaults, **config}
             architecture, problems = read_architecture(config, family, where)
-        checkpoint, stored_problems = open_checkpoint(directory)
+        tied = architecture is not None and architecture.tied
+        ignorable = _TIED_HEAD if tied else _DERIVED
+        checkpoint, stored_problems = open_checkpoint(directory, ignorable)
+        if tied:  # one tensor under either of its names is what transformers loads
+            checkpoint = checkpoint.standing_for(f"{hf_names.EMBEDDING}.weight", f"{hf_names.OUTPUT}.weight")
         problems += stored_problems
         if architecture is not None and not stored_problems:
-            ignorable = _TIED_HEAD if architecture.tied else _DERIVED
             problems += checkpoint.check(hf_names.tensor_shapes(architecture), ignorable)
         if problems or architecture is None:
             raise ModelError(problems)

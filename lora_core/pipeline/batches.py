@@ -16,6 +16,7 @@ from lora_core.backend import Backend
 from lora_core.bundle.bundle import Bundle
 from lora_core.errors import LoraCoreError
 from lora_core.events import Emit, Event, Warned, ignore
+from lora_core.pipeline.inert import inert
 from lora_core.pipeline.prompting import AdapterTextReader
 from lora_core.pipeline.recording import Changed, blame, unlinked
 from lora_core.specs import BackendSpec
@@ -58,6 +59,7 @@ class LinkBatch:
             for adapter in adapters:
                 if (contradiction := other_base(adapter, manifest.base)) is not None:
                     told.append(Warned(message=contradiction))
+            told += inert(adapters)
             placed = place(adapters, manifest.plans) if spec.slot_plans else place_alone(adapters, manifest.base.layers)
             texts = AdapterTextReader(bundle).read(self.references)
             told += texts.told

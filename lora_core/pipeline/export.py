@@ -22,6 +22,7 @@ from lora_core.layers import ModelSummary
 from lora_core.models.base import ModelHandle
 from lora_core.pipeline.complaints import Complaints
 from lora_core.pipeline.given import adapter_formats, adapter_references, open_model
+from lora_core.pipeline.inert import inert
 from lora_core.pipeline.prompting import AdapterTextReader, AdapterTexts, BaseText, TextFiles, lacking
 from lora_core.pipeline.recording import blame, bundled, checked, plain_options, recorded, unlinked
 from lora_core.pipeline.request import ExportRequest
@@ -147,7 +148,7 @@ def _announce(job: ExportJob, texts: _Texts, emit: Emit) -> None:
         contradiction = other_base(placed.adapter, job.model.summary)
         if contradiction is not None:
             emit(Warned(message=contradiction))
-    for event in texts.told:
+    for event in (*inert(placed.adapter for placed in job.adapters), *texts.told):
         emit(event)
 
 

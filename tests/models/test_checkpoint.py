@@ -148,6 +148,58 @@ def test_stored_copy_of_a_tied_output_head_is_accepted(tied):
     assert module.output.weight.data_ptr() == module.tok_embeddings.weight.data_ptr()
 
 
+def only_the_head(tensors):
+    tensors["lm_head.weight"] = tensors.pop("model.embed_tokens.weight")
+
+
+def test_a_tied_model_stored_under_its_head_alone_is_the_same_model(tied):
+    def stored():
+        return open_model(tied).tensors()["model.embed_tokens.weight"].read()
+
+    before = stored()
+    state = open_model(tied).load(OPTIONS).module.state_dict()
+    rewrite(tied, only_the_head)
+    assert (stored() == before).all()
+    loaded = open_model(tied).load(OPTIONS).module.state_dict()
+    assert state.keys() == loaded.keys()
+    assert all(torch.equal(state[name], loaded[name]) for name in state)
+
+
+def test_an_untied_model_without_its_embedding_is_refused(llama_directory):
+    rewrite(llama_directory, lambda tensors: tensors.pop("model.embed_tokens.weight"))
+    assert problems_of(llama_directory) == ["The checkpoint lacks tensor model.embed_tokens.weight. (DIR)"]
+
+
+def test_a_tied_model_without_embedding_and_head_is_refused(tied):
+    rewrite(tied, lambda tensors: tensors.pop("model.embed_tokens.weight"))
+    assert problems_of(tied) == ["The checkpoint lacks tensor model.embed_tokens.weight. (DIR)"]
+
+
+def indexed(directory, *, head: str | None = None, more=()):
+    """Put the one file of `directory` into an index that lists the head in the file `head`, and `more` in its own."""
+    (directory / "model.safetensors").rename(directory / "model-1.safetensors")
+    names = [*load_file(directory / "model-1.safetensors"), *more]
+    weight_map = dict.fromkeys(names, "model-1.safetensors") | ({"lm_head.weight": head} if head else {})
+    (directory / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+
+
+@pytest.mark.parametrize("file", ["model-1.safetensors", "model-2.safetensors"])
+def test_an_index_that_lists_the_tied_head_is_what_it_is_without(tied, file):
+    indexed(tied, head=file)
+    assert "lm_head.weight" not in open_model(tied).tensors()
+
+
+def test_an_index_may_list_buffers_that_are_not_stored(tied):
+    indexed(tied, more=["model.layers.0.self_attn.rotary_emb.inv_freq"])
+    assert "model.embed_tokens.weight" in open_model(tied).tensors()
+
+
+def test_an_index_of_an_untied_model_must_have_its_head(llama_directory):
+    rewrite(llama_directory, lambda tensors: tensors.pop("lm_head.weight"))
+    indexed(llama_directory, head="model-1.safetensors")
+    assert "lacks tensor lm_head.weight" in problems_of(llama_directory)[0]
+
+
 def test_output_head_that_contradicts_the_tie_is_refused(tied):
     rewrite(tied, lambda tensors: tensors.update({"lm_head.weight": tensors["model.embed_tokens.weight"] + 1}))
     with pytest.raises(ModelError, match="ties the output head to the embedding, but the checkpoint holds another"):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_core.errors import BundleError
+from lora_core.errors import BundleError, ExitCode
 from lora_core.runtime.chat import ChatTemplate
 from lora_core.runtime.tokenizer import TextTokenizer
 
@@ -119,6 +119,61 @@ def test_a_template_that_is_broken_or_leaves_the_sandbox_is_refused(directory, s
     (directory / "chat_template.jinja").write_text(source)
     with pytest.raises(BundleError, match="chat template cannot be used"):
         ChatTemplate.read(directory).render(MESSAGES)
+
+
+FAILING = {
+    "adds a number to a text": "{{ messages[0].content + 1 }}",
+    "writes what is not there as JSON": "{{ tool_spec | tojson }}",
+    "asks something of nothing": "{{ tools.first.name }}",
+    "divides by zero": "{{ 1 // 0 }}",
+    "calls itself for ever": "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}",
+    "counts too far": "{% for i in range(10 ** 9) %}{% endfor %}",
+    "writes without an end": "{% for i in range(9999) %}{% for j in range(9) %}{{ 'x' * 999 }}{% endfor %}{% endfor %}",
+    "asks for a filter that there is not": "{{ messages | nonsense }}",
+    "asks for another template": "{% include 'other' %}",
+    "formats what does not fit": "{{ '%d' % 'x' }}",
+    "calls what is no function": "{{ messages() }}",
+    "is no template": "{% if %}",
+}
+
+
+@pytest.mark.parametrize("how", FAILING)
+def test_a_template_that_fails_is_an_input_error_that_names_it(directory, how):
+    (directory / "chat_template.jinja").write_text(FAILING[how])
+    with pytest.raises(BundleError, match=r"The chat template cannot be used: .+chat_template\.jinja\)") as caught:
+        ChatTemplate.read(directory).render(MESSAGES)
+    assert caught.value.exit_code is ExitCode.INPUT
+    assert caught.value.__cause__ is not None
+
+
+@pytest.mark.parametrize(
+    ("source", "takes"),
+    [
+        ("{% for m in messages %}{{ m.role }}{{ m.content }}{% endfor %}", True),
+        ("{% for m in messages %}{{ m.content | upper }}{% endfor %}", True),
+        ("{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}", False),
+        ("{% if messages[0].role == 'system' %}You are good.{% endif %}{{ messages[-1].content }}", False),
+        ("{{ messages[0].content }}", True),
+    ],
+)
+def test_a_template_takes_a_system_message_if_its_text_counts(directory, source, takes):
+    (directory / "chat_template.jinja").write_text(source)
+    assert ChatTemplate.read(directory).takes_system(MESSAGES[:1]) is takes
+
+
+def test_several_templates_of_which_none_is_the_default_are_listed(directory):
+    write_config(directory, chat_template=[{"name": "tools", "template": "t"}, {"name": "rag", "template": "r"}])
+    with pytest.raises(BundleError, match=r"several chat templates \(rag, tools\).*none is the default"):
+        ChatTemplate.read(directory)
+
+
+def test_templates_in_files_of_their_own_are_read_with_their_names(directory):
+    (directory / "additional_chat_templates").mkdir()
+    (directory / "additional_chat_templates/tools.jinja").write_text("tools")
+    with pytest.raises(BundleError, match=r"\(tools\)"):
+        ChatTemplate.read(directory)
+    (directory / "chat_template.jinja").write_text("plain")
+    assert ChatTemplate.read(directory).render(MESSAGES) == "plain"
 
 
 def test_a_configuration_that_is_no_json_is_named(directory):

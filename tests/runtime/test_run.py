@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import json
 
+import attrs
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Split
 
+from lora_core.bundle.bundle import BundledAdapter
 from lora_core.errors import BundleError, UsageError
+from lora_core.prompting import Prompting
 from lora_core.runtime.chat import ChatTemplate
 from lora_core.runtime.run import RunListener, RunSettings, run
 from lora_core.runtime.tokenizer import TextTokenizer
@@ -57,6 +63,68 @@ def test_a_chat_template_wraps_the_prompt_unless_it_is_raw(session):
     run(session, ["b"], [None], RunSettings(max_new_tokens=1, system="s"), tokenizer=tokenizer)
     run(session, ["b"], [None], RunSettings(max_new_tokens=1, raw=True), tokenizer=tokenizer)
     assert [tokens for _, tokens, _ in session.calls] == [(18, 1, 23), (1,)]
+
+
+SYSTEM = RunSettings(max_new_tokens=1, system="s")
+WITHOUT = "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}"
+
+
+def test_a_system_message_needs_a_template(session):
+    with pytest.raises(UsageError, match="no chat template, so a system message has no place"):
+        run(session, ["b"], [None], SYSTEM, tokenizer=LetterTokenizer())
+
+
+def test_a_system_message_that_the_template_leaves_out_is_refused(session):
+    tokenizer = LetterTokenizer(ChatTemplate(source=WITHOUT, special_tokens={}, where="the template"))
+    with pytest.raises(UsageError, match=r"leaves the system message out.*the template"):
+        run(session, ["b"], [None], SYSTEM, tokenizer=tokenizer)
+
+
+def test_a_template_that_refuses_a_system_message_is_named(session):
+    source = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}b"
+    tokenizer = LetterTokenizer(ChatTemplate(source=source, special_tokens={}, where="the template"))
+    with pytest.raises(BundleError, match=r"no system.*the template"):
+        run(session, ["b"], [None], SYSTEM, tokenizer=tokenizer)
+
+
+def test_a_raw_prompt_takes_no_system_message(session):
+    with pytest.raises(UsageError, match="Leave out --system or --raw"):
+        run(session, ["b"], [None], RunSettings(raw=True, system="s"), tokenizer=LetterTokenizer())
+
+
+@pytest.mark.parametrize(("raw", "count"), [(False, 1), (True, 0)])
+def test_that_there_is_no_template_is_noted_once(session, raw, count):
+    notes = []
+    settings = RunSettings(max_new_tokens=1, raw=raw)
+    listener = RunListener(on_note=notes.append)
+    run(session, ["a", "b"], [None, "ab"], settings, tokenizer=LetterTokenizer(), listener=listener)
+    assert len(notes) == count
+
+
+def test_each_adapter_is_prompted_as_the_bundle_says(session, bundle):
+    vocabulary = {"a": 0, "b": 1, "c": 2, "x": 23, "[": 40, "]": 41}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="x"))
+    tokenizer.pre_tokenizer = Split("", "isolated")
+    (bundle.path / "tokenizer").mkdir()
+    tokenizer.save(str(bundle.path / "tokenizer/tokenizer.json"))
+    (bundle.path / "base.jinja").write_text("[{{ messages[0].content }}")
+    (bundle.path / "own.jinja").write_text("{{ messages[0].content }}]")
+    base = Prompting(tokenizer="tokenizer/tokenizer.json", chat_templates={"default": "base.jinja"}, eos_ids=(60,))
+    own = Prompting(tokenizer="tokenizer/tokenizer.json", chat_templates={"default": "own.jinja"}, eos_ids=(43,))
+    adapter = BundledAdapter(name="ab", digest="", foundation="", rank=1, modules=1, prompting=own)
+    session._bundle = attrs.evolve(bundle, manifest=attrs.evolve(bundle.manifest, prompting=base, adapters=(adapter,)))
+    report = run(session, ["a"], [None, "ab", "abc"], RunSettings(max_new_tokens=3))
+    assert [tokens for _, tokens, position in session.calls if position == 0] == [(40, 0), (0, 41), (40, 0)]
+    assert [answer.generation.stopped_by for answer in report.answers] == ["max-new-tokens", "eos", "max-new-tokens"]
+
+
+def test_a_token_without_a_row_in_the_base_is_refused(session):
+    class Beyond(LetterTokenizer):
+        def encode(self, text, *, add_special_tokens=True):
+            return [0, 64]
+
+    with pytest.raises(BundleError, match=r"prompted with token 64.*embedding has 64 rows"):
+        run(session, ["a"], ["ab"], tokenizer=Beyond())
 
 
 def test_the_report_is_plain_data_with_speed_and_memory(session):

@@ -139,24 +139,42 @@ def _disagreements(
 ) -> Iterator[Problem]:
     """Yield where configuration and tensors speak of different modules, and half pairs."""
     modules = set(base.module_names)
-    for module in targets:
-        if module not in stored.halves:
-            what = f"{config_path.name} targets {module}, but there are no tensors for it"
-            where = f"{stored.path}: base_model.model.{module}.lora_A.weight"
-            yield Problem(what=what, where=where, remedy="Weights and configuration are not of one adapter.")
+    lost = [module for module in targets if module not in stored.halves]
+    strange = [module for module in sorted(stored.halves, key=natural_key) if module not in modules]
+    if lost and strange:
+        yield _misnamed(stored, strange, lost[0], base, config_path)
+        lost, strange = [], []
+    for module in lost:
+        what = f"{config_path.name} targets {module}, but there are no tensors for it"
+        where = f"{stored.path}: base_model.model.{module}.lora_A.weight"
+        yield Problem(what=what, where=where, remedy="Weights and configuration are not of one adapter.")
     for module, half in sorted(stored.halves.items(), key=lambda item: natural_key(item[0])):
         for tensor in half.values():
             where = f"{stored.path}: {tensor.name}"
-            if module not in modules:
+            if module in strange:
                 what = f"Base model {base.name!r} has no module {module!r}: nothing uses this tensor"
                 yield Problem(what=what, where=where, remedy="Was the adapter trained for another base?")
-            elif module not in targets:
+            elif module in modules and module not in targets:
                 what = f"{config_path.name} does not target {module!r}: nothing uses this tensor"
                 yield Problem(what=what, where=where, remedy="Weights and configuration are not of one adapter.")
         for side in {"A", "B"} - half.keys():
             tensor = next(iter(half.values()))
             what = f"LoRA {side} is missing: this tensor is half a pair"
             yield Problem(what=what, where=f"{stored.path}: {tensor.name}", remedy="Save the adapter again.")
+
+
+def _misnamed(
+    stored: StoredHalves, strange: Sequence[str], target: str, base: ModelSummary, config_path: Path
+) -> Problem:
+    """Return the one problem of a file whose tensors are of other modules than the configuration targets."""
+    first = next(iter(stored.halves[strange[0]].values()))
+    more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
+    return Problem(
+        what=f"Its tensors are of modules that base model {base.name!r} does not have: {strange[0]!r}{more}, where "
+        f"{config_path.name} targets {target!r}",
+        where=f"{stored.path}: {first.name}",
+        remedy="Was the adapter trained for another base, or saved from within a wrapper?",
+    )
 
 
 def _misshapen(

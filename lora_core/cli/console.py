@@ -12,6 +12,7 @@ import attrs
 from lora_core.cli.noise import Noise
 from lora_core.cli.progress import PlainProgress, Progress, QuietProgress
 from lora_core.events import Event, Noted, StageFinished, StageStarted, Warned
+from lora_core.intake.text import shown
 
 if TYPE_CHECKING:
     from lora_core.hub import PluginHub
@@ -71,7 +72,7 @@ class Console:
         if self.closed:
             return
         try:
-            self.noise.stdout.write(text + end)
+            self.noise.stdout.write(shown(text) + end)
             self.noise.stdout.flush()
         except BrokenPipeError:
             self.closed = True
@@ -98,7 +99,7 @@ class Console:
 
     def _write_error(self, text: str) -> None:
         try:
-            self.noise.stderr.write(text)
+            self.noise.stderr.write(shown(text))
             self.noise.stderr.flush()
         except BrokenPipeError:
             # Nobody reads progress any more; results may still be wanted.

@@ -13,6 +13,7 @@ from lora_core.adapters.ordering import natural_key
 from lora_core.adapters.peft.config import PeftLoraConfig
 from lora_core.adapters.peft.refusals import EMBEDDING_LORA, REFUSED, SAVED_BASE, Refusal
 from lora_core.errors import Problem
+from lora_core.intake.patterns import TooSlowError
 from lora_core.layers import LayerInfo, ModelSummary
 from lora_core.tensors import READABLE, StoredTensor
 
@@ -68,7 +69,10 @@ def updates_of(
 ) -> tuple[tuple[Update, ...], tuple[Problem, ...]]:
     """Return the updates of an adapter in natural order, and every problem: they hold only if there is none."""
     layers = {layer.name: layer for layer in base.layers}
-    targets = config.targets.select(base.module_names, base.layers)
+    try:
+        targets = config.targets.select(base.module_names, base.layers)
+    except TooSlowError as error:
+        return (), (Problem(what=f"Its targets cannot be matched: {error}", where=f"{config_path}: target_modules"),)
     problems = [*_targeting(config, targets, layers, base, config_path)]
     if not stored.halves:
         problems.append(Problem(what="There is no LoRA tensor in this file", where=str(stored.path)))

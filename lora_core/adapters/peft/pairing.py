@@ -18,6 +18,8 @@ from lora_core.layers import LayerInfo, ModelSummary
 from lora_core.tensors import READABLE, StoredTensor
 
 # As PEFT writes it (`lora_A.weight`), or with the adapter's name left in (`lora_A.default.weight`).
+_TOLD = 100
+"""Unknown targets that are named one by one."""
 _KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])(?:\.(?P<adapter>[^.]+))?\.weight")
 
 
@@ -117,10 +119,12 @@ def _targeting(
     parts = sorted({name.rpartition(".")[2] for name in layers})
     has = f"It has {', '.join(parts)}." if parts else "It has no layers that can carry LoRA."
     unknown = config.targets.unknown(base.module_names)
-    for target in unknown:
+    for target in unknown[:_TOLD]:
         yield Problem(
             what=f"It targets {target!r}, which base model {base.name!r} does not have", where=where, remedy=has
         )
+    if len(unknown) > _TOLD:
+        yield Problem(what=f"It targets {len(unknown) - _TOLD} more modules that the base does not have", where=where)
     if not targets and not unknown:
         yield Problem(what=f"Its targets match no module of base model {base.name!r}", where=where, remedy=has)
     for module in targets:

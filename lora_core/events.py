@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
+from pathlib import Path
 
 import attrs
 
@@ -61,6 +62,13 @@ class Noted(Event):
     """A fact worth a line of progress (what a plan costs, what was reused)."""
 
     message: str
+
+
+@attrs.frozen(kw_only=True)
+class BundleWritten(Event):
+    """The bundle at `path` was created or changed, and stays so whatever happens to the command after this."""
+
+    path: Path
 
 
 Emit = Callable[[Event], None]

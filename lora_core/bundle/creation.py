@@ -17,7 +17,7 @@ from lora_core.bundle.lock import locked, locked_if_free
 from lora_core.bundle.manifest import dumps, is_manifest
 from lora_core.bundle.paths import MANIFEST, STATE
 from lora_core.errors import BundleError
-from lora_core.events import Emit
+from lora_core.events import BundleWritten, Emit
 from lora_core.intake import limits
 from lora_core.intake.files import read_regular
 
@@ -37,14 +37,22 @@ class Creation:
     def commit(self, manifest: Manifest) -> Bundle:
         """Write `manifest` beside the files and give the directory its name. Raises `BundleError`, `StorageError`."""
         with storage_errors("write", self.target):
-            (self.out / MANIFEST).write_bytes(dumps(manifest))
+            data = dumps(manifest)
+            (self.out / MANIFEST).write_bytes(data)
             flush_tree(self.out)
             _raise(refusal(self.target, force=self.force))
-            if _is_empty(self.target):
-                self.out.rename(self.target)
-            else:
-                self._replace()
-            flush_directory(self.target.parent)
+            written = False
+            try:
+                if _is_empty(self.target):
+                    self.out.rename(self.target)
+                else:
+                    self._replace()
+                flush_directory(self.target.parent)
+            finally:  # also after an interruption between any two of these steps
+                with suppress(OSError):
+                    written = (self.target / MANIFEST).read_bytes() == data
+                if written:
+                    self.emit(BundleWritten(path=self.target))
         return Bundle(path=self.target, manifest=manifest)
 
     def _replace(self) -> None:

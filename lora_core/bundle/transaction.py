@@ -27,7 +27,7 @@ from lora_core.bundle.manifest import dumps, loads
 from lora_core.bundle.paths import JOURNAL, MANIFEST, STAGING, STATE
 from lora_core.bundle.places import Places, require_plain_state
 from lora_core.errors import BundleError, Problem
-from lora_core.events import Emit
+from lora_core.events import BundleWritten, Emit, ignore
 from lora_core.intake import limits
 from lora_core.intake.files import read_regular
 
@@ -38,6 +38,7 @@ class Change:
 
     bundle: Bundle
     out: Path
+    emit: Emit = ignore
 
     def commit(self, manifest: Manifest) -> Bundle:
         """Make the files in `out` and `manifest` the bundle, and delete the files that only the old manifest lists.
@@ -55,13 +56,23 @@ class Change:
             if removed:
                 (staging / REMOVED).write_text(json.dumps(removed), encoding="utf-8")
             flush_tree(staging)
-            staging.rename(root / STATE / JOURNAL)
+        left = Journal(files=tuple(_names(self.out)), removed=tuple(removed))
+        try:
+            with storage_errors("write the change of", root):
+                staging.rename(root / STATE / JOURNAL)
+            self._finish(left)
+        finally:  # also after an interruption between any two of these steps
+            if not os.path.lexists(staging):
+                self.emit(BundleWritten(path=root))
+        return attrs.evolve(self.bundle, manifest=manifest)
+
+    def _finish(self, left: Journal) -> None:
+        root = self.bundle.path
         try:
             flush_directory(root / STATE)
-            _finish(root, Journal(files=tuple(_names(root / STATE / JOURNAL / FILES)), removed=tuple(removed)))
+            _finish(root, left)
         except OSError as error:
             raise storage_error("finish the change (the next command will) of", root, error) from error
-        return attrs.evolve(self.bundle, manifest=manifest)
 
 
 @contextmanager
@@ -76,7 +87,7 @@ def change(path: Path, emit: Emit) -> Iterator[Change]:
         out = path / STATE / STAGING / FILES
         out.mkdir(parents=True)
         try:
-            yield Change(bundle=bundle, out=out)
+            yield Change(bundle=bundle, out=out, emit=emit)
         finally:
             shutil.rmtree(out.parent, ignore_errors=True)
 

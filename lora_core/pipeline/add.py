@@ -20,7 +20,7 @@ from lora_core.pipeline.batches import BATCH, WORTH_A_PROCESS, BatchResult, Link
 from lora_core.pipeline.complaints import Complaints
 from lora_core.pipeline.given import adapter_formats, adapter_references
 from lora_core.pipeline.recording import Changed, checked, updated
-from lora_core.pipeline.soundness import damage, rewritten_damage
+from lora_core.pipeline.soundness import blaming_damage, damage, rewritten_damage
 from lora_core.specs import BackendSpec
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def _commit(changing: Change, batches: Sequence[LinkBatch], results: Iterator[Ba
     for batch, result in zip(batches, results, strict=True):
         for event in result.events:
             emit(event)
-        with complaints.collect():
+        with complaints.collect(), blaming_damage(changing.bundle):
             if result.changed is None:
                 raise result.error or AssertionError("a batch gives changes or an error")
             manifest = updated(manifest, result.changed)

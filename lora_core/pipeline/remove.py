@@ -14,7 +14,7 @@ from lora_core.bundle.transaction import change
 from lora_core.errors import BundleError, Problem, UsageError
 from lora_core.events import Emit, stage
 from lora_core.pipeline.recording import Changed, checked, updated
-from lora_core.pipeline.soundness import rewritten_damage
+from lora_core.pipeline.soundness import blaming_damage, rewritten_damage
 from lora_core.suggestions import did_you_mean
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ def remove(path: Path, names: Sequence[str], *, emit: Emit, hub: PluginHub) -> B
             raise UsageError(unknown)
         _require(size_problems(bundle))
         backend = hub.backend(hub.spec_of(bundle).name, check_requirements=False)
-        rewritten = backend.unlink(bundle, wanted, changing.out, emit)
+        with blaming_damage(bundle):
+            rewritten = backend.unlink(bundle, wanted, changing.out, emit)
         manifest = _without(bundle.manifest, frozenset(wanted))
         if rewritten is not None:
             changed = Changed.of(rewritten, (), changing.out, bundle.manifest.backend)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from lora_core.bundle.bundle import Artifact, Bundle
 from lora_core.bundle.paths import MANIFEST
-from lora_core.bundle.store import hash_problems, size_problems
-from lora_core.errors import Problem
+from lora_core.bundle.store import hash_problems, size_problems, verify_hashes
+from lora_core.errors import BundleError, LoraCoreError, PluginError, Problem
 
 
 def damage(bundle: Bundle) -> Iterator[Problem]:
@@ -38,6 +39,24 @@ def rewritten_damage(bundle: Bundle, written: Iterable[Artifact]) -> Iterator[Pr
     for artifact in bundle.manifest.artifacts:
         if artifact.path in anew:
             yield from hash_problems(bundle, artifact)
+
+
+@contextmanager
+def blaming_damage(bundle: Bundle) -> Iterator[None]:
+    """Run a plugin's code on `bundle`; what it stumbles over is the bundle's fault if a file is not the manifest's.
+
+    Raises `BundleError` with every file that differs, from the plugin's error.
+    """
+    try:
+        yield
+    except (MemoryError, OSError):
+        raise
+    except Exception as error:
+        if isinstance(error, LoraCoreError) and not isinstance(error, PluginError):
+            raise
+        if problems := verify_hashes(bundle):
+            raise BundleError(problems) from error
+        raise
 
 
 def _foreign(bundle: Bundle, artifact: Artifact) -> Iterator[Problem]:

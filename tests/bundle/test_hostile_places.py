@@ -207,7 +207,8 @@ def test_a_manifest_with_a_name_that_is_none_is_refused(bundle: Path, name: str)
     ids=["nan", "infinity", "surrogate", "deep", "deeper", "repeated", "digits"],
 )
 def test_a_manifest_of_unsafe_json_is_refused(bundle: Path, inserted: str, told: str) -> None:
-    text = (bundle / MANIFEST).read_text()
-    (bundle / MANIFEST).write_text(text.replace('"detail": {}\n}', f"{inserted}\n}}"))
+    before, field, after = (bundle / MANIFEST).read_text().rpartition('"detail": {}')
+    assert field
+    (bundle / MANIFEST).write_text(before + inserted + after)
     with pytest.raises(BundleError, match=told):
         open_bundle(bundle)

@@ -13,6 +13,7 @@ Every error carries the exit code that the command line documents for it.
 | 6 | a plugin is broken or missing |
 | 7 | reading or writing failed (disk full, permissions) |
 | 130 | interrupted |
+| 143 | asked to end (SIGTERM) |
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class ExitCode(IntEnum):
     PLUGIN = 6
     IO = 7
     INTERRUPTED = 130
+    TERMINATED = 143
 
 
 @attrs.frozen(kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Literal
 
 import attrs
@@ -61,6 +62,13 @@ class Noted(Event):
     """A fact worth a line of progress (what a plan costs, what was reused)."""
 
     message: str
+
+
+@attrs.frozen(kw_only=True)
+class BundleWritten(Event):
+    """The bundle at `path` was created or changed, and stays so whatever happens to the command after this."""
+
+    path: Path
 
 
 Emit = Callable[[Event], None]

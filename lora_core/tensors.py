@@ -9,7 +9,6 @@ process with SIGBUS, a read of it is an error that can be reported.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,9 @@ import attrs
 import numpy as np
 
 from lora_core.errors import InputError, Problem, StorageError
+from lora_core.intake.files import open_regular
+from lora_core.intake.limits import HEADER, TENSORS, raised
+from lora_core.intake.plain_json import parse_json
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -161,7 +163,8 @@ def open_tensors(path: Path, *, error: type[InputError] = InputError) -> tuple[S
 
     try:
         stamp = _stamp(path.stat())
-        if not path.is_file() or stamp[0] < 8:
+        length = _header_length(path, error)
+        if length is None:
             raise error("This is no safetensors file.", where=str(path), remedy=_COPY_AGAIN)
         with safe_open(path, framework="numpy"):
             pass  # validates sizes, offsets and types of the whole header
@@ -170,8 +173,21 @@ def open_tensors(path: Path, *, error: type[InputError] = InputError) -> tuple[S
         raise error("There is no such file.", where=str(path)) from missing
     except SafetensorError as damaged:
         raise error(_damage(path, str(damaged))) from damaged
+    except ValueError as wrong:
+        what = f"The weights cannot be read: of the header, {wrong}"
+        raise error(Problem(what=what, where=str(path), remedy=_COPY_AGAIN)) from wrong
     except OSError as unreadable:
         raise StorageError(f"Cannot read the file: {unreadable}.", where=str(path)) from unreadable
+
+
+def _header_length(path: Path, error: type[InputError]) -> int | None:
+    """Return how long the header says it is; None if the file is too short to say."""
+    with open_regular(path, error) as file:
+        length = int.from_bytes(start, "little") if len(start := file.read(8)) == 8 else None
+    if length is not None and length > raised(HEADER):
+        what = f"The weights cannot be read: the header says that it is {length} bytes long"
+        raise error(Problem(what=what, where=str(path), remedy=_COPY_AGAIN))
+    return length
 
 
 def scan(path: Path, tensors: Sequence[StoredTensor]) -> Scan:
@@ -203,12 +219,14 @@ def _stamp(status: os.stat_result) -> tuple[int, int]:
 def _header(path: Path) -> tuple[dict[str, Any], int]:
     with path.open("rb") as file:
         length = min(int.from_bytes(file.read(8), "little"), path.stat().st_size)
-        return json.loads(file.read(length)), 8 + length
+        return parse_json(file.read(length)), 8 + length
 
 
 def _parse_header(path: Path, stamp: tuple[int, int], error: type[InputError]) -> tuple[StoredTensor, ...]:
     header, start = _header(path)
     header.pop("__metadata__", None)
+    if len(header) > raised(TENSORS):
+        raise error(f"It has {len(header)} tensors, {raised(TENSORS)} at most are read.", where=str(path))
     tensors = [
         StoredTensor(
             name=name,

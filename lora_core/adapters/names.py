@@ -12,6 +12,8 @@ from lora_core.specs import ReservedNames
 # `NameSanitizer` in coremltools) and a C++ identifier in the files handed to QNN.
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 
+_STORED = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+
 _RULE = "A name is a letter, then up to 63 letters, digits and underscores."
 
 # Words of the command line, files of a bundle, and device names of Windows. What a backend's own methods and files are
@@ -24,6 +26,14 @@ RESERVED = frozenset(
     )
 )
 _NOTHING = ReservedNames()
+
+
+def is_name(text: str) -> bool:
+    """Say whether `text` can be the name of an adapter in a bundle: a part of a path, and safe to show.
+
+    Wider than what new adapters may be called: older bundles have hyphens and dots.
+    """
+    return _STORED.fullmatch(text) is not None
 
 
 def name_problem(name: str, reserved: ReservedNames = _NOTHING) -> Problem | None:

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 import attrs
 
+from lora_core.intake.patterns import compiled, matching
 from lora_core.layers import LayerInfo
 
 ALL_LINEAR = "all-linear"
@@ -49,25 +50,26 @@ class TargetSelection:
             linear = tuple(layer.name for layer in layers if layer.kind == "linear" and not layer.is_output)
             return attrs.evolve(self, target_modules=linear).select(names, ())
         if isinstance(self.target_modules, str):
-            pattern = re.compile(self.target_modules)
-            return tuple(name for name in names if pattern.fullmatch(name) and not self._excludes(name))
+            matched = matching(self.target_modules, names)
+            return self._without_excluded([name for name in names if name in matched])
         targets = frozenset(self.target_modules)
         if len(targets) >= _CONDENSED_FROM:
             targets = _condensed(targets, names)
-        return tuple(name for name in names if self._listed(name, targets) and not self._excludes(name))
+        return self._without_excluded([name for name in names if self._listed(name, targets)])
 
     def unknown(self, module_names: Sequence[str]) -> tuple[str, ...]:
         """Return the listed targets that name no module at all."""
         if isinstance(self.target_modules, str):
             return ()
-        return tuple(
-            target for target in self.target_modules if not any(_is_or_ends(name, {target}) for name in module_names)
-        )
+        known = {end for name in module_names for end in _suffixes(name)}
+        return tuple(target for target in self.target_modules if target not in known)
 
-    def _excludes(self, name: str) -> bool:
+    def _without_excluded(self, names: Sequence[str]) -> tuple[str, ...]:
         if isinstance(self.exclude_modules, str):
-            return bool(self.exclude_modules) and re.fullmatch(self.exclude_modules, name) is not None
-        return _is_or_ends(name, self.exclude_modules)
+            excluded = matching(self.exclude_modules, names) if self.exclude_modules else frozenset()
+            return tuple(name for name in names if name not in excluded)
+        listed = frozenset(self.exclude_modules)
+        return tuple(name for name in names if not _is_or_ends(name, listed))
 
     def _listed(self, name: str, targets: Collection[str]) -> bool:
         if name in targets:  # a full name is never filtered by layer
@@ -86,7 +88,7 @@ class TargetSelection:
             match = re.match(r".*?\.[^.]*\.(?P<idx>\d+)\.", name)
             return int(match["idx"]) if match else None
         for pattern in self.layers_pattern:
-            match = re.match(LAYER_INDEX.format(pattern), name)
+            match = compiled(LAYER_INDEX.format(pattern)).match(name)
             if match is not None:
                 return int(match["idx"])
         return None
@@ -95,7 +97,7 @@ class TargetSelection:
 def pattern_key(patterns: Iterable[str], name: str) -> str:
     """Return the first key of a `rank_pattern` or `alpha_pattern` that matches the end of `name`, else `name`."""
     for pattern in patterns:
-        if re.match(NAME_END.format(pattern), name):
+        if compiled(NAME_END.format(pattern)).match(name):
             return pattern
     return name
 
@@ -110,7 +112,8 @@ def parse_targets(text: str) -> str | tuple[str, ...]:
 
 
 def _is_or_ends(name: str, targets: Collection[str]) -> bool:
-    return name in targets or any(name.endswith(f".{target}") for target in targets)
+    """Say whether one of `targets` (a set) is `name` or its last parts."""
+    return any(end in targets for end in _suffixes(name))
 
 
 def _condensed(targets: frozenset[str], names: Sequence[str]) -> frozenset[str]:
@@ -120,11 +123,11 @@ def _condensed(targets: frozenset[str], names: Sequence[str]) -> frozenset[str]:
     """
     others = {suffix for name in names if not _is_or_ends(name, targets) for suffix in _suffixes(name)}
     required: set[str] = set()
-    for target, suffixes in sorted(((target, _suffixes(target)) for target in targets), key=lambda item: item[1]):
+    for suffixes in sorted(_suffixes(target) for target in targets):
         for suffix in suffixes:
             if suffix in required or suffix in others:
                 continue
-            if not any(target.endswith(f".{known}") for known in required):
+            if not any(end in required for end in suffixes[:-1]):
                 required.add(suffix)
                 break
     return frozenset(required) if required and len(required) < len(targets) else targets

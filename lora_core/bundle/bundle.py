@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import attrs
 
 from lora_core.adapters.slots.plan import SlotPlan
+from lora_core.errors import BundleError
 from lora_core.layers import ModelSummary
 from lora_core.prompting import Prompting
 
@@ -92,5 +94,16 @@ class Bundle:
     manifest: Manifest
 
     def file(self, artifact: Artifact | str) -> Path:
-        """Return the path on disk of an artifact (or of its relative path)."""
-        return self.path / (artifact if isinstance(artifact, str) else artifact.path)
+        """Return the path on disk of an artifact (or of its relative path).
+
+        Raises `BundleError` for a path that the manifest does not list: only what it lists was looked at.
+        """
+        path = artifact if isinstance(artifact, str) else artifact.path
+        if path not in self._listed:
+            remedy = "The bundle is damaged or foreign: export it again."
+            raise BundleError(f"The manifest lists no file {path!r}", where=str(self.path), remedy=remedy)
+        return self.path / path
+
+    @cached_property
+    def _listed(self) -> frozenset[str]:
+        return frozenset(artifact.path for artifact in self.manifest.artifacts)

@@ -15,9 +15,14 @@ from lora_core.bundle.durable import flush_directory, flush_tree, storage_errors
 from lora_core.bundle.exchange import exchange, restore
 from lora_core.bundle.lock import locked, locked_if_free
 from lora_core.bundle.manifest import dumps, is_manifest
-from lora_core.bundle.paths import MANIFEST
+from lora_core.bundle.paths import MANIFEST, STATE
 from lora_core.errors import BundleError
-from lora_core.events import Emit
+from lora_core.events import BundleWritten, Emit
+from lora_core.intake import limits
+from lora_core.intake.files import read_regular
+
+_CONTENT = "bundle"
+_RANDOM = 4
 
 
 @attrs.frozen(kw_only=True)
@@ -32,14 +37,22 @@ class Creation:
     def commit(self, manifest: Manifest) -> Bundle:
         """Write `manifest` beside the files and give the directory its name. Raises `BundleError`, `StorageError`."""
         with storage_errors("write", self.target):
-            (self.out / MANIFEST).write_bytes(dumps(manifest))
+            data = dumps(manifest)
+            (self.out / MANIFEST).write_bytes(data)
             flush_tree(self.out)
             _raise(refusal(self.target, force=self.force))
-            if _is_empty(self.target):
-                self.out.rename(self.target)
-            else:
-                self._replace()
-            flush_directory(self.target.parent)
+            written = False
+            try:
+                if _is_empty(self.target):
+                    self.out.rename(self.target)
+                else:
+                    self._replace()
+                flush_directory(self.target.parent)
+            finally:  # also after an interruption between any two of these steps
+                with suppress(OSError):
+                    written = (self.target / MANIFEST).read_bytes() == data
+                if written:
+                    self.emit(BundleWritten(path=self.target))
         return Bundle(path=self.target, manifest=manifest)
 
     def _replace(self) -> None:
@@ -63,7 +76,7 @@ def creation(target: Path, emit: Emit, *, force: bool = False) -> Iterator[Creat
         _remove_leftovers(target)
         _raise(refusal(target, force=force))
         with _work_directory(target, emit) as work:
-            out = work / "bundle"
+            out = work / _CONTENT
             out.mkdir()
             yield Creation(out=out, target=target, force=force, emit=emit)
 
@@ -77,7 +90,7 @@ def _work_directory(target: Path, emit: Emit) -> Iterator[Path]:
     """Make a directory beside `target`, locked as long as it is in use, and remove it at the end."""
     with ExitStack() as stack:
         while True:
-            work = target.parent / f"{_prefix(target)}{os.urandom(4).hex()}"
+            work = target.parent / f"{_prefix(target)}{os.urandom(_RANDOM).hex()}"
             work.mkdir()
             stack.callback(shutil.rmtree, work, ignore_errors=True)
             with suppress(FileNotFoundError):  # another run took it for a leftover in the moment before it was locked
@@ -91,11 +104,21 @@ def _remove_leftovers(target: Path) -> None:
         leftovers = [Path(entry) for entry in entries if entry.name.startswith(_prefix(target))]
     for leftover in leftovers:
         try:
+            if not _is_ours(leftover, target):
+                continue
             with locked_if_free(leftover) as dead:
                 if dead:
                     shutil.rmtree(leftover)
         except FileNotFoundError:
             continue  # its owner has just finished
+
+
+def _is_ours(leftover: Path, target: Path) -> bool:
+    """Say whether `leftover` is named and filled as `_work_directory` does; a user's own may begin like that too."""
+    tail = leftover.name.removeprefix(_prefix(target))
+    if len(tail) != 2 * _RANDOM or set(tail) - set("0123456789abcdef") or leftover.is_symlink():
+        return False
+    return leftover.is_dir() and {each.name for each in leftover.iterdir()} <= {_CONTENT, STATE}
 
 
 def refusal(target: Path, *, force: bool) -> BundleError | None:
@@ -128,4 +151,7 @@ def _is_empty(target: Path) -> bool:
 
 def _is_bundle(target: Path) -> bool:
     manifest = target / MANIFEST
-    return manifest.is_file() and is_manifest(manifest.read_bytes())
+    try:
+        return is_manifest(read_regular(manifest, limits.MANIFEST, BundleError, links=False))
+    except (BundleError, FileNotFoundError, NotADirectoryError):
+        return False

@@ -12,6 +12,7 @@ from pathlib import Path
 import attrs
 
 from lora_core.bundle.paths import LOCK, STATE
+from lora_core.bundle.places import require_plain_state
 from lora_core.events import Emit, Noted
 
 PATIENCE = 1.0
@@ -61,11 +62,12 @@ def _acquire(directory: Path, take: Callable[[int], bool]) -> int | None:
     was replaced) guards nothing any more: start again with the one that is there now.
     """
     path = directory / STATE / LOCK
+    require_plain_state(directory)
     while True:
         with suppress(FileExistsError):
             path.parent.mkdir()
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
         except FileNotFoundError:
             if not directory.exists():
                 raise

@@ -12,12 +12,15 @@ from typing import Any
 import attrs
 
 from lora_core.adapters.adapter import LOW_RANK
+from lora_core.adapters.names import is_name
 from lora_core.adapters.slots.kinds import KINDS
 from lora_core.adapters.slots.plan import Slot, SlotPlan
 from lora_core.bundle.bundle import SCHEMA_VERSION, Artifact, BundledAdapter, Manifest, Method
 from lora_core.bundle.fields import Fields, Problems
 from lora_core.bundle.paths import why_unsafe
 from lora_core.errors import BundleError, LoraCoreError, Problem
+from lora_core.intake.limits import DIGITS
+from lora_core.intake.plain_json import parse_json
 from lora_core.layers import LayerInfo, ModelSummary
 from lora_core.prompting import Prompting
 
@@ -88,7 +91,7 @@ def loads(data: bytes, where: str) -> Manifest:
 def is_manifest(data: bytes) -> bool:
     """Say whether `data` is a bundle's manifest of any schema version."""
     try:
-        document = json.loads(data)
+        document = parse_json(data)
     except ValueError:
         return False
     return isinstance(document, dict) and document.get("format") == FORMAT
@@ -97,8 +100,8 @@ def is_manifest(data: bytes) -> bool:
 def _document(data: bytes, where: str) -> dict[str, Any]:
     remedy = "The bundle is damaged: export it again, or restore the file."
     try:
-        document = json.loads(data)
-    except (ValueError, RecursionError) as error:
+        document = parse_json(data)
+    except ValueError as error:
         raise BundleError(f"The manifest is not JSON: {error}.", where=where, remedy=remedy) from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise BundleError(f"This is not the manifest of a bundle: 'format' is not {FORMAT!r}.", where=where)
@@ -116,7 +119,7 @@ def _document(data: bytes, where: str) -> dict[str, Any]:
 
 def _plain(value: object, name: str) -> Any:
     """Turn a value into plain JSON data: fields of records in their declared order, keys of mappings sorted."""
-    if value is None or isinstance(value, bool | int | str):
+    if value is None or isinstance(value, bool | str) or (isinstance(value, int) and abs(value) < 10**DIGITS):
         return value
     if isinstance(value, float) and value - value == 0:  # neither infinite nor NaN, which JSON does not have
         return value
@@ -247,6 +250,8 @@ def _adapter(fields: Fields, version: int) -> BundledAdapter:
         detail=fields.mapping("detail"),
         prompting=_prompting(fields, version),
     )
+    if not is_name(adapter.name):
+        fields.problem("name", f"is {adapter.name!r}, which cannot be an adapter's name.")
     fields.finish()
     return adapter
 

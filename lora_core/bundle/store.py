@@ -14,9 +14,12 @@ from lora_core.bundle.hashing import file_sha256
 from lora_core.bundle.lock import locked, locked_if_free
 from lora_core.bundle.manifest import loads
 from lora_core.bundle.paths import JOURNAL, MANIFEST, STATE
+from lora_core.bundle.places import Places, require_plain_state
 from lora_core.bundle.transaction import settle
 from lora_core.errors import BundleError, Problem, StorageError
 from lora_core.events import Emit, ignore
+from lora_core.intake import limits
+from lora_core.intake.files import read_regular
 
 _CANNOT_WRITE = {errno.EROFS, errno.EACCES, errno.EPERM}
 _READ_ONLY_PATIENCE = 10.0
@@ -64,7 +67,7 @@ def hash_problems(bundle: Bundle, artifact: Artifact) -> Iterator[Problem]:
 
 def _read_manifest(root: Path) -> bytes:
     try:
-        return (root / MANIFEST).read_bytes()
+        return read_regular(root / MANIFEST, limits.MANIFEST, BundleError, links=False)
     except (FileNotFoundError, NotADirectoryError):
         raise BundleError(
             f"There is no bundle at {str(root)!r}: it has no {MANIFEST}.",
@@ -74,21 +77,22 @@ def _read_manifest(root: Path) -> bytes:
 
 
 def size_problems(bundle: Bundle) -> Iterator[Problem]:
-    """Yield a problem for every file that is missing or whose size is not that of the manifest."""
+    """Yield a problem for every file that is missing, no regular file of the bundle itself, or of another size."""
+    places = Places(bundle.path)
     for artifact in bundle.manifest.artifacts:
-        file = bundle.file(artifact)
-        try:
-            size = file.stat().st_size
-        except (FileNotFoundError, NotADirectoryError):
-            yield Problem(what=f"{artifact.path!r} is missing", where=str(file), remedy=_REMEDY)
-            continue
-        if size != artifact.size:
-            what = f"{artifact.path!r} has {size} bytes, the manifest says {artifact.size}"
-            yield Problem(what=what, where=str(file), remedy=_REMEDY)
+        found = places.size(artifact.path)
+        if isinstance(found, Problem):
+            yield found
+        elif found is None:
+            yield Problem(what=f"{artifact.path!r} is missing", where=str(bundle.file(artifact)), remedy=_REMEDY)
+        elif found != artifact.size:
+            what = f"{artifact.path!r} has {found} bytes, the manifest says {artifact.size}"
+            yield Problem(what=what, where=str(bundle.file(artifact)), remedy=_REMEDY)
 
 
 def _tidy(root: Path, emit: Emit) -> None:
     """Finish or drop what a killed process left; wait for a living one only if it is past its commit."""
+    require_plain_state(root)
     if not (root / STATE).exists():
         return
     try:

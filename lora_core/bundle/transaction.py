@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,14 +21,15 @@ import attrs
 from lora_core.bundle.bundle import Bundle, Manifest
 from lora_core.bundle.durable import flush_directory, flush_tree, storage_error, storage_errors, walk
 from lora_core.bundle.exchange import restore
+from lora_core.bundle.journal import FILES, REMOVED, Journal, read_journal
 from lora_core.bundle.lock import locked
 from lora_core.bundle.manifest import dumps, loads
 from lora_core.bundle.paths import JOURNAL, MANIFEST, STAGING, STATE
+from lora_core.bundle.places import Places, require_plain_state
 from lora_core.errors import BundleError, Problem
-from lora_core.events import Emit
-
-_FILES = "files"
-_REMOVED = "removed.json"
+from lora_core.events import BundleWritten, Emit, ignore
+from lora_core.intake import limits
+from lora_core.intake.files import read_regular
 
 
 @attrs.frozen(kw_only=True)
@@ -37,6 +38,7 @@ class Change:
 
     bundle: Bundle
     out: Path
+    emit: Emit = ignore
 
     def commit(self, manifest: Manifest) -> Bundle:
         """Make the files in `out` and `manifest` the bundle, and delete the files that only the old manifest lists.
@@ -49,18 +51,28 @@ class Change:
         old = {artifact.path for artifact in self.bundle.manifest.artifacts}
         removed = sorted(old - {artifact.path for artifact in manifest.artifacts})
         with storage_errors("write the change of", root):
-            _refuse_obstacles(root, self.out, old)
+            _refuse_obstacles(root, self.out, old, removed)
             (staging / MANIFEST).write_bytes(dumps(manifest))
             if removed:
-                (staging / _REMOVED).write_text(json.dumps(removed), encoding="utf-8")
+                (staging / REMOVED).write_text(json.dumps(removed), encoding="utf-8")
             flush_tree(staging)
-            staging.rename(root / STATE / JOURNAL)
+        left = Journal(files=tuple(_names(self.out)), removed=tuple(removed))
+        try:
+            with storage_errors("write the change of", root):
+                staging.rename(root / STATE / JOURNAL)
+            self._finish(left)
+        finally:  # also after an interruption between any two of these steps
+            if not os.path.lexists(staging):
+                self.emit(BundleWritten(path=root))
+        return attrs.evolve(self.bundle, manifest=manifest)
+
+    def _finish(self, left: Journal) -> None:
+        root = self.bundle.path
         try:
             flush_directory(root / STATE)
-            settle(root)
+            _finish(root, left)
         except OSError as error:
             raise storage_error("finish the change (the next command will) of", root, error) from error
-        return attrs.evolve(self.bundle, manifest=manifest)
 
 
 @contextmanager
@@ -71,31 +83,46 @@ def change(path: Path, emit: Emit) -> Iterator[Change]:
         raise BundleError(f"There is no bundle at {str(path)!r}: it has no {MANIFEST}.", where=str(path))
     with storage_errors("change", path), locked(path, emit):
         settle(path)
-        bundle = Bundle(path=path, manifest=loads((path / MANIFEST).read_bytes(), str(path / MANIFEST)))
-        out = path / STATE / STAGING / _FILES
+        bundle = Bundle(path=path, manifest=read_manifest(path))
+        out = path / STATE / STAGING / FILES
         out.mkdir(parents=True)
         try:
-            yield Change(bundle=bundle, out=out)
+            yield Change(bundle=bundle, out=out, emit=emit)
         finally:
             shutil.rmtree(out.parent, ignore_errors=True)
 
 
+def read_manifest(root: Path) -> Manifest:
+    """Read the manifest of the bundle at `root`; raises `BundleError` for what is none, `OSError` without one."""
+    file = root / MANIFEST
+    return loads(read_regular(file, limits.MANIFEST, BundleError, links=False), str(file))
+
+
 def settle(path: Path) -> None:
-    """Finish a change that was committed and drop one that was not. The caller holds the lock."""
+    """Finish a change that was committed and drop one that was not. The caller holds the lock.
+
+    Raises `BundleError`, with nothing changed, for a change that no writer of ours left.
+    """
+    require_plain_state(path)
     state = path / STATE
     if (state / STAGING).exists():
         _discard(state / STAGING)
-    journal = state / JOURNAL
-    if not journal.exists():
-        return
-    touched = {path} | _move_files(journal / _FILES, path)
-    for name in _removed(journal / _REMOVED):
+    if (state / JOURNAL).exists():
+        _finish(path, read_journal(state / JOURNAL, path))
+
+
+def _finish(path: Path, left: Journal) -> None:
+    journal, state = path / STATE / JOURNAL, path / STATE
+    touched = _move_files(journal / FILES, path, left.files)
+    for name in left.removed:
         touched |= _delete(path, name)
-    if (journal / MANIFEST).exists():
-        (journal / MANIFEST).replace(path / MANIFEST)
     for directory in sorted(touched):
         if directory.exists():
             flush_directory(directory)
+    # Last and after the rest is durable: a journal without a manifest has nothing left to delete.
+    if (journal / MANIFEST).exists():
+        (journal / MANIFEST).replace(path / MANIFEST)
+        flush_directory(path)
     # In one step it is no journal any more, so a half-deleted one is never taken for a change.
     journal.rename(state / STAGING)
     _discard(state / STAGING)
@@ -114,21 +141,19 @@ def _discard(directory: Path) -> None:
             return
 
 
-def _move_files(files: Path, root: Path) -> set[Path]:
-    """Move what is still in `files` to its place and return the directories that changed."""
+def _names(files: Path) -> list[str]:
+    return [found.relative_to(files).as_posix() for found in walk(files) if not found.is_dir()]
+
+
+def _move_files(files: Path, root: Path, names: Sequence[str]) -> set[Path]:
+    """Move `names`, which are still in `files`, to their places and return the directories that changed."""
     touched: set[Path] = set()
-    for source in walk(files):
-        if source.is_dir():
-            continue
-        target = root / source.relative_to(files)
+    for name in names:
+        source, target = files / name, root / name
         target.parent.mkdir(parents=True, exist_ok=True)
         source.replace(target)
         touched |= {parent for parent in target.parents if parent.is_relative_to(root)}
     return touched
-
-
-def _removed(listing: Path) -> list[str]:
-    return list(json.loads(listing.read_text(encoding="utf-8"))) if listing.exists() else []
 
 
 def _delete(root: Path, name: str) -> set[Path]:
@@ -145,16 +170,20 @@ def _delete(root: Path, name: str) -> set[Path]:
     return {parent for parent in target.parents if parent.is_relative_to(root)}
 
 
-def _refuse_obstacles(root: Path, files: Path, own: set[str]) -> None:
+def _refuse_obstacles(root: Path, files: Path, own: set[str], removed: Sequence[str]) -> None:
     """Refuse, before the commit, whatever would stop the moves after it, or be lost by them."""
-    problems = []
+    places = Places(root)
+    problems = [linked for name in removed if (linked := places.linked(name)) is not None]
     for source in walk(files):
         name = source.relative_to(files).as_posix()
         target = root / name
+        if (linked := places.linked(name)) is not None:
+            problems.append(linked)
+            continue
         if source.is_dir():
-            wrong = target.exists() and not target.is_dir()
+            wrong = os.path.lexists(target) and (target.is_symlink() or not target.is_dir())
         else:
-            wrong = os.path.lexists(target) and (name not in own or target.is_dir())
+            wrong = os.path.lexists(target) and (name not in own or target.is_symlink() or target.is_dir())
         if wrong:
             problems.append(Problem(what=f"{name!r} is in the way, which the bundle does not list", where=str(target)))
     if problems:

@@ -11,8 +11,9 @@ import click
 
 from lora_core.cli.command import Command
 from lora_core.cli.option_fields import options_of, taken
-from lora_core.errors import LoraCoreError, Problem
+from lora_core.errors import InputError, LoraCoreError, Problem
 from lora_core.hub import PluginHub
+from lora_core.intake.files import open_regular
 
 _BACKEND, _OPTIONS = "lora_core.backend", "lora_core.backend_options"
 _HEAD = 4096
@@ -144,9 +145,9 @@ def _backend_of(path: Path) -> str | None:
     import re
 
     try:
-        with (path / "manifest.json").open("rb") as file:
+        with open_regular(path / "manifest.json", InputError) as file:
             found = re.search(rb'"backend":\s*"([^"\\]+)"', file.read(_HEAD))
-    except (OSError, ValueError):
+    except (OSError, ValueError, InputError):
         return None
     return found[1].decode("utf-8", "replace") if found else None
 

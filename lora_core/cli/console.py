@@ -11,7 +11,8 @@ import attrs
 
 from lora_core.cli.noise import Noise
 from lora_core.cli.progress import PlainProgress, Progress, QuietProgress
-from lora_core.events import Event, Noted, StageFinished, StageStarted, Warned
+from lora_core.events import BundleWritten, Event, Noted, StageFinished, StageStarted, Warned
+from lora_core.intake.text import shown
 
 if TYPE_CHECKING:
     from lora_core.hub import PluginHub
@@ -30,6 +31,7 @@ class Console:
     """The surroundings of one command, from its start to its end.
 
     `closed` turns true when the reader of stdout is gone: what follows is dropped, the command goes on to its verdict.
+    `changed` turns true when a bundle was written: an interruption after that no longer undoes it.
     """
 
     def __init__(self, verbosity: Verbosity, hub: PluginHub | None = None) -> None:
@@ -37,6 +39,7 @@ class Console:
         self._hub = hub
         self.noise = Noise(verbosity.log_file, verbose=verbosity.verbose)
         self.closed = False
+        self.changed = False
         self._verbosity = verbosity
 
     def __enter__(self) -> Console:
@@ -61,6 +64,7 @@ class Console:
 
     def emit(self, event: Event) -> None:
         """Render an event, keep it in the log, and let plugins hear it."""
+        self.changed = self.changed or isinstance(event, BundleWritten)
         self.noise.write(_logged(event))
         self._progress.hear(event)
         self.hub.tell(event)
@@ -71,7 +75,7 @@ class Console:
         if self.closed:
             return
         try:
-            self.noise.stdout.write(text + end)
+            self.noise.stdout.write(shown(text) + end)
             self.noise.stdout.flush()
         except BrokenPipeError:
             self.closed = True
@@ -98,10 +102,10 @@ class Console:
 
     def _write_error(self, text: str) -> None:
         try:
-            self.noise.stderr.write(text)
+            self.noise.stderr.write(shown(text))
             self.noise.stderr.flush()
-        except BrokenPipeError:
-            # Nobody reads progress any more; results may still be wanted.
+        except OSError:
+            # Nobody reads progress any more, or its disk is full; results may still be wanted.
             return
 
     def _make_progress(self) -> Progress:

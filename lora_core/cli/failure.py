@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lora_core.cli.console import Console
+from lora_core.cli.ending import Terminated, starved
 from lora_core.errors import ExitCode, LoraCoreError, Problem, StorageError, UnsupportedError
 from lora_core.plugin.registry import Origin
 
@@ -14,9 +15,11 @@ from lora_core.plugin.registry import Origin
 def report(error: BaseException, console: Console) -> ExitCode:
     """Tell the user about `error` and return the exit code of the process."""
     if isinstance(error, KeyboardInterrupt):
-        console.say("interrupted; nothing was changed")
+        done = "what it had written before stays" if console.changed else "nothing was changed"
+        terminated = isinstance(error, Terminated)
+        console.say(f"{'terminated' if terminated else 'interrupted'}; {done}")
         console.noise.discard()
-        return ExitCode.INTERRUPTED
+        return ExitCode.TERMINATED if terminated else ExitCode.INTERRUPTED
     if isinstance(error, BrokenPipeError):
         # The reader of stdout left; it has what it wanted.
         console.noise.discard()
@@ -39,7 +42,7 @@ def classified(error: BaseException) -> LoraCoreError | None:
         what = error.strerror or str(error) or type(error).__name__
         remedy = "Free some space and run the command again." if error.errno == errno.ENOSPC else ""
         return StorageError(what, where=" -> ".join(_paths(error)), remedy=remedy)
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or (isinstance(error, ImportError) and starved(error)):
         return UnsupportedError(
             "This machine has not enough memory for it", remedy="Close other programs or use a smaller model."
         )

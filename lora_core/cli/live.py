@@ -9,6 +9,7 @@ import attrs
 
 from lora_core.cli.progress import estimate, progress, seconds
 from lora_core.events import Estimated, Event, Noted, StageAdvanced, StageFinished, StageStarted, Warned
+from lora_core.intake.text import shown
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -105,6 +106,7 @@ class LiveProgress:
             self.pause()
 
     def _say(self, text: str) -> None:
+        text = shown(text)
         if self._display is not None:
             self._display.console.print(text, highlight=False, markup=False, soft_wrap=True)
         else:

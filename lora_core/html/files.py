@@ -10,6 +10,8 @@ from typing import Any
 from lora_core.bundle.bundle import Bundle
 from lora_core.bundle.durable import storage_errors
 from lora_core.errors import InputError, Problem
+from lora_core.intake.limits import TABLE
+from lora_core.intake.plain_json import read_json
 
 KINDS = ("verify", "bench")
 SCHEMA_VERSION = 1
@@ -61,9 +63,8 @@ def _identity(bundle: Bundle) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     with storage_errors("read", path):
-        text = path.read_text("utf-8")
-    try:
-        report = json.loads(text)
-    except ValueError:
-        return {}
+        try:
+            report = read_json(path, TABLE, InputError)
+        except InputError:
+            return {}
     return report if isinstance(report, dict) else {}

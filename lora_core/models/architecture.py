@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 
 from lora_core.errors import Problem
+from lora_core.intake.limits import LAYERS, raised
 from lora_core.models.families import ModelFamily
 from lora_core.models.rope import Rope, read_rope
 
@@ -49,6 +50,7 @@ def read_architecture(
     """Return the architecture that `config` describes for `family`, or None and everything that stands against it."""
     config = {**family.defaults, **config}
     problems = _check_sizes(config, where)
+    problems += _check_layers(config, where)
     problems += _check_refused(config, where)
     window, window_problems = _window(config, family, where)
     problems += window_problems
@@ -81,6 +83,15 @@ def read_architecture(
         window=window,
         definition=family.definition,
     ), []
+
+
+def _check_layers(config: Mapping[str, Any], where: str) -> list[Problem]:
+    """Refuse more layers than any model has: each becomes names, shapes and problems of its own."""
+    layers = config.get("num_hidden_layers")
+    if not isinstance(layers, int) or layers <= raised(LAYERS):
+        return []
+    what = f"num_hidden_layers is {layers}, and no model has more than {raised(LAYERS)}"
+    return [Problem(what=what, where=f"{where}: num_hidden_layers")]
 
 
 def _not_a_size(field: str, value: object, where: str) -> Problem:

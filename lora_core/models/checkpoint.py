@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -12,6 +11,8 @@ from typing import TYPE_CHECKING
 import attrs
 
 from lora_core.errors import ModelError, Problem, StorageError
+from lora_core.intake.limits import TABLE
+from lora_core.intake.plain_json import read_json
 from lora_core.tensors import READABLE, StoredTensor, open_tensors, row_blocks
 
 if TYPE_CHECKING:
@@ -131,9 +132,9 @@ def _read_headers(path: Path) -> tuple[dict[str, StoredTensor], list[Problem]]:
 def _read_shards(directory: Path, ignorable: re.Pattern[str]) -> tuple[dict[str, StoredTensor], list[Problem]]:
     index = directory / INDEX
     try:
-        weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        weight_map: dict[str, str] = read_json(index, TABLE, ModelError)["weight_map"]
         shards = sorted({os.fspath(file) for file in weight_map.values()})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ModelError, OSError, KeyError, TypeError, AttributeError) as error:
         return {}, [Problem(what=f"The index has no readable weight_map: {error!r}", where=str(index))]
     tensors: dict[str, StoredTensor] = {}
     problems: list[Problem] = []

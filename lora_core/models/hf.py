@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -12,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from lora_core.errors import ModelError, Problem
+from lora_core.intake.files import read_regular
+from lora_core.intake.limits import CONFIG
+from lora_core.intake.plain_json import parse_json
 from lora_core.layers import ModelSummary
 from lora_core.models import hf_names, hub_cache
 from lora_core.models.architecture import Architecture, read_architecture
@@ -222,7 +224,7 @@ def _directory(path: Path, families: Sequence[ModelFamily]) -> Path:
 
 def _read_config(directory: Path, families: Sequence[ModelFamily]) -> dict[str, Any]:
     path = directory / "config.json"
-    if not path.is_file():
+    if not path.exists():
         what = "The directory has no config.json"
         if (directory / "adapter_config.json").is_file():
             what += "; it is an adapter, not a base model"
@@ -230,7 +232,7 @@ def _read_config(directory: Path, families: Sequence[ModelFamily]) -> dict[str, 
             what += ", only GGUF, which is not read"
         raise ModelError(Problem(what=what, where=str(directory), remedy=supported(families)))
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = parse_json(read_regular(path, CONFIG, ModelError))
     except (OSError, ValueError) as error:
         raise ModelError(f"config.json cannot be read: {error}", where=str(path)) from error
     if not isinstance(config, dict):

@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING
 from lora_core.adapters.names import name_problems
 from lora_core.adapters.reference import AdapterReference
 from lora_core.backend import Backend
-from lora_core.bundle.bundle import Artifact, Bundle
-from lora_core.bundle.paths import MANIFEST
-from lora_core.bundle.store import hash_problems, size_problems
+from lora_core.bundle.bundle import Bundle
 from lora_core.bundle.transaction import Change, change
 from lora_core.capability import Capability
 from lora_core.errors import BundleError, Problem, UnsupportedError, UsageError
@@ -21,7 +19,8 @@ from lora_core.events import Emit, StageAdvanced, stage
 from lora_core.pipeline.batches import BATCH, WORTH_A_PROCESS, BatchResult, LinkBatch, link_here, split
 from lora_core.pipeline.complaints import Complaints
 from lora_core.pipeline.given import adapter_formats, adapter_references
-from lora_core.pipeline.recording import checked, updated
+from lora_core.pipeline.recording import Changed, checked, updated
+from lora_core.pipeline.soundness import blaming_damage, damage, rewritten_damage
 from lora_core.specs import BackendSpec
 
 if TYPE_CHECKING:
@@ -78,7 +77,7 @@ def _linker(spec: BackendSpec, hub: PluginHub) -> Backend:
 def _check(bundle: Bundle, spec: BackendSpec, references: Sequence[AdapterReference]) -> None:
     """Refuse names in use, a bundle without a template, and files that are not those of the manifest."""
     complaints = Complaints()
-    complaints.add(BundleError, list(_damage(bundle)))
+    complaints.add(BundleError, list(damage(bundle)))
     if spec.slot_plans and not bundle.manifest.plans:
         what = "The bundle has no template: it was exported without adapters and without room for any"
         remedy = "Export again with --max-rank and --targets, for instance --max-rank 16 --targets all-linear."
@@ -88,46 +87,25 @@ def _check(bundle: Bundle, spec: BackendSpec, references: Sequence[AdapterRefere
     complaints.raise_any()
 
 
-def _damage(bundle: Bundle) -> Iterator[Problem]:
-    """Yield what is wrong with the files that adapters are linked against.
-
-    Sizes always; the bytes of what linking reads (templates), and of every file of the base that changed after the
-    manifest was written: the foundation is far too large to be read each time.
-    """
-    yield from size_problems(bundle)
-    written = (bundle.path / MANIFEST).stat().st_ctime_ns
-    for artifact in bundle.manifest.artifacts:
-        file = bundle.file(artifact)
-        if artifact.adapter is not None or not file.exists() or file.stat().st_size != artifact.size:
-            continue
-        if artifact.role in ("template", "relocations") or file.stat().st_ctime_ns > written:
-            yield from _foreign(bundle, artifact)
-
-
-def _foreign(bundle: Bundle, artifact: Artifact) -> Iterator[Problem]:
-    for problem in hash_problems(bundle, artifact):
-        if artifact.role == "foundation":
-            what = f"{artifact.path!r} is not the foundation that this bundle was made with: {problem.what}"
-            yield Problem(what=what, where=problem.where, remedy=problem.remedy)
-        else:
-            yield problem
-
-
 def _commit(changing: Change, batches: Sequence[LinkBatch], results: Iterator[BatchResult], emit: Emit) -> Bundle:
     """Collect the results of all batches into one change; raise the problems of all of them together."""
     complaints = Complaints()
     manifest = changing.bundle.manifest
+    changes: list[Changed] = []
     done, total = 0, sum(len(batch.references) for batch in batches)
     for batch, result in zip(batches, results, strict=True):
         for event in result.events:
             emit(event)
-        with complaints.collect():
+        with complaints.collect(), blaming_damage(changing.bundle):
             if result.changed is None:
                 raise result.error or AssertionError("a batch gives changes or an error")
             manifest = updated(manifest, result.changed)
+            changes.append(result.changed)
             _move(batch.out, changing.out)
         done += len(batch.references)
         emit(StageAdvanced(stage=_STAGE, done=done, total=total))
+    rewritten = [artifact for change in changes for artifact in change.artifacts]
+    complaints.add(BundleError, list(rewritten_damage(changing.bundle, rewritten)))
     complaints.raise_any()
     shutil.rmtree(batches[0].out.parent)
     return changing.commit(checked(manifest))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_core.bundle.store import open_bundle
+from lora_core.pipeline.soundness import blaming_damage
 
 if TYPE_CHECKING:
     from lora_core.hub import PluginHub
@@ -18,4 +19,5 @@ def open_session(path: Path, options: Mapping[str, Any], *, hub: PluginHub) -> S
     bundle = open_bundle(path)
     name = hub.spec_of(bundle).name
     told = hub.session_options(name, options)
-    return hub.backend(name).open(bundle, told)
+    with blaming_damage(bundle):
+        return hub.backend(name).open(bundle, told)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
 
 from lora_core.bundle.bundle import Bundle, Manifest
+from lora_core.bundle.store import size_problems
 from lora_core.bundle.transaction import change
-from lora_core.errors import Problem, UsageError
+from lora_core.errors import BundleError, Problem, UsageError
 from lora_core.events import Emit, stage
 from lora_core.pipeline.recording import Changed, checked, updated
+from lora_core.pipeline.soundness import blaming_damage, rewritten_damage
 from lora_core.suggestions import did_you_mean
 
 if TYPE_CHECKING:
@@ -38,12 +40,21 @@ def remove(path: Path, names: Sequence[str], *, emit: Emit, hub: PluginHub) -> B
         ]
         if unknown:
             raise UsageError(unknown)
+        _require(size_problems(bundle))
         backend = hub.backend(hub.spec_of(bundle).name, check_requirements=False)
-        rewritten = backend.unlink(bundle, wanted, changing.out, emit)
+        with blaming_damage(bundle):
+            rewritten = backend.unlink(bundle, wanted, changing.out, emit)
         manifest = _without(bundle.manifest, frozenset(wanted))
         if rewritten is not None:
-            manifest = updated(manifest, Changed.of(rewritten, (), changing.out, bundle.manifest.backend))
+            changed = Changed.of(rewritten, (), changing.out, bundle.manifest.backend)
+            _require(rewritten_damage(bundle, changed.artifacts))
+            manifest = updated(manifest, changed)
         return changing.commit(checked(manifest))
+
+
+def _require(problems: Iterable[Problem]) -> None:
+    if found := list(problems):
+        raise BundleError(found)
 
 
 def _without(manifest: Manifest, names: frozenset[str]) -> Manifest:

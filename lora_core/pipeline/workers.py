@@ -69,8 +69,9 @@ def link_in_processes(batches: Sequence[LinkBatch], bundle: Bundle, hub: PluginH
 
 
 def _process() -> subprocess.Popen[bytes]:
+    # -P: without it Python puts the working directory first, and a folder of adapters may hold an attrs.py.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    command = [sys.executable, "-m", "lora_core.pipeline.worker"]
+    command = [sys.executable, "-P", "-m", "lora_core.pipeline.worker"]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
 
 

@@ -148,7 +148,7 @@ def test_the_file_is_text_with_one_record_a_line():
 
 names = st.text(st.characters(blacklist_categories=["Cs"]), min_size=1, max_size=8)
 plain = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | names,
+    st.none() | st.booleans() | st.integers(-(2**64), 2**64) | st.floats(allow_nan=False, allow_infinity=False) | names,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3),
     max_leaves=8,
 )

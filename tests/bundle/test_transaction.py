@@ -17,7 +17,7 @@ from lora_core.bundle.lock import locked
 from lora_core.bundle.paths import JOURNAL, STAGING, STATE
 from lora_core.bundle.transaction import change
 from lora_core.errors import BundleError, StorageError
-from lora_core.events import Noted, ignore
+from lora_core.events import BundleWritten, Noted, ignore
 
 BASE = {"base.bin": b"base" * 100, "shared/program.bin": b"one"}
 OLD = {**BASE, "adapters/old.bin": b"old"}
@@ -305,3 +305,37 @@ def test_what_dying_processes_still_write_is_discarded_with_the_staging_area(bun
     assert bundles.read(path) == OLD
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert STATE not in bundles.everything(path)
+
+
+@pytest.mark.parametrize("step", ["flush_directory", "_finish"])
+def test_an_interruption_after_the_commit_is_known_to_have_changed_the_bundle(bundles, tmp_path, monkeypatch, step):
+    path = tmp_path / "b"
+    bundles.create(path, OLD)
+    told = []
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with change(path, told.append) as changing:
+        bundles.write(changing.out, {"adapters/new.bin": b"new"})
+        with monkeypatch.context() as patch:
+            patch.setattr(f"lora_core.bundle.transaction.{step}", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                changing.commit(bundles.manifest({**OLD, "adapters/new.bin": b"new"}))
+    assert told == [BundleWritten(path=path)]
+    assert "adapters/new.bin" in bundles.read(path)
+
+
+def test_an_interruption_before_the_commit_is_known_to_have_changed_nothing(bundles, tmp_path, monkeypatch):
+    path = tmp_path / "b"
+    bundles.create(path, OLD)
+    told = []
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lora_core.bundle.transaction.flush_tree", interrupt)
+    with change(path, told.append) as changing, pytest.raises(KeyboardInterrupt):
+        changing.commit(bundles.manifest(OLD))
+    assert told == []
+    assert bundles.read(path) == OLD

@@ -51,7 +51,7 @@ class Shell:
         private = self.directory.parent
         return {
             **os.environ,
-            "PYTHONPATH": os.pathsep.join(map(str, self.sites)),
+            "PYTHONPATH": os.pathsep.join([*map(str, self.sites), *filter(None, [os.environ.get("PYTHONPATH")])]),
             "TMPDIR": str(_made(private / "tmp")),
             "XDG_CACHE_HOME": str(private / "cache"),
             "HF_HOME": str(private / "huggingface"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,9 @@ from lora_core.adapters.peft.fields import malformed_fields
 from lora_core.adapters.peft.refusals import refused_fields, refused_type
 from lora_core.adapters.targets import DEFAULT_TARGETS, TargetSelection, pattern_key
 from lora_core.errors import AdapterError, Problem, StorageError
+from lora_core.intake.files import read_regular
+from lora_core.intake.limits import CONFIG
+from lora_core.intake.plain_json import parse_json
 
 
 @attrs.frozen(kw_only=True)
@@ -80,14 +82,14 @@ def load_config(path: Path) -> tuple[dict[str, Any], bytes]:
     """Return the JSON object in `path` and the bytes it was read from; raises `AdapterError`."""
     remedy = "An adapter is its weights and its adapter_config.json: give both."
     try:
-        data = path.read_bytes()
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        data = read_regular(path, CONFIG, AdapterError)
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise AdapterError("There is no such file.", where=str(path), remedy=remedy) from error
     except OSError as error:
         raise StorageError(f"Cannot read the file: {error}.", where=str(path)) from error
     try:
-        config = json.loads(data)
-    except (ValueError, RecursionError) as error:
+        config = parse_json(data)
+    except ValueError as error:
         raise AdapterError(f"This is not JSON: {error}.", where=str(path), remedy="Copy the file again.") from error
     if not isinstance(config, dict):
         raise AdapterError("This is not a PEFT configuration: it holds no JSON object.", where=str(path))

@@ -9,7 +9,10 @@ from typing import Any
 
 from lora_core.adapters.targets import LAYER_INDEX, NAME_END
 from lora_core.errors import Problem
+from lora_core.intake.patterns import LOOPS, compiled, quick
 
+_PATTERNS = 5_000
+"""Entries of a pattern map: far more than the layers of any model."""
 _REQUIRED = ("peft_type", "r", "lora_alpha", "target_modules")
 
 
@@ -30,10 +33,15 @@ def _missing(config: Mapping[str, Any]) -> list[Problem]:
 
 def _mistyped(config: Mapping[str, Any]) -> list[Problem]:
     return [
-        Problem(what=f"Its field {field} must be {expected}, not {config[field]!r}", where=field)
+        Problem(what=f"Its field {field} must be {expected}, not {_short(config[field])}", where=field)
         for field, (expected, valid) in _FIELDS.items()
         if field in config and not valid(config[field])
     ]
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _contradictions(config: Mapping[str, Any]) -> list[Problem]:
@@ -66,14 +74,16 @@ def _is_rank(value: object) -> bool:
 
 
 def _is_pattern(value: object, around: str = "{}") -> bool:
-    """Accept a regular expression that also compiles where it is put (`around`, from `targets`)."""
+    """Accept a regular expression that also compiles where it is put (`around`, from `targets`); those that are matched
+    with one module after the other have to be quick.
+    """
     if not isinstance(value, str):
         return False
     try:
-        re.compile(around.format(value))
-    except (re.error, RecursionError, OverflowError):
+        compiled(around.format(value))
+    except re.error:
         return False
-    return True
+    return around == "{}" or quick(value)
 
 
 def _is_names(value: object) -> bool:
@@ -96,8 +106,10 @@ def _is_map_of(valid: Callable[[object], bool]) -> Callable[[object], bool]:
     def check(value: object) -> bool:
         if value is None:
             return True
-        return isinstance(value, dict) and all(
-            _is_pattern(key, NAME_END) and valid(item) for key, item in value.items()
+        return (
+            isinstance(value, dict)
+            and len(value) <= _PATTERNS
+            and all(_is_pattern(key, NAME_END) and valid(item) for key, item in value.items())
         )
 
     return check
@@ -107,6 +119,7 @@ def _is_flag(value: object) -> bool:
     return value is None or isinstance(value, bool)
 
 
+_QUICK = f"without repeated groups and with at most {LOOPS} of * + {{"
 _NAMES = "a regular expression or a list of names"
 _FIELDS: Mapping[str, tuple[str, Callable[[object], bool]]] = {
     "r": ("a positive whole number", _is_rank),
@@ -114,11 +127,11 @@ _FIELDS: Mapping[str, tuple[str, Callable[[object], bool]]] = {
     "use_rslora": ("true or false", _is_flag),
     "fan_in_fan_out": ("true or false", _is_flag),
     "ensure_weight_tying": ("true or false", _is_flag),
-    "rank_pattern": ("regular expressions with a rank each", _is_map_of(_is_rank)),
-    "alpha_pattern": ("regular expressions with an alpha each", _is_map_of(_is_number)),
+    "rank_pattern": (f"at most {_PATTERNS} regular expressions with a rank each, {_QUICK}", _is_map_of(_is_rank)),
+    "alpha_pattern": (f"at most {_PATTERNS} regular expressions with an alpha each, {_QUICK}", _is_map_of(_is_number)),
     "target_modules": (_NAMES, _is_names),
     "exclude_modules": (_NAMES, lambda value: value == "" or _is_names(value)),
     "layers_to_transform": ("a layer number or a list of them", _is_layers),
-    "layers_pattern": ("a regular expression or a list of them", _is_patterns),
+    "layers_pattern": (f"a regular expression or a list of them, {_QUICK}", _is_patterns),
     "base_model_name_or_path": ("a name", lambda value: value is None or isinstance(value, str)),
 }

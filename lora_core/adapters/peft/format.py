@@ -15,6 +15,8 @@ from lora_core.adapters.peft.config import PeftLoraConfig, load_config
 from lora_core.adapters.peft.pairing import StoredHalves, updates_of
 from lora_core.adapters.peft.refusals import refused_fields
 from lora_core.errors import AdapterError, Problem
+from lora_core.intake import limits
+from lora_core.intake.files import read_regular
 from lora_core.layers import ModelSummary
 from lora_core.tensors import StoredTensor, open_tensors, scan
 
@@ -40,14 +42,14 @@ class PeftFormat(AdapterFormat):
                 return Claim.CERTAIN
             if not (path / CONFIG).is_file():
                 return Claim.NO
-            return Claim.CERTAIN if b'"peft_type"' in (path / CONFIG).read_bytes() else Claim.POSSIBLE
+            return _claim(path / CONFIG)
         except OSError:
             return Claim.NO
 
     def sniff_files(self, weights: Path, config: Path) -> Claim:  # noqa: ARG002 - the configuration says it
         """Claim a safetensors file whose configuration says so."""
         try:
-            return Claim.CERTAIN if b'"peft_type"' in config.read_bytes() else Claim.POSSIBLE
+            return _claim(config)
         except OSError:
             return Claim.POSSIBLE
 
@@ -63,6 +65,14 @@ class PeftFormat(AdapterFormat):
     ) -> Adapter:
         """Read an adapter given as its weights file and its configuration file; raises as `read`."""
         return _read(name, weights, config, base, strength, source=str(weights))
+
+
+def _claim(config: Path) -> Claim:
+    """Claim what reads as PEFT's configuration; what cannot be read is refused with its reason when it is read."""
+    try:
+        return Claim.CERTAIN if b'"peft_type"' in read_regular(config, limits.CONFIG, AdapterError) else Claim.POSSIBLE
+    except AdapterError:
+        return Claim.POSSIBLE
 
 
 def _read(name: str, weights: Path, config_path: Path, base: ModelSummary, strength: float, source: str) -> Adapter:

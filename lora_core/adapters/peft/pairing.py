@@ -13,10 +13,13 @@ from lora_core.adapters.ordering import natural_key
 from lora_core.adapters.peft.config import PeftLoraConfig
 from lora_core.adapters.peft.refusals import EMBEDDING_LORA, REFUSED, SAVED_BASE, Refusal
 from lora_core.errors import Problem
+from lora_core.intake.patterns import TooSlowError
 from lora_core.layers import LayerInfo, ModelSummary
 from lora_core.tensors import READABLE, StoredTensor
 
 # As PEFT writes it (`lora_A.weight`), or with the adapter's name left in (`lora_A.default.weight`).
+_TOLD = 100
+"""Unknown targets that are named one by one."""
 _KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])(?:\.(?P<adapter>[^.]+))?\.weight")
 
 
@@ -68,7 +71,10 @@ def updates_of(
 ) -> tuple[tuple[Update, ...], tuple[Problem, ...]]:
     """Return the updates of an adapter in natural order, and every problem: they hold only if there is none."""
     layers = {layer.name: layer for layer in base.layers}
-    targets = config.targets.select(base.module_names, base.layers)
+    try:
+        targets = config.targets.select(base.module_names, base.layers)
+    except TooSlowError as error:
+        return (), (Problem(what=f"Its targets cannot be matched: {error}", where=f"{config_path}: target_modules"),)
     problems = [*_targeting(config, targets, layers, base, config_path)]
     if not stored.halves:
         problems.append(Problem(what="There is no LoRA tensor in this file", where=str(stored.path)))
@@ -113,10 +119,12 @@ def _targeting(
     parts = sorted({name.rpartition(".")[2] for name in layers})
     has = f"It has {', '.join(parts)}." if parts else "It has no layers that can carry LoRA."
     unknown = config.targets.unknown(base.module_names)
-    for target in unknown:
+    for target in unknown[:_TOLD]:
         yield Problem(
             what=f"It targets {target!r}, which base model {base.name!r} does not have", where=where, remedy=has
         )
+    if len(unknown) > _TOLD:
+        yield Problem(what=f"It targets {len(unknown) - _TOLD} more modules that the base does not have", where=where)
     if not targets and not unknown:
         yield Problem(what=f"Its targets match no module of base model {base.name!r}", where=where, remedy=has)
     for module in targets:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,9 @@ import attrs
 
 from lora_core.errors import InputError, Problem
 from lora_core.git_lfs import is_pointer, pointer_problem
+from lora_core.intake import limits
+from lora_core.intake.files import read_regular
+from lora_core.intake.plain_json import parse_json
 
 TOKENIZER = "tokenizer.json"
 CONFIG = "tokenizer_config.json"
@@ -62,7 +64,7 @@ class StoredText:
         """Return the content of a file that is there; raises `error` for a git-lfs pointer or an unreadable file."""
         path = self.files[name]
         try:
-            data = path.read_bytes()
+            data = read_regular(path, limits.TOKENIZER, self.error)
         except OSError as error:
             raise self.error(f"The file cannot be read: {error}", where=str(path)) from error
         if is_pointer(data):
@@ -81,8 +83,8 @@ class StoredText:
         if name not in self.files:
             return {}
         try:
-            value = json.loads(self.text(name))
-        except (ValueError, RecursionError) as error:
+            value = parse_json(self.text(name))
+        except ValueError as error:
             raise self.error(f"This is not JSON: {error}", where=self.where(name)) from error
         if not isinstance(value, dict):
             raise self.error("This holds no JSON object", where=self.where(name))

@@ -11,6 +11,7 @@ from lora_core.backend import Artifacts, Backend, Diagnosis, ExportJob, WrittenF
 from lora_core.bundle.bundle import Bundle, Method
 from lora_core.errors import AdapterError, BundleError, Problem
 from lora_core.events import Emit, stage
+from lora_core.intake.parsing import parsing
 from lora_core_coreml import checks, diagnosis
 from lora_core_coreml.linking import link
 from lora_core_coreml.options import CoremlOptions
@@ -78,23 +79,29 @@ def _relink(bundle: Bundle, new: Sequence[PlacedAdapter], leaving: frozenset[str
     """Write the program of `bundle` into `out` with the adapters `new` (in place of any of their names) and without
     those that are `leaving`.
     """
-    options = CoremlOptions(**bundle.manifest.options)
+    with parsing(bundle.path / "manifest.json"):
+        options = CoremlOptions(**bundle.manifest.options)
     with stage(emit, "link adapters"):
-        opened = OpenedProgram.read(bundle.path / PROGRAM)
-        program = _stored(bundle, opened)
+        opened = OpenedProgram.read(bundle.file(PROGRAM))
+        with parsing(bundle.path / store.FOLDER, "The template"):
+            program = _stored(bundle, opened)
         problems = collisions([placed.name for placed in new], program.multifunction, program.constant_methods)
         if problems:
             raise AdapterError(problems)
         gone = leaving | {placed.name for placed in new}
         residents = {each.name: each.plan for each in bundle.manifest.adapters if each.name not in gone}
-        linked = slot_tensors.from_program(opened, program, residents)
+        with parsing(opened.path):
+            linked = slot_tensors.from_program(opened, program, residents)
         linked += [slot_tensors.from_adapter(placed, float16=options.float16) for placed in new]
-        files = _write(program, linked, out, options)
+        with parsing(opened.path):
+            files = _write(program, linked, out, options)
     return _artifacts(program, linked, files)
 
 
 def _stored(bundle: Bundle, opened: OpenedProgram) -> ProgramObject:
     folder = bundle.path / store.FOLDER
+    for name in store.file_names(len(opened.packages)):
+        bundle.file(f"{store.FOLDER}/{name}")  # refuses what the manifest does not list, so what nobody looked at
     program = store.load(opened, folder)
     if foundation_fingerprint(program) != bundle.manifest.foundation:
         raise BundleError("The template was made for another base", where=str(folder), remedy="Export again.")

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from lora_core.bundle.bundle import Bundle
 from lora_core.errors import UnsupportedError, UsageError
+from lora_core.intake.parsing import parsing
 from lora_core.runtime.kv_cache import KvCache
 from lora_core.runtime.session import Loaded, Session
 from lora_core.sharing.proof import require_foundation
@@ -91,15 +92,19 @@ class CoremlSession(Session):
         self._precisions = tuple(precisions)
         self._runtime = runtime
         self._spreads: dict[str, Spread] = {}
-        (path,) = {method.program for method in bundle.manifest.methods}
-        self._program = program(bundle.file(path))
+        with parsing(bundle.path / "manifest.json"):
+            (path,) = {method.program for method in bundle.manifest.methods}
+        self._path = bundle.file(path)
+        with parsing(self._path):
+            self._program = program(self._path)
         try:
-            self._read_metadata()
+            with parsing(self._path):
+                self._read_metadata()
+                self._cache = KvCache(bundle.manifest.kv_cache, self._context_len)
+                self._attention = self._new_attention()
         except BaseException:
             self._program.close()
             raise
-        self._cache = KvCache(bundle.manifest.kv_cache, self._context_len)
-        self._attention = self._new_attention()
         self._loaded: dict[str | None, Loaded] = {}
         self._closed = False
 
@@ -144,8 +149,9 @@ class CoremlSession(Session):
             raise UsageError(f"The bundle has no adapter {adapter!r}", remedy=f"It has: {known}.")
         if adapter not in self._loaded:
             start = time.monotonic()
-            for kind in self._signatures:
-                self._program.load(method_name(adapter, kind, self._multifunction))
+            with parsing(self._path):
+                for kind in self._signatures:
+                    self._program.load(method_name(adapter, kind, self._multifunction))
             self._loaded[adapter] = Loaded.measured(adapter, time.monotonic() - start)
         return self._loaded[adapter]
 

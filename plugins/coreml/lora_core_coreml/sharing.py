@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lora_core.bundle.bundle import Bundle
 from lora_core.errors import BundleError
+from lora_core.intake.parsing import parsing
 from lora_core.pte import aligned
 from lora_core.sharing.blobs import Blob, WeightSharing
 from lora_core_coreml.program import naming
@@ -27,15 +28,18 @@ class CoremlSharing(WeightSharing):
         """
         for program in sorted({method.program for method in bundle.manifest.methods}):
             path = bundle.file(program)
-            for index, found in enumerate(package.stored_packages(pte.read(path))):
-                yield from _package_blobs(found, program, index)
+            with parsing(path):
+                for index, found in enumerate(package.stored_packages(pte.read(path))):
+                    yield from _package_blobs(found, program, index)
 
     def fingerprint(self, bundle: Bundle) -> str:
         """Hash the base's constants: those that the base's own functions refer to, in the order they are stored."""
         digests = []
-        (program,) = {method.program for method in bundle.manifest.methods}
-        for found in package.stored_packages(pte.read(bundle.file(program))):
-            digests.append(_foundation_digest(found))
+        with parsing(bundle.path / "manifest.json"):
+            (program,) = {method.program for method in bundle.manifest.methods}
+        with parsing(bundle.file(program)):
+            for found in package.stored_packages(pte.read(bundle.file(program))):
+                digests.append(_foundation_digest(found))
         return fingerprint_of(digests)
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import attrs
 
 from lora_core.errors import Problem
+from lora_core.intake.files import read_regular
+from lora_core.intake.limits import MB
 from lora_core_qnn_sim.artifacts.section import SectionPart
 from lora_core_qnn_sim.errors import GroupingError
 from lora_core_qnn_sim.options import Mode
@@ -115,8 +117,13 @@ def _use_cases(path: Path) -> list[Mapping[str, Any]]:
     import yaml
 
     try:
-        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        text = read_regular(path, MB, GroupingError).decode("utf-8")
+        # An alias can stand for a tree of aliases; a list of use cases needs none.
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+            raise GroupingError("The groups use aliases (`*name`)", where=str(path), remedy="Write every entry out.")
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        data = yaml.safe_load(text)
+    except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
         raise GroupingError(f"Cannot read the groups: {error}", where=str(path)) from error
     keys = [key.value for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
     if keys.count("use_case") > 1:
@@ -125,7 +132,6 @@ def _use_cases(path: Path) -> list[Mapping[str, Any]]:
             where=str(path),
             remedy="Write one `use_case:` with a list of all adapters.",
         )
-    data = yaml.safe_load(path.read_text(encoding="utf-8"))
     cases = data.get("use_case") if isinstance(data, dict) else None
     if not isinstance(cases, list) or not all(isinstance(case, dict) and "name" in case for case in cases):
         raise GroupingError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 
 from lora_core.bundle.bundle import Bundle
@@ -11,7 +11,7 @@ from lora_core.pte import Buffer
 from lora_core.sharing.blobs import Blob, WeightSharing
 from lora_core.sharing.fingerprint import foundation_file_fingerprint
 from lora_core_xnnpack.files.data_file import stored_blobs
-from lora_core_xnnpack.files.named_blobs import mapped, names_key
+from lora_core_xnnpack.files.named_blobs import mapped, named_strings
 from lora_core_xnnpack.files.program_root import program_blobs
 from lora_core_xnnpack.multimethod.reading import method_texts
 
@@ -30,7 +30,7 @@ class XnnpackSharing(WeightSharing):
     def blobs(self, bundle: Bundle) -> Iterator[Blob]:
         """Yield every named blob of the data files and programs; a method reads a blob if its program names the key."""
         programs = {method.program: mapped(bundle.file(method.program)) for method in bundle.manifest.methods}
-        texts = _texts(bundle, programs)
+        readers = _Readers(bundle, _texts(bundle, programs))
         for artifact in bundle.manifest.artifacts:
             if artifact.role not in (*_DATA_ROLES, "program"):
                 continue
@@ -44,7 +44,7 @@ class XnnpackSharing(WeightSharing):
                     offset=blob.offset,
                     size=blob.size,
                     sha256=hashlib.sha256(data[blob.offset : blob.offset + blob.size]).hexdigest(),
-                    methods=_readers(bundle, texts, blob.key, artifact.adapter),
+                    methods=readers.of_key(blob.key, artifact.adapter),
                     group=_group(blob.key) if artifact.role == "foundation" else "lora",
                 )
 
@@ -68,9 +68,22 @@ def _texts(bundle: Bundle, programs: Mapping[str, Buffer]) -> dict[str, Buffer]:
     }
 
 
-def _readers(bundle: Bundle, texts: Mapping[str, Buffer], key: str, owner: str | None) -> frozenset[str]:
-    return frozenset(
-        method.name
-        for method in bundle.manifest.methods
-        if owner in (None, method.adapter) and names_key(texts[method.name], key)
-    )
+class _Readers:
+    """Which methods name a key, found with one pass over each program and not one for each key."""
+
+    def __init__(self, bundle: Bundle, texts: Mapping[str, Buffer]) -> None:
+        self._methods: dict[bytes, set[str]] = defaultdict(set)
+        self._owned: dict[str | None, set[str]] = defaultdict(set)
+        keys: dict[int, set[bytes]] = {}  # by identity: methods may be in one text
+        for method in bundle.manifest.methods:
+            text = texts[method.name]
+            if id(text) not in keys:
+                keys[id(text)] = named_strings(text)
+            self._owned[method.adapter].add(method.name)
+            for key in keys[id(text)]:
+                self._methods[key].add(method.name)
+
+    def of_key(self, key: str, owner: str | None) -> frozenset[str]:
+        """Return the methods (of the adapter `owner`; None: all) that name `key`."""
+        found = self._methods.get(key.encode("utf-8"), set())
+        return frozenset(found if owner is None else found & self._owned[owner])

@@ -7,7 +7,6 @@ placeholder tensors by those of an adapter's tensors gives the program of that a
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
@@ -22,6 +21,9 @@ from lora_core.adapters.adapter import LOW_RANK
 from lora_core.adapters.slots.choice import PlacedAdapter
 from lora_core.adapters.slots.kinds import FLOAT32_SIZE, Values
 from lora_core.errors import BundleError, LoraCoreError
+from lora_core.intake.limits import TABLE
+from lora_core.intake.parsing import UNREADABLE
+from lora_core.intake.plain_json import read_json
 from lora_core.pte import Buffer
 from lora_core_xnnpack.files.data_file import DataBlob
 
@@ -63,8 +65,18 @@ class TensorRelocation:
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> TensorRelocation:
         """Read what `attrs.asdict` gave."""
-        sites = tuple(KeySite(**site) for site in document["sites"])
-        return cls(module=document["module"], part=document["part"], shape=tuple(document["shape"]), sites=sites)
+        sites = tuple(
+            KeySite(payload=whole(site["payload"]), offset=whole(site["offset"])) for site in document["sites"]
+        )
+        shape = tuple(map(whole, document["shape"]))
+        return cls(module=document["module"], part=document["part"], shape=shape, sites=sites)
+
+
+def whole(value: object) -> int:
+    """Return a number of a table; raises `ValueError` if it is no whole number, or a negative one."""
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{value!r:.60} is no whole number")
+    return value
 
 
 def tensor_blob(array: npt.NDArray[np.float32]) -> DataBlob:
@@ -128,7 +140,7 @@ def read_table(path: Path, build: Callable[[dict[str, Any]], Table], *, foundati
     not for the foundation with the fingerprint `foundation` (None: it need not say).
     """
     try:
-        document = json.loads(path.read_text("utf-8"))
+        document = read_json(path, TABLE, BundleError, links=False, remedy="Export the bundle again.")
         version = document["schema_version"]
         if version != SCHEMA_VERSION:
             raise BundleError(
@@ -143,7 +155,7 @@ def read_table(path: Path, build: Callable[[dict[str, Any]], Table], *, foundati
                 remedy="Restore the files that were exported, or export the bundle again.",
             )
         return build(document)
-    except (OSError, KeyError, TypeError, ValueError, IndexError) as error:
+    except (OSError, *UNREADABLE) as error:
         raise BundleError(
             f"Relocation table {path.name} is damaged: {type(error).__name__}: {error}.",
             where=str(path),

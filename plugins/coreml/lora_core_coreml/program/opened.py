@@ -6,6 +6,7 @@ from pathlib import Path
 
 import attrs
 
+from lora_core.intake.parsing import parsing
 from lora_core_coreml.storage import mil, package, pte
 from lora_core_coreml.storage.messages import MilModel
 
@@ -23,7 +24,8 @@ class OpenedProgram:
         """Open the program at `path`; raises `BundleError`."""
         stored = pte.read(path)
         packages = tuple(package.stored_packages(stored))
-        models = tuple(mil.parse_model(found.read(package.MODEL)) for found in packages)
+        with parsing(path):
+            models = tuple(mil.parse_model(found.read(package.MODEL)) for found in packages)
         return cls(stored=stored, packages=packages, models=models)
 
     @property

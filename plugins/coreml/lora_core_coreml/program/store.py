@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from lora_core.errors import BundleError
+from lora_core.intake.files import read_regular
+from lora_core.intake.limits import TABLE
+from lora_core.intake.plain_json import parse_json
 from lora_core_coreml.program.object import (
     EmbeddedConstant,
     Function,
@@ -75,6 +78,11 @@ def load(opened: OpenedProgram, directory: Path) -> ProgramObject:
         constant_data=opened.stored.read_segment(int(constants.get("segment_index", 0))) if offsets else b"",
         version=int(opened.stored.program["version"]),
     )
+
+
+def file_names(partitions: int) -> list[str]:
+    """Return the names of the files that hold the templates of a program of so many partitions."""
+    return [_OBJECT, *(_partition(index) for index in range(partitions))]
 
 
 def _to_json(program: ProgramObject) -> dict[str, Any]:
@@ -158,14 +166,16 @@ def _foundation(found: package.StoredPackage, model: MilModel, entry: Mapping[st
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular(path, TABLE, BundleError, links=False)
     except OSError as error:
         raise _unreadable(path, error) from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        data: dict[str, Any] = json.loads(_read(path))
+        data: dict[str, Any] = parse_json(_read(path))
+        if not isinstance(data, dict):
+            raise ValueError("it holds no object")
     except ValueError as error:
         raise _unreadable(path, error) from error
     if data.get("schema_version") != SCHEMA_VERSION:

@@ -8,14 +8,19 @@ directory (`kind` 1) with children by name; children come before their directory
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import attrs
 
-from lora_core.errors import BundleError
+from lora_core.intake.parsing import parsing
+from lora_core.intake.plain_json import parse_json
 
 _FILE, _DIRECTORY = 0, 1
+_DEPTH = 32
+_NAME = re.compile(r"(?!\.{1,2}$)[^/\\\x00-\x1f]{1,255}")
 
 
 @attrs.frozen(kw_only=True)
@@ -47,24 +52,45 @@ def read_regions(tail: bytes, *, where: str) -> list[Region]:
 
     `tail` must hold the whole JSON; it may begin anywhere before it.
     """
-    try:
-        index, _ = json.JSONDecoder().raw_decode(tail[::-1].decode("latin-1"))
-        nodes = index["nodes"]
-        return list(_walk(nodes, len(nodes) - 1, ""))
-    except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise BundleError(f"The package inside the program is damaged: {error}", where=where) from error
+    with parsing(where, "The package inside the program"):
+        text = tail[::-1].decode("latin-1")
+        _, end = json.JSONDecoder().raw_decode(text)
+        nodes = parse_json(text[:end])["nodes"]
+        regions = _regions(nodes)
+        ends = [(region.offset, region.offset + region.size, region.path) for region in regions]
+        for (_, end, path), (start, _, after) in pairwise(sorted(ends)):
+            if start < end:
+                raise ValueError(f"{path!r} and {after!r} overlap")
+        return regions
 
 
-def _walk(nodes: list[dict[str, Any]], index: int, prefix: str) -> list[Region]:
+def _regions(nodes: list[dict[str, Any]]) -> list[Region]:
+    """Return the files of the tree whose root is the last node; every node is in it once."""
     found: list[Region] = []
-    for name, child in nodes[index]["children"].items():
-        node = nodes[child]
-        if node["kind"] == _FILE:
-            data = node["dataRegion"]
-            found.append(Region(path=f"{prefix}{name}", offset=data["offset"], size=data["size"]))
-        else:
-            found.extend(_walk(nodes, child, f"{prefix}{name}/"))
+    pending = [(len(nodes) - 1, "", 0)]
+    seen: set[int] = set()
+    while pending:
+        index, prefix, depth = pending.pop(0)
+        if index in seen or depth > _DEPTH:
+            raise ValueError("its directories are no tree")
+        seen.add(index)
+        for name, child in nodes[index]["children"].items():
+            if not _NAME.fullmatch(name):
+                raise ValueError(f"it has a file named {name!r}")
+            node = nodes[_number(child)]
+            if _number(node["kind"]) == _FILE:
+                data = node["dataRegion"]
+                region = Region(path=f"{prefix}{name}", offset=_number(data["offset"]), size=_number(data["size"]))
+                found.append(region)
+            else:
+                pending.append((child, f"{prefix}{name}/", depth + 1))
     return found
+
+
+def _number(value: object) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{value!r} is no number of a node or a byte")
+    return value
 
 
 def _add_directory(name: str, tree: dict[str, Any], nodes: list[dict[str, Any]]) -> int:

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from lora_core.errors import UnsupportedError
+from lora_core.errors import BundleError, UnsupportedError
 from lora_core_coreml.storage.messages import Message, MilBlock, MilFunction, MilModel, MilOperation, MilReference
 
 WEIGHTS_NAME = "@model_path/weights/weight.bin"
@@ -42,9 +42,12 @@ def new_model() -> MilModel:
 
 
 def parse_model(data: bytes) -> MilModel:
-    """Parse a serialized `CoreML.Specification.Model`."""
+    """Parse a serialized `CoreML.Specification.Model`; raises `BundleError`."""
     model = new_model()
-    model.ParseFromString(data)
+    try:
+        model.ParseFromString(data)
+    except importlib.import_module("google.protobuf.message").DecodeError as error:
+        raise BundleError(f"The CoreML model inside the program is damaged: {error}") from error
     return model
 
 

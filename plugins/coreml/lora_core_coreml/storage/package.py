@@ -10,6 +10,7 @@ from pathlib import Path
 import attrs
 
 from lora_core.errors import BundleError
+from lora_core.intake.parsing import parsing
 from lora_core_coreml.storage import flatten
 from lora_core_coreml.storage.flatten import Region
 from lora_core_coreml.storage.pte import StoredProgram
@@ -104,9 +105,10 @@ class StoredPackage:
 def stored_packages(program: StoredProgram) -> list[StoredPackage]:
     """Return the packages of a program, in the order of its partitions; raises `BundleError`."""
     found = []
-    for entry in program.program.get("named_data") or []:
-        start, size = program.segment(entry["segment_index"])
-        found.append(_open(program.path, entry["key"], start, size))
+    with parsing(program.path):
+        for entry in program.program.get("named_data") or []:
+            start, size = program.segment(entry["segment_index"])
+            found.append(_open(program.path, entry["key"], start, size))
     if not found:
         raise BundleError("The program holds no CoreML package", where=str(program.path))
     return found

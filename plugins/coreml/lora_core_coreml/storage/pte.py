@@ -18,10 +18,16 @@ from typing import Any, BinaryIO
 import attrs
 
 from lora_core.errors import BundleError, PluginError, UnsupportedError
+from lora_core.intake.files import open_regular
+from lora_core.intake.limits import TABLE, raised
+from lora_core.intake.parsing import parsing
 from lora_core.pte import ContainerHeader, container_front, padding_before, segment_offsets
 
 _HEAD = 64
 """Bytes from the beginning of a file that hold the container's header."""
+
+_PATIENCE = 600.0
+"""Seconds for flatc; honest programs take a few."""
 
 Program = dict[str, Any]
 Chunks = Iterable[bytes | memoryview]
@@ -50,7 +56,7 @@ class StoredProgram:
         except IndexError as error:
             raise BundleError(f"The program has no segment {index}", where=str(self.path)) from error
         start, size = self.segment_base + int(entry["offset"]), int(entry["size"])
-        if start + size > self.path.stat().st_size:
+        if start < 0 or size < 0 or start + size > self.path.stat().st_size:
             raise BundleError(f"Segment {index} lies behind the end of the program", where=str(self.path))
         return start, size
 
@@ -64,11 +70,13 @@ class StoredProgram:
 
 def read(path: Path) -> StoredProgram:
     """Read the program of a `.pte` file without its segments; raises `BundleError`."""
-    with path.open("rb") as file:
+    with open_regular(path, BundleError) as file:
         try:
             header = ContainerHeader.read(file.read(_HEAD))
         except ValueError as error:
             raise BundleError(f"This is not an ExecuTorch program with segments: {error}", where=str(path)) from error
+        if header.program_size > path.stat().st_size or header.program_size > raised(TABLE):
+            raise BundleError(f"The program says that it has {header.program_size} bytes", where=str(path))
         file.seek(0)
         data = file.read(header.program_size)
     return StoredProgram(path=path, program=decode(data, where=str(path)), segment_base=header.segment_base)
@@ -81,7 +89,8 @@ def decode(data: bytes, *, where: str) -> Program:
         (folder / "program.pte").write_bytes(data)
         options = ("--json", "--raw-binary", "--strict-json", "--defaults-json", "-o", name)
         _flatc(*options, str(_schema()), "--", str(folder / "program.pte"), where=where)
-        return json.loads((folder / "program.json").read_bytes())  # type: ignore[no-any-return]
+        with parsing(where, "The program"):
+            return json.loads((folder / "program.json").read_bytes())  # type: ignore[no-any-return]
 
 
 def encode(program: Program) -> bytes:
@@ -131,6 +140,9 @@ def _schema() -> Path:
 
 def _flatc(*arguments: str, where: str) -> None:
     command = [str(_root() / "data" / "bin" / "flatc"), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_PATIENCE, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise BundleError(f"The program is not read or written within {_PATIENCE:.0f} s", where=where) from error
     if done.returncode:
         raise BundleError(f"The program cannot be read or written: {(done.stdout + done.stderr).strip()}", where=where)

@@ -20,6 +20,10 @@ import attrs
 import numpy as np
 import numpy.typing as npt
 
+from lora_core.intake.files import open_regular
+from lora_core.intake.limits import HEADER, TENSORS, raised
+from lora_core.intake.parsing import UNREADABLE
+from lora_core.intake.plain_json import parse_json
 from lora_core_qnn_sim.errors import ContainerVersionError, DamagedContainerError
 
 FORMAT = "lora-core-qnn-sim"
@@ -116,25 +120,24 @@ def read_container(path: Path, kind: str) -> Container:
     version of the format. No content of a damaged file is interpreted beyond its header.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path, DamagedContainerError, links=False) as file:
             view = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as error:
         raise DamagedContainerError(f"Cannot read {path.name}: {error}", where=str(path)) from error
     header, start = _parse_header(path, view)
     metadata = header.pop("__metadata__", None)
     _check_metadata(path, view, start, metadata, kind)
-    tensors: dict[str, Array] = {}
-    offsets: dict[str, int] = {}
-    for name, entry in header.items():
-        begin, end = entry["data_offsets"]
-        dtype = _DTYPES[entry["dtype"]]
-        array = np.frombuffer(view, dtype, (end - begin) // dtype.itemsize, start + begin)
-        tensors[name] = array.reshape(entry["shape"])
-        offsets[name] = start + begin
+    try:
+        tensors, offsets = _tensors(header, view, start)
+        detail = parse_json(metadata["detail"])
+        if not isinstance(detail, dict):
+            raise ValueError("its detail is no object")
+    except UNREADABLE as error:
+        raise _damaged(path, f"its header is not one this version wrote ({error})") from error
     return Container(
         path=path,
         kind=kind,
-        detail=json.loads(metadata["detail"]),
+        detail=detail,
         digest=metadata["digest"],
         tensors=tensors,
         offsets=offsets,
@@ -142,14 +145,31 @@ def read_container(path: Path, kind: str) -> Container:
     )
 
 
+def _tensors(header: Mapping[str, Any], view: mmap.mmap, start: int) -> tuple[dict[str, Array], dict[str, int]]:
+    """Return the tensors and where they begin; raises one of `UNREADABLE`."""
+    if len(header) > raised(TENSORS):
+        raise ValueError(f"it has {len(header)} tensors")
+    tensors: dict[str, Array] = {}
+    offsets: dict[str, int] = {}
+    for name, entry in header.items():
+        begin, end = entry["data_offsets"]
+        dtype = _DTYPES[entry["dtype"]]
+        if not 0 <= begin <= end <= len(view) - start:
+            raise ValueError(f"{name!r} lies outside the file")
+        array = np.frombuffer(view, dtype, (end - begin) // dtype.itemsize, start + begin)
+        tensors[name] = array.reshape(entry["shape"])
+        offsets[name] = start + begin
+    return tensors, offsets
+
+
 def _parse_header(path: Path, view: mmap.mmap) -> tuple[dict[str, Any], int]:
     if len(view) < 8:
         raise _damaged(path, "it is shorter than a header")
     (length,) = struct.unpack("<Q", view[:8])
-    if length > len(view) - 8:
+    if length > min(len(view) - 8, raised(HEADER)):
         raise _damaged(path, "its header is longer than the file")
     try:
-        header = json.loads(view[8 : 8 + length].decode("ascii"))
+        header = parse_json(view[8 : 8 + length].decode("ascii"))
     except ValueError as error:
         raise _damaged(path, "its header is not JSON") from error
     if not isinstance(header, dict):

@@ -16,11 +16,13 @@ import attrs
 import numpy as np
 import numpy.typing as npt
 
-from lora_core_qnn_sim.artifacts.container import canonical_json, read_container, write_container
+from lora_core.intake.parsing import UNREADABLE
+from lora_core_qnn_sim.artifacts.container import Container, canonical_json, read_container, write_container
 from lora_core_qnn_sim.artifacts.encoding_tensors import from_tensors, to_tensors
 from lora_core_qnn_sim.artifacts.folding import fold, unfold
 from lora_core_qnn_sim.artifacts.initial import initial_branch
 from lora_core_qnn_sim.encodings.grid import Encoding
+from lora_core_qnn_sim.errors import DamagedContainerError
 from lora_core_qnn_sim.graph.nodes import lora_weights, topology_hash
 from lora_core_qnn_sim.graph.spec import GraphSpec
 from lora_core_qnn_sim.graph.widths import tensor_bits
@@ -91,6 +93,13 @@ def write_context(path: Path, context: ContextBinary) -> str:
 def read_context(path: Path) -> ContextBinary:
     """Open a context binary; raises `DamagedContainerError` or `ContainerVersionError`."""
     container = read_container(path, KIND)
+    try:
+        return _assemble(container)
+    except UNREADABLE as error:
+        raise DamagedContainerError(f"{path.name} is not a context this version wrote", where=str(path)) from error
+
+
+def _assemble(container: Container) -> ContextBinary:
     detail = container.detail
     spec = GraphSpec.from_json(detail["spec"])
     lora: Mapping[str, Array] = zero_lora(spec)

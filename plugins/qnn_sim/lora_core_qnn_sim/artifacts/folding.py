@@ -50,9 +50,10 @@ def unfold(folded: Mapping[str, Array]) -> dict[str, Array]:
         if match is None:
             tensors[name] = array
             continue
+        named = _count(match[1])
+        if array.ndim == 0 or named != array.shape[0]:
+            raise ValueError(f"{name} names {named} layers, its tensor has shape {array.shape}")
         numbers = _numbers(match[1])
-        if array.ndim == 0 or len(numbers) != array.shape[0]:
-            raise ValueError(f"{name} names {len(numbers)} layers, its tensor has shape {array.shape}")
         for index, number in enumerate(numbers):
             tensors[f"layers.{number}.{match[2]}"] = array[index]
     return tensors
@@ -66,6 +67,12 @@ def _runs(numbers: list[int]) -> str:
         else:
             runs.append([number, number])
     return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+
+
+def _count(runs: str) -> int:
+    """Return how many numbers `runs` stands for without making them: a name may say `0-999999999`."""
+    ends = [run.partition("-") for run in runs.split(",")]
+    return sum(max(0, int(last or first) - int(first) + 1) for first, _, last in ends)
 
 
 def _numbers(runs: str) -> list[int]:

@@ -16,9 +16,11 @@ import attrs
 import numpy as np
 import numpy.typing as npt
 
+from lora_core.intake.parsing import UNREADABLE
 from lora_core_qnn_sim.artifacts.container import Container, read_container, write_container
 from lora_core_qnn_sim.artifacts.encoding_tensors import from_tensors, to_tensors
 from lora_core_qnn_sim.encodings.grid import ChannelWeight, Encoding
+from lora_core_qnn_sim.errors import DamagedContainerError
 from lora_core_qnn_sim.graph.basis import Basis
 from lora_core_qnn_sim.graph.spec import GraphSpec
 from lora_core_qnn_sim.graph.widths import tensor_bits
@@ -80,7 +82,10 @@ def write_foundation(path: Path, foundation: FoundationBinary) -> str:
 def read_foundation(path: Path) -> FoundationBinary:
     """Open a foundation; int8 weights stay memory-mapped. Raises `DamagedContainerError`."""
     container = read_container(path, KIND)
-    return _assemble(container)
+    try:
+        return _assemble(container)
+    except UNREADABLE as error:
+        raise DamagedContainerError(f"{path.name} is not a foundation this version wrote", where=str(path)) from error
 
 
 def _assemble(container: Container) -> FoundationBinary:

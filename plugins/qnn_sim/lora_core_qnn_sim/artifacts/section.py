@@ -17,6 +17,7 @@ import attrs
 import numpy as np
 import numpy.typing as npt
 
+from lora_core.intake.parsing import UNREADABLE
 from lora_core_qnn_sim.artifacts.container import Container, read_container, write_container
 from lora_core_qnn_sim.artifacts.context_binary import GRAPH, ContextBinary
 from lora_core_qnn_sim.artifacts.encoding_tensors import SUFFIX, to_tensors
@@ -89,7 +90,7 @@ def read_section(path: Path) -> Section:
     container = read_container(path, KIND)
     try:
         section = _assemble(container)
-    except (KeyError, ValueError, TypeError) as error:
+    except UNREADABLE as error:
         raise DamagedContainerError(f"{path.name} is not a section this version wrote", where=str(path)) from error
     expected = section_file(section.name, section.part)
     if path.name != expected:

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,9 @@ from typing import Any
 import attrs
 
 from lora_core.errors import Problem
+from lora_core.intake.limits import TABLE
+from lora_core.intake.parsing import UNREADABLE
+from lora_core.intake.plain_json import read_json
 from lora_core_qnn_sim.encodings.grid import ChannelWeight, Encoding
 from lora_core_qnn_sim.errors import EncodingsFileError
 
@@ -42,9 +44,9 @@ class AimetEntry:
 def read_aimet(path: Path) -> dict[str, AimetEntry]:
     """Return the entries of an encodings file by tensor name; raises `EncodingsFileError` with every problem."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path, TABLE, EncodingsFileError)
         version = data.get("version")
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, AttributeError) as error:
         raise EncodingsFileError(f"Cannot read the encodings: {error}", where=str(path)) from error
     if version not in READ:
         raise EncodingsFileError(
@@ -56,7 +58,7 @@ def read_aimet(path: Path) -> dict[str, AimetEntry]:
         for name, raw in _raw_entries(data.get(section), version):
             try:
                 entries[name] = _entry_1(raw) if version == "1.0.0" else _entry_0(name, raw)
-            except (KeyError, TypeError, ValueError) as error:
+            except UNREADABLE as error:
                 problems.append(Problem(what=f"The encoding of {name!r} is wrong: {error}", where=f"{path}: {section}"))
     if problems:
         raise EncodingsFileError(problems)

@@ -7,6 +7,8 @@ from typing import Any
 
 import attrs
 
+from lora_core.intake.limits import LAYERS, raised
+
 
 @attrs.frozen(kw_only=True)
 class LlamaDims:
@@ -65,6 +67,8 @@ class GraphSpec:
         """Read what `to_json` wrote."""
         fields = dict(data)
         dims = dict(fields["dims"])
+        if not 0 < dims["n_layers"] <= raised(LAYERS):
+            raise ValueError(f"it has {dims['n_layers']} layers")
         fields["dims"] = LlamaDims(**dims | {"biased": tuple(dims["biased"])})
         fields["slots"] = tuple(LoraSlot(**slot) for slot in fields["slots"])
         return cls(**fields)

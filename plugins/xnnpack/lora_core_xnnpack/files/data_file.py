@@ -163,7 +163,7 @@ def stored_blobs(data: Buffer, path: Path) -> list[NamedBlob]:
         if bytes(data[4:8]) != b"FT01" or magic != b"FH01":
             raise ValueError("no FlatTensor header")
         return named_blobs(data, base, segments_field=1, named_field=2)
-    except (struct.error, ValueError, IndexError) as error:
+    except (struct.error, ValueError, IndexError, OverflowError) as error:
         raise BundleError(
             f"{path.name} is not a whole ExecuTorch data file: {error}.",
             where=str(path),

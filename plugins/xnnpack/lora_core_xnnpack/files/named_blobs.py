@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,13 @@ from pathlib import Path
 import attrs
 
 from lora_core.errors import BundleError
+from lora_core.intake.files import open_regular
 from lora_core.pte import Buffer
+
+# Far above what honest files have: a base has some hundred stored tensors, each under a name of some dozen characters.
+_TABLES = 100_000
+_LONGEST = 1024
+_DIMENSIONS = 64
 
 
 @attrs.frozen(kw_only=True)
@@ -51,6 +58,8 @@ def tables(data: Buffer, table: int, index: int) -> Iterator[int]:
         return
     start = at + int(struct.unpack_from("<I", data, at)[0])
     count = int(struct.unpack_from("<I", data, start)[0])
+    if count > min((len(data) - start) // 4, _TABLES):
+        raise ValueError(f"a vector says that it has {count} tables")
     for position in range(start + 4, start + 4 + 4 * count, 4):
         yield position + struct.unpack_from("<I", data, position)[0]
 
@@ -65,7 +74,10 @@ def text(data: Buffer, table: int, index: int) -> str:
     """Return a string field."""
     at = field(data, table, index)
     start = at + struct.unpack_from("<I", data, at)[0]
-    return bytes(data[start + 4 : start + 4 + struct.unpack_from("<I", data, start)[0]]).decode("utf-8")
+    length = struct.unpack_from("<I", data, start)[0]
+    if length > min(len(data) - start - 4, _LONGEST):
+        raise ValueError(f"a name says that it has {length} bytes")
+    return bytes(data[start + 4 : start + 4 + length]).decode("utf-8")
 
 
 def numbers(data: Buffer, table: int, index: int, code: str) -> tuple[int, ...]:
@@ -75,6 +87,8 @@ def numbers(data: Buffer, table: int, index: int, code: str) -> tuple[int, ...]:
         return ()
     start = at + int(struct.unpack_from("<I", data, at)[0])
     count = int(struct.unpack_from("<I", data, start)[0])
+    if count > _DIMENSIONS:
+        raise ValueError(f"a tensor says that it has {count} dimensions")
     return struct.unpack_from(f"<{count}{code}", data, start + 4)
 
 
@@ -109,9 +123,14 @@ def named_blobs(data: Buffer, base: int, *, segments_field: int, named_field: in
     return blobs
 
 
-def names_key(data: Buffer, key: str) -> bool:
-    """Say whether a program names `key`: as a whole flatbuffer string, in its plans or a delegate's payload."""
-    return data.find(string_bytes(key.encode("utf-8"))) >= 0  # type: ignore[union-attr]
+def named_strings(data: Buffer) -> set[bytes]:
+    """Return all that a program may name as a whole flatbuffer string, in its plans or a delegate's payload."""
+    found = ((int.from_bytes(match[1], "little"), match[2]) for match in _STRING.finditer(data))
+    return {text for length, text in found if length == len(text)}
+
+
+# Looked for at every byte: a length is no part of the string before it, though it may look like its end.
+_STRING = re.compile(rb"(?=(..\x00\x00)([^\x00]{1,%d})\x00)" % _LONGEST, re.DOTALL)
 
 
 def string_bytes(text: bytes) -> bytes:
@@ -122,7 +141,7 @@ def string_bytes(text: bytes) -> bytes:
 def mapped(path: Path) -> mmap.mmap:
     """Map a file for reading; raises `BundleError` if it cannot be read or is empty."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path, BundleError, links=False) as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as error:
         raise BundleError(

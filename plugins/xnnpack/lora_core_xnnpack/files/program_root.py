@@ -16,7 +16,7 @@ from lora_core_xnnpack.files.named_blobs import NamedBlob, field, number, tables
 
 PLANS, CONSTANTS, DELEGATE_DATA = 1, 2, 3
 _SEGMENTS, _CONSTANT_SEGMENT, _MUTABLE_SEGMENTS, _NAMED = 4, 5, 6, 7
-NOT_WHOLE = (struct.error, ValueError, IndexError, KeyError)
+NOT_WHOLE = (struct.error, ValueError, IndexError, KeyError, TypeError, AssertionError, OverflowError, RecursionError)
 """What reading a damaged program raises."""
 
 
@@ -107,5 +107,8 @@ def _offsets(data: Buffer, table: int) -> SegmentOffsets:
     offsets: tuple[int, ...] = ()
     if field(data, table, 1):
         vector = target(data, table, 1)
-        offsets = struct.unpack_from(f"<{struct.unpack_from('<I', data, vector)[0]}Q", data, vector + 4)
+        count = struct.unpack_from("<I", data, vector)[0]
+        if count > (len(data) - vector) // 8:
+            raise ValueError(f"a vector says that it has {count} offsets")
+        offsets = struct.unpack_from(f"<{count}Q", data, vector + 4)
     return SegmentOffsets(segment=number(data, table, 0, "<I"), offsets=offsets)

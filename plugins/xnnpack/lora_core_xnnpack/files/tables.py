@@ -45,29 +45,46 @@ class Table:
         yield self
 
 
-def read_table(data: Buffer, at: int, kind: str) -> Table:
+class _Budget:
+    """What is left to read: tables that refer to one another in a net stand for more than any file could hold."""
+
+    def __init__(self, size: int) -> None:
+        self._left = 4 * size
+
+    def take(self, size: int) -> None:
+        """Take `size` bytes, or raise `ValueError`."""
+        self._left -= size
+        if self._left < 0:
+            raise ValueError("its tables hold more than the file")
+
+
+def read_table(data: Buffer, at: int, kind: str, budget: _Budget | None = None) -> Table:
     """Take the table of `kind` at position `at` apart; raises `ValueError` or `struct.error` if it is not one."""
+    budget = budget or _Budget(len(data))
+    budget.take(4)
     count = (struct.unpack_from("<H", data, at - struct.unpack_from("<i", data, at)[0])[0] - 4) // 2
     if count > len(TABLES[kind]):
         raise ValueError(f"a {kind} has {count} fields where {len(TABLES[kind])} are known")
-    return Table(kind, tuple(_read_field(data, at, index, type_) for index, type_ in enumerate(TABLES[kind])))
+    return Table(kind, tuple(_read_field(data, at, index, type_, budget) for index, type_ in enumerate(TABLES[kind])))
 
 
-def _read_field(data: Buffer, table: int, index: int, type_: str) -> Value:
+def _read_field(data: Buffer, table: int, index: int, type_: str, budget: _Budget) -> Value:
     at = field(data, table, index)
     if not at:
         return None
     if type_.startswith("|"):
         chosen = number(data, table, index - 1, "<B")
-        return read_table(data, _target(data, at), UNIONS[type_[1:]][chosen - 1])
+        return read_table(data, _target(data, at), UNIONS[type_[1:]][chosen - 1], budget)
     if type_ in TABLES:
-        return read_table(data, _target(data, at), type_)
+        return read_table(data, _target(data, at), type_, budget)
     inner = type_.strip("[]")
     if inner in TABLES:
-        return [read_table(data, position, inner) for position in tables(data, table, index)]
+        return [read_table(data, position, inner, budget) for position in tables(data, table, index)]
     if type_ == "string" or type_.startswith("["):
         width = 0 if type_ == "string" else struct.calcsize(f"<{inner}")
-        return Vector(width, _vector_bytes(data, _target(data, at), width or 1))
+        content = _vector_bytes(data, _target(data, at), width or 1)
+        budget.take(len(content))
+        return Vector(width, content)
     return bytes(data[at : at + struct.calcsize(f"<{type_}")])
 
 

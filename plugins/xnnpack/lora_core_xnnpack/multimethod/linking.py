@@ -11,6 +11,7 @@ from lora_core.adapters.slots.choice import PlacedAdapter
 from lora_core.backend import Artifacts, WrittenFile
 from lora_core.bundle.bundle import Bundle, Method
 from lora_core.events import Emit, StageAdvanced, stage
+from lora_core.intake.parsing import parsing
 from lora_core_xnnpack.artifacts import LINK_STAGE, require_template, write_parts
 from lora_core_xnnpack.files.program import ProgramParts
 from lora_core_xnnpack.multimethod.relocations import MultimethodTemplate
@@ -36,12 +37,13 @@ class MultimethodTarget:
         template = MultimethodTemplate.read(bundle.file(TEMPLATE_FILE), bundle.file(TABLE_FILE), foundation)
         path = bundle.file(PROGRAM_FILE)
         program = ProgramParts.read(path)
-        residents = (
-            Resident.of_program(entry.name, entry.plan, program, template, path)
-            for entry in bundle.manifest.adapters
-            if entry.name not in without
-        )
-        return cls(template=template, foundation=bundle.manifest.foundation, residents=tuple(residents))
+        with parsing(path):
+            residents = tuple(
+                Resident.of_program(entry.name, entry.plan, program, template, path)
+                for entry in bundle.manifest.adapters
+                if entry.name not in without
+            )
+        return cls(template=template, foundation=bundle.manifest.foundation, residents=residents)
 
 
 def link_together(target: MultimethodTarget, adapters: Sequence[PlacedAdapter], out: Path, emit: Emit) -> Artifacts:
@@ -51,7 +53,9 @@ def link_together(target: MultimethodTarget, adapters: Sequence[PlacedAdapter], 
         for done, adapter in enumerate(adapters, start=1):
             residents.append(Resident.of_adapter(adapter, target.template))
             emit(StageAdvanced(stage=LINK_STAGE, done=done, total=len(adapters)))
-        write_parts(out / PROGRAM_FILE, link_program(target.template, (*target.residents, *residents)))
+        with parsing(PROGRAM_FILE):
+            parts = link_program(target.template, (*target.residents, *residents))
+        write_parts(out / PROGRAM_FILE, parts)
     return Artifacts(
         foundation=target.foundation,
         files=(WrittenFile(path=PROGRAM_FILE, role="program"),),

@@ -12,6 +12,7 @@ from lora_core.adapters.slots.kinds import Values
 from lora_core.backend import Artifacts, WrittenFile
 from lora_core.bundle.bundle import Bundle, Method
 from lora_core.events import Emit, StageAdvanced, stage
+from lora_core.intake.parsing import parsing
 from lora_core.pte import Buffer
 from lora_core_xnnpack.artifacts import LINK_STAGE, require_template, write_parts
 from lora_core_xnnpack.files.data_file import DataBlob, serialize
@@ -52,7 +53,7 @@ class SplitTarget:
         return cls(
             template=template,
             foundation=bundle.manifest.foundation,
-            embed=bundle.manifest.options["adapter_data"] == "embedded",
+            embed=bundle.manifest.options.get("adapter_data") == "embedded",
         )
 
 
@@ -95,7 +96,9 @@ def link_all(target: SplitTarget, adapters: Sequence[PlacedAdapter], out: Path, 
     if adapters:
         with stage(emit, LINK_STAGE):
             for done, adapter in enumerate(adapters, start=1):
-                linked = link_values(target.template(adapter.index), linkable_values(adapter), embed=target.embed)
+                template, values = target.template(adapter.index), linkable_values(adapter)
+                with parsing(f"template/{adapter.index}.json", "The template"):
+                    linked = link_values(template, values, embed=target.embed)
                 files += _write(linked, adapter.name, out)
                 emit(StageAdvanced(stage=LINK_STAGE, done=done, total=len(adapters)))
     return Artifacts(

@@ -8,10 +8,13 @@ from typing import Any
 
 import attrs
 
+from lora_core.errors import BundleError
+from lora_core.intake.files import read_regular
+from lora_core.intake.limits import TABLE
 from lora_core_xnnpack import slot_tensors
 from lora_core_xnnpack.files.program_front import ProgramTail
 from lora_core_xnnpack.files.program_root import SegmentOffsets
-from lora_core_xnnpack.slot_tensors import SCHEMA_VERSION, TensorRelocation
+from lora_core_xnnpack.slot_tensors import KEY_LENGTH, SCHEMA_VERSION, TensorRelocation, whole
 
 
 @attrs.frozen(kw_only=True)
@@ -71,7 +74,7 @@ class SplitTemplate:
     @classmethod
     def read(cls, program: Path, table: Path, foundation: str | None = None) -> SplitTemplate:
         """Read both files; raises `BundleError` naming the one that is damaged, or made for another `foundation`."""
-        data = program.read_bytes()
+        data = read_regular(program, TABLE, BundleError, links=False)
         return cls(program=data, table=read_table(table, data, foundation))
 
     def segment(self, index: int) -> bytes:
@@ -110,16 +113,25 @@ def read_table(path: Path, program: bytes, foundation: str | None = None) -> Rel
 
 
 def _table(document: dict[str, Any], program: bytes) -> RelocationTable:
-    start, size = document["tail_offset"], document["tail_size"]
+    start, size = whole(document["tail_offset"]), whole(document["tail_size"])
     table = RelocationTable(
         tail_offset=start,
         tail_size=size,
         tail=_tail(document["tail"], program[start : start + size]),
-        segments=tuple(TemplateSegment(**segment) for segment in document["segments"]),
-        delegates=tuple(DelegateReference(**reference) for reference in document["delegates"]),
+        segments=tuple(
+            TemplateSegment(offset=whole(each["offset"]), size=whole(each["size"])) for each in document["segments"]
+        ),
+        delegates=tuple(
+            DelegateReference(position=whole(each["position"]), segment=whole(each["segment"]))
+            for each in document["delegates"]
+        ),
         tensors=tuple(TensorRelocation.from_json(tensor) for tensor in document["tensors"]),
         foundation_keys=tuple(document["foundation_keys"]),
     )
     if any(segment.offset + segment.size > len(program) for segment in table.segments):
         raise ValueError("a segment ends behind the end of the template")
+    sizes = {each.segment: table.segments[each.segment].size for each in table.delegates}
+    for site in (site for tensor in table.tensors for site in tensor.sites):
+        if site.offset + KEY_LENGTH > sizes[site.payload]:
+            raise ValueError("a key ends behind the end of its payload")
     return table

@@ -122,7 +122,8 @@ class EvaluatedProgram:
             if key not in self._packages:
                 raise BundleError(f"The program has no package {key}", where=str(self._stored.path))
             found = self._packages[key]
-            root = found.extract(Path(self._folder.name) / key)
+            # Not named by its key: that is the file's word, and may lead anywhere.
+            root = found.extract(Path(self._folder.name) / f"package_{len(self._models)}")
             model = mil.parse_model(found.read(package.MODEL))
             metadata = json.loads(found.read("metadata.json"))
             self._models[key] = (model, root / "Data" / "com.apple.CoreML" / "weights", metadata)

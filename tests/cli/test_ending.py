@@ -1,0 +1,103 @@
+"""How the process ends when it is interrupted, asked to end, or started without streams."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import attrs
+import pytest
+
+from lora_core.cli import failure
+from lora_core.cli.console import Console, Verbosity
+from lora_core.errors import ExitCode
+from lora_core.events import BundleWritten
+from tests.cli.acting import install_acting
+from tests.cli.shell import Shell
+
+# `lora-core --help` that sends itself a signal while it imports.
+STRUCK = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+class Strike:
+    def find_spec(self, name, path=None, target=None):
+        if name == "click":
+            os.kill(os.getpid(), signal.{signal})
+sys.meta_path.insert(0, Strike())
+sys.argv = ["lora-core", "--help"]
+from lora_core.cli.main import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_while_python_imports_leaves_no_traceback(name: str, code: int) -> None:
+    script = STRUCK.format(signal=name)
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (code, "", "interrupted; nothing was changed\n")
+
+
+def test_being_asked_to_end_leaves_nothing_behind(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = attrs.evolve(shell, sites=(*shell.sites, install_acting(tmp_path / "acting")))
+    monkeypatch.setenv("ACT", "announce")
+    before = stage.files()
+    words = ("export", "--backend", "acting", "--model", "model", "-o", "out")
+    with subprocess.Popen(
+        stage.command(*words), cwd=stage.directory, env=stage.environment, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "ready to be interrupted" in line:
+                process.send_signal(signal.SIGTERM)
+                break
+        rest = process.stderr.read()
+    assert process.returncode == 143
+    assert "terminated; nothing was changed" in rest
+    assert stage.files() == before
+    assert stage.logs() == []
+
+
+def test_an_interruption_says_whether_the_bundle_was_written(capfd: pytest.CaptureFixture[str]) -> None:
+    with Console(Verbosity()) as console:
+        assert failure.report(KeyboardInterrupt(), console) is ExitCode.INTERRUPTED
+        console.emit(BundleWritten(path=Path("b")))
+        failure.report(KeyboardInterrupt(), console)
+    first, second = capfd.readouterr().err.splitlines()
+    assert first == "interrupted; nothing was changed"
+    assert "nothing was changed" not in second
+
+
+def closing(*numbers: int) -> Callable[[], None]:
+    return lambda: [os.close(number) for number in numbers] and None
+
+
+@pytest.mark.parametrize("closed", [(0, 1, 2), (1,), (2,), (0,)], ids=str)
+def test_closed_streams_change_no_exit_code(shell: Shell, closed: tuple[int, ...]) -> None:
+    def run(*words: str) -> int:
+        return subprocess.run(
+            shell.command(*words),
+            cwd=shell.directory,
+            env=shell.environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            preexec_fn=closing(*closed),
+            check=False,
+        ).returncode
+
+    assert run("inspect", "bundle") == 0
+    assert run("inspect", "model") == 3
+
+
+def test_full_stderr_changes_no_exit_code(shell: Shell) -> None:
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        words = shell.command("inspect", "bundle", "--quiet")
+        ended = subprocess.run(
+            words, cwd=shell.directory, env=shell.environment, stdout=subprocess.PIPE, stderr=full, check=False
+        )
+    assert ended.returncode == 0

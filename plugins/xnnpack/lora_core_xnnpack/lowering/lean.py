@@ -113,7 +113,7 @@ class LeanDecoder(torch.nn.Module):  # type: ignore[misc]  # torch is untyped he
     def forward(self, tokens: torch.Tensor, attn_options: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return the logits after `tokens` (1, length), or after each; `input_pos` (1,) is the first one's position."""
         start: Any = attn_options["input_pos"].item()
-        torch._check_is_size(start)
+        torch._check(start >= 0)
         torch._check(start < self.max_context_len)
         cos, sin = (
             table.narrow(0, start, tokens.shape[1]).view(1, -1, 1, table.shape[1])

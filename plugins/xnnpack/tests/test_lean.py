@@ -17,8 +17,10 @@ from executorch.examples.models.llama.source_transformation.custom_kv_cache impo
 )
 from executorch.examples.models.llama.source_transformation.sdpa import replace_sdpa_with_custom_op
 from executorch.exir._serialize._program import deserialize_pte_binary
+from executorch.exir.schema import ExecutionPlan
 from lora_core_xnnpack.lowering.base import load_base
 from lora_core_xnnpack.lowering.lean import LeanDecoder, LeanNorm, lean
+from lora_core_xnnpack.lowering.lowering import lower
 from workbench import ALL_LINEAR, Workbench
 
 from lora_core.backend import Artifacts, ExportJob
@@ -35,6 +37,12 @@ OPTIONS: Mapping[str, Any] = {
 # Both sum the same numbers in orders of their own; the mean's division is a product with a rounded 1 / dim.
 TOLERANCE = decoder_tolerance(layers=2, hidden=48, inner=80, context=16)
 PREFILL, STEPS = (5, 60, 3, 9, 33, 2, 17), (8, 41)
+# Delegates: one before the first attention, one for what follows the choice of the last token.
+OUTSIDE = 2
+KERNELS = [
+    *("aten::sym_size", "aten::embedding", "aten::_local_scalar_dense", "executorch_prim::add"),
+    *("aten::slice_copy", "llama::update_cache", "llama::custom_sdpa", "aten::select_copy"),
+]
 FAMILIES = {
     "llama": {},
     "qwen2": {"attention_qkv_bias": True},
@@ -55,7 +63,7 @@ def transformer(**fields: Any) -> torch.nn.Module:
     return model.requires_grad_(False).eval()
 
 
-def logits(model: torch.nn.Module) -> torch.Tensor:
+def logits(model: Callable[..., torch.Tensor]) -> torch.Tensor:
     """Return the logits after a prompt and after each of two more tokens."""
     found = [model(torch.tensor([PREFILL]), {"input_pos": torch.tensor([0])})]
     for place, token in enumerate(STEPS, len(PREFILL)):
@@ -106,18 +114,39 @@ def test_no_policy_quantizes_a_constant(one_layer: Workbench) -> None:
     assert all(type(buffer) is torch.Tensor and buffer.dtype is torch.float32 for _, buffer in constants)
 
 
-@pytest.mark.parametrize("policy", ["fp32", "8da4w"])
+def computing(program: bytes) -> ExecutionPlan:
+    plans = deserialize_pte_binary(program).program.execution_plan
+    return next(plan for plan in plans if plan.name == "forward")
+
+
+def names(plan: ExecutionPlan) -> list[str]:
+    return [operator.name for operator in plan.operators]
+
+
 def test_a_layer_is_one_delegate_and_three_kernel_calls(
-    one_layer: Workbench, exported: Callable[[ExportJob], tuple[Path, Artifacts]], policy: str
+    one_layer: Workbench, exported: Callable[[ExportJob], tuple[Path, Artifacts]]
 ) -> None:
     adapter = one_layer.adapter("lean", seed=8, targets=ALL_LINEAR)
-    out, _ = exported(one_layer.job([adapter], policy=policy))
+    out, _ = exported(one_layer.job([adapter], policy="8da4w"))
     for path in (out / "base.pte", out / "lean.pte"):
-        plans = deserialize_pte_binary(path.read_bytes()).program.execution_plan
-        plan = next(plan for plan in plans if plan.name == "forward")
-        # Before the attention, after it, and after the last token is chosen.
-        assert len(plan.delegates) == one_layer.layers + 2
-        assert [operator.name for operator in plan.operators] == [
-            *("aten::sym_size", "aten::embedding", "aten::_local_scalar_dense", "executorch_prim::add"),
-            *("aten::slice_copy", "llama::update_cache", "llama::custom_sdpa", "aten::select_copy"),
-        ]
+        plan = computing(path.read_bytes())
+        assert len(plan.delegates) == one_layer.layers + OUTSIDE
+        assert names(plan) == KERNELS
+
+
+def test_a_lowered_decoder_with_normalized_heads_computes_what_it_does_in_torch(
+    one_layer: Workbench, tmp_path: Path
+) -> None:
+    from executorch.extension.pybindings.portable_lib import _load_for_executorch
+
+    model = transformer(**FAMILIES["qwen3"])
+    expected = logits(copy.deepcopy(model))
+    base = load_base(one_layer.job([]), ignore)
+    base.module = lean(model)
+    lowered = lower({"forward": base.module}, base)
+    lowered.manager.write_tensor_data_to_file(str(tmp_path))
+    (tmp_path / "base.pte").write_bytes(lowered.pte)
+    assert len(computing(lowered.pte).delegates) == SHAPE["n_layers"] + OUTSIDE
+    program = _load_for_executorch(str(tmp_path / "base.pte"), str(tmp_path / "foundation.ptd"))
+    found = logits(lambda tokens, options: program.forward((tokens, options["input_pos"]))[0].clone())
+    assert apart(found, expected) < TOLERANCE

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import torch
 from executorch.examples.models.llama.attention import AttentionMHA
@@ -25,6 +26,7 @@ from workbench import ALL_LINEAR, Workbench
 
 from lora_core.backend import Artifacts, ExportJob
 from lora_core.events import ignore
+from lora_core.models.base import BaseModel, ModelOptions
 from tests.numeric import apart, decoder_tolerance
 
 SHAPE: Mapping[str, Any] = {"dim": 48, "hidden_dim": 80, "n_layers": 2, "n_heads": 3, "n_kv_heads": 1, "vocab_size": 64}
@@ -105,6 +107,22 @@ def test_constants_are_stored_once_for_the_whole_model() -> None:
     added = {tensor.data_ptr(): tuple(tensor.shape) for _, tensor in buffers if tensor.data_ptr() not in known}
     # Means over the hidden size and over a head's, one epsilon, one half-turn.
     assert sorted(added.values()) == [(1,), (1, 32), (1, 48), (32, 32)]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "options"), [(2, {"input_pos"}), (1, {"input_pos", "mask"})], ids=["two sequences", "a mask"]
+)
+def test_a_decoder_that_is_called_otherwise_is_lowered_as_it_is(
+    one_layer: Workbench, monkeypatch: pytest.MonkeyPatch, tokens: int, options: set[str]
+) -> None:
+    handle, load = one_layer.handle, type(one_layer.handle).load
+    given = (torch.ones(tokens, 3, dtype=torch.int64), dict.fromkeys(options, torch.tensor([0])))
+
+    def otherwise(self: Any, asked: ModelOptions) -> BaseModel:
+        return attrs.evolve(load(self, asked), example_args=given)
+
+    monkeypatch.setattr(type(handle), "load", otherwise)
+    assert type(load_base(one_layer.job([]), ignore).module) is Transformer
 
 
 def test_no_policy_quantizes_a_constant(one_layer: Workbench) -> None:

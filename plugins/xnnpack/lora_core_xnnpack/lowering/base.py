@@ -46,6 +46,16 @@ def _model_options(job: ExportJob) -> ExecutorchOptions:
 
 
 def _make_lean(base: BaseModel) -> None:
+    """Make the decoder lean if it is called as the core's own are; what callers bring is lowered as it is."""
     from lora_core_xnnpack.lowering.lean import lean
 
-    base.module = lean(base.module)
+    if base.summary.family != "module" and _takes_one_sequence(base):
+        base.module = lean(base.module)
+
+
+def _takes_one_sequence(base: BaseModel) -> bool:
+    """Say whether the inputs are tokens (1, length) and the position of the first of them."""
+    if base.example_kwargs or len(base.example_args) != 2:
+        return False
+    tokens, options = base.example_args
+    return isinstance(options, dict) and tokens.shape[0] == 1 and options.keys() == {"input_pos"}

@@ -14,7 +14,7 @@ from lora_core.quant.policy import Scheme
 
 _GROUP_SCALE = 2
 """Bytes of a group's scale in a linear layer (bfloat16); one of a whole channel, or of an embedding, is float32."""
-_PROGRAM_BYTES = 2300
+_PROGRAM_BYTES = 1500
 """Of a program for each linear layer: tables of its delegate, its tensors and calls, seen on ExecuTorch 1.5.1."""
 
 

@@ -1,7 +1,8 @@
 """What ExecuTorch's own LLM exporter stores for the same base and adapter, key by key and byte by byte.
 
-Two differences are wanted. Ours folds `alpha / r` into B, theirs multiplies in the graph; with `alpha == r` both are 1.
-And our rotary tables are correctly rounded, theirs are what torch's cosine gives on the processor at hand.
+Three differences are wanted. Ours folds `alpha / r` into B, theirs multiplies in the graph; with `alpha == r` both are
+1. Our rotary tables are correctly rounded, theirs are what torch's cosine gives on the processor at hand. And ours has
+the three constants with which XNNPACK computes means and half-turns.
 """
 
 from __future__ import annotations
@@ -11,16 +12,25 @@ from pathlib import Path
 
 import export_llm
 import numpy as np
+import numpy.typing as npt
 from lora_core_xnnpack.files.data_file import stored_blobs
 from lora_core_xnnpack.files.program_root import program_blobs
 from workbench import ALL_LINEAR, TINY_OPTIONS, Workbench
 
 from lora_core.backend import Artifacts, ExportJob
+from lora_core.testing.tiny import TINY_LLAMA
 
 
 def data_of(path: Path) -> dict[str, bytes]:
     content = path.read_bytes()
     return {blob.key: content[blob.offset : blob.offset + blob.size] for blob in stored_blobs(content, path)}
+
+
+def lean_constants() -> list[npt.NDArray[np.float32]]:
+    hidden, half = TINY_LLAMA["hidden_size"], TINY_LLAMA["hidden_size"] // TINY_LLAMA["num_attention_heads"] // 2
+    half_turn = np.kron(np.array([[0, -1], [1, 0]]), np.eye(half)) + 0.0
+    epsilon = np.float32([TINY_LLAMA["rms_norm_eps"]])
+    return [np.full((1, hidden), 1 / hidden, np.float32), epsilon, half_turn.astype(np.float32)]
 
 
 def test_foundation_and_adapter_data_are_those_of_the_exporter_of_executorch(
@@ -35,6 +45,8 @@ def test_foundation_and_adapter_data_are_those_of_the_exporter_of_executorch(
     )
     assert data_of(out / "theirs.ptd") == data_of(peer.directory / "lora.ptd")
     ours, theirs = data_of(out / "foundation.ptd"), data_of(peer.directory / "foundation.ptd")
+    added = {key: ours.pop(key) for key in ours.keys() - theirs.keys()}
+    assert sorted(added.values()) == sorted(constant.tobytes() for constant in lean_constants())
     assert ours.keys() == theirs.keys()
     tables = {key for key in ours if "freqs" in key}
     assert len(tables) == 2

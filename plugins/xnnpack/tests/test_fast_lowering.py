@@ -22,13 +22,14 @@ pytestmark = [
 
 
 def tiny_llama(*, lora: bool, quantized: bool) -> torch.nn.Module:
-    """Build ExecuTorch's own Llama: one layer, custom attention with a cache, random weights."""
+    """Build ExecuTorch's own Llama, made lean: one layer, custom attention with a cache, random weights."""
     from executorch.examples.models.llama.llama_transformer import construct_transformer
     from executorch.examples.models.llama.model_args import ModelArgs
     from executorch.examples.models.llama.source_transformation.custom_kv_cache import (
         replace_kv_cache_with_custom_kv_cache,
     )
     from executorch.examples.models.llama.source_transformation.sdpa import replace_sdpa_with_custom_op
+    from lora_core_xnnpack.lowering.lean import lean
 
     torch.manual_seed(0)
     adapter = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]} if lora else {}
@@ -44,7 +45,7 @@ def tiny_llama(*, lora: bool, quantized: bool) -> torch.nn.Module:
         config = Int8DynamicActivationIntxWeightConfig(weight_dtype=torch.int4, weight_granularity=PerGroup(32))
         # One adapted and one plain layer: each quantized layer makes the slow export seconds longer.
         quantize_(model, config, lambda m, fqn: isinstance(m, torch.nn.Linear) and fqn.endswith(("wq.linear", "w2")))
-    return replace_kv_cache_with_custom_kv_cache(replace_sdpa_with_custom_op(model))
+    return lean(replace_kv_cache_with_custom_kv_cache(replace_sdpa_with_custom_op(model)))
 
 
 def tag(node: torch.fx.Node) -> str:
@@ -59,15 +60,12 @@ def export(model: torch.nn.Module) -> torch.export.ExportedProgram:
 
 
 def lower(model: torch.nn.Module, *, external: bool) -> dict[str, Any]:
-    """Take the steps of ExecuTorch's own Llama export; return the bytes of every file and the debug maps.
+    """Take the steps of ExecuTorch's own Llama export, with one partitioner; return files and debug maps.
 
     With `external`, weights go to files of their own, for which that export traces the model twice.
     """
     from executorch.backends.xnnpack._passes.convert_to_linear import ConvertToLinearPass
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import (
-        XnnpackDynamicallyQuantizedPartitioner,
-        XnnpackPartitioner,
-    )
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge_transform_and_lower
     from executorch.exir.passes import MemoryPlanningPass
     from executorch.exir.passes.external_constants_pass import delegate_external_constants_pass_unlifted
@@ -80,7 +78,7 @@ def lower(model: torch.nn.Module, *, external: bool) -> dict[str, Any]:
         exported = export(unlifted)
     edge = to_edge_transform_and_lower(
         exported,
-        partitioner=[XnnpackDynamicallyQuantizedPartitioner(), XnnpackPartitioner()],
+        partitioner=[XnnpackPartitioner()],
         compile_config=EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True),
         constant_methods={"get_max_seq_len": 16},
     )

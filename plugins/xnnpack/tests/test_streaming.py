@@ -16,7 +16,7 @@ from lora_core_xnnpack.cache.forms import Form, forms, named_tensors, stored
 from lora_core_xnnpack.cache.origins import BaseTensor, DependsOnWeightsError
 from lora_core_xnnpack.files.data_file import DataBlob, serialize
 from lora_core_xnnpack.files.data_writer import DataWriter, PlannedBlob
-from lora_core_xnnpack.lowering.base import load_base, model_options
+from lora_core_xnnpack.lowering.base import load_base, outlined
 from lora_core_xnnpack.split.weightless import WeightlessSet
 from lora_core_xnnpack.streaming import base as streaming
 from lora_core_xnnpack.streaming.base import StreamedBase
@@ -59,7 +59,7 @@ def kept(path: str) -> bool:
 
 def everything(base: StreamedBase, job: ExportJob) -> list[tuple[Form, int]]:
     """Return every form that the base's tensors can be stored in, but for caches and masks, with its size."""
-    outline = job.model.outline(model_options(job))
+    outline = outlined(job)
     assert outline is not None
     module = stand_in(base, outline).module
     tensors = dict(named_tensors(module))

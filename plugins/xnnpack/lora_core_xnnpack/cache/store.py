@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
+"""Goes up with what an entry says, and with the graph that is lowered."""
 _INDEX = "entry.json"
 
 

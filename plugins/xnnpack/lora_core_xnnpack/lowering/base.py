@@ -1,6 +1,8 @@
-"""The base held whole: loaded once, quantized as the policy decides. `streaming` does without."""
+"""The base as every export to XNNPACK begins with it: made lean; held whole here, `streaming` does without."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from lora_core.backend import ExportJob
 from lora_core.events import Emit, Warned, stage
@@ -9,16 +11,23 @@ from lora_core.models.executorch.options import ExecutorchOptions
 from lora_core.quant.undivided import describe_undivided
 from lora_core_xnnpack.quant import quantize
 
+if TYPE_CHECKING:
+    from lora_core.models.outline import Outline
 
-def model_options(job: ExportJob) -> ExecutorchOptions:
-    """Return what is asked of the source of the base."""
-    return ExecutorchOptions(max_context_len=job.options.max_context_len, max_seq_len=job.options.max_seq_len)
+
+def outlined(job: ExportJob) -> Outline | None:
+    """Return the base of `job` without its weights, made lean; None if its source can only give it whole."""
+    outline = job.model.outline(_model_options(job))
+    if outline is not None:
+        _make_lean(outline.base)
+    return outline
 
 
 def load_base(job: ExportJob, emit: Emit) -> BaseModel:
-    """Load the base once and quantize it as the policy decides."""
+    """Load the base once, make it lean and quantize it as the policy decides."""
     with stage(emit, "Load the base model"):
-        base = job.model.load(model_options(job))
+        base = job.model.load(_model_options(job))
+        _make_lean(base)
     assignment = job.policy.assign(base.summary.layers)
     if any(assignment.schemes.values()):
         with stage(emit, f"Quantize the base ({job.policy.name})"):
@@ -30,3 +39,23 @@ def warn_of_undivided(job: ExportJob, emit: Emit) -> None:
     """Warn of layers that the policy leaves out because its group size does not divide them."""
     for message in describe_undivided(job.policy, job.policy.assign(job.model.summary.layers)):
         emit(Warned(message=message))
+
+
+def _model_options(job: ExportJob) -> ExecutorchOptions:
+    return ExecutorchOptions(max_context_len=job.options.max_context_len, max_seq_len=job.options.max_seq_len)
+
+
+def _make_lean(base: BaseModel) -> None:
+    """Make the decoder lean if it is called as the core's own are; what callers bring is lowered as it is."""
+    from lora_core_xnnpack.lowering.lean import lean
+
+    if base.summary.family != "module" and _takes_one_sequence(base):
+        base.module = lean(base.module)
+
+
+def _takes_one_sequence(base: BaseModel) -> bool:
+    """Say whether the inputs are tokens (1, length) and the position of the first of them."""
+    if base.example_kwargs or len(base.example_args) != 2:
+        return False
+    tokens, options = base.example_args
+    return isinstance(options, dict) and tokens.shape[0] == 1 and options.keys() == {"input_pos"}

@@ -1,13 +1,14 @@
 """Lower torch modules to ExecuTorch programs for XNNPACK, with constants outside of the program.
 
 The steps are those of ExecuTorch 1.5.1's own LLM exporter (`extension/llm/export/builder.py` and
-`_to_edge_and_lower_llama_xnnpack` of `examples/models/llama/export_llama_lib.py`), for any module.
+`_to_edge_and_lower_llama_xnnpack` of `examples/models/llama/export_llama_lib.py`), for any module, with one
+partitioner.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -78,16 +79,6 @@ def _tagged(module: torch.nn.Module, model: BaseModel, lora: set[str], lora_tag:
     return program
 
 
-def _partitioners() -> list[Any]:
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import (
-        XnnpackDynamicallyQuantizedPartitioner,
-        XnnpackPartitioner,
-    )
-
-    # Dynamically quantized linear layers first: the greedy partitioner would swallow them (export_llama_lib.py).
-    return [XnnpackDynamicallyQuantizedPartitioner(), XnnpackPartitioner()]
-
-
 def lower(methods: Mapping[str, torch.nn.Module], model: BaseModel, *, lora_tag: str | None = LORA_TAG) -> Lowered:
     """Lower `methods` (all with the example inputs of `model`) into one program.
 
@@ -95,6 +86,7 @@ def lower(methods: Mapping[str, torch.nn.Module], model: BaseModel, *, lora_tag:
     them in the program). With several methods, mutable buffers (the KV cache) are shared between them. Raises
     `ModelError` for a module that `torch.export` cannot trace.
     """
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge_transform_and_lower
     from executorch.exir.passes import MemoryPlanningPass
     from executorch.exir.passes.sym_shape_eval_pass import ConstraintBasedSymShapeEvalPass
@@ -105,7 +97,9 @@ def lower(methods: Mapping[str, torch.nn.Module], model: BaseModel, *, lora_tag:
         programs = {name: _tagged(module, model, lora, lora_tag) for name, module in methods.items()}
         edge = to_edge_transform_and_lower(
             programs,
-            partitioner=_partitioners(),
+            # Alone: `_to_edge_and_lower_llama_xnnpack` puts XnnpackDynamicallyQuantizedPartitioner before it, which on
+            # 1.5.1 takes each float linear layer as a delegate of its own too; this one takes quantized layers as well.
+            partitioner=[XnnpackPartitioner()],
             compile_config=EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True),
             constant_methods=dict(model.metadata),
         )

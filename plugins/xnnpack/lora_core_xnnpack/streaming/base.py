@@ -15,7 +15,7 @@ from lora_core.models.outline import Outline
 from lora_core.quant.policy import Assignment, Scheme
 from lora_core.tensors import row_blocks
 from lora_core_xnnpack.cache.forms import Form, named_tensors
-from lora_core_xnnpack.lowering.base import model_options
+from lora_core_xnnpack.lowering.base import outlined
 from lora_core_xnnpack.quant import quantized_layer
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class StreamedBase:
     @classmethod
     def of(cls, job: ExportJob) -> StreamedBase | None:
         """Return the base of `job`, None if its source cannot give it without its weights."""
-        outline = job.model.outline(model_options(job))
+        outline = outlined(job)
         if outline is None:
             return None
         assignment = job.policy.assign(outline.base.summary.layers)

@@ -12,7 +12,7 @@ from lora_core.events import Emit, Noted, stage
 from lora_core.models.base import BaseModel
 from lora_core_xnnpack.cache.entry import CacheEntry, Kind
 from lora_core_xnnpack.cache.origins import DependsOnWeightsError
-from lora_core_xnnpack.lowering.base import model_options
+from lora_core_xnnpack.lowering.base import outlined
 from lora_core_xnnpack.streaming.base import StreamedBase
 from lora_core_xnnpack.streaming.stand_in import stand_in
 
@@ -38,7 +38,7 @@ def weightless(
     if kept is not None:
         emit(Noted(message="The lowered programs are in the cache"))
         return kept
-    outline = job.model.outline(model_options(job))
+    outline = outlined(job)
     assert outline is not None, "a source that gave it once"
     try:
         with tempfile.TemporaryDirectory(prefix=".stand-in-", dir=out) as work:

@@ -1,0 +1,177 @@
+# ruff: noqa: TID253  this module is imported only while exporting, with torch already loaded
+"""The same decoder in the operators that XNNPACK takes, so that a layer is two delegates around its attention.
+
+ExecuTorch's Llama leaves to portable kernels what XNNPACK has no operator for (ExecuTorch 1.5.1: a mean over the last
+axis; slices, and views with two sizes that are not known, of a sequence of any length), and reads position and rotary
+tables again in every layer. Here
+
+- the mean of RMSNorm is a linear layer with one output whose bias is epsilon, and rotate-half one with weights of
+  1, -1 and 0, which is exact;
+- every view leaves one size open, that of the sequence;
+- position and tables are read once, for all layers.
+
+Parameters stay the objects that they were, under their names, so what is quantized, adapted and stored is the same.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from executorch.examples.models.llama.attention import AttentionMHA
+from executorch.examples.models.llama.llama_transformer import Transformer, TransformerBlock
+from executorch.examples.models.llama.norm import RMSNorm
+from executorch.examples.models.llama.source_transformation.custom_kv_cache import CustomKVCache
+from executorch.examples.models.llama.source_transformation.sdpa import SDPACustom
+from torch.nn import functional
+
+
+class MeanPlusEpsilon(torch.nn.Module):  # type: ignore[misc]  # torch is untyped here
+    """The mean over the last axis plus epsilon; the axis stays, with one value.
+
+    `shares` are (1, dim), each 1 / dim, `epsilon` (1,): buffers that no checkpoint names, so that no policy quantizes
+    them and no adapter finds a layer here. Means share them where they are equal: a stored blob is one tensor's.
+    """
+
+    def __init__(self, shares: torch.Tensor, epsilon: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("shares", shares, persistent=False)
+        self.register_buffer("epsilon", epsilon, persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the mean of `x` (..., dim) plus epsilon, (..., 1)."""
+        return functional.linear(x, self.shares, self.epsilon)
+
+
+class HalfTurn(torch.nn.Module):  # type: ignore[misc]  # torch is untyped here
+    """`(x1, x2)` to `(-x2, x1)`, halves of the last axis: `rotate_half` of ExecuTorch's `rope.py`."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        identity, nothing = torch.eye(dim // 2), torch.zeros(dim // 2, dim // 2)
+        weight = torch.cat([torch.cat([nothing, -identity], 1), torch.cat([identity, nothing], 1)])
+        self.register_buffer("weight", weight + 0.0, persistent=False)  # no zero with a sign
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return `x` (..., dim) with its halves turned."""
+        return functional.linear(x, self.weight)
+
+
+class LeanNorm(torch.nn.Module):  # type: ignore[misc]  # torch is untyped here
+    """ExecuTorch's `RMSNorm` with its mean as a linear layer."""
+
+    def __init__(self, norm: RMSNorm, mean: MeanPlusEpsilon) -> None:
+        super().__init__()
+        self.weight, self.add_unit_offset, self.mean = norm.weight, norm.add_unit_offset, mean
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return `x` (..., dim) normalized over its last axis."""
+        normalized = x * torch.rsqrt(self.mean(x * x))
+        return normalized * (1.0 + self.weight if self.add_unit_offset else self.weight)
+
+
+class LeanAttention(torch.nn.Module):  # type: ignore[misc]  # torch is untyped here
+    """ExecuTorch's `AttentionMHA` with `llama::custom_sdpa`, for one sequence whose place is known."""
+
+    def __init__(self, attention: AttentionMHA, half_turn: HalfTurn) -> None:
+        super().__init__()
+        self.wq, self.wk, self.wv, self.wo = attention.wq, attention.wk, attention.wv, attention.wo
+        if attention.use_qk_norm:
+            self.q_norm_fn, self.k_norm_fn = attention.q_norm_fn, attention.k_norm_fn
+        self.norms_heads, self.kv_cache, self.half_turn = attention.use_qk_norm, attention.kv_cache, half_turn
+        self.heads, self.kv_heads, self.head_dim = attention.n_heads, attention.n_kv_heads, attention.head_dim
+
+    def forward(
+        self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *, start: Any
+    ) -> tuple[torch.Tensor, None]:
+        """Return the attention's output for `x` (1, length, dim), and no news for the options, as blocks expect.
+
+        `cos` and `sin` are (1, length, 1, head_dim); `start` is the position of the first token.
+        """
+        q = self.wq(x).view(1, -1, self.heads, self.head_dim)
+        k = self.wk(x).view(1, -1, self.kv_heads, self.head_dim)
+        v = self.wv(x).view(1, -1, self.kv_heads, self.head_dim)
+        if self.norms_heads:
+            q, k = self.q_norm_fn(q), self.k_norm_fn(k)
+        q = q * cos + self.half_turn(q) * sin
+        k = k * cos + self.half_turn(k) * sin
+        torch.ops.llama.update_cache(k, self.kv_cache.k_cache, start)
+        torch.ops.llama.update_cache(v, self.kv_cache.v_cache, start)
+        attended = torch.ops.llama.custom_sdpa(q, self.kv_cache.k_cache, self.kv_cache.v_cache, start, None, 0, True)
+        return self.wo(attended.view(1, -1, self.heads * self.head_dim)), None
+
+
+class LeanDecoder(torch.nn.Module):  # type: ignore[misc]  # torch is untyped here
+    """ExecuTorch's `Transformer` for one sequence, with position and rotary tables read once."""
+
+    def __init__(self, decoder: Transformer) -> None:
+        super().__init__()
+        self.tok_embeddings, self.layers, self.rope = decoder.tok_embeddings, decoder.layers, decoder.rope
+        self.norm, self.output = decoder.norm, decoder.output
+        self.full_logits, self.max_context_len = decoder.generate_full_logits, decoder.max_context_len
+
+    def forward(self, tokens: torch.Tensor, attn_options: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Return the logits after `tokens` (1, length), or after each; `input_pos` (1,) is the first one's position."""
+        start: Any = attn_options["input_pos"].item()
+        torch._check(start >= 0)
+        torch._check(start < self.max_context_len)
+        cos, sin = (
+            table.narrow(0, start, tokens.shape[1]).view(1, -1, 1, table.shape[1])
+            for table in (self.rope.freqs_cos, self.rope.freqs_sin)
+        )
+        h = self.tok_embeddings(tokens)
+        for layer in self.layers:
+            h, _ = layer(h, cos, sin, {"start": start})
+        if not self.full_logits:
+            h = h[:, -1, :]
+        logits: torch.Tensor = self.output(self.norm(h))
+        return logits
+
+
+def lean(module: torch.nn.Module) -> torch.nn.Module:
+    """Return `module` with what ExecuTorch's Llama has in it made lean, in place; other parts stay as they are."""
+    _replace_norms(module)
+    if not (type(module) is Transformer and _understood(module)):
+        return module
+    half_turn = HalfTurn(module.params.head_dim)
+    for block in module.layers:
+        block.attention = LeanAttention(block.attention, half_turn)
+    return LeanDecoder(module)
+
+
+def _replace_norms(module: torch.nn.Module) -> None:
+    norms = [(path, norm) for path, norm in module.named_modules() if type(norm) is RMSNorm]
+    shares = {dim: torch.full((1, dim), 1 / dim) for dim in {norm.dim for _, norm in norms}}
+    epsilons = {eps: torch.full((1,), eps) for eps in {norm.eps for _, norm in norms}}
+    for path, norm in norms:
+        parent, _, name = path.rpartition(".")
+        mean = MeanPlusEpsilon(shares[norm.dim], epsilons[norm.eps])
+        setattr(module.get_submodule(parent), name, LeanNorm(norm, mean))
+
+
+def _understood(decoder: Transformer) -> bool:
+    """Say whether `LeanDecoder` and `LeanAttention` compute what `decoder` does: a family may define it otherwise."""
+    params = decoder.params
+    return (
+        params.use_kv_cache
+        and params.enable_dynamic_shape
+        and params.use_hf_rope
+        and params.apply_embedding
+        and params.apply_output
+        and params.input_prune_map is None
+        and params.output_prune_map is None
+        and params.num_kv_shared_layers == 0
+        and decoder.rope.freqs_cos.shape[1] == params.head_dim
+        and all(type(block) is TransformerBlock and _understood_attention(block.attention) for block in decoder.layers)
+    )
+
+
+def _understood_attention(attention: torch.nn.Module) -> bool:
+    return (
+        type(attention) is AttentionMHA
+        and type(attention.kv_cache) is CustomKVCache
+        and type(attention.SDPA) is SDPACustom
+        and not attention.SDPA.use_attention_mask
+        and not (attention.use_q_gate or attention.use_attn_o_gate or attention.use_attn_o_norm)
+        and (not attention.use_qk_norm or (attention.qk_norm_before_rope and attention.scale_query_by == 1.0))
+    )

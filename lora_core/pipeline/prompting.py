@@ -82,13 +82,14 @@ class BaseText:
             kept = {DEFAULT: f"{DIRECTORY}/{TEMPLATE}"} if stored.has(TEMPLATE) else {}
             path = f"{DIRECTORY}/{TOKENIZER}" if as_it_is else None
             return cls(rules=rules, summary=manifest.base, tokenizer=path, templates=kept)
-        sources = {name: bundle.file(path) for name, path in told.chat_templates.items()}
-        with storage_errors("read", bundle.file(told.tokenizer)):
-            data = bundle.file(told.tokenizer).read_bytes()
+        listed = StoredText(files={path: bundle.file(path) for path in told.files}, error=BundleError)
         rules = TextRules(
-            tokenizer=data,
+            tokenizer=listed.read(told.tokenizer),
             special_tokens=told.special_tokens,
-            templates={name: _source(path) for name, path in sources.items()},
+            templates={
+                name: TemplateSource(source=listed.text(path), where=listed.where(path))
+                for name, path in told.chat_templates.items()
+            },
             bos_id=told.bos_id,
             eos_ids=told.eos_ids,
         )
@@ -221,11 +222,6 @@ def _template_paths(directory: str, templates: Mapping[str, TemplateSource]) -> 
         called = name if _PLAIN.fullmatch(name) else f"template_{index}"
         paths[name] = f"{directory}/{TEMPLATE}" if name == DEFAULT else f"{directory}/{TEMPLATES}/{called}.jinja"
     return paths
-
-
-def _source(path: Path) -> TemplateSource:
-    with storage_errors("read", path):
-        return TemplateSource(source=path.read_bytes().decode("utf-8", "replace"), where=str(path))
 
 
 def _directories(reference: AdapterReference, others: Sequence[AdapterReference]) -> Iterator[Path]:

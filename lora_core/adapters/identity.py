@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import re
+
 from lora_core.adapters.adapter import Adapter
 from lora_core.layers import ModelSummary
+
+# What copies of one model are called by: how they are quantized, for which library, in which type.
+_COPY = re.compile(
+    r"(?:[-_.](?:unsloth|bnb|\d+-?bits?|int[48]|fp8|fp16|bf16|w[48]a(?:8|16)|awq|gptq|mlx|hf|dynamic))+$"
+)
 
 
 def other_base(adapter: Adapter, base: ModelSummary) -> str | None:
     """Return a warning if `base_model_name_or_path` of `adapter` contradicts the base's identities, else None.
 
     Names are compared without case; a path or hub id also by its last part, because the same model is called by its
-    hub id in one place and by its directory in another. The name is a hint that anyone can edit, so this is no error:
-    what fits by shape is used.
+    hub id in one place and by its directory in another, and that part also without what a quantized or converted copy
+    adds to it: adapters are trained on `unsloth/NAME-bnb-4bit` and belong to NAME. The name is a hint that anyone can
+    edit, so this is no error: what fits by shape is used.
     """
     if not adapter.base_model or not base.identities:
         return None
@@ -27,4 +35,5 @@ def other_base(adapter: Adapter, base: ModelSummary) -> str | None:
 
 def _names(identity: str) -> set[str]:
     whole = identity.replace("\\", "/").rstrip("/").lower()
-    return {whole, whole.rpartition("/")[2]}
+    last = whole.rpartition("/")[2]
+    return {whole, last, _COPY.sub("", last) or last}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 
 import attrs
@@ -17,7 +18,7 @@ from lora_core.errors import AdapterError, BundleError
 from lora_core.events import Event, Noted, Warned
 from lora_core.layers import ModelSummary
 from lora_core.models.base import ModelHandle
-from lora_core.models.text.comparing import TextDifference, compare
+from lora_core.models.text.comparing import TextComparison, TextDifference
 from lora_core.models.text.rules import TextRules, read_rules, read_rules_over
 from lora_core.models.text.stored import TEMPLATE, TEMPLATES, TOKENIZER, StoredText, files_in
 from lora_core.models.text.templates import DEFAULT, TemplateSource
@@ -81,13 +82,14 @@ class BaseText:
             kept = {DEFAULT: f"{DIRECTORY}/{TEMPLATE}"} if stored.has(TEMPLATE) else {}
             path = f"{DIRECTORY}/{TOKENIZER}" if as_it_is else None
             return cls(rules=rules, summary=manifest.base, tokenizer=path, templates=kept)
-        sources = {name: bundle.file(path) for name, path in told.chat_templates.items()}
-        with storage_errors("read", bundle.file(told.tokenizer)):
-            data = bundle.file(told.tokenizer).read_bytes()
+        listed = StoredText(files={path: bundle.file(path) for path in told.files}, error=BundleError)
         rules = TextRules(
-            tokenizer=data,
+            tokenizer=listed.read(told.tokenizer),
             special_tokens=told.special_tokens,
-            templates={name: _source(path) for name, path in sources.items()},
+            templates={
+                name: TemplateSource(source=listed.text(path), where=listed.where(path))
+                for name, path in told.chat_templates.items()
+            },
             bos_id=told.bos_id,
             eos_ids=told.eos_ids,
         )
@@ -138,6 +140,7 @@ class AdapterTextReader:
 
     def __init__(self, source: BaseText | Bundle) -> None:
         self._source = source
+        self._known: dict[tuple[tuple[str, str], ...], TextDifference | None] = {}
 
     @cached_property
     def base(self) -> BaseText:
@@ -161,12 +164,23 @@ class AdapterTextReader:
         """Return how the adapter in `directory` is prompted otherwise than the base; None if it is not."""
         if not files_in(directory):
             return None
-        stored, base = StoredText.in_directory(directory, AdapterError), self.base
-        rules = read_rules_over(stored, base.rules, config=base.summary.config)
+        stored = StoredText.in_directory(directory, AdapterError)
+        # Adapters of one training have the same files, and a tokenizer takes long to read.
+        content = tuple((name, sha256(stored.read(name)).hexdigest()) for name in stored.files)
+        if content not in self._known:
+            self._known[content] = self._compared(stored)
+        return self._known[content]
+
+    def _compared(self, stored: StoredText) -> TextDifference | None:
+        rules = read_rules_over(stored, self.base.rules, config=self.base.summary.config)
         if rules.tokenizer is None:
             return None
-        difference = compare(rules, base.rules, vocab_size=base.summary.vocab_size)
+        difference = self._comparison.of(rules)
         return difference if difference.says else None
+
+    @cached_property
+    def _comparison(self) -> TextComparison:
+        return TextComparison(base=self.base.rules, vocab_size=self.base.summary.vocab_size)
 
 
 def lacking(handle: ModelHandle, base: BaseText) -> Noted | None:
@@ -208,11 +222,6 @@ def _template_paths(directory: str, templates: Mapping[str, TemplateSource]) -> 
         called = name if _PLAIN.fullmatch(name) else f"template_{index}"
         paths[name] = f"{directory}/{TEMPLATE}" if name == DEFAULT else f"{directory}/{TEMPLATES}/{called}.jinja"
     return paths
-
-
-def _source(path: Path) -> TemplateSource:
-    with storage_errors("read", path):
-        return TemplateSource(source=path.read_bytes().decode("utf-8", "replace"), where=str(path))
 
 
 def _directories(reference: AdapterReference, others: Sequence[AdapterReference]) -> Iterator[Path]:

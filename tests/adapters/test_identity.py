@@ -21,6 +21,32 @@ def test_base_that_is_called_alike_is_not_warned_about(said: str | None, tmp_pat
     assert other_base(adapter, base_of()) is None
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "unsloth/toy-bnb-4bit",
+        "unsloth/Toy-unsloth-bnb-4bit",
+        "mlx-community/toy-4bit",
+        "x/toy-GPTQ-Int4",
+        "x/toy-AWQ",
+        "x/toy-w4a16",
+        "mlx-community/toy_8bit-mlx",
+        "./toy-bf16/",
+    ],
+)
+def test_a_quantized_copy_is_the_same_base(said: str, tmp_path: Path) -> None:
+    adapter = attrs.evolve(made(tmp_path, base_of(), "q_proj"), base_model=said)
+
+    assert other_base(adapter, base_of()) is None
+
+
+@pytest.mark.parametrize("said", ["org/toy-instruct-bnb-4bit", "org/toy-4b", "4bit", "org/other-4bit"])
+def test_a_quantized_copy_of_another_base_is_warned_about(said: str, tmp_path: Path) -> None:
+    adapter = attrs.evolve(made(tmp_path, base_of(), "q_proj"), base_model=said)
+
+    assert other_base(adapter, base_of()) is not None
+
+
 @pytest.mark.parametrize("said", ["org/other", "toy2", "toy/checkpoint-100"])
 def test_other_base_is_warned_about_by_both_names(said: str, tmp_path: Path) -> None:
     adapter = attrs.evolve(made(tmp_path, base_of(), "q_proj"), base_model=said)

@@ -222,3 +222,17 @@ def test_the_manifest_names_files_that_need_no_others(export, fake, tmp_path):
     }
     assert told.special_tokens == {"bos_token": "<s>"}
     assert verify_hashes(open_bundle(Path(bundle.path))) == []
+
+
+def test_adapters_of_one_training_are_read_once(export, make_adapter, model, monkeypatch):
+    from lora_core.models.text import tokenizer
+
+    parsed = []
+    honest = tokenizer.parse_tokenizer
+    monkeypatch.setattr(tokenizer, "parse_tokenizer", lambda *given: parsed.append(given) or honest(*given))
+    adapters = {
+        name: chatting(make_adapter, name, byte_level(), config=ENDS, template=OWN) for name in ("a", "b", "c", "d")
+    }
+    bundle = export("bundle", adapters, model=model)
+    assert len({each.prompting.eos_ids for each in bundle.manifest.adapters}) == 1
+    assert len(parsed) == 2  # the model's and theirs

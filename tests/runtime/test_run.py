@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
 
-from lora_core.bundle.bundle import BundledAdapter
+from lora_core.bundle.bundle import Artifact, Bundle, BundledAdapter
 from lora_core.errors import BundleError, UsageError
 from lora_core.prompting import Prompting
 from lora_core.runtime.chat import ChatTemplate
@@ -112,7 +112,9 @@ def test_each_adapter_is_prompted_as_the_bundle_says(session, bundle):
     base = Prompting(tokenizer="tokenizer/tokenizer.json", chat_templates={"default": "base.jinja"}, eos_ids=(60,))
     own = Prompting(tokenizer="tokenizer/tokenizer.json", chat_templates={"default": "own.jinja"}, eos_ids=(43,))
     adapter = BundledAdapter(name="ab", digest="", foundation="", rank=1, modules=1, prompting=own)
-    session._bundle = attrs.evolve(bundle, manifest=attrs.evolve(bundle.manifest, prompting=base, adapters=(adapter,)))
+    listed = tuple(Artifact(path=path, role="tokenizer", sha256="", size=0) for path in {*base.files, *own.files})
+    manifest = attrs.evolve(bundle.manifest, prompting=base, adapters=(adapter,), artifacts=listed)
+    session._bundle = Bundle(path=bundle.path, manifest=manifest)
     report = run(session, ["a"], [None, "ab", "abc"], RunSettings(max_new_tokens=3))
     assert [tokens for _, tokens, position in session.calls if position == 0] == [(40, 0), (0, 41), (40, 0)]
     assert [answer.generation.stopped_by for answer in report.answers] == ["max-new-tokens", "eos", "max-new-tokens"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import Any
 
 import attrs
@@ -28,28 +29,51 @@ class TextDifference:
     beyond: tuple[str, ...] = ()
 
 
-def compare(own: TextRules, base: TextRules, *, vocab_size: int | None) -> TextDifference:
-    """Compare the rules of an adapter with its base's; `vocab_size` is how many rows the base's embedding has."""
-    says: list[str] = []
-    beyond: list[str] = []
-    if own.templates != base.templates:
-        says.append("a chat template" if not base.templates else "another chat template")
-    if own.tokenizer is not None and own.tokenizer != base.tokenizer:
-        mine, theirs = _canonical(own.tokenizer), {} if base.tokenizer is None else _canonical(base.tokenizer)
-        if mine == theirs:
-            own = attrs.evolve(own, tokenizer=base.tokenizer)
-        says += _tokenizers(mine, theirs)
-        beyond = [text for text, known in _added(mine).items() if vocab_size is not None and known >= vocab_size]
-    eos, their_eos = own.special_tokens.get("eos_token"), base.special_tokens.get("eos_token")
-    if eos is not None and eos != their_eos:
-        says.append(f"the end-of-text token {eos!r}" + (f" (the base has {their_eos!r})" if their_eos else ""))
-    elif own.eos_ids != base.eos_ids and set(own.eos_ids) != set(base.eos_ids):
-        says.append("further ids that end a text")
-    if not says and own.special_tokens != base.special_tokens:
-        named = sorted(name for name, text in own.special_tokens.items() if base.special_tokens.get(name) != text)
-        used = [name for name in named if any(name in template.source for template in own.templates.values())]
-        says += [f"another {', '.join(used)}"] if used else []
-    return TextDifference(rules=own, says=tuple(says), beyond=tuple(beyond))
+@attrs.frozen(kw_only=True, slots=False)
+class TextComparison:
+    """What adapters are compared with: the rules of a base whose embedding has `vocab_size` rows (None: unknown)."""
+
+    base: TextRules
+    vocab_size: int | None
+
+    def of(self, own: TextRules) -> TextDifference:
+        """Compare the rules of an adapter with the base's."""
+        base = self.base
+        says: list[str] = []
+        beyond: tuple[str, ...] = ()
+        if own.templates != base.templates:
+            says.append("a chat template" if not base.templates else "another chat template")
+        if own.tokenizer is not None and own.tokenizer != base.tokenizer:
+            mine = _canonical(own.tokenizer)
+            if mine == self._theirs:
+                own = attrs.evolve(own, tokenizer=base.tokenizer)
+            says += _tokenizers(mine, self._theirs)
+            beyond = self._beyond(mine)
+        says += _special_tokens(own, base) or _further(own, base)
+        return TextDifference(rules=own, says=tuple(says), beyond=beyond)
+
+    @cached_property
+    def _theirs(self) -> dict[str, Any]:
+        return {} if self.base.tokenizer is None else _canonical(self.base.tokenizer)
+
+    def _beyond(self, document: Mapping[str, Any]) -> tuple[str, ...]:
+        if self.vocab_size is None:
+            return ()
+        return tuple(text for text, known in _added(document).items() if known >= self.vocab_size)
+
+
+def _special_tokens(own: TextRules, base: TextRules) -> list[str]:
+    """Say which special tokens are others, of those that matter: what ends a text, and what a template uses."""
+    eos, theirs = own.special_tokens.get("eos_token"), base.special_tokens.get("eos_token")
+    if eos is not None and eos != theirs:
+        return [f"the end-of-text token {eos!r}" + (f" (the base has {theirs!r})" if theirs else "")]
+    named = sorted(name for name, text in own.special_tokens.items() if base.special_tokens.get(name) != text)
+    used = [name for name in named if any(name in template.source for template in own.templates.values())]
+    return [f"another {', '.join(used)}"] if used else []
+
+
+def _further(own: TextRules, base: TextRules) -> list[str]:
+    return [] if set(own.eos_ids) == set(base.eos_ids) else ["further ids that end a text"]
 
 
 def _canonical(data: bytes) -> dict[str, Any]:

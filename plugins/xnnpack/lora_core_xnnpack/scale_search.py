@@ -42,8 +42,8 @@ def order_free_scale_search() -> Iterator[None]:
 def search(weight: torch.Tensor, block_size: Sequence[int], qmin: int, qmax: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the integers of `weight` (out, in), int32, and a scale for each group of `block_size[1]` inputs.
 
-    Scales have shape (out, groups). Integers lie in `qmin` to `qmax`, at most 2^7 in magnitude. Beside the weight and the result only some rows
-    are in memory.
+    Scales have shape (out, groups). Integers lie in `qmin` to `qmax`, at most 2^7 in magnitude. Beside the weight and
+    the result only some rows are in memory.
     """
     import torch
 

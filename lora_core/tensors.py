@@ -150,7 +150,9 @@ def widen(raw: npt.NDArray[np.uint8], dtype: str) -> npt.NDArray[np.float32]:
     if dtype == "F16":
         return raw.view("<f2").astype(np.float32)
     if dtype == "BF16":  # the upper half of a float32
-        return (raw.view("<u2").astype(np.uint32) << np.uint32(16)).view(np.float32)
+        wide = raw.view("<u2").astype(np.uint32)
+        wide <<= np.uint32(16)
+        return wide.view(np.float32)
     raise ValueError(f"no float32 reading of {dtype}")
 
 

@@ -11,8 +11,8 @@ float float_of_bits(uint32_t bits) {
   return value;
 }
 
-float half(uint16_t bits) {
-  const uint32_t sign = uint32_t{bits} >> 15 << 31, exponent = bits >> 10 & 31, fraction = bits & 1023;
+float half(uint32_t bits) {
+  const uint32_t sign = bits >> 15 << 31, exponent = bits >> 10 & 31, fraction = bits & 1023;
   if (exponent == 0) {
     const float small = std::ldexp(static_cast<float>(fraction), -24);
     return sign ? -small : small;
@@ -20,30 +20,44 @@ float half(uint16_t bits) {
   return float_of_bits(sign | (exponent == 31 ? 255 : exponent + 112) << 23 | fraction << 13);
 }
 
+uint32_t short_at(const uint8_t* place) { return uint32_t{place[0]} | uint32_t{place[1]} << 8; }
+
+unsigned width_of(Type type) { return type == Type::kFloat ? 4 : 2; }
+
 }  // namespace
 
-float Matrix::at(uint64_t index) const {
-  float value;
-  if (type == "F32") {
-    value = float_of_bits(static_cast<uint32_t>(number_at(data.data + 4 * index, 4)));
-  } else {
-    const auto bits = static_cast<uint16_t>(number_at(data.data + 2 * index, 2));
-    value = type == "F16" ? half(bits) : float_of_bits(uint32_t{bits} << 16);
+void Matrix::row(uint64_t index, float* values) const {
+  const uint8_t* place = data.data + index * columns * width_of(type);
+  switch (type) {
+    case Type::kFloat:
+      std::memcpy(values, place, columns * sizeof(float));
+      break;
+    case Type::kHalf:
+      for (uint64_t column = 0; column < columns; ++column) values[column] = half(short_at(place + 2 * column));
+      break;
+    case Type::kBrain:
+      for (uint64_t column = 0; column < columns; ++column) {
+        values[column] = float_of_bits(short_at(place + 2 * column) << 16);
+      }
   }
-  if (!std::isfinite(value)) damaged("a matrix holds NaN or infinity");
-  return value;
+  bool finite = true;
+  for (uint64_t column = 0; column < columns; ++column) finite &= std::isfinite(values[column]);
+  if (!finite) damaged("a matrix holds NaN or infinity");
 }
 
 bool Matrix::any() const {
-  for (uint64_t index = 0; index < rows * columns; ++index) {
-    if (at(index) != 0) return true;
+  const unsigned width = width_of(type);
+  for (uint64_t place = 0; place < data.size; ++place) {
+    const unsigned sign = place % width == width - 1 ? 0x7f : 0xff;  // minus zero is zero
+    if ((data.data[place] & sign) != 0) return true;
   }
   return false;
 }
 
 Matrix matrix_of(const std::string& name, const StoredTensor& tensor) {
   if (tensor.shape.size() != 2 || tensor.shape[0] == 0 || tensor.shape[1] == 0) damaged("'" + name + "' is no matrix");
-  return {tensor.shape[0], tensor.shape[1], tensor.type, tensor.data};
+  const Type type = tensor.type == "F32" ? Type::kFloat : tensor.type == "F16" ? Type::kHalf : Type::kBrain;
+  return {tensor.shape[0], tensor.shape[1], type, tensor.data};
 }
 
 void check_ranks(const Adapter& adapter) {

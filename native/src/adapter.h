@@ -8,13 +8,15 @@
 
 namespace lora_core {
 
+enum class Type { kFloat, kHalf, kBrain };  // F32, F16, BF16
+
 struct Matrix {
   uint64_t rows = 0, columns = 0;
-  std::string type;
+  Type type = Type::kFloat;
   Bytes data;
 
-  float at(uint64_t index) const;  // row after row; throws for NaN and infinity
-  bool any() const;                // whether anything is not zero
+  void row(uint64_t index, float* values) const;  // writes a row; throws for NaN and infinity
+  bool any() const;                               // whether anything is not zero
 };
 
 struct Update {

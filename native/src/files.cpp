@@ -12,7 +12,7 @@
 namespace lora_core {
 namespace {
 
-constexpr size_t kBuffer = 1 << 16;
+constexpr size_t kBuffer = 1 << 17;
 
 [[noreturn]] void cannot(const char* doing, const std::string& path) {
   fail(LORA_CORE_IO, std::string("cannot ") + doing + " " + path + ": " + std::strerror(errno));
@@ -65,24 +65,23 @@ NewFile::~NewFile() {
 }
 
 void NewFile::write(Bytes bytes) {
-  while (bytes.size > 0) {
-    const size_t room = kBuffer - buffer_.size();
-    const Bytes taken = bytes.part(0, bytes.size < room ? bytes.size : room);
-    buffer_.insert(buffer_.end(), taken.data, taken.data + taken.size);
-    bytes = bytes.part(taken.size, bytes.size - taken.size);
-    if (buffer_.size() == kBuffer) flush();
-  }
+  if (bytes.size > kBuffer - buffer_.size()) flush();
+  if (bytes.size >= kBuffer) return write_through(bytes);
+  buffer_.insert(buffer_.end(), bytes.data, bytes.data + bytes.size);
 }
 
 void NewFile::flush() {
-  size_t done = 0;
-  while (done < buffer_.size()) {
-    const ssize_t count = ::write(descriptor_, buffer_.data() + done, buffer_.size() - done);
+  write_through({buffer_.data(), buffer_.size()});
+  buffer_.clear();
+}
+
+void NewFile::write_through(Bytes bytes) {
+  while (bytes.size > 0) {
+    const ssize_t count = ::write(descriptor_, bytes.data, bytes.size);
     if (count < 0 && errno == EINTR) continue;
     if (count < 0) cannot("write", unfinished_);
-    done += static_cast<size_t>(count);
+    bytes = bytes.part(static_cast<uint64_t>(count), bytes.size - static_cast<uint64_t>(count));
   }
-  buffer_.clear();
 }
 
 void NewFile::finish() {

@@ -39,6 +39,7 @@ class NewFile : public Sink {
 
  private:
   void flush();
+  void write_through(Bytes bytes);
   std::string path_, unfinished_;
   std::vector<uint8_t> buffer_;
   int descriptor_ = -1;

@@ -1,5 +1,6 @@
 #include "link.h"
 
+#include <array>
 #include <cmath>
 #include <set>
 
@@ -23,19 +24,34 @@ class Values {
   // The bytes of a slot's tensor, good until the next call.
   Bytes of(const SlotTensor& tensor, const Slot& slot) {
     values_.assign(tensor.rows * tensor.columns, 0.0f);
-    const auto found = adapter_.updates.find(tensor.module);
-    if (found == adapter_.updates.end() || !found->second.a.any()) {
+    const Update* update = effective(tensor.module);
+    if (update == nullptr) {
       if (tensor.is_a) fill_idle(slot);
     } else if (tensor.is_a) {
-      const Matrix& a = found->second.a;
-      for (uint64_t index = 0; index < a.rows * a.columns; ++index) values_[index] = a.at(index);
+      for (uint64_t row = 0; row < update->a.rows; ++row) update->a.row(row, values_.data() + row * update->a.columns);
     } else {
-      fold_b(found->second, slot.rank);
+      fold_b(*update, slot.rank);
     }
     return {reinterpret_cast<const uint8_t*>(values_.data()), values_.size() * sizeof(float)};
   }
 
+  // The key of those bytes. Slots without effect of one shape have the same, which is computed once.
+  std::string key_of(const SlotTensor& tensor, const Slot& slot) {
+    if (effective(tensor.module) != nullptr) return sha256(of(tensor, slot));
+    std::string& key = idle_keys_[{uint64_t{tensor.is_a}, tensor.rows, tensor.columns}];
+    if (key.empty()) key = sha256(of(tensor, slot));
+    return key;
+  }
+
  private:
+  const Update* effective(const std::string& module) {
+    const auto known = effective_.find(module);
+    if (known != effective_.end()) return known->second;
+    const auto found = adapter_.updates.find(module);
+    const bool idle = found == adapter_.updates.end() || !found->second.a.any();
+    return effective_[module] = idle ? nullptr : &found->second;
+  }
+
   // slot_tensors.py: a zero A would be taken for a zero B by XNNPACK's weight cache (ExecuTorch 1.5.1).
   void fill_idle(const Slot& slot) {
     const auto bits = static_cast<double>(slot.rank << 16 | slot.in_features);
@@ -45,19 +61,23 @@ class Values {
   void fold_b(const Update& update, uint64_t rank) {
     const double scaling = update.scaling * strength_;
     const auto factor = static_cast<float>(scaling);
+    bool finite = true;
     for (uint64_t row = 0; row < update.b.rows; ++row) {
-      for (uint64_t column = 0; column < update.b.columns; ++column) {
-        const float value = update.b.at(row * update.b.columns + column);
-        const float folded = scaling == 1.0 ? value : value * factor;
-        if (!std::isfinite(folded)) damaged("B times its scaling is more than float32 holds");
-        values_[row * rank + column] = folded;
+      float* values = values_.data() + row * rank;
+      update.b.row(row, values);
+      for (uint64_t column = 0; scaling != 1.0 && column < update.b.columns; ++column) {
+        values[column] *= factor;
+        finite &= std::isfinite(values[column]);
       }
     }
+    if (!finite) damaged("B times its scaling is more than float32 holds");
   }
 
   const Adapter& adapter_;
   const double strength_;
   std::vector<float> values_;
+  std::map<std::string, const Update*> effective_;
+  std::map<std::array<uint64_t, 3>, std::string> idle_keys_;
 };
 
 // A tensor that has to be stored: which one, and under which key.
@@ -279,10 +299,9 @@ void link(const Template& found, const Adapter& adapter, double strength, Sink& 
   std::vector<StoredSlot> stored;
   std::set<std::string> seen;
   for (const SlotTensor& tensor : found.tensors) {
-    const Bytes bytes = values.of(tensor, found.slots.at(tensor.module));
-    keys.push_back(sha256(bytes));
+    keys.push_back(values.key_of(tensor, found.slots.at(tensor.module)));
     if (!found.is_in_foundation(keys.back()) && seen.insert(keys.back()).second) {
-      stored.push_back({&tensor, keys.back(), bytes.size});
+      stored.push_back({&tensor, keys.back(), tensor.rows * tensor.columns * sizeof(float)});
     }
   }
   if (data != nullptr) write_data(found, values, stored, *data);

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from device_runner import continuations, runner
+from toolchain import compilers
 from workbench import Workbench
 
 import lora_core
@@ -40,6 +45,7 @@ def bundle(request: pytest.FixtureRequest, one_layer: Workbench, tmp_path_factor
         policy="fp32",
         out=tmp_path_factory.mktemp("packages") / request.param,
         options={"max_context_len": 32, "max_seq_len": 16, **LAYOUTS[request.param]},
+        cache=tmp_path_factory.getbasetemp() / "lowered",  # two layouts have one template
     )
 
 
@@ -79,3 +85,39 @@ def test_an_adapter_whose_tensors_were_changed_is_not_packed(bundle: Bundle, cop
         except BundleError:
             refused.append(adapter.name)
     assert len(refused) == 1
+
+
+SESSION = """
+import json, sys
+import numpy as np
+import lora_core
+session = lora_core.open(sys.argv[1])
+prompt, count = json.loads(sys.argv[2]), int(sys.argv[3])
+found = {}
+for adapter in (None, "whole", "padded", "idle"):
+    session.reset()
+    tokens = [int(np.argmax(session.step(adapter, prompt, 0)))]
+    while len(tokens) < count:
+        tokens.append(int(np.argmax(session.step(adapter, tokens[-1:], len(prompt) + len(tokens) - 1))))
+    found[adapter or "base"] = tokens
+print(json.dumps(found))
+"""
+
+
+def test_the_runner_answers_as_the_session_does_and_links_meanwhile(bundle: Bundle, tmp_path: Path) -> None:
+    if bundle.manifest.options["layout"] != "split" or bundle.manifest.options["adapter_data"] != "external":
+        return  # the runner takes an adapter as two files
+    if not compilers():
+        pytest.skip("there is no C++ compiler (g++ or clang++) on this machine, so the runner is not built")
+    prompt, count = [1, 77, 5, 42], 12
+    package = lora_core.pack(bundle, "padded", out=tmp_path / "padded.lora").path
+    path = bundle.path
+    loaded = [f"base={path}/base.pte", *(f"{name}={path}/{name}.pte,{path}/{name}.ptd" for name in ("whole", "idle"))]
+    linked = f"padded={path}/template/0.pte,{path}/template/0.json,{package},{tmp_path}/out.pte,{tmp_path}/out.ptd"
+    program = runner(compilers()[0])
+    told = continuations(program, bundle.file("foundation.ptd"), prompt, count, *loaded, "--link", linked)
+    command = [sys.executable, "-W", "ignore", "-c", SESSION, str(path), json.dumps(prompt), str(count)]
+    session = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert session.returncode == 0, session.stderr[-4000:]
+    assert told == json.loads(session.stdout.splitlines()[-1])
+    assert len({tuple(tokens) for tokens in told.values()}) > 1  # the adapters do something

@@ -14,7 +14,6 @@ import json
 import shutil
 import statistics
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -47,20 +46,12 @@ def in_half(directory: Path, out: Path) -> Path:
 
 
 def measure(tool: Path, bundle: Path, package: Path, out: Path, repeats: int) -> dict[str, float]:
-    """Return medians in milliseconds, and the peak memory of the process in MB."""
+    """Return medians of what the tool tells of itself, and the least CPU time."""
     template = bundle / "template"
     words = [tool, template / "0.pte", template / "0.json", package, out / "linked.pte", out / "linked.ptd"]
-    told, peaks = [], []
-    for _ in range(repeats):
-        # A process of its own: of many children, resource usage tells the largest.
-        code = "import resource,subprocess,sys; print(subprocess.check_output(sys.argv[1:]).decode().strip())"
-        code += "; print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
-        done = subprocess.run([sys.executable, "-S", "-c", code, *map(str, words)], check=True, capture_output=True)
-        first, peak = done.stdout.decode().split("\n")[:2]
-        told.append(json.loads(first))
-        peaks.append(int(peak))
+    told = [json.loads(subprocess.check_output([str(word) for word in words])) for _ in range(repeats)]
     medians = {name: statistics.median(each[name] for each in told) for name in told[0]}
-    return {**medians, "least_cpu_ms": min(each["link_cpu_ms"] for each in told), "peak_mb": max(peaks) / 1e3}
+    return {**medians, "least_cpu_ms": min(each["link_cpu_ms"] for each in told)}
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ float float_of_bits(uint32_t bits) {
 float half(uint32_t bits) {
   const uint32_t sign = bits >> 15 << 31, exponent = bits >> 10 & 31, fraction = bits & 1023;
   if (exponent == 0) {
-    const float small = std::ldexp(static_cast<float>(fraction), -24);
+    const float small = static_cast<float>(fraction) * 0x1p-24f;  // exact
     return sign ? -small : small;
   }
   return float_of_bits(sign | (exponent == 31 ? 255 : exponent + 112) << 23 | fraction << 13);

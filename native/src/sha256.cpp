@@ -15,6 +15,15 @@
 #define LORA_CORE_SHA_ARM 1
 #endif
 
+// Without it the four words of the schedule, chosen by number, go through memory.
+#if defined(__clang__)
+#define LORA_CORE_UNROLL _Pragma("unroll")
+#elif defined(__GNUC__)
+#define LORA_CORE_UNROLL _Pragma("GCC unroll 16")
+#else
+#define LORA_CORE_UNROLL
+#endif
+
 namespace lora_core {
 namespace {
 
@@ -47,10 +56,12 @@ __attribute__((target("sha,sse4.1,ssse3"))) void x86_compress(uint32_t* state, c
   for (; count > 0; --count, blocks += 64) {
     const __m128i abef_before = abef, cdgh_before = cdgh;
     __m128i words[4];
+    LORA_CORE_UNROLL
     for (int index = 0; index < 4; ++index) {
       words[index] = _mm_loadu_si128(reinterpret_cast<const __m128i*>(blocks + 16 * index));
       words[index] = _mm_shuffle_epi8(words[index], swap);
     }
+    LORA_CORE_UNROLL
     for (int step = 0; step < 16; ++step) {
       const __m128i current = words[step & 3];
       __m128i mixed = _mm_add_epi32(current, _mm_load_si128(reinterpret_cast<const __m128i*>(kRound + 4 * step)));
@@ -85,9 +96,11 @@ __attribute__((target("+crypto"))) void arm_compress(uint32_t* state, const uint
   for (; count > 0; --count, blocks += 64) {
     const uint32x4_t abcd_before = abcd, efgh_before = efgh;
     uint32x4_t words[4];
+    LORA_CORE_UNROLL
     for (int index = 0; index < 4; ++index) {
       words[index] = vreinterpretq_u32_u8(vrev32q_u8(vld1q_u8(blocks + 16 * index)));
     }
+    LORA_CORE_UNROLL
     for (int step = 0; step < 16; ++step) {
       const uint32x4_t current = words[step & 3];
       const uint32x4_t mixed = vaddq_u32(current, vld1q_u32(kRound + 4 * step));

@@ -1,4 +1,4 @@
-// Links one adapter from the command line, and says how long it took, and how long the processor worked:
+// Links one adapter from the command line, and says how long it took, how long the processor worked, and the peak memory:
 //   lora-core-link PROGRAM TABLE PACKAGE OUT.pte [OUT.ptd]
 //   lora-core-link PROGRAM TABLE WEIGHTS,CONFIG OUT.pte [OUT.ptd]
 #include <chrono>
@@ -12,6 +12,17 @@ namespace {
 
 double milliseconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+}
+
+// The most memory that this program has had in use, mapped files among it; 0 where /proc does not say.
+long peak_kilobytes() {
+  std::FILE* file = std::fopen("/proc/self/status", "r");
+  if (file == nullptr) return 0;
+  long found = 0;
+  char line[256];
+  while (found == 0 && std::fgets(line, sizeof line, file) != nullptr) std::sscanf(line, "VmHWM: %ld", &found);
+  std::fclose(file);
+  return found;
 }
 
 int refuse(const lora_core_error& error, lora_core_status status) {
@@ -47,6 +58,7 @@ int main(int count, char** words) {
   const double busy = 1e3 * static_cast<double>(std::clock() - worked) / CLOCKS_PER_SEC;
   lora_core_template_close(opened);
   if (status != LORA_CORE_OK) return refuse(error, status);
-  std::printf("{\"open_ms\": %.3f, \"link_ms\": %.3f, \"link_cpu_ms\": %.3f}\n", opening, linked, busy);
+  std::printf("{\"open_ms\": %.3f, \"link_ms\": %.3f, \"link_cpu_ms\": %.3f, \"peak_kb\": %ld}\n", opening, linked,
+              busy, peak_kilobytes());
   return 0;
 }

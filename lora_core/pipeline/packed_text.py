@@ -8,7 +8,10 @@ from pathlib import Path
 
 from lora_core.bundle.bundle import Bundle
 from lora_core.bundle.durable import storage_errors
-from lora_core.errors import AdapterError
+from lora_core.errors import AdapterError, BundleError
+from lora_core.intake.files import read_regular
+from lora_core.intake.limits import TOKENIZER
+from lora_core.intake.plain_json import parse_json
 from lora_core.models.text.rules import TextRules
 from lora_core.models.text.templates import TemplateSource
 from lora_core.prompting import Prompting
@@ -23,8 +26,10 @@ def packed(bundle: Bundle, prompting: Prompting, files: Mapping[str, bytes]) -> 
     """
 
     def content(path: str) -> str:
+        if path in files:
+            return files[path].decode("utf-8", "replace")
         with storage_errors("read", bundle.file(path)):
-            return (files[path] if path in files else bundle.file(path).read_bytes()).decode("utf-8", "replace")
+            return read_regular(bundle.file(path), TOKENIZER, BundleError).decode("utf-8", "replace")
 
     told = {"special_tokens": prompting.special_tokens, "bos_id": prompting.bos_id, "eos_ids": prompting.eos_ids}
     fields = {_RECORD: json.dumps(told, sort_keys=True, separators=(",", ":"))}
@@ -40,7 +45,7 @@ def unpacked(fields: Mapping[str, str], base: TextRules, path: Path) -> TextRule
     if not fields:
         return None
     try:
-        told = json.loads(fields[_RECORD])
+        told = parse_json(fields[_RECORD])
         templates = {
             name.removeprefix(_TEMPLATE): TemplateSource(source=text, where=f"{path}: {name}")
             for name, text in fields.items()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +13,9 @@ from lora_core.adapters.packages.header import NewerPackageError, PackageHeader,
 from lora_core.adapters.packages.seal import DIGEST, SIGNATURE, Trust, digest_of
 from lora_core.adapters.slots.kinds import KINDS, kind_of
 from lora_core.errors import AdapterError, Problem, StorageError
+from lora_core.intake.files import open_regular
+from lora_core.intake.limits import HEADER, raised
+from lora_core.intake.plain_json import parse_json
 from lora_core.layers import ModelSummary
 from lora_core.tensors import READABLE, StoredTensor, open_tensors, scan
 
@@ -113,13 +115,13 @@ class AdapterPackage:
 
 def _head(path: Path) -> bytes:
     """Return all bytes before the data; the safetensors library has found the length right."""
-    with path.open("rb") as file:
+    with open_regular(path, AdapterError) as file:
         length = file.read(8)
-        return length + file.read(int.from_bytes(length, "little"))
+        return length + file.read(min(int.from_bytes(length, "little"), raised(HEADER)))
 
 
 def _metadata(head: bytes) -> dict[str, str]:
-    fields = json.loads(head[8:]).get("__metadata__") or {}
+    fields = parse_json(head[8:]).get("__metadata__") or {}
     if not isinstance(fields, dict) or not all(isinstance(text, str) for text in fields.values()):
         raise ValueError("its metadata is not text")
     return fields

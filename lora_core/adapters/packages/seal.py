@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from lora_core.errors import LoraCoreError, UnsupportedError, UsageError
+from lora_core.errors import AdapterError, LoraCoreError, UnsupportedError, UsageError
+from lora_core.intake.files import open_regular
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -103,7 +104,7 @@ def digest_of(head: bytes, path: Path) -> str:
         if b'"%s":"' % field.encode("ascii") in head:
             blank = _filled(blank, field, "0" * digits)
     hashed = hashlib.sha256(blank)
-    with path.open("rb") as file:
+    with open_regular(path, AdapterError) as file:
         file.seek(len(head))
         while block := file.read(1 << 20):
             hashed.update(block)

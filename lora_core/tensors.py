@@ -156,6 +156,20 @@ def widen(raw: npt.NDArray[np.uint8], dtype: str) -> npt.NDArray[np.float32]:
     raise ValueError(f"no float32 reading of {dtype}")
 
 
+def narrow(values: npt.NDArray[np.float32], dtype: str) -> npt.NDArray[Any]:
+    """Return float32 values in a type of `READABLE`, little-endian: what `widen` reads, the inverse of it.
+
+    Values that the type does not hold are rounded for F16 and cut for BF16; `widen` gives none of those.
+    """
+    if dtype == "F32":
+        return values.astype("<f4", copy=False)
+    if dtype == "F16":
+        return values.astype("<f2")
+    if dtype == "BF16":
+        return (values.view(np.uint32) >> np.uint32(16)).astype("<u2")
+    raise ValueError(f"no {dtype} of float32")
+
+
 def open_tensors(path: Path, *, error: type[InputError] = InputError) -> tuple[StoredTensor, ...]:
     """Return the tensors of the safetensors file at `path`, in the order of their data, reading the header only.
 

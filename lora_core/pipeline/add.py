@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_core.adapters.names import name_problems
+from lora_core.adapters.packages.seal import Trust
 from lora_core.adapters.reference import AdapterReference
 from lora_core.backend import Backend
 from lora_core.bundle.bundle import Bundle
@@ -19,6 +20,7 @@ from lora_core.events import Emit, StageAdvanced, stage
 from lora_core.pipeline.batches import BATCH, WORTH_A_PROCESS, BatchResult, LinkBatch, link_here, split
 from lora_core.pipeline.complaints import Complaints
 from lora_core.pipeline.given import adapter_formats, adapter_references
+from lora_core.pipeline.packing import refuse_packages
 from lora_core.pipeline.recording import Changed, checked, updated
 from lora_core.pipeline.soundness import blaming_damage, damage, rewritten_damage
 from lora_core.specs import BackendSpec
@@ -34,6 +36,7 @@ def add(
     adapters: Mapping[str, str | Path] | Sequence[AdapterReference],
     *,
     jobs: int,
+    trust: Sequence[Path] = (),
     emit: Emit,
     hub: PluginHub,
 ) -> Bundle:
@@ -48,6 +51,8 @@ def add(
         spec = hub.spec_of(bundle)
         backend = _linker(spec, hub)
         _check(bundle, spec, references)
+        if trust or any(reference.package for reference in references):
+            refuse_packages(bundle, backend, references, Trust.read(trust) if trust else None)
         work = changing.out.parent / f"batches-{os.urandom(4).hex()}"
         work.mkdir()
         independent = backend.links_independently(bundle)

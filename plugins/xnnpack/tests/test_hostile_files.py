@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lora_core_xnnpack.files.data_file import DataBlob, serialize, stored_blobs
+from lora_core_xnnpack.files.data_file import DataBlob, _require_named, serialize, stored_blobs
 from lora_core_xnnpack.files.named_blobs import TensorLayout, named_strings, string_bytes
 from lora_core_xnnpack.files.program import ProgramParts
 from lora_core_xnnpack.files.program_front import ProgramTail, assemble
@@ -108,6 +108,25 @@ def test_a_count_that_the_file_cannot_hold_is_refused_before_anything_is_made(co
             stored_blobs(bytes(data), WHERE)
         except BundleError:
             continue
+
+
+def test_bytes_that_no_name_stands_for_are_refused() -> None:
+    second = DATA_FILE + bytes(100) + DATA_FILE
+    with pytest.raises(BundleError, match=r"the last \d+ bytes have no name"):
+        stored_blobs(second, WHERE)
+
+
+def test_a_program_with_bytes_behind_its_segments_is_refused() -> None:
+    with pytest.raises(BundleError, match=r"bytes behind its last segment"):
+        program_blobs(PROGRAM + bytes(500), WHERE)
+
+
+def test_a_segment_that_no_name_stands_for_is_refused() -> None:
+    blobs = [BLOBS[0], DataBlob(key="b", data=bytes(500), digest="b"), BLOBS[3]]
+    data = b"".join(map(bytes, serialize(blobs)))
+    honest = [blob for blob in stored_blobs(data, WHERE) if blob.key != "b"]
+    with pytest.raises(ValueError, match=r"bytes before 'norm\.weight' have no name"):
+        _require_named(data, honest[0].offset, honest)
 
 
 def test_many_names_for_one_segment_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 READABLE = ("F32", "F16", "BF16")
 _COPY_AGAIN = "The file is cut short or damaged: copy or download it again."
+GIT_LFS = b"version https://git-lfs.github.com/spec/"
+"""How what git-lfs puts in the place of a file begins (https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md)."""
+FETCH = "Fetch it with `git lfs pull`, or download the file itself."
 
 
 class LazyTensor(Protocol):
@@ -172,7 +175,7 @@ def open_tensors(path: Path, *, error: type[InputError] = InputError) -> tuple[S
     except FileNotFoundError as missing:
         raise error("There is no such file.", where=str(path)) from missing
     except SafetensorError as damaged:
-        raise error(_damage(path, str(damaged))) from damaged
+        raise error(_pointer(path) or _damage(path, str(damaged))) from damaged
     except ValueError as wrong:
         what = f"The weights cannot be read: of the header, {wrong}"
         raise error(Problem(what=what, where=str(path), remedy=_COPY_AGAIN)) from wrong
@@ -241,6 +244,14 @@ def _parse_header(path: Path, stamp: tuple[int, int], error: type[InputError]) -
         for name, entry in header.items()
     ]
     return tuple(sorted(tensors, key=lambda tensor: (tensor.offset, tensor.size)))
+
+
+def _pointer(path: Path) -> Problem | None:
+    """Say so if the file is what git-lfs puts in the place of one that was not fetched."""
+    with path.open("rb") as file:
+        if file.read(len(GIT_LFS)) != GIT_LFS:
+            return None
+    return Problem(what="This is a git-lfs pointer, not the weights", where=str(path), remedy=FETCH)
 
 
 def _damage(path: Path, reason: str) -> Problem:

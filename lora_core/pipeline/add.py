@@ -18,7 +18,7 @@ from lora_core.errors import BundleError, Problem, UnsupportedError, UsageError
 from lora_core.events import Emit, StageAdvanced, stage
 from lora_core.pipeline.batches import BATCH, WORTH_A_PROCESS, BatchResult, LinkBatch, link_here, split
 from lora_core.pipeline.complaints import Complaints
-from lora_core.pipeline.given import adapter_formats, adapter_references
+from lora_core.pipeline.given import adapter_formats, adapter_references, located
 from lora_core.pipeline.recording import Changed, checked, updated
 from lora_core.pipeline.soundness import blaming_damage, damage, rewritten_damage
 from lora_core.specs import BackendSpec
@@ -34,11 +34,12 @@ def add(
     adapters: Mapping[str, str | Path] | Sequence[AdapterReference],
     *,
     jobs: int,
+    download: bool = False,
     emit: Emit,
     hub: PluginHub,
 ) -> Bundle:
     """Link adapters into the bundle at `path`; `lora_core.add` documents arguments and errors."""
-    references = adapter_references(adapters)
+    references = located(adapter_references(adapters), download=download)
     if not references:
         raise UsageError("There is no adapter to add.")
     if jobs < 1:

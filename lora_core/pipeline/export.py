@@ -21,7 +21,7 @@ from lora_core.events import Emit, Estimated, Event, Noted, Warned, stage
 from lora_core.layers import ModelSummary
 from lora_core.models.base import ModelHandle
 from lora_core.pipeline.complaints import Complaints
-from lora_core.pipeline.given import adapter_formats, adapter_references, open_model
+from lora_core.pipeline.given import adapter_formats, adapter_references, located, open_model
 from lora_core.pipeline.inert import inert
 from lora_core.pipeline.prompting import AdapterTextReader, AdapterTexts, BaseText, TextFiles, lacking
 from lora_core.pipeline.recording import blame, bundled, checked, plain_options, recorded, unlinked
@@ -107,7 +107,7 @@ def _placed(
 ) -> tuple[tuple[SlotPlan, ...], tuple[PlacedAdapter, ...]]:
     """Return the slot plans of the request, and its adapters in the order of their names, each on its plan."""
     reserved = spec.reserved if spec is not None else None
-    references = adapter_references(request.adapters, reserved)
+    references = located(adapter_references(request.adapters, reserved), download=request.download)
     read = read_adapters(references, base, adapter_formats(hub), reserved=reserved)
     adapters = sorted(read, key=lambda adapter: adapter.name)
     if spec is not None and not spec.slot_plans:

@@ -187,7 +187,7 @@ EXTRA: list[tuple[str, str]] = [
     (f"{PREFIX}model.embed_tokens.token_adapter.trainable_tokens_delta", "token embeddings"),
     (f"{PREFIX}model.layers.0.self_attn.q_proj.lora_diag", "KaSA"),
     ("prompt_embeddings", "Nothing uses"),
-    ("model.layers.0.self_attn.q_proj.lora_A.weight", "Nothing uses"),
+    ("model.layers.0.self_attn.q_proj.lora_A.weight", "second LoRA A"),
 ]
 
 

@@ -16,6 +16,7 @@ from lora_core.errors import AdapterError, Problem, StorageError
 from lora_core.intake.files import read_regular
 from lora_core.intake.limits import CONFIG
 from lora_core.intake.plain_json import parse_json
+from lora_core.tensors import FETCH, GIT_LFS
 
 
 @attrs.frozen(kw_only=True)
@@ -87,6 +88,8 @@ def load_config(path: Path) -> tuple[dict[str, Any], bytes]:
         raise AdapterError("There is no such file.", where=str(path), remedy=remedy) from error
     except OSError as error:
         raise StorageError(f"Cannot read the file: {error}.", where=str(path)) from error
+    if data.startswith(GIT_LFS):
+        raise AdapterError("This is a git-lfs pointer, not the configuration.", where=str(path), remedy=FETCH)
     try:
         config = parse_json(data)
     except ValueError as error:

@@ -11,9 +11,12 @@ import attrs
 
 from lora_core.adapters.adapter import Adapter, Update
 from lora_core.adapters.format import AdapterFormat, Claim
+from lora_core.adapters.pairs import FoundPair, outlined
 from lora_core.adapters.peft.config import PeftLoraConfig, load_config
 from lora_core.adapters.peft.pairing import StoredHalves, updates_of
 from lora_core.adapters.peft.refusals import refused_fields
+from lora_core.adapters.peft.spelling import Spelling
+from lora_core.adapters.strangers import is_foreign_type, stranger
 from lora_core.errors import AdapterError, Problem
 from lora_core.intake import limits
 from lora_core.intake.files import read_regular
@@ -66,6 +69,17 @@ class PeftFormat(AdapterFormat):
         """Read an adapter given as its weights file and its configuration file; raises as `read`."""
         return _read(name, weights, config, base, strength, source=str(weights))
 
+    def outline(self, path: Path) -> ModelSummary:
+        """Return the layers that the adapter in `path` updates; names are without the wrappers that are known."""
+        raw, _ = load_config(path / CONFIG)
+        tensors = open_tensors(path / WEIGHTS, error=AdapterError)
+        stored = StoredHalves.from_tensors(path / WEIGHTS, tensors, Spelling.of(()))
+        pairs = [
+            FoundPair(written=module, a=half.get("A"), b=half.get("B"), scaling=1.0)
+            for module, half in stored.halves.items()
+        ]
+        return outlined(pairs, str(raw.get("base_model_name_or_path") or path.name))
+
 
 def _claim(config: Path) -> Claim:
     """Claim what reads as PEFT's configuration; what cannot be read is refused with its reason when it is read."""
@@ -78,13 +92,18 @@ def _claim(config: Path) -> Claim:
 def _read(name: str, weights: Path, config_path: Path, base: ModelSummary, strength: float, source: str) -> Adapter:
     problems: list[Problem] = []
     raw, config_bytes, config = _config(config_path, base.family, problems)
+    if is_foreign_type(raw):
+        raise AdapterError(_named(name, problems))
     tensors = _tensors(weights, problems)
+    strange = None if tensors is None else stranger(weights, tensors)
+    if strange is not None:
+        raise AdapterError(_named(name, [*problems, strange]))
     updates: tuple[Update, ...] = ()
     weights_hash = ""
     if tensors is not None:
         found = scan(weights, tensors)
         weights_hash = found.sha256
-        stored = StoredHalves.from_tensors(weights, tensors)
+        stored = StoredHalves.from_tensors(weights, tensors, Spelling.of(base.module_names))
         problems += stored.problems
         problems += stored.unused_problems(tuple(refused_fields(raw)))
         if config is not None:

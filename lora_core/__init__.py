@@ -91,6 +91,7 @@ def add(
     adapters: Adapters,
     *,
     jobs: int = 1,
+    model: str | Path | ModelHandle | None = None,
     download: bool = False,
     emit: Emit = ignore,
     hub: PluginHub | None = None,
@@ -98,12 +99,13 @@ def add(
     """Link `adapters` into `bundle` and return the new bundle; needs neither the base weights nor torch.
 
     `jobs` processes share the work when there are many adapters; with `download` adapters given by hub ids that are not
-    in the local cache are fetched. Raises `UsageError` (a name), `AdapterError` (an
+    in the local cache are fetched. `model` is the base that the bundle was exported from, for adapters that are told
+    against its weights: DoRA, trained biases, whole modules. Raises `UsageError` (a name), `AdapterError` (an
     adapter that is wrong, or outside the slot plan), `BundleError` or `UnsupportedError`; the bundle is then unchanged.
     """
     from lora_core.pipeline.add import add as run
 
-    return run(_path(bundle), adapters, jobs=jobs, download=download, emit=emit, hub=_hub(hub))
+    return run(_path(bundle), adapters, jobs=jobs, model=model, download=download, emit=emit, hub=_hub(hub))
 
 
 def remove(

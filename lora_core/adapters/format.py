@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from enum import IntEnum
 from pathlib import Path
 
 from lora_core.adapters.adapter import Adapter
 from lora_core.errors import UnsupportedError
 from lora_core.layers import ModelSummary
+from lora_core.tensors import LazyTensor
 
 
 class Claim(IntEnum):
@@ -42,7 +44,13 @@ class AdapterFormat(ABC):
     ) -> Adapter:
         """Read an adapter given as its weights file and its configuration file."""
 
-    def outline(self, path: Path) -> ModelSummary:
+    def with_weights(self, weights: Callable[[], Mapping[str, LazyTensor]]) -> AdapterFormat:  # noqa: ARG002 - for others
+        """Return a format that may use the base's tensors, which `weights` gives by name; one that needs none returns
+        itself.
+        """
+        return self
+
+    def implied_base(self, path: Path) -> ModelSummary:
         """Return a base as far as the adapter at `path` itself tells it: the layers that it updates, named and sized.
 
         It is what `lora-core convert` reads an adapter for when no base is given. Raises `UnsupportedError` if the

@@ -50,7 +50,7 @@ def updates_from(
     return tuple(updates.values()), tuple(problems)
 
 
-def outlined(pairs: Sequence[FoundPair], name: str) -> ModelSummary:
+def implied_by(pairs: Sequence[FoundPair], name: str) -> ModelSummary:
     """Return a base as far as `pairs` tell it: a linear layer for each."""
     layers = tuple(
         LayerInfo(

@@ -63,7 +63,7 @@ def _base(
     if not surest.sniff(path):
         # What is wrong with the path is for the reader to say.
         return ModelSummary(name="", family="", layers=(), module_names=())
-    return surest.outline(path)
+    return surest.implied_base(path)
 
 
 def _write(adapter: Adapter, out: Path) -> None:

@@ -74,10 +74,14 @@ def _as_part(path: Path) -> str:
     return str(path) if path.is_absolute() else f"./{path}"
 
 
-def adapter_formats(hub: PluginHub) -> Sequence[AdapterFormat]:
-    """Return every adapter format, those of plugins before the core's own: of equal claims the first one wins."""
+def adapter_formats(hub: PluginHub, model: ModelHandle | None = None) -> Sequence[AdapterFormat]:
+    """Return every adapter format, those of plugins before the core's own: of equal claims the first one wins.
+
+    With `model` they may use the weights of that base.
+    """
     names = sorted(hub.adapter_formats, key=lambda name: hub.adapter_formats.entry(name).origin.core)
-    return tuple(hub.adapter_format(name) for name in names)
+    formats = tuple(hub.adapter_format(name) for name in names)
+    return formats if model is None else tuple(each.with_weights(model.tensors) for each in formats)
 
 
 def open_model(model: str | Path | ModelHandle, hub: PluginHub, *, download: bool) -> ModelHandle:

@@ -60,7 +60,7 @@ def verify(
     handle = open_model(model, hub, download=False)
     references = located(adapter_references(adapters))
     _refuse_strangers(bundle, references)
-    formats = adapter_formats(hub)
+    formats = adapter_formats(hub, handle)
     read = read_adapters(references, handle.summary, formats)
     given = {adapter.name: adapter for adapter in read if adapter.name in _names(bundle)}
     told = hub.session_options(spec.name, settings.session)

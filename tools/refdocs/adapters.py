@@ -13,9 +13,10 @@ from lora_core.plugin.core import lora_core_register_adapter_formats
 from refdocs.markdown import code, page, table
 
 _INTRODUCTION = """
-Most adapters are PEFT's. Of 80 configurations called `adapter_config.json` in public repositories 16 were MLX-LM's, which
-uses that name too; adapters for llama.cpp are GGUF files. All three are read, by every command and for every backend, and a plugin may bring
-[another format](../tutorial/adapter-format.md). `lora-core convert ADAPTER -o DIR` writes any of them as PEFT.
+Most adapters are PEFT's. Of 80 configurations called `adapter_config.json` in public repositories 16 were MLX-LM's,
+which uses that name too; adapters for llama.cpp are GGUF files. All three are read, by every command and for every
+backend, and a plugin may bring [another format](../tutorial/adapter-format.md). `lora-core convert ADAPTER -o DIR`
+writes any of them as PEFT.
 
 An adapter is a directory, a file (GGUF), two files, or the hub id of one in the local Hugging Face cache; `--download`
 fetches it.
@@ -34,9 +35,7 @@ in between: {wrappers}. A name that could mean several modules is not guessed.
 def adapters_page() -> str:
     """Return docs/reference/adapters.md."""
     formats = [[code(each.name), each.summary] for each in lora_core_register_adapter_formats()]
-    refused = [
-        [code(field), refusal.feature, refusal.remedy] for field, refusal in REFUSED.items()
-    ]
+    refused = [[code(field), refusal.feature, refusal.remedy] for field, refusal in REFUSED.items()]
     return page(
         "Adapters that are read",
         _INTRODUCTION,

@@ -18,7 +18,7 @@ from lora_core.adapters.adapter import Adapter
 from lora_core.adapters.format import AdapterFormat, Claim
 from lora_core.adapters.gguf.container import MAGIC, GgufFile, GgufTensor, open_gguf
 from lora_core.adapters.gguf.names import ARCHITECTURES, module_of, rotated_heads, row_order
-from lora_core.adapters.pairs import FoundPair, outlined, updates_from
+from lora_core.adapters.pairs import FoundPair, implied_by, updates_from
 from lora_core.adapters.views import ReorderedTensor
 from lora_core.errors import AdapterError, Problem, UnsupportedError
 from lora_core.layers import ModelSummary
@@ -65,7 +65,7 @@ class GgufFormat(AdapterFormat):
         del config
         return self.read(name, weights, base, strength=strength)
 
-    def outline(self, path: Path) -> ModelSummary:
+    def implied_base(self, path: Path) -> ModelSummary:
         """Return the layers that the adapter updates; raises `UnsupportedError` if its rows need the base's heads."""
         file = _file(path) or path
         opened = open_gguf(file)
@@ -78,7 +78,7 @@ class GgufFormat(AdapterFormat):
                 "llama.cpp orders the rows of queries and keys by attention heads, whose number this file does not say"
             )
             raise UnsupportedError(what, where=str(file), remedy=_SAY_MODEL)
-        return outlined(pairs, str(opened.metadata.get("general.base_model.0.name", file.stem)))
+        return implied_by(pairs, str(opened.metadata.get("general.base_model.0.name", file.stem)))
 
 
 def _file(path: Path) -> Path | None:

@@ -16,7 +16,7 @@ import attrs
 from lora_core.adapters.adapter import Adapter
 from lora_core.adapters.format import AdapterFormat, Claim
 from lora_core.adapters.mlx_lm.config import MlxLmConfig
-from lora_core.adapters.pairs import FoundPair, outlined, updates_from
+from lora_core.adapters.pairs import FoundPair, implied_by, updates_from
 from lora_core.adapters.peft.config import load_config
 from lora_core.adapters.views import TurnedTensor
 from lora_core.errors import AdapterError, Problem
@@ -65,11 +65,11 @@ class MlxLmFormat(AdapterFormat):
                 attrs.evolve(each, what=f"Adapter {name!r}: {each.what}") for each in error.problems
             ) from error
 
-    def outline(self, path: Path) -> ModelSummary:
+    def implied_base(self, path: Path) -> ModelSummary:
         """Return the layers that the adapter in `path` updates."""
         config, _ = _config(path / CONFIG)
         tensors = open_tensors(path / WEIGHTS, error=AdapterError)
-        return outlined(_pairs(tensors, config.scale), config.base_model or path.name)
+        return implied_by(_pairs(tensors, config.scale), config.base_model or path.name)
 
 
 def _read(name: str, weights: Path, config_path: Path, base: ModelSummary) -> Adapter:

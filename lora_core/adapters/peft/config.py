@@ -33,6 +33,7 @@ class PeftLoraConfig:
     alpha_pattern: Mapping[str, float]
     targets: TargetSelection
     ensure_weight_tying: bool
+    saved: tuple[str, ...]
     base_model: str | None
 
     @classmethod
@@ -65,6 +66,7 @@ class PeftLoraConfig:
                 layers_pattern=_tuple(config.get("layers_pattern") or ()),
             ),
             ensure_weight_tying=bool(config.get("ensure_weight_tying")),
+            saved=_tuple(config.get("modules_to_save") or ()),
             base_model=config.get("base_model_name_or_path") or None,
         )
 

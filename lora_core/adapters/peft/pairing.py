@@ -11,7 +11,7 @@ import attrs
 from lora_core.adapters.adapter import Update
 from lora_core.adapters.ordering import natural_key
 from lora_core.adapters.peft.config import PeftLoraConfig
-from lora_core.adapters.peft.refusals import EMBEDDING_LORA, REFUSED, SAVED_BASE, Refusal
+from lora_core.adapters.peft.refusals import BIAS, EMBEDDING_LORA, MAGNITUDE, REFUSED, SAVED_BASE, Refusal
 from lora_core.adapters.peft.spelling import PEFT_PREFIX, Spelling
 from lora_core.errors import Problem
 from lora_core.intake.patterns import TooSlowError
@@ -108,13 +108,9 @@ def _feature(name: str) -> tuple[str, Refusal | None]:
     for field, refusal in REFUSED.items():
         if any(word in name for word in refusal.tensors):
             return field, refusal
-    for refusal in (EMBEDDING_LORA, SAVED_BASE):
+    for refusal in (EMBEDDING_LORA, MAGNITUDE, SAVED_BASE, BIAS):
         if any(word in name for word in refusal.tensors):
             return "", refusal
-    if re.fullmatch(r"base_model\.model\..+\.bias", name) and "lora_" not in name:
-        return "bias", REFUSED["bias"]
-    if name.startswith("base_model.model.") and "lora_" not in name:
-        return "modules_to_save", REFUSED["modules_to_save"]
     return "", None
 
 

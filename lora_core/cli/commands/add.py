@@ -25,6 +25,7 @@ def add(
     adapter_files: tuple[tuple[str, Path, Path], ...],
     from_dir: Path | None,
     jobs: int,
+    model: str | None,
     download: bool,
 ) -> None:
     """Link, then say what was added."""
@@ -40,7 +41,9 @@ def add(
         wanted = (*wanted, *more)
     if not wanted:
         raise UsageError("There is nothing to add", remedy="Give --adapter NAME=DIR or --from-dir DIR.")
-    changed = lora_core.add(bundle, wanted, jobs=jobs, download=download, emit=console.emit, hub=console.hub)
+    changed = lora_core.add(
+        bundle, wanted, jobs=jobs, model=model, download=download, emit=console.emit, hub=console.hub
+    )
     names = [reference.name for reference in wanted]
     told = ", ".join(names) if len(names) <= 10 else f"{len(names)} adapters"
     console.result(f"{bundle}: added {told}; it has {len(changed.manifest.adapters)} now")
@@ -57,6 +60,7 @@ command = Command(
         click.Option(
             ["--from-dir"], type=DIRECTORY, help="Add every subdirectory of this directory, by its name or a safe one."
         ),
+        click.Option(["--model"], help="The bundle's base, for DoRA, trained biases and whole modules."),
         click.Option(["--download"], is_flag=True, help="Allow adapters given by hub ids to be downloaded."),
         click.Option(["--jobs"], type=click.IntRange(min=1), default=1, show_default=True, help="Processes that link."),
     ],

@@ -97,7 +97,8 @@ def _texts(request: ExportRequest, handle: ModelHandle) -> _Texts:
     """Read what model and adapters say about text; raises `ModelError` or `AdapterError`."""
     base, files = BaseText.of_model(handle)
     complaint = lacking(handle, base)
-    references = sorted(adapter_references(request.adapters), key=lambda each: each.name)
+    given = located(adapter_references(request.adapters), download=request.download)
+    references = sorted(given, key=lambda each: each.name)
     adapters = AdapterTextReader(base).read(references)
     return _Texts(base=files, adapters=adapters, told=(*((complaint,) if complaint else ()), *adapters.told))
 

@@ -82,5 +82,5 @@ def test_other_backends_refuse_by_name(backend: str, trained: Trained, tmp_path:
         lora_core.export(trained.model, adapters={"rich": trained.rich}, backend=backend, out=tmp_path / "out")
 
     told = "\n".join(problem.what for problem in caught.value.problems)
-    for feature in ("DoRA", "trained biases", "whole trained modules"):
+    for feature in ("DoRA", "trained biases", "whole trained linear layers"):
         assert f"Backend {backend!r} cannot carry {feature}, which adapter 'rich' has" in told

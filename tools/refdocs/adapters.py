@@ -8,9 +8,11 @@ from lora_core.adapters.gguf.container import TYPES
 from lora_core.adapters.gguf.names import ARCHITECTURES
 from lora_core.adapters.peft.refusals import HARMLESS, HONOURED, REFUSED
 from lora_core.adapters.peft.spelling import WRAPPERS
+from lora_core.adapters.slots.kinds import KINDS
 from lora_core.adapters.strangers import STRANGERS
 from lora_core.plugin.core import lora_core_register_adapter_formats
 from refdocs.markdown import code, page, table
+from refdocs.projects import hub
 
 _INTRODUCTION = """
 Most adapters are PEFT's. Of 80 configurations called `adapter_config.json` in public repositories 16 were MLX-LM's,
@@ -20,6 +22,13 @@ writes any of them as PEFT.
 
 An adapter is a directory, a file (GGUF), two files, or the hub id of one in the local Hugging Face cache; `--download`
 fetches it.
+"""
+_KINDS = """
+On linear layers, the output head (tied or not) among them. DoRA, trained biases and whole layers are told against the
+base's weights, which an export has and `add` gets by `--model DIR`; what is linked then is as independent of the base
+as A and B. As in PEFT, a strength counts for A and B alone, and none of the three can be part of a composite. `bias` on
+a base without biases is no bias. A whole embedding, trained tokens, LoRA on an embedding and whole normalizations are
+refused for every backend: nothing hangs on those layers yet.
 """
 _FIELDS = """
 Fields of `adapter_config.json`. A field that stands in none of these lists is newer than the PEFT that lora-core was
@@ -34,6 +43,11 @@ in between: {wrappers}. A name that could mean several modules is not guessed.
 
 def adapters_page() -> str:
     """Return docs/reference/adapters.md."""
+    backends = hub().backends
+    kinds = [
+        [kind.feature, *("yes" if kind.name in spec.kinds else "refused" for spec in backends.values())]
+        for kind in KINDS.values()
+    ]
     formats = [[code(each.name), each.summary] for each in lora_core_register_adapter_formats()]
     refused = [[code(field), refusal.feature, refusal.remedy] for field, refusal in REFUSED.items()]
     return page(
@@ -43,6 +57,9 @@ def adapters_page() -> str:
         f"GGUF: architectures {_listed(ARCHITECTURES)}; tensors of type {_listed(TYPES.values())}.",
         "## Keys",
         _KEYS.format(wrappers=_listed(sorted(WRAPPERS))),
+        "## What an adapter may do",
+        _KINDS,
+        table(["", *backends], kinds),
         "## Fields of PEFT that are read",
         _FIELDS,
         _listed(sorted(HONOURED)),

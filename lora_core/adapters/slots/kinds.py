@@ -58,10 +58,12 @@ class Extent:
 class SlotKind(ABC):
     """What can hang on a layer. Kinds have no state; `name` is what manifests and relocation tables store.
 
-    `needs_base` says that folding needs the base's own weights, so that linking without them is impossible.
+    `feature` is what users call it. `needs_base` says that folding needs the base's own weights, so that linking
+    without them is impossible.
     """
 
     name: str
+    feature: str = ""
     needs_base: bool = False
 
     @abstractmethod
@@ -132,6 +134,7 @@ class LowRank(SlotKind):
     """LoRA: `out = base(x) + x @ A.T @ B.T`, with `a` of shape (rank, in_features) and `b` (out_features, rank)."""
 
     name = LOW_RANK
+    feature = "LoRA"
 
     def parts(self, extent: Extent) -> tuple[Part, ...]:
         """Return A and B."""
@@ -181,7 +184,6 @@ class _Alone(SlotKind):
     """A kind of one part that does not add up: what it does is not in proportion to a strength."""
 
     part: str
-    feature: str
 
     def fold(self, update: Update | None, extent: Extent) -> Values:
         """Return the part as it is: as in PEFT, a strength counts for A and B alone."""
@@ -254,7 +256,7 @@ class Dense(_Alone):
 
     name = "dense"
     part = "delta"
-    feature = "whole trained modules"
+    feature = "whole trained linear layers"
 
     def parts(self, extent: Extent) -> tuple[Part, ...]:
         """Return the difference of the weights."""

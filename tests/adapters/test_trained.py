@@ -129,6 +129,7 @@ HEAD = f"{PREFIX}lm_head.weight"
 MAGNITUDE = f"{PREFIX}model.layers.0.self_attn.q_proj.lora_magnitude_vector"
 WRONG: list[tuple[str, Change, str]] = [
     ("dora", lambda t: {k: v for k, v in t.items() if k != MAGNITUDE}, "one of them is missing"),
+    ("dora", lambda t: {k: v for k, v in t.items() if "magnitude" not in k}, "needs A, B and a magnitude"),
     ("dora", lambda t: t | {MAGNITUDE: np.ones(7, np.float32)}, "shape [7] does not fit"),
     ("head", lambda t: {k: v for k, v in t.items() if k != HEAD}, "no weight for it"),
     ("head", lambda t: t | {HEAD: np.ones((130, 32), np.float32)}, "vocabulary resized"),

@@ -89,7 +89,7 @@ CASES = (
 
 
 def model_of(case: TrainedCase) -> Any:
-    """Return the same small random model at every call, its biases too."""
+    """Return the same small random model at every call, its biases and normalizations too."""
     kinds = {"llama": transformers.LlamaConfig, "qwen2": transformers.Qwen2Config}
     torch.manual_seed(0)
     settings = {**SHAPE, "num_hidden_layers": 2, "tie_word_embeddings": True, **case.model}
@@ -98,6 +98,8 @@ def model_of(case: TrainedCase) -> Any:
         for name, parameter in model.named_parameters():
             if name.endswith(".bias"):
                 parameter.normal_(0, 0.5)
+            elif name.endswith("norm.weight"):
+                parameter.normal_(1, 0.1)
     return model
 
 

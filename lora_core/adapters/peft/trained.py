@@ -44,6 +44,7 @@ class TrainedParts:
     biases: Mapping[str, StoredTensor]
     weights: Mapping[str, StoredTensor]
     unused: tuple[StoredTensor, ...]
+    dora: bool
 
     @classmethod
     def of(
@@ -69,6 +70,7 @@ class TrainedParts:
             biases=found["bias"],
             weights=found["weight"],
             unused=tuple(unused),
+            dora=dora,
         )
 
     def updates(
@@ -117,7 +119,7 @@ class TrainedParts:
 
     def _half(self, pairs: Sequence[Update]) -> Iterator[Problem]:
         """Yield the modules that have a magnitude or a pair, where DoRA needs both."""
-        odd = self.magnitudes.keys() ^ {pair.module for pair in pairs} if self.magnitudes else ()
+        odd = self.magnitudes.keys() ^ {pair.module for pair in pairs} if self.dora else ()
         for module in sorted(odd):
             what = f"DoRA needs A, B and a magnitude of {module}, and one of them is missing"
             yield Problem(what=what, where=str(self.path), remedy="Save the adapter again.")

@@ -213,7 +213,8 @@ def test_problems_of_all_adapters_are_reported_together(tmp_path: Path) -> None:
 
     text = str(caught.value)
     assert all(
-        words in text for words in ("'a': It uses QA-LoRA", "'b': Nothing uses", "'c': There is no such", "'m': It uses")
+        words in text
+        for words in ("'a': It uses QA-LoRA", "'b': Nothing uses", "'c': There is no such", "'m': It uses")
     )
 
 

@@ -18,6 +18,7 @@ import attrs
 import numpy as np
 
 from lora_core.errors import AdapterError, StorageError
+from lora_core.intake.files import open_regular
 from lora_core.tensors import widen
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class GgufTensor:
     def read(self) -> npt.NDArray[np.float32]:
         """Return the data as a C-contiguous float32 array; raises `AdapterError` if the file changed since."""
         try:
-            with self.path.open("rb") as file:
+            with open_regular(self.path, AdapterError) as file:
                 if _stamp(file) != self.stamp:
                     raise AdapterError("The file changed while it was in use", where=f"{self.path}: {self.name}")
                 file.seek(self.offset)
@@ -81,7 +82,7 @@ class GgufFile:
 def open_gguf(path: Path) -> GgufFile:
     """Read the header of the GGUF file at `path`; raises `AdapterError` for one that is damaged or of another kind."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path, AdapterError) as file:
             return _Header(file, path).read()
     except FileNotFoundError as error:
         raise AdapterError("There is no such file", where=str(path)) from error

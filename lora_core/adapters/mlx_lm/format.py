@@ -20,6 +20,8 @@ from lora_core.adapters.pairs import FoundPair, implied_by, updates_from
 from lora_core.adapters.peft.config import load_config
 from lora_core.adapters.views import TurnedTensor
 from lora_core.errors import AdapterError, Problem
+from lora_core.intake import limits
+from lora_core.intake.files import read_regular
 from lora_core.layers import ModelSummary
 from lora_core.tensors import StoredTensor, open_tensors, scan
 
@@ -44,8 +46,8 @@ class MlxLmFormat(AdapterFormat):
     def sniff_files(self, weights: Path, config: Path) -> Claim:  # noqa: ARG002 - the configuration says it
         """Claim a file whose configuration has fields of MLX-LM."""
         try:
-            data = config.read_bytes()
-        except OSError:
+            data = read_regular(config, limits.CONFIG, AdapterError)
+        except (OSError, AdapterError):
             return Claim.NO
         return Claim.CERTAIN if any(field in data for field in _FIELDS) and b'"peft_type"' not in data else Claim.NO
 

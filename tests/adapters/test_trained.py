@@ -16,6 +16,8 @@ from safetensors.numpy import load_file, save_file
 from lora_core.adapters.adapter import Adapter
 from lora_core.adapters.composites import compose
 from lora_core.adapters.peft.format import PeftFormat
+from lora_core.adapters.reading import read_adapters
+from lora_core.adapters.reference import AdapterReference
 from lora_core.adapters.slots.choice import place, place_alone
 from lora_core.adapters.slots.plan import SlotPlan
 from lora_core.errors import AdapterError, UnsupportedError
@@ -187,3 +189,15 @@ def test_an_adapter_whose_gains_are_1_and_whose_b_is_zero_does_nothing(tmp_path:
     save_file(stored, weights)
 
     assert is_zero(read(case, tmp_path))
+
+
+def test_lora_on_an_embedding_is_refused_once_and_the_remedy_unties_first(tmp_path: Path) -> None:
+    case = TrainedCase(name="embedding", config={"r": 4, "lora_alpha": 8, "target_modules": ["embed_tokens", "q_proj"]})
+    opened(case, tmp_path)
+
+    with pytest.raises(AdapterError) as caught:
+        read_adapters([AdapterReference(name="tested", directory=tmp_path)], base_of(case), [PeftFormat()])
+
+    (problem,) = caught.value.problems
+    assert "LoRA on an embedding" in problem.what
+    assert problem.remedy.index("untie the base") < problem.remedy.index("merge the adapter")

@@ -149,6 +149,8 @@ def _targeting(
             remedy = "LoRA is supported on linear layers: leave this module out of the targets."
             yield Problem(what=f"It targets {module!r}, which is no linear layer", where=where, remedy=remedy)
         elif layer.kind != "linear":
+            if any(word in tensor.name for tensor in stored.unused for word in EMBEDDING_LORA.tensors):
+                continue  # the tensors' own problem says the same
             what = f"It targets the embedding {module!r}; {EMBEDDING_LORA.feature} is not supported"
             yield Problem(what=what, where=where, remedy=EMBEDDING_LORA.remedy)
         elif config.ensure_weight_tying and layer.is_output:
@@ -163,7 +165,8 @@ def _disagreements(
 ) -> Iterator[Problem]:
     """Yield where configuration and tensors speak of different modules, and half pairs."""
     modules = set(base.module_names)
-    lost = [module for module in targets if module not in stored.halves]
+    embeddings = {layer.name for layer in base.layers if layer.kind == "embedding"}
+    lost = [module for module in targets if module not in stored.halves and module not in embeddings]
     strange = [module for module in sorted(stored.halves, key=natural_key) if module not in modules]
     if lost and strange:
         yield _misnamed(stored, strange, lost[0], base, config_path)

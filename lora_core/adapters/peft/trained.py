@@ -109,7 +109,11 @@ class TrainedParts:
         for present, what, remedy in (
             (self.magnitudes, "It is a DoRA adapter, whose gains are computed from the base's weights", SAY_MODEL),
             (self.biases, "It trained biases, which are told as what they add to the base's", SAY_MODEL),
-            (copies, "This looks like a copy of base weights", f"{SAVE_AGAIN} Or have it compared: {SAY_MODEL}"),
+            (
+                copies,
+                "This looks like a copy of base weights",
+                f"{SAVE_AGAIN} To have it compared instead: {SAY_MODEL}",
+            ),
             (self.weights, "It trained whole weights, which are told as what they add to the base's", SAY_MODEL),
         ):
             if present:

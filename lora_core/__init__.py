@@ -1,8 +1,8 @@
 """One base model, any number of LoRA adapters, files that on-device runtimes load.
 
-The library face: `export`, `add`, `remove`, `convert`, `inspect`, `open`, `verify` and `bench`. Importing this package
-imports nothing heavy; each function imports what it needs. Every error is a `lora_core.errors.LoraCoreError`; progress
-comes as events (`lora_core.events`) to `emit`; nothing is printed.
+The library face: `export`, `add`, `remove`, `convert`, `pack`, `ship`, `inspect`, `open`, `verify` and `bench`.
+Importing this package imports nothing heavy; each function imports what it needs. Every error is a
+`lora_core.errors.LoraCoreError`; progress comes as events (`lora_core.events`) to `emit`; nothing is printed.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from lora_core.hub import PluginHub
     from lora_core.models.base import ModelHandle
     from lora_core.pipeline.inspect import InspectReport
+    from lora_core.pipeline.packing import PackedAdapter
+    from lora_core.pipeline.shipping import Shipment
     from lora_core.pipeline.verify import VerifyReport
     from lora_core.quant.policy import QuantPolicy
     from lora_core.runtime.bench import BenchReport, BenchSettings
@@ -29,7 +31,20 @@ if TYPE_CHECKING:
 
 moved.install()
 
-__all__ = ["Adapters", "__version__", "add", "bench", "convert", "export", "inspect", "open", "remove", "verify"]
+__all__ = [
+    "Adapters",
+    "__version__",
+    "add",
+    "bench",
+    "convert",
+    "export",
+    "inspect",
+    "open",
+    "pack",
+    "remove",
+    "ship",
+    "verify",
+]
 
 Adapters: TypeAlias = "Mapping[str, str | Path] | Sequence[AdapterReference]"
 """Directories (or files, or hub ids in the local cache) by adapter name, or references (which can also be two files, a
@@ -91,6 +106,7 @@ def add(
     adapters: Adapters,
     *,
     jobs: int = 1,
+    trust: Sequence[str | Path] = (),
     model: str | Path | ModelHandle | None = None,
     download: bool = False,
     emit: Emit = ignore,
@@ -100,12 +116,23 @@ def add(
 
     `jobs` processes share the work when there are many adapters; with `download` adapters given by hub ids that are not
     in the local cache are fetched. `model` is the base that the bundle was exported from, for adapters that are told
-    against its weights: DoRA, trained biases, whole modules. Raises `UsageError` (a name), `AdapterError` (an
-    adapter that is wrong, or outside the slot plan), `BundleError` or `UnsupportedError`; the bundle is then unchanged.
+    against its weights: DoRA, trained biases, whole modules. `trust` are files of Ed25519 public keys (PEM): every
+    adapter must then be a package that one of them signed. Raises `UsageError` (a name, a key), `AdapterError` (an
+    adapter that is wrong, outside the slot plan, or not trusted; a package of another bundle), `BundleError` or
+    `UnsupportedError`; the bundle is then unchanged.
     """
     from lora_core.pipeline.add import add as run
 
-    return run(_path(bundle), adapters, jobs=jobs, model=model, download=download, emit=emit, hub=_hub(hub))
+    return run(
+        _path(bundle),
+        adapters,
+        jobs=jobs,
+        trust=[Path(each) for each in trust],
+        model=model,
+        download=download,
+        emit=emit,
+        hub=_hub(hub),
+    )
 
 
 def remove(
@@ -137,6 +164,46 @@ def convert(
     from lora_core.pipeline.convert import convert as run
 
     return run(Path(adapter), Path(out), model=model, download=download, force=force, emit=emit, hub=_hub(hub))
+
+
+def pack(
+    bundle: str | Path | Bundle,
+    adapter: str | AdapterReference,
+    *,
+    out: str | Path | None = None,
+    sign: str | Path | None = None,
+    emit: Emit = ignore,
+    hub: PluginHub | None = None,
+) -> PackedAdapter:
+    """Write one adapter as a package: a file that `add` or a device links into this bundle and no other.
+
+    `adapter` is the name of one of the bundle, whose matrices are read back from it (`UnsupportedError` where the
+    backend cannot), or a reference to one that is read anew. `out` is the file (None: `NAME.lora` in the working
+    directory), replaced if it is there. `sign` is an Ed25519 private key (PEM). The same adapter and key give the same
+    bytes. Raises `UsageError`, `AdapterError`, `BundleError` or `StorageError`.
+    """
+    from lora_core.pipeline.packing import pack as run
+
+    target, key = (None if each is None else Path(each) for each in (out, sign))
+    return run(_path(bundle), adapter, target, key=key, emit=emit, hub=_hub(hub))
+
+
+def ship(
+    bundle: str | Path | Bundle,
+    out: str | Path,
+    *,
+    sign: str | Path | None = None,
+    emit: Emit = ignore,
+    hub: PluginHub | None = None,
+) -> Shipment:
+    """Split `bundle` into `out/app`, the bundle without adapters, and `out/packages`, one package for each.
+
+    `out` is new or empty; `bundle` is left as it is. Raises as `pack`.
+    """
+    from lora_core.pipeline.shipping import ship as run
+
+    key = None if sign is None else Path(sign)
+    return run(_path(bundle), Path(out), key=key, emit=emit, hub=_hub(hub))
 
 
 def inspect(bundle: str | Path | Bundle, *, emit: Emit = ignore, hub: PluginHub | None = None) -> InspectReport:

@@ -153,8 +153,24 @@ def widen(raw: npt.NDArray[np.uint8], dtype: str) -> npt.NDArray[np.float32]:
     if dtype == "F16":
         return raw.view("<f2").astype(np.float32)
     if dtype == "BF16":  # the upper half of a float32
-        return (raw.view("<u2").astype(np.uint32) << np.uint32(16)).view(np.float32)
+        wide = raw.view("<u2").astype(np.uint32)
+        wide <<= np.uint32(16)
+        return wide.view(np.float32)
     raise ValueError(f"no float32 reading of {dtype}")
+
+
+def narrow(values: npt.NDArray[np.float32], dtype: str) -> npt.NDArray[Any]:
+    """Return float32 values in a type of `READABLE`, little-endian: what `widen` reads, the inverse of it.
+
+    Values that the type does not hold are rounded for F16 and cut for BF16; `widen` gives none of those.
+    """
+    if dtype == "F32":
+        return values.astype("<f4", copy=False)
+    if dtype == "F16":
+        return values.astype("<f2")
+    if dtype == "BF16":
+        return (values.view(np.uint32) >> np.uint32(16)).astype("<u2")
+    raise ValueError(f"no {dtype} of float32")
 
 
 def open_tensors(path: Path, *, error: type[InputError] = InputError) -> tuple[StoredTensor, ...]:
@@ -166,6 +182,8 @@ def open_tensors(path: Path, *, error: type[InputError] = InputError) -> tuple[S
 
     try:
         stamp = _stamp(path.stat())
+        if (pointer := _pointer(path, error)) is not None:
+            raise error(pointer)
         length = _header_length(path, error)
         if length is None:
             raise error("This is no safetensors file.", where=str(path), remedy=_COPY_AGAIN)
@@ -175,7 +193,7 @@ def open_tensors(path: Path, *, error: type[InputError] = InputError) -> tuple[S
     except FileNotFoundError as missing:
         raise error("There is no such file.", where=str(path)) from missing
     except SafetensorError as damaged:
-        raise error(_pointer(path) or _damage(path, str(damaged))) from damaged
+        raise error(_damage(path, str(damaged))) from damaged
     except ValueError as wrong:
         what = f"The weights cannot be read: of the header, {wrong}"
         raise error(Problem(what=what, where=str(path), remedy=_COPY_AGAIN)) from wrong
@@ -246,9 +264,9 @@ def _parse_header(path: Path, stamp: tuple[int, int], error: type[InputError]) -
     return tuple(sorted(tensors, key=lambda tensor: (tensor.offset, tensor.size)))
 
 
-def _pointer(path: Path) -> Problem | None:
+def _pointer(path: Path, error: type[InputError]) -> Problem | None:
     """Say so if the file is what git-lfs puts in the place of one that was not fetched."""
-    with path.open("rb") as file:
+    with open_regular(path, error) as file:
         if file.read(len(GIT_LFS)) != GIT_LFS:
             return None
     return Problem(what="This is a git-lfs pointer, not the weights", where=str(path), remedy=FETCH)

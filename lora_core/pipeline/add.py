@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_core.adapters.names import name_problems
+from lora_core.adapters.packages.seal import Trust
 from lora_core.adapters.reference import AdapterReference
 from lora_core.backend import Backend
 from lora_core.bundle.bundle import Bundle
@@ -20,6 +21,7 @@ from lora_core.models.base import ModelHandle
 from lora_core.pipeline.batches import BATCH, WORTH_A_PROCESS, BatchResult, LinkBatch, link_here, split
 from lora_core.pipeline.complaints import Complaints
 from lora_core.pipeline.given import adapter_formats, adapter_references, located, open_model
+from lora_core.pipeline.packing import refuse_packages
 from lora_core.pipeline.recording import Changed, checked, updated
 from lora_core.pipeline.soundness import blaming_damage, damage, rewritten_damage
 from lora_core.specs import BackendSpec
@@ -36,6 +38,7 @@ def add(
     adapters: Mapping[str, str | Path] | Sequence[AdapterReference],
     *,
     jobs: int,
+    trust: Sequence[Path] = (),
     model: str | Path | ModelHandle | None = None,
     download: bool = False,
     emit: Emit,
@@ -52,6 +55,8 @@ def add(
         spec = hub.spec_of(bundle)
         backend = _linker(spec, hub)
         _check(bundle, spec, references)
+        if trust or any(reference.package for reference in references):
+            refuse_packages(bundle, backend, references, Trust.read(trust) if trust else None)
         handle = None if model is None else _base_of(bundle, model, hub)
         work = changing.out.parent / f"batches-{os.urandom(4).hex()}"
         work.mkdir()

@@ -15,6 +15,8 @@ COMMANDS = {
     "add": "Link adapters into a bundle, in milliseconds.",
     "remove": "Remove adapters from a bundle.",
     "convert": "Write an adapter of any format as PEFT saves it.",
+    "pack": "Write one adapter as a package.",
+    "ship": "Split a bundle into the app's part and packages.",
     "inspect": "Show files, methods, adapters and the sharing proof.",
     "verify": "Compare a bundle's numbers with a reference.",
     "run": "Generate text from a bundle.",

@@ -130,5 +130,5 @@ def test_a_git_lfs_pointer_is_told_for_what_it_is(name: str, tmp_path: Path) -> 
 def test_a_module_of_a_wrapper_that_the_base_lacks_is_named_without_it(tmp_path: Path) -> None:
     tensors = {f"module.{key.replace('q_proj', 'qq_proj')}": value for key, value in GOOD.items()}
 
-    with pytest.raises(AdapterError, match=r"no module 'model\.layers\.0\.self_attn\.qq_proj'"):
+    with pytest.raises(AdapterError, match=r"does not have: 'model\.layers\.0\.self_attn\.qq_proj'"):
         PeftFormat().read("tested", write(tmp_path, tensors), attrs.evolve(BASE, name="other"))

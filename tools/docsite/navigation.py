@@ -9,6 +9,7 @@ NAVIGATION: Mapping[str, Sequence[str]] = {
     "How to": (
         "how-to/own-module",
         "how-to/many-adapters",
+        "device",
         "how-to/sharing-proof",
         "how-to/quantize",
         "how-to/ship-a-plugin",
@@ -22,6 +23,7 @@ NAVIGATION: Mapping[str, Sequence[str]] = {
         "reference/options",
         "reference/verify",
         "reference/bundle-format",
+        "reference/package-format",
         "reference/manifest",
         "reference/errors",
         "reference/events",

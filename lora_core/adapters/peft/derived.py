@@ -41,8 +41,8 @@ class DoraGain:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """One gain for each output."""
-        return (self.weight.shape[0],)
+        """One gain for each output, as a column."""
+        return (self.weight.shape[0], 1)
 
     def read(self) -> npt.NDArray[np.float32]:
         """Return `m / |W + scaling * B A|` row by row."""
@@ -51,7 +51,7 @@ class DoraGain:
             rows += np.multiply.outer(column.astype(np.float64) * self.scaling, row.astype(np.float64))
         norms = np.sqrt(np.add.reduce(rows * rows, axis=1))
         gains: npt.NDArray[np.float32] = (self.magnitude.read().reshape(-1) / norms).astype(np.float32)
-        return gains
+        return gains[:, None]
 
 
 @attrs.frozen(kw_only=True)
@@ -79,7 +79,7 @@ class GainedRows:
 
     def read(self) -> npt.NDArray[np.float32]:
         """Return B with its rows multiplied."""
-        return self.stored.read() * self.gain.read()[:, None]
+        return self.stored.read() * self.gain.read()
 
 
 @attrs.frozen(kw_only=True)
@@ -107,16 +107,16 @@ class BiasShift:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """One number for each output."""
-        return (self.width,)
+        """One number for each output, as a column."""
+        return (self.width, 1)
 
     def read(self) -> npt.NDArray[np.float32]:
         """Return the difference."""
         old = np.zeros(self.width) if self.bias is None else self.bias.read().astype(np.float64)
         new = old if self.trained is None else self.trained.read().reshape(-1).astype(np.float64)
-        kept = old if self.gain is None else old * self.gain.read().astype(np.float64)
+        kept = old if self.gain is None else old * self.gain.read()[:, 0].astype(np.float64)
         shift: npt.NDArray[np.float32] = (new - kept).astype(np.float32)
-        return shift
+        return shift[:, None]
 
     def _gain(self) -> LazyTensor:
         assert self.gain is not None, "a shift has a reason"

@@ -191,7 +191,7 @@ class _Alone(SlotKind):
         if update is None:
             filled = np.zeros if part.neutral == "zero" else np.ones
             return {part.name: filled(part.shape, dtype=np.float32)}
-        return {part.name: np.ascontiguousarray(update.tensors[part.name].read().reshape(part.shape))}
+        return {part.name: np.ascontiguousarray(update.tensors[part.name].read())}
 
     def combine(self, updates: Sequence[Update]) -> Update:
         """Refuse: raises `AdapterError`."""

@@ -60,6 +60,13 @@ def test_adapter_files_are_as_good_as_a_directory(shell: Shell) -> None:
     assert (shell.directory / "bundle" / "bob.safetensors").read_bytes() == stored
 
 
+def test_convert_writes_an_adapter_that_can_be_added(shell: Shell) -> None:
+    outcome = shell.run("convert", "adapters/bob", "-o", "again")
+    assert outcome.out == "again: 4 modules as a PEFT adapter\n"
+    assert shell.run("convert", "adapters/bob", "-o", "again").code == 2
+    assert shell.run("add", "bundle", "--adapter", "bob=again").code == 0
+
+
 def test_inspect_shows_the_sharing_proof(shell: Shell) -> None:
     outcome = shell.run("inspect", "bundle")
     assert outcome.code == 0, outcome

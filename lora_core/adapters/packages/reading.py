@@ -107,7 +107,7 @@ class AdapterPackage:
             expected = {}
         if shapes != expected or any(not all(shape) for shape in shapes.values()):
             return Problem(what=f"Its tensors {shapes} are no update of kind {update.kind!r}", where=where)
-        if (extent.in_features, extent.out_features) != (layer.in_features, layer.out_features):
+        if extent.in_features not in (0, layer.in_features) or extent.out_features != layer.out_features:
             what = f"It is for {extent.in_features} to {extent.out_features} features, where the base has "
             return Problem(what=f"{what}{layer.in_features} to {layer.out_features}", where=where)
         return None

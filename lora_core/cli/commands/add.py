@@ -34,6 +34,8 @@ def add(
     packages: tuple[str, ...],
     trust: tuple[Path, ...],
     jobs: int,
+    model: str | None,
+    download: bool,
 ) -> None:
     """Link, then say what was added."""
     import lora_core
@@ -48,7 +50,16 @@ def add(
         wanted = (*wanted, *more)
     if not wanted:
         raise UsageError("There is nothing to add", remedy="Give --adapter NAME=DIR, --package FILE or --from-dir DIR.")
-    changed = lora_core.add(bundle, wanted, jobs=jobs, trust=trust, emit=console.emit, hub=console.hub)
+    changed = lora_core.add(
+        bundle,
+        wanted,
+        jobs=jobs,
+        trust=trust,
+        model=model,
+        download=download,
+        emit=console.emit,
+        hub=console.hub,
+    )
     names = [reference.name for reference in wanted]
     told = ", ".join(names) if len(names) <= 10 else f"{len(names)} adapters"
     console.result(f"{bundle}: added {told}; it has {len(changed.manifest.adapters)} now")
@@ -78,6 +89,8 @@ command = Command(
             metavar="PUBKEY",
             help="Accept only packages that this Ed25519 public key (PEM) signed. Repeatable.",
         ),
+        click.Option(["--model"], help="The bundle's base, for DoRA, trained biases and whole modules."),
+        click.Option(["--download"], is_flag=True, help="Allow adapters given by hub ids to be downloaded."),
         click.Option(["--jobs"], type=click.IntRange(min=1), default=1, show_default=True, help="Processes that link."),
     ],
 )

@@ -36,5 +36,12 @@ NAVIGATION: Mapping[str, Sequence[str]] = {
         "reference/dependencies",
         "reference/api/index",
     ),
-    "Explanation": ("architecture", "explanation/xnnpack", "explanation/coreml", "explanation/qnn_sim", "benchmarks"),
+    "Explanation": (
+        "architecture",
+        "explanation/xnnpack",
+        "explanation/coreml",
+        "explanation/qnn_sim",
+        "benchmarks",
+        "reliability",
+    ),
 }

@@ -83,7 +83,7 @@ class StoredText:
         if name not in self.files:
             return {}
         try:
-            value = parse_json(self.text(name))
+            value = parse_json(self.text(name), digits=limits.LONGEST_TEXT_DIGITS)
         except ValueError as error:
             raise self.error(f"This is not JSON: {error}", where=self.where(name)) from error
         if not isinstance(value, dict):

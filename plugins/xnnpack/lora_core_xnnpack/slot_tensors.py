@@ -70,7 +70,10 @@ class TensorRelocation:
             KeySite(payload=whole(site["payload"]), offset=whole(site["offset"])) for site in document["sites"]
         )
         shape = tuple(map(whole, document["shape"]))
-        return cls(module=document["module"], part=document["part"], shape=shape, sites=sites)
+        module, part = document["module"], document["part"]
+        if not isinstance(module, str) or not isinstance(part, str):
+            raise ValueError(f"{module!r:.60} and {part!r:.60} are no names")
+        return cls(module=module, part=part, shape=shape, sites=sites)
 
 
 def whole(value: object) -> int:

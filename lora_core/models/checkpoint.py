@@ -81,21 +81,22 @@ class Checkpoint:
             )
 
     def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
-        """Return the named tensors in float32; those stored so are memory-mapped, not copied.
+        """Return the tensors with these names in their files, in float32; those stored so are memory-mapped.
 
         Raises `StorageError` if a file can no longer be read.
         """
         import torch  # heavy: only loading needs it
         from safetensors import SafetensorError, safe_open
 
-        files: dict[Path, dict[str, str]] = {}
-        for name in names:
-            files.setdefault(self.tensors[name].path, {})[name] = self.tensors[name].name
+        paths = {stored.name: stored.path for stored in self.tensors.values()}
+        files: dict[Path, list[str]] = {}
+        for name in dict.fromkeys(names):
+            files.setdefault(paths[name], []).append(name)
         tensors: dict[str, torch.Tensor] = {}
         for path, wanted in files.items():
             try:
                 with safe_open(path, framework="pt") as stored:
-                    tensors.update({name: stored.get_tensor(key).to(torch.float32) for name, key in wanted.items()})
+                    tensors.update({name: stored.get_tensor(name).to(torch.float32) for name in wanted})
             except (OSError, SafetensorError) as error:
                 raise StorageError(f"Cannot read the checkpoint: {error}", where=str(path)) from error
         return tensors

@@ -155,7 +155,7 @@ class HfModel(ModelHandle):
         torch operators; raises `ModelError`.
         """
         outline = self.outline(options)
-        return outline.fill(self.checkpoint.read(dict.fromkeys(each.name for each in outline.sources.values())))
+        return outline.fill(self.checkpoint.read(each.name for each in outline.sources.values()))
 
     def outline(self, options: ModelOptions) -> Outline:
         """Build what `load` builds, without reading weights; raises `ModelError`."""

@@ -20,9 +20,10 @@ from lora_core_xnnpack.stamping.sample import Sample
 from lora_core_xnnpack.stamping.shallow import LayeredBase
 from lora_core_xnnpack.stamping.stretching import Stretch
 
-# From one layer nothing follows: it reads the embedding where others read the layer before.
-_STARTS = (2, 3)
-_FEWEST = 9  # layers of the three models from which all follows, if every layer is alike
+# What spans two layers (a delegate does) is irregular between the first two, one of which reads the embedding: a copy
+# of what is regular has its like before it from three layers on.
+_STARTS = (3, 4)
+_FEWEST = 12  # layers of the three models from which all follows, if every layer is alike
 _MOST_DETAIL = 2
 
 

@@ -35,8 +35,8 @@ class Methods(Protocol):
         ...
 
 
-class Lowering:
-    """How shallow models of one program are lowered; what was lowered is kept."""
+class ShallowModels:
+    """The shallow models of one program, lowered when they are asked for, once each."""
 
     def __init__(self, base: LayeredBase, plans: Sequence[SlotPlan], methods: Methods) -> None:
         self._base, self._plans, self._methods = base, plans, methods
@@ -89,7 +89,7 @@ def stamp(base: LayeredBase, plans: Sequence[SlotPlan], methods: Methods) -> Sta
     """
     attempt = _first(base, plans)
     depth = len(base.layers)
-    lowering = Lowering(base, plans, methods)
+    lowering = ShallowModels(base, plans, methods)
     for start in _STARTS:
         attempt = _Attempt.of(attempt.runs, start)
         if start > _STARTS[0] and not (attempt.stretched and lowering.affords(attempt.choices, depth)):
@@ -140,7 +140,7 @@ class _Attempt:
         one_more = [self._layers({number: 1}) for number in self.stretched]
         return [self._layers({}), *one_more, self._layers(dict.fromkeys(self.stretched, 2))]
 
-    def stamp(self, lowering: Lowering) -> Stamped:
+    def stamp(self, lowering: ShallowModels) -> Stamped:
         """Derive the whole model's program; raises `_NotYetError`."""
         shallow, *one_more, proof = (lowering.sample(keep) for keep in self.choices)
         more = [self.runs[number].repeats - self.start for number in self.stretched]

@@ -17,7 +17,7 @@ DISTRIBUTIONS := . plugins/xnnpack plugins/coreml plugins/qnn_sim
 # $(call logged,COMMAND) sends what COMMAND says to the log; if it fails, its last lines without pip's warnings are shown.
 logged = $(1) >>$(SETUP_LOG) 2>&1 || { grep -v '^WARNING' $(SETUP_LOG) | tail -n 20; echo "make setup failed; all of it is in $(SETUP_LOG)"; exit 1; }
 
-.PHONY: help setup model demo docs reference changelog lint types test test-fast test-processors test-packaging dist clean-demo clean
+.PHONY: fuzz hostile help setup model demo docs reference changelog lint types test test-fast test-processors test-packaging dist clean-demo clean
 
 help:
 	@echo "make setup           install everything into $(VENV)"
@@ -28,6 +28,8 @@ help:
 	@echo "make dist            build wheels and sdists of every distribution into $(DIST), and check them"
 	@echo "make test-packaging  test what 'make dist' builds, used in new environments"
 	@echo "make test-processors numbers and bytes as on other processors, and beside a busy machine"
+	@echo "make fuzz            damage what readers read, 100,000 times each"
+	@echo "make hostile BUNDLE=DIR ADAPTER=DIR  change every field of a copy of a bundle; an adapter fits it"
 	@echo "make docs            build the documentation into build/site; no torch needed"
 	@echo "make reference       write the pages of docs/ that are made from the code"
 	@echo "make changelog       move the fragments of changes/ into CHANGELOG.md"
@@ -54,6 +56,13 @@ $(MODEL)/config.json: | $(STAMP)
 
 demo: $(STAMP) $(MODEL)/config.json
 	@$(BIN)/python examples/demo.py --model $(MODEL) --output build/demo
+
+fuzz: $(STAMP)
+	@FUZZ_EXAMPLES=100000 $(BIN)/python -m pytest -q plugins/xnnpack/tests/test_hostile_files.py \
+	  plugins/coreml/tests/test_hostile_packages.py tests/intake/test_plain_json.py
+
+hostile: $(STAMP)
+	@$(BIN)/python -m tests.security.hostile_bundles $(BUNDLE) $(ADAPTER)
 
 reference: $(STAMP)
 	@PYTHONPATH=tools $(BIN)/python -m refdocs

@@ -210,7 +210,7 @@ def answer(bundle: Path) -> None:
     """Let base and adapter of a bundle read a prompt and write some tokens; raises `RuntimeError` if they cannot."""
     import lora_core
 
-    prompt = [int(token) for token in np.random.default_rng(2).integers(3, 1000, PROMPT)]
+    prompt = [int(token) for token in np.random.default_rng(2).integers(3, 200, PROMPT)]
     with lora_core.open(bundle) as session:
         for adapter in (None, "some"):
             session.load(adapter)

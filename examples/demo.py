@@ -9,12 +9,19 @@ kept, so that a second run takes seconds.
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
+import shutil
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
+from tokenizers import Tokenizer
+
+NATIVE = Path(__file__).parents[1] / "native"
+C10 = "executorch/runtime/core/portable_type/c10"
 ADAPTERS = Path(__file__).parent / "adapters"
 QUESTION = "What is a clock?"
 EXPORT = "pirate", "json"
@@ -41,6 +48,48 @@ def export(model: Path, bundle: Path, cache: Path) -> None:
     run("add", bundle, "--adapter", f"{LATER}={ADAPTERS / LATER}")
 
 
+def answer_on_device(bundle: Path, output: Path) -> None:
+    """Pack an adapter, and have the C++ runner link it and answer: no Python is in that process."""
+    print("\n==> On a device: the C++ runner links an adapter from a package, then answers")
+    compiler = shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        print("skipped: there is no C++ compiler (g++ or clang++) on this machine")
+        return
+    package, linked = output / "pirate.lora", output / "linked"
+    run("pack", bundle, "pirate", "-o", package)
+    linked.mkdir(exist_ok=True)
+    tokenizer = Tokenizer.from_file(str(bundle / "tokenizer" / "tokenizer.json"))
+    question = f"<|im_start|>user\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n"
+    prompt = ",".join(map(str, tokenizer.encode(question, add_special_tokens=False).ids))
+    files = ("template/0.pte", "template/0.json")
+    words = [*(bundle / file for file in files), package, linked / "pirate.pte", linked / "pirate.ptd"]
+    told = f"pirate={','.join(map(str, words))}"
+    command = [build_runner(compiler, output), bundle / "foundation.ptd", prompt, "24", "--link", told]
+    print(f"$ runner {bundle / 'foundation.ptd'} PROMPT 24 --link {told}", flush=True)
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.stderr)
+    for line in done.stdout.splitlines():
+        answer = json.loads(line)
+        print(f"{answer['name']} ({answer['anonymous_kb'] / 1e3:.0f} MB): {tokenizer.decode(answer['tokens'])}")
+
+
+def build_runner(compiler: str, output: Path) -> Path:
+    """Compile native/ and its runner against the ExecuTorch that is installed (as native/examples/CMakeLists.txt)."""
+    found = find_spec("executorch")
+    assert found is not None
+    assert found.submodule_search_locations
+    root, runner = Path(next(iter(found.submodule_search_locations))), output / "runner"
+    names = ("libexecutorch.so", "libexecutorch_kernels_optimized.so", "libexecutorch_backend_xnnpack.so")
+    includes = (NATIVE / "include", NATIVE / "src", *(root / "include" / part for part in ("", C10)))
+    sources = [*sorted((NATIVE / "src").glob("*.cpp")), *sorted((NATIVE / "examples").glob("*.cpp"))]
+    flags = ["-std=c++17", "-O2", "-DC10_USING_CUSTOM_GENERATED_MACROS", "-DET_EVENT_TRACER_ENABLED"]
+    flags += [word for include in includes for word in ("-isystem", str(include))]
+    libraries = ["-Wl,--no-as-needed", *(str(root / "lib" / name) for name in names), f"-Wl,-rpath,{root / 'lib'}"]
+    subprocess.run([compiler, *flags, *map(str, sources), *libraries, "-o", str(runner)], check=True)
+    return runner
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Export SmolLM2 with real adapters, run it, show what is shared.")
     parser.add_argument("--model", type=Path, required=True)
@@ -59,6 +108,7 @@ def main() -> None:
     run("run", bundle, *chosen, "--prompt", QUESTION, "--max-new-tokens", "40", *packed)
     print("\n==> What is stored once, by hash")
     run("inspect", bundle)
+    answer_on_device(bundle, arguments.output)
     print(f"\n==> Done in {time.monotonic() - start:.0f} s. The bundle is {bundle}", flush=True)
 
 

@@ -1,8 +1,8 @@
 """One base model, any number of LoRA adapters, files that on-device runtimes load.
 
-The library face: `export`, `add`, `remove`, `inspect`, `open`, `verify` and `bench`. Importing this package imports
-nothing heavy; each function imports what it needs. Every error is a `lora_core.errors.LoraCoreError`; progress comes
-as events (`lora_core.events`) to `emit`; nothing is printed.
+The library face: `export`, `add`, `remove`, `convert`, `pack`, `ship`, `inspect`, `open`, `verify` and `bench`.
+Importing this package imports nothing heavy; each function imports what it needs. Every error is a
+`lora_core.errors.LoraCoreError`; progress comes as events (`lora_core.events`) to `emit`; nothing is printed.
 """
 
 from __future__ import annotations
@@ -16,11 +16,14 @@ from lora_core.events import Emit, ignore
 from lora_core.version import __version__
 
 if TYPE_CHECKING:
+    from lora_core.adapters.adapter import Adapter
     from lora_core.adapters.reference import AdapterReference
     from lora_core.bundle.bundle import Bundle
     from lora_core.hub import PluginHub
     from lora_core.models.base import ModelHandle
     from lora_core.pipeline.inspect import InspectReport
+    from lora_core.pipeline.packing import PackedAdapter
+    from lora_core.pipeline.shipping import Shipment
     from lora_core.pipeline.verify import VerifyReport
     from lora_core.quant.policy import QuantPolicy
     from lora_core.runtime.bench import BenchReport, BenchSettings
@@ -28,10 +31,24 @@ if TYPE_CHECKING:
 
 moved.install()
 
-__all__ = ["Adapters", "__version__", "add", "bench", "export", "inspect", "open", "remove", "verify"]
+__all__ = [
+    "Adapters",
+    "__version__",
+    "add",
+    "bench",
+    "convert",
+    "export",
+    "inspect",
+    "open",
+    "pack",
+    "remove",
+    "ship",
+    "verify",
+]
 
 Adapters: TypeAlias = "Mapping[str, str | Path] | Sequence[AdapterReference]"
-"""Directories by adapter name, or references (which can also be two files, a composite, or have a strength)."""
+"""Directories (or files, or hub ids in the local cache) by adapter name, or references (which can also be two files, a
+composite, or have a strength)."""
 
 
 def export(
@@ -89,17 +106,33 @@ def add(
     adapters: Adapters,
     *,
     jobs: int = 1,
+    trust: Sequence[str | Path] = (),
+    model: str | Path | ModelHandle | None = None,
+    download: bool = False,
     emit: Emit = ignore,
     hub: PluginHub | None = None,
 ) -> Bundle:
     """Link `adapters` into `bundle` and return the new bundle; needs neither the base weights nor torch.
 
-    `jobs` processes share the work when there are many adapters. Raises `UsageError` (a name), `AdapterError` (an
-    adapter that is wrong, or outside the slot plan), `BundleError` or `UnsupportedError`; the bundle is then unchanged.
+    `jobs` processes share the work when there are many adapters; with `download` adapters given by hub ids that are not
+    in the local cache are fetched. `model` is the base that the bundle was exported from, for adapters that are told
+    against its weights: DoRA, trained biases, whole modules. `trust` are files of Ed25519 public keys (PEM): every
+    adapter must then be a package that one of them signed. Raises `UsageError` (a name, a key), `AdapterError` (an
+    adapter that is wrong, outside the slot plan, or not trusted; a package of another bundle), `BundleError` or
+    `UnsupportedError`; the bundle is then unchanged.
     """
     from lora_core.pipeline.add import add as run
 
-    return run(_path(bundle), adapters, jobs=jobs, emit=emit, hub=_hub(hub))
+    return run(
+        _path(bundle),
+        adapters,
+        jobs=jobs,
+        trust=[Path(each) for each in trust],
+        model=model,
+        download=download,
+        emit=emit,
+        hub=_hub(hub),
+    )
 
 
 def remove(
@@ -109,6 +142,68 @@ def remove(
     from lora_core.pipeline.remove import remove as run
 
     return run(_path(bundle), names, emit=emit, hub=_hub(hub))
+
+
+def convert(
+    adapter: str | Path,
+    out: str | Path,
+    *,
+    model: str | Path | ModelHandle | None = None,
+    download: bool = False,
+    force: bool = False,
+    emit: Emit = ignore,
+    hub: PluginHub | None = None,
+) -> Adapter:
+    """Write `adapter`, of any format that is read, as the PEFT directory `out`, and return it as it was read.
+
+    `model` is the base it is for; without it the adapter is read as it is, which formats can that tell the layers they
+    are for (GGUF of Llama cannot: its rows depend on the base's heads). `adapter` can be a hub id in the local cache,
+    fetched only with `download`. An existing `out` is refused unless `force` replaces it. Raises `AdapterError`,
+    `UsageError`, `UnsupportedError` for updates that are not LoRA, or `StorageError`; `out` is then untouched.
+    """
+    from lora_core.pipeline.convert import convert as run
+
+    return run(Path(adapter), Path(out), model=model, download=download, force=force, emit=emit, hub=_hub(hub))
+
+
+def pack(
+    bundle: str | Path | Bundle,
+    adapter: str | AdapterReference,
+    *,
+    out: str | Path | None = None,
+    sign: str | Path | None = None,
+    emit: Emit = ignore,
+    hub: PluginHub | None = None,
+) -> PackedAdapter:
+    """Write one adapter as a package: a file that `add` or a device links into this bundle and no other.
+
+    `adapter` is the name of one of the bundle, whose matrices are read back from it (`UnsupportedError` where the
+    backend cannot), or a reference to one that is read anew. `out` is the file (None: `NAME.lora` in the working
+    directory), replaced if it is there. `sign` is an Ed25519 private key (PEM). The same adapter and key give the same
+    bytes. Raises `UsageError`, `AdapterError`, `BundleError` or `StorageError`.
+    """
+    from lora_core.pipeline.packing import pack as run
+
+    target, key = (None if each is None else Path(each) for each in (out, sign))
+    return run(_path(bundle), adapter, target, key=key, emit=emit, hub=_hub(hub))
+
+
+def ship(
+    bundle: str | Path | Bundle,
+    out: str | Path,
+    *,
+    sign: str | Path | None = None,
+    emit: Emit = ignore,
+    hub: PluginHub | None = None,
+) -> Shipment:
+    """Split `bundle` into `out/app`, the bundle without adapters, and `out/packages`, one package for each.
+
+    `out` is new or empty; `bundle` is left as it is. Raises as `pack`.
+    """
+    from lora_core.pipeline.shipping import ship as run
+
+    key = None if sign is None else Path(sign)
+    return run(_path(bundle), Path(out), key=key, emit=emit, hub=_hub(hub))
 
 
 def inspect(bundle: str | Path | Bundle, *, emit: Emit = ignore, hub: PluginHub | None = None) -> InspectReport:

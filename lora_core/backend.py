@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from lora_core.adapters.slots.choice import PlacedAdapter
+from lora_core.adapters.slots.kinds import Values
 from lora_core.adapters.slots.plan import SlotPlan
 from lora_core.bundle.bundle import Bundle, Method
 from lora_core.errors import Problem, UnsupportedError
@@ -129,6 +130,25 @@ class Backend(ABC):
     def unlink(self, bundle: Bundle, names: Sequence[str], out: Path, emit: Emit) -> Artifacts | None:
         """Write files that must change when adapters go (None: only files of their own)."""
         return None
+
+    def template_files(self, bundle: Bundle, plan: int) -> Sequence[str]:
+        """Return the paths of the files that an adapter on the slot plan with this index is linked into.
+
+        Adapter packages name them by hash. Default: every file with the role `template` or `relocations`.
+        """
+        roles = ("template", "relocations")
+        return [artifact.path for artifact in bundle.manifest.artifacts if artifact.role in roles]
+
+    def stored_values(self, bundle: Bundle, name: str) -> Mapping[str, Values]:
+        """Return the values of every slot of the plan of the adapter `name` of `bundle`, by module, as they are stored.
+
+        Linking them again must give the same bytes. Only for backends that store them exactly; raises
+        `UnsupportedError` by default, and adapters are then packed from where they were read.
+        """
+        raise UnsupportedError(
+            f"Backend {bundle.manifest.backend!r} does not give the matrices of adapter {name!r} back.",
+            remedy=f"Pack it from its directory: {name}=DIR.",
+        )
 
     def open(self, bundle: Bundle, options: Any) -> Session:
         """Open `bundle` on a runtime; raises `UnsupportedError` where this machine cannot, `BundleError` if the stored

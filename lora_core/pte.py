@@ -47,6 +47,12 @@ class ContainerHeader:
             raise ValueError("it has no ExecuTorch header")
         return cls(program_size=program_size, segment_base=base, segment_size=size)
 
+    def require_all(self, size: int) -> None:
+        """Raise `ValueError` if a file of `size` bytes goes on behind its segments: nobody would count those bytes."""
+        end = max(self.program_size, self.segment_base + self.segment_size)
+        if size >= end + SEGMENT_ALIGNMENT:
+            raise ValueError(f"it has {size - end} bytes behind its last segment")
+
 
 def aligned(offset: int, alignment: int = SEGMENT_ALIGNMENT) -> int:
     """Return `offset` rounded up to `alignment`."""

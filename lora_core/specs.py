@@ -33,7 +33,8 @@ class BackendSpec:
     metadata `help` (a sentence for `--help`), and where they apply `choices` (a tuple of values) and `flag` (the
     option's name on the command line, if it is not the field's own in kebab case). `session_options` names such a class
     for what an opened bundle can be told, if there is anything. `slot_plans=False` says that adapters are stored as
-    they are: no plans are made, nothing is padded, and any adapter can be added at any time.
+    they are: no plans are made, nothing is padded, and any adapter can be added at any time. `kinds` are the slot kinds
+    (`lora_core.adapters.slots.kinds`) that its programs can carry; an adapter with another is refused by name.
     """
 
     name: str
@@ -45,6 +46,7 @@ class BackendSpec:
     embeddings: bool = False
     session_options: str | None = None
     slot_plans: bool = True
+    kinds: tuple[str, ...] = ("low_rank",)
     reserved: ReservedNames = attrs.field(factory=ReservedNames)
     requires: Mapping[str, str] = attrs.field(factory=dict)
     install_hint: str = ""

@@ -19,6 +19,7 @@ import attrs
 import numpy as np
 
 from lora_core.errors import InputError, Problem, StorageError
+from lora_core.git_lfs import pointer_problem
 from lora_core.intake.files import open_regular
 from lora_core.intake.limits import HEADER, TENSORS, raised
 from lora_core.intake.plain_json import parse_json
@@ -150,8 +151,24 @@ def widen(raw: npt.NDArray[np.uint8], dtype: str) -> npt.NDArray[np.float32]:
     if dtype == "F16":
         return raw.view("<f2").astype(np.float32)
     if dtype == "BF16":  # the upper half of a float32
-        return (raw.view("<u2").astype(np.uint32) << np.uint32(16)).view(np.float32)
+        wide = raw.view("<u2").astype(np.uint32)
+        wide <<= np.uint32(16)
+        return wide.view(np.float32)
     raise ValueError(f"no float32 reading of {dtype}")
+
+
+def narrow(values: npt.NDArray[np.float32], dtype: str) -> npt.NDArray[Any]:
+    """Return float32 values in a type of `READABLE`, little-endian: what `widen` reads, the inverse of it.
+
+    Values that the type does not hold are rounded for F16 and cut for BF16; `widen` gives none of those.
+    """
+    if dtype == "F32":
+        return values.astype("<f4", copy=False)
+    if dtype == "F16":
+        return values.astype("<f2")
+    if dtype == "BF16":
+        return (values.view(np.uint32) >> np.uint32(16)).astype("<u2")
+    raise ValueError(f"no {dtype} of float32")
 
 
 def open_tensors(path: Path, *, error: type[InputError] = InputError) -> tuple[StoredTensor, ...]:
@@ -163,6 +180,8 @@ def open_tensors(path: Path, *, error: type[InputError] = InputError) -> tuple[S
 
     try:
         stamp = _stamp(path.stat())
+        if (pointer := pointer_problem(path)) is not None:
+            raise error(pointer)
         length = _header_length(path, error)
         if length is None:
             raise error("This is no safetensors file.", where=str(path), remedy=_COPY_AGAIN)

@@ -59,12 +59,13 @@ class CompositePart:
 
 @attrs.frozen(kw_only=True)
 class AdapterReference:
-    """One adapter to read: exactly one of `directory`, (`weights` and `config`), or `parts` is given."""
+    """One adapter to read: exactly one of `directory`, (`weights` and `config`), `package`, or `parts` is given."""
 
     name: str
     directory: Path | None = None
     weights: Path | None = None
     config: Path | None = None
+    package: Path | None = None
     parts: tuple[CompositePart, ...] = ()
     strength: float = 1.0
 
@@ -75,10 +76,12 @@ class AdapterReference:
         if not all(map(math.isfinite, (self.strength, *(part.strength for part in self.parts)))):
             raise UsageError(f"A strength of adapter {self.name!r} is not a finite number.")
         if (self.weights is None) != (self.config is None):
-            given = self.weights or self.config
-            raise UsageError(f"Adapter {self.name!r} is given as one file, {str(given)!r}.", remedy=_BOTH)
-        if (self.directory is not None) + (self.weights is not None) + bool(self.parts) != 1:
-            raise UsageError(f"Adapter {self.name!r} must be a directory, two files or a composite.", remedy=_FORMS)
+            alone = self.weights or self.config
+            raise UsageError(f"Adapter {self.name!r} is given as one file, {str(alone)!r}.", remedy=_BOTH)
+        given = (self.directory, self.weights, self.package, self.parts or None)
+        if sum(each is not None for each in given) != 1:
+            what = f"Adapter {self.name!r} must be a directory, two files, a package or a composite."
+            raise UsageError(what, remedy=_FORMS)
         repeated = sorted({part.of for part in self.parts if [other.of for other in self.parts].count(part.of) > 1})
         if repeated:
             what = f"Composite {self.name!r} names {', '.join(repeated)} more than once."

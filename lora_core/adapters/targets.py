@@ -58,11 +58,15 @@ class TargetSelection:
         return self._without_excluded([name for name in names if self._listed(name, targets)])
 
     def unknown(self, module_names: Sequence[str]) -> tuple[str, ...]:
-        """Return the listed targets that name no module at all."""
+        """Return the listed targets if none of them names a module.
+
+        PEFT takes a list of which some do: it is written for several models at once (`in_proj`, `qkv_proj`), and what
+        was trained of this one is what has tensors.
+        """
         if isinstance(self.target_modules, str):
             return ()
         known = {end for name in module_names for end in _suffixes(name)}
-        return tuple(target for target in self.target_modules if target not in known)
+        return () if known.intersection(self.target_modules) else tuple(self.target_modules)
 
     def _without_excluded(self, names: Sequence[str]) -> tuple[str, ...]:
         if isinstance(self.exclude_modules, str):

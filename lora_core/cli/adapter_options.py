@@ -47,6 +47,18 @@ def references(texts: Sequence[str], files: Sequence[tuple[str, Path, Path]]) ->
     return tuple(found)
 
 
+def package_references(texts: Sequence[str]) -> tuple[AdapterReference, ...]:
+    """Return the packages given as `FILE` or `NAME=FILE`; raises `AdapterError` for a FILE that is none."""
+    from lora_core.pipeline.packing import package_reference  # most commands take no packages
+
+    found = []
+    for text in texts:
+        name, equals, file = text.partition("=")
+        named = bool(equals) and name.isidentifier()
+        found.append(package_reference(Path(file if named else text), name if named else None))
+    return tuple(found)
+
+
 def each_directory(
     parent: Path, *, taken: Sequence[str] = (), reserved: ReservedNames | None = None
 ) -> tuple[AdapterReference, ...]:

@@ -25,6 +25,8 @@ DEPTH = 64
 """JSON inside JSON."""
 DIGITS = 20
 """Digits of a whole number: 64 bits have no more."""
+LONGEST_TEXT_DIGITS = 40
+"""Digits of a whole number in tokenizer files: transformers writes `int(1e30)` for a text of any length."""
 LAYERS = 10_000
 """Decoder layers of one model."""
 

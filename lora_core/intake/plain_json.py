@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,18 @@ from lora_core.intake.files import read_regular
 from lora_core.intake.limits import DEPTH, DIGITS
 
 
-def parse_json(data: bytes | str) -> Any:
+def parse_json(data: bytes | str, *, digits: int = DIGITS) -> Any:
     """Return the value of a JSON text.
 
     Raises `ValueError` saying what is wrong with it: besides what is no JSON, repeated keys, `NaN` and infinities,
-    numbers above 64 bits, halves of surrogate pairs, and more than `DEPTH` levels.
+    whole numbers of more than `digits` digits (by default those of 64 bits), halves of surrogate pairs, and more than
+    `DEPTH` levels.
     """
     text = data if isinstance(data, str) else data.decode("utf-8")
+    whole = partial(_int, limit=digits)
     try:
         value = json.loads(
-            text, object_pairs_hook=_object, parse_constant=_constant, parse_float=_float, parse_int=_int
+            text, object_pairs_hook=_object, parse_constant=_constant, parse_float=_float, parse_int=whole
         )
     except RecursionError:
         raise ValueError(f"it is nested deeper than {DEPTH} levels") from None
@@ -60,8 +63,8 @@ def _float(digits: str) -> float:
     return value
 
 
-def _int(digits: str) -> int:
-    if len(digits.lstrip("-")) > DIGITS:
+def _int(digits: str, *, limit: int) -> int:
+    if len(digits.lstrip("-")) > limit:
         raise ValueError(f"it holds a whole number of {len(digits)} digits")
     return int(digits)
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
-from lora_core.errors import ModelError
+from lora_core.errors import InputError, ModelError
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _WANTED = ("*.json", "*.safetensors", "*.jinja", "merges.txt", "tokenizer.model")
+_WANTED_OF_ADAPTERS = (*_WANTED, "*.gguf")
 
 
 def is_hub_id(ref: str) -> bool:
@@ -48,28 +51,34 @@ def id_of_snapshot(directory: Path) -> str | None:
     return ref if is_hub_id(ref) else None
 
 
-def resolve(ref: str, *, download: bool) -> Path:
-    """Return the directory of hub id `ref`; reaches the network only with `download`. Raises `ModelError`."""
+def resolve(
+    ref: str,
+    *,
+    download: bool,
+    what: Literal["Model", "Adapter"] = "Model",
+    error: type[InputError] = ModelError,
+) -> Path:
+    """Return the directory of hub id `ref`, a `what`; reaches the network only with `download`. Raises `error`."""
     if download:
-        return _download(ref)
+        return _download(ref, _WANTED if what == "Model" else _WANTED_OF_ADAPTERS, error)
     snapshot = find_snapshot(ref)
     if snapshot is None:
-        raise ModelError(
-            f"Model {ref!r} is neither a directory nor in the local Hugging Face cache",
+        raise error(
+            f"{what} {ref!r} is neither a directory nor in the local Hugging Face cache",
             where=str(cache_directory()),
             remedy="Give a directory, or allow the download with --download.",
         )
     return snapshot
 
 
-def _download(ref: str) -> Path:
+def _download(ref: str, wanted: Sequence[str], kind: type[InputError]) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
-        raise ModelError(
+        raise kind(
             f"Downloading {ref!r} needs huggingface_hub", remedy="Install it with `pip install lora-core[download]`."
         ) from error
     try:
-        return Path(snapshot_download(ref, cache_dir=cache_directory(), allow_patterns=list(_WANTED)))
+        return Path(snapshot_download(ref, cache_dir=cache_directory(), allow_patterns=list(wanted)))
     except Exception as error:
-        raise ModelError(f"Downloading {ref!r} failed: {error}", where="huggingface_hub") from error
+        raise kind(f"Downloading {ref!r} failed: {error}", where="huggingface_hub") from error

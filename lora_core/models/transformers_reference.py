@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,9 +49,13 @@ class TransformersReference(ReferenceModel):
         keys = {part: f"stored{index}" for index, part in enumerate(stored)}
         self._parts = {name: [(keys[part], strength) for part, strength in each] for name, each in parts.items()}
         self._with_peft = bool(stored)
+        # Trained biases take the place of the base's, so such an adapter has a model of its own, and peft wants it so.
+        alone = {part: key for part, key in keys.items() if _trains_biases(part)}
         with silent():
-            self._model = _load(directory, keys)
-            self._lacking = {key: _lacking(self._model, part, key) for part, key in keys.items()}
+            self._model = _load(directory, {part: key for part, key in keys.items() if part not in alone})
+            self._alone = {key: _load(directory, {part: key}) for part, key in alone.items()}
+            self._lacking = {key: _lacking(self._alone.get(key, self._model), part, key) for part, key in keys.items()}
+        self._plain = len(alone) == len(keys)
 
     @property
     def name(self) -> str:
@@ -66,8 +71,8 @@ class TransformersReference(ReferenceModel):
         """Run all tokens in one call, without a cache."""
         import torch
 
-        with torch.no_grad(), self._active(adapter):
-            logits = self._model(input_ids=torch.tensor([list(tokens)]), use_cache=False).logits[0]
+        with torch.no_grad(), self._active(adapter) as model:
+            logits = model(input_ids=torch.tensor([list(tokens)]), use_cache=False).logits[0]
         result: npt.NDArray[np.float32] = logits.float().numpy()
         return result
 
@@ -77,30 +82,28 @@ class TransformersReference(ReferenceModel):
 
         found: list[int] = []
         fed, past = torch.tensor([list(prompt)]), None
-        with torch.no_grad(), self._active(adapter):
+        with torch.no_grad(), self._active(adapter) as model:
             while len(found) < count:
-                out = self._model(input_ids=fed, past_key_values=past, use_cache=True)
+                out = model(input_ids=fed, past_key_values=past, use_cache=True)
                 found.append(int(out.logits[0, -1].argmax()))
                 fed, past = torch.tensor([found[-1:]]), out.past_key_values
         return tuple(found)
 
     @contextmanager
-    def _active(self, adapter: str | None) -> Iterator[None]:
-        """Make an adapter's parts active, each at its strength, for as long as the block runs."""
-        if not self._with_peft:
-            yield
-            return
+    def _active(self, adapter: str | None) -> Iterator[Any]:
+        """Make an adapter's parts active, each at its strength, for as long as the block runs; yield the model."""
         if adapter is None:
-            with self._model.disable_adapter():
-                yield
+            with nullcontext() if self._plain else self._model.disable_adapter():
+                yield self._model
             return
         parts = self._parts[adapter]
+        model = self._alone.get(parts[0][0], self._model)
         # Adapters that are active together add up; `add_weighted_adapter` is wrong for rsLoRA in peft 0.21.2.
-        self._model.base_model.set_adapter([key for key, _ in parts], inference_mode=True)
+        model.base_model.set_adapter([key for key, _ in parts], inference_mode=True)
         with ExitStack() as stack:
             for key, strength in parts:
-                stack.enter_context(_scaled(self._model, key, strength))
-            yield
+                stack.enter_context(_scaled(model, key, strength))
+            yield model
 
 
 def _parts(reference: AdapterReference, others: Sequence[AdapterReference]) -> list[tuple[AdapterReference, float]]:
@@ -114,6 +117,12 @@ def _parts(reference: AdapterReference, others: Sequence[AdapterReference]) -> l
         stored = attrs.evolve(own, name="stored", strength=1.0)
         found.append((stored, part.strength * own.strength * reference.strength))
     return found
+
+
+def _trains_biases(part: AdapterReference) -> bool:
+    path = part.config if part.directory is None else part.directory / "adapter_config.json"
+    assert path is not None
+    return json.loads(path.read_bytes()).get("bias") in ("all", "lora_only")
 
 
 def _is_peft(part: AdapterReference) -> bool:

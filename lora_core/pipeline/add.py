@@ -9,19 +9,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_core.adapters.names import name_problems
+from lora_core.adapters.packages.seal import Trust
 from lora_core.adapters.reference import AdapterReference
 from lora_core.backend import Backend
 from lora_core.bundle.bundle import Bundle
 from lora_core.bundle.transaction import Change, change
 from lora_core.capability import Capability
-from lora_core.errors import BundleError, Problem, UnsupportedError, UsageError
+from lora_core.errors import BundleError, ModelError, Problem, UnsupportedError, UsageError
 from lora_core.events import Emit, StageAdvanced, stage
+from lora_core.models.base import ModelHandle
 from lora_core.pipeline.batches import BATCH, WORTH_A_PROCESS, BatchResult, LinkBatch, link_here, split
 from lora_core.pipeline.complaints import Complaints
-from lora_core.pipeline.given import adapter_formats, adapter_references
+from lora_core.pipeline.given import adapter_formats, adapter_references, located, open_model
+from lora_core.pipeline.packing import refuse_packages
 from lora_core.pipeline.recording import Changed, checked, updated
 from lora_core.pipeline.soundness import blaming_damage, damage, rewritten_damage
 from lora_core.specs import BackendSpec
+from lora_core.verification.files import same_model
 
 if TYPE_CHECKING:
     from lora_core.hub import PluginHub
@@ -34,11 +38,14 @@ def add(
     adapters: Mapping[str, str | Path] | Sequence[AdapterReference],
     *,
     jobs: int,
+    trust: Sequence[Path] = (),
+    model: str | Path | ModelHandle | None = None,
+    download: bool = False,
     emit: Emit,
     hub: PluginHub,
 ) -> Bundle:
     """Link adapters into the bundle at `path`; `lora_core.add` documents arguments and errors."""
-    references = adapter_references(adapters)
+    references = located(adapter_references(adapters), download=download)
     if not references:
         raise UsageError("There is no adapter to add.")
     if jobs < 1:
@@ -48,21 +55,37 @@ def add(
         spec = hub.spec_of(bundle)
         backend = _linker(spec, hub)
         _check(bundle, spec, references)
+        if trust or any(reference.package for reference in references):
+            refuse_packages(bundle, backend, references, Trust.read(trust) if trust else None)
+        handle = None if model is None else _base_of(bundle, model, hub)
         work = changing.out.parent / f"batches-{os.urandom(4).hex()}"
         work.mkdir()
         independent = backend.links_independently(bundle)
         batches = split(references, BATCH if independent else len(references), work)
         if not independent:
             batches = [LinkBatch(references=references, out=work / "batch-0")]
-        processes = min(jobs, len(batches), len(references) // WORTH_A_PROCESS)
+        # Weights of a base are read by whom they were opened: nothing of a model's source goes to another process.
+        processes = 1 if handle is not None else min(jobs, len(batches), len(references) // WORTH_A_PROCESS)
         with stage(emit, _STAGE):
             if processes > 1:
                 from lora_core.pipeline.workers import link_in_processes  # most calls link in this process
 
                 results = link_in_processes(batches, bundle, hub, processes)
             else:
-                results = link_here(batches, bundle, backend, spec, adapter_formats(hub), emit)
+                results = link_here(batches, bundle, backend, spec, adapter_formats(hub, handle), emit)
             return _commit(changing, batches, results, emit)
+
+
+def _base_of(bundle: Bundle, model: str | Path | ModelHandle, hub: PluginHub) -> ModelHandle:
+    """Open `model`, which must have the layers of the bundle's base; raises `ModelError`."""
+    handle = open_model(model, hub, download=False)
+    finding = same_model(bundle, handle.summary)
+    if finding.failed:
+        raise ModelError(
+            f"This is not the model that the bundle was exported from: {finding.detail}",
+            where=str(model) if isinstance(model, str | Path) else handle.summary.name,
+        )
+    return handle
 
 
 def _linker(spec: BackendSpec, hub: PluginHub) -> Backend:

@@ -17,6 +17,7 @@ from lora_core.bundle.bundle import Bundle
 from lora_core.errors import LoraCoreError
 from lora_core.events import Emit, Event, Warned, ignore
 from lora_core.pipeline.inert import inert
+from lora_core.pipeline.kinds import refuse_kinds
 from lora_core.pipeline.prompting import AdapterTextReader
 from lora_core.pipeline.recording import Changed, blame, unlinked
 from lora_core.specs import BackendSpec
@@ -59,6 +60,7 @@ class LinkBatch:
             for adapter in adapters:
                 if (contradiction := other_base(adapter, manifest.base)) is not None:
                     told.append(Warned(message=contradiction))
+            refuse_kinds(spec, adapters)
             told += inert(adapters)
             placed = place(adapters, manifest.plans) if spec.slot_plans else place_alone(adapters, manifest.base.layers)
             texts = AdapterTextReader(bundle).read(self.references)

@@ -18,11 +18,11 @@ from lora_core.bundle.creation import creation, refusal
 from lora_core.bundle.durable import storage_errors
 from lora_core.errors import BundleError, PolicyError, UnsupportedError, UsageError
 from lora_core.events import Emit, Estimated, Event, Noted, Warned, stage
-from lora_core.layers import ModelSummary
 from lora_core.models.base import ModelHandle
 from lora_core.pipeline.complaints import Complaints
-from lora_core.pipeline.given import adapter_formats, adapter_references, open_model
+from lora_core.pipeline.given import adapter_formats, adapter_references, located, open_model
 from lora_core.pipeline.inert import inert
+from lora_core.pipeline.kinds import refuse_kinds
 from lora_core.pipeline.prompting import AdapterTextReader, AdapterTexts, BaseText, TextFiles, lacking
 from lora_core.pipeline.recording import blame, bundled, checked, plain_options, recorded, unlinked
 from lora_core.pipeline.request import ExportRequest
@@ -80,7 +80,7 @@ def _prepare(request: ExportRequest, hub: PluginHub, complaints: Complaints) -> 
         handle = open_model(request.model, hub, download=request.download)
     if handle is not None:
         with complaints.collect():
-            placed = _placed(request, handle.summary, spec, hub)
+            placed = _placed(request, handle, spec, hub)
         with complaints.collect():
             texts = _texts(request, handle)
     if not (backend and handle and policy and options is not None and placed is not None and texts):
@@ -97,19 +97,23 @@ def _texts(request: ExportRequest, handle: ModelHandle) -> _Texts:
     """Read what model and adapters say about text; raises `ModelError` or `AdapterError`."""
     base, files = BaseText.of_model(handle)
     complaint = lacking(handle, base)
-    references = sorted(adapter_references(request.adapters), key=lambda each: each.name)
+    given = located(adapter_references(request.adapters), download=request.download)
+    references = sorted(given, key=lambda each: each.name)
     adapters = AdapterTextReader(base).read(references)
     return _Texts(base=files, adapters=adapters, told=(*((complaint,) if complaint else ()), *adapters.told))
 
 
 def _placed(
-    request: ExportRequest, base: ModelSummary, spec: BackendSpec | None, hub: PluginHub
+    request: ExportRequest, model: ModelHandle, spec: BackendSpec | None, hub: PluginHub
 ) -> tuple[tuple[SlotPlan, ...], tuple[PlacedAdapter, ...]]:
     """Return the slot plans of the request, and its adapters in the order of their names, each on its plan."""
+    base = model.summary
     reserved = spec.reserved if spec is not None else None
-    references = adapter_references(request.adapters, reserved)
-    read = read_adapters(references, base, adapter_formats(hub), reserved=reserved)
+    references = located(adapter_references(request.adapters, reserved), download=request.download)
+    read = read_adapters(references, base, adapter_formats(hub, model), reserved=reserved)
     adapters = sorted(read, key=lambda adapter: adapter.name)
+    if spec is not None:
+        refuse_kinds(spec, adapters)
     if spec is not None and not spec.slot_plans:
         if request.max_rank is not None or request.targets is not None:
             raise UsageError(

@@ -6,9 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import attrs
+
 from lora_core.adapters.names import name_problems
 from lora_core.adapters.reference import AdapterReference
-from lora_core.errors import ModelError, UsageError
+from lora_core.errors import AdapterError, ModelError, UsageError
+from lora_core.models import hub_cache
 from lora_core.models.base import ModelHandle
 from lora_core.pipeline.complaints import Complaints
 from lora_core.specs import ReservedNames
@@ -37,10 +40,48 @@ def adapter_references(
     return tuple(references)
 
 
-def adapter_formats(hub: PluginHub) -> Sequence[AdapterFormat]:
-    """Return every adapter format, those of plugins before the core's own: of equal claims the first one wins."""
+def located(references: Sequence[AdapterReference], *, download: bool = False) -> tuple[AdapterReference, ...]:
+    """Return `references` with hub ids replaced by the directories in the local cache that they name.
+
+    A directory that exists is that directory. With `download` an adapter that is not in the cache is fetched. Raises
+    `AdapterError` with every one that is neither.
+    """
+    complaints = Complaints()
+    found = []
+    for reference in references:
+        with complaints.collect():
+            parts = tuple(
+                attrs.evolve(part, of=_as_part(_located(Path(part.of), download=download)))
+                if part.is_directory
+                else part
+                for part in reference.parts
+            )
+            directory = None if reference.directory is None else _located(reference.directory, download=download)
+            found.append(attrs.evolve(reference, parts=parts, directory=directory))
+    complaints.raise_any()
+    return tuple(found)
+
+
+def _located(path: Path, *, download: bool) -> Path:
+    ref = path.as_posix()
+    if path.exists() or not hub_cache.is_hub_id(ref):
+        return path
+    return hub_cache.resolve(ref, download=download, what="Adapter", error=AdapterError)
+
+
+def _as_part(path: Path) -> str:
+    """Return `path` so that a composite takes it for a directory."""
+    return str(path) if path.is_absolute() else f"./{path}"
+
+
+def adapter_formats(hub: PluginHub, model: ModelHandle | None = None) -> Sequence[AdapterFormat]:
+    """Return every adapter format, those of plugins before the core's own: of equal claims the first one wins.
+
+    With `model` they may use the weights of that base.
+    """
     names = sorted(hub.adapter_formats, key=lambda name: hub.adapter_formats.entry(name).origin.core)
-    return tuple(hub.adapter_format(name) for name in names)
+    formats = tuple(hub.adapter_format(name) for name in names)
+    return formats if model is None else tuple(each.with_weights(model.tensors) for each in formats)
 
 
 def open_model(model: str | Path | ModelHandle, hub: PluginHub, *, download: bool) -> ModelHandle:

@@ -12,6 +12,7 @@ from lora_core.bundle.store import open_bundle, verify_hashes
 from lora_core.bundle.transaction import read_manifest
 from lora_core.errors import LoraCoreError, Problem
 from lora_core.events import Emit, stage
+from lora_core.intake.parsing import parsing
 from lora_core.pipeline.soundness import blaming_damage
 from lora_core.sharing.proof import duplicate_problems, foundation_problems
 from lora_core.sharing.report import SharingReport
@@ -110,7 +111,8 @@ _PATIENCE = 20
 def _inspected(bundle: Bundle, hub: PluginHub) -> InspectReport:
     sharing = hub.backend(hub.spec_of(bundle).name, check_requirements=False).sharing
     methods = [method.name for method in bundle.manifest.methods]
-    with blaming_damage(bundle):
+    # All that is done here is to read files, so what a plugin stumbles over is in them.
+    with parsing(bundle.path, "The bundle"), blaming_damage(bundle):
         report = SharingReport.from_blobs(sharing.blobs(bundle), methods)
         fingerprint = sharing.fingerprint(bundle)
     problems = (

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import attrs
 
+from lora_core.adapters.packages.reading import AdapterPackage
 from lora_core.adapters.reference import AdapterReference
 from lora_core.backend import WrittenFile
 from lora_core.bundle.bundle import Bundle
@@ -22,6 +23,7 @@ from lora_core.models.text.comparing import TextComparison, TextDifference
 from lora_core.models.text.rules import TextRules, read_rules, read_rules_over
 from lora_core.models.text.stored import TEMPLATE, TEMPLATES, TOKENIZER, StoredText, files_in
 from lora_core.models.text.templates import DEFAULT, TemplateSource
+from lora_core.pipeline.packed_text import unpacked
 from lora_core.prompting import Prompting
 
 DIRECTORY = "tokenizer"
@@ -152,6 +154,12 @@ class AdapterTextReader:
         files: dict[str, TextFiles] = {}
         told: list[Event] = []
         for reference in references:
+            if reference.package is not None:
+                fields = AdapterPackage.open(reference.package).header.prompting
+                rules = unpacked(fields, self.base.rules, reference.package) if fields else None
+                if rules is not None:
+                    files[reference.name] = self.base.files_of(reference.name, rules)
+                continue
             found = [each for path in _directories(reference, references) if (each := self._difference(path))]
             if len({_key(each) for each in found}) > 1:
                 told.append(Warned(message=_disagree(reference.name)))

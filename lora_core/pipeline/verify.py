@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import attrs
@@ -18,7 +19,8 @@ from lora_core.events import Emit, stage
 from lora_core.limits import limits_for
 from lora_core.models.base import ModelHandle
 from lora_core.models.text.stored import files_in
-from lora_core.pipeline.given import adapter_formats, adapter_references, open_model
+from lora_core.pipeline.given import adapter_formats, adapter_references, located, open_model
+from lora_core.pipeline.peft_forms import PeftForms
 from lora_core.runtime.run import context_len
 from lora_core.sharing.blobs import Blob
 from lora_core.suggestions import did_you_mean
@@ -56,9 +58,10 @@ def verify(
     spec = hub.spec_of(bundle)
     backend = hub.backend(spec.name)
     handle = open_model(model, hub, download=False)
-    references = adapter_references(adapters)
+    references = located(adapter_references(adapters))
     _refuse_strangers(bundle, references)
-    read = read_adapters(references, handle.summary, adapter_formats(hub))
+    formats = adapter_formats(hub, handle)
+    read = read_adapters(references, handle.summary, formats)
     given = {adapter.name: adapter for adapter in read if adapter.name in _names(bundle)}
     told = hub.session_options(spec.name, settings.session)
     limits = limits_for(bundle.manifest.policy, spec.limits)
@@ -76,8 +79,10 @@ def verify(
         return report.with_findings(_none_ran(bundle, str(error)))
     except BundleError as error:
         return report.with_findings([found("runs", "bundle", [str(error)])])
-    with session:
-        return _measure(report, session, handle, references, given, emit)
+    with session, TemporaryDirectory(prefix="lora-core-verify-") as scratch:
+        forms = PeftForms(base=handle.summary, formats=formats, scratch=Path(scratch))
+        comparable = references if settings.reference == "eager" else forms.of(references)
+        return _measure(report, session, handle, comparable, given, emit)
 
 
 def _check_files(bundle: Bundle, backend: Backend, handle: ModelHandle, given: Mapping[str, Adapter]) -> list[Finding]:

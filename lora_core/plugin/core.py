@@ -14,6 +14,9 @@ COMMANDS = {
     "export": "Export a model with its adapters to a bundle.",
     "add": "Link adapters into a bundle, in milliseconds.",
     "remove": "Remove adapters from a bundle.",
+    "convert": "Write an adapter of any format as PEFT saves it.",
+    "pack": "Write one adapter as a package.",
+    "ship": "Split a bundle into the app's part and packages.",
     "inspect": "Show files, methods, adapters and the sharing proof.",
     "verify": "Compare a bundle's numbers with a reference.",
     "run": "Generate text from a bundle.",
@@ -59,11 +62,21 @@ def lora_core_register_quant_policies() -> Sequence[QuantPolicy]:
 
 @hookimpl
 def lora_core_register_adapter_formats() -> Sequence[AdapterFormatSpec]:
-    """Return the PEFT directory format."""
+    """Return the formats of PEFT, MLX-LM and llama.cpp."""
     return [
         AdapterFormatSpec(
             name="peft",
             summary="PEFT directory: adapter_config.json and adapter_model.safetensors",
             target="lora_core.adapters.peft.format:PeftFormat",
-        )
+        ),
+        AdapterFormatSpec(
+            name="mlx-lm",
+            summary="MLX-LM directory: adapter_config.json and adapters.safetensors",
+            target="lora_core.adapters.mlx_lm.format:MlxLmFormat",
+        ),
+        AdapterFormatSpec(
+            name="gguf",
+            summary="LoRA in a GGUF file, as llama.cpp has it",
+            target="lora_core.adapters.gguf.format:GgufFormat",
+        ),
     ]

@@ -47,9 +47,9 @@ def takes_effect(
 
 
 def is_zero(adapter: Adapter) -> bool:
-    """Say whether every update does nothing because a factor of it is zero."""
-    values = (kind_of(update.kind).fold(update, extent_of(update)) for update in adapter.updates)
-    return all(any(not value.any() for value in each.values()) for each in values)
+    """Say whether every update does nothing: a factor of it is zero, or a gain is 1."""
+    kinds = ((kind_of(update.kind), update) for update in adapter.updates)
+    return all(kind.does_nothing(kind.fold(update, extent_of(update))) for kind, update in kinds)
 
 
 def _held(*, nothing: bool, measured: Effect | None) -> str:

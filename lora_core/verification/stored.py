@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_core.adapters.adapter import Adapter
 from lora_core.adapters.slots.choice import place, place_alone
+from lora_core.adapters.slots.kinds import kind_of
 from lora_core.bundle.bundle import Bundle
 from lora_core.models.base import ModelHandle
 from lora_core.quant.policy import QuantPolicy, Scheme
@@ -66,7 +67,7 @@ def adapter_precision(bundle: Bundle, blobs: Sequence[Blob], adapter: Adapter) -
     for slot, values in placed[0].values():
         if (slot.module, slot.kind) not in targeted:
             continue
-        if not all(value.any() for value in values.values()):
+        if kind_of(slot.kind).does_nothing(values):
             continue  # what does nothing may be stored as anything that does nothing
         problems += [
             f"{part.upper()} of {slot.module} is not stored with its values"

@@ -102,6 +102,7 @@ CASES: tuple[PeftCase, ...] = (
     _case("patterns-regex-targets", r=4, lora_alpha=8, target_modules=r".*\.[qv]_proj", rank_pattern={"q_proj": 9}),
     _case("patterns-all-linear", r=2, lora_alpha=8, target_modules="all-linear", alpha_pattern={"mlp.up_proj": 5}),
     # targets
+    _case("written-for-several-models", r=4, lora_alpha=8, target_modules=[*QV, "in_proj", "qkv_proj", "c_attn.x"]),
     _case("one-module", r=4, lora_alpha=8, target_modules=["model.layers.1.mlp.up_proj"]),
     _case("two-parts", r=4, lora_alpha=8, target_modules=["self_attn.q_proj", "1.mlp.down_proj"]),
     _case("regex", r=4, lora_alpha=8, target_modules=r"model\.layers\.(0|2)\.self_attn\.(q|k|v|o)_proj"),

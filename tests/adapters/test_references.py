@@ -204,16 +204,17 @@ def test_strength_changes_the_digest(tmp_path: Path) -> None:
 
 def test_problems_of_all_adapters_are_reported_together(tmp_path: Path) -> None:
     good = tensors_of(BASE, "q_proj", "v_proj")
-    write(tmp_path / "dora", good, use_dora=True)
+    write(tmp_path / "qalora", good, use_qalora=True)
     write(tmp_path / "stray", good | {"stray": np.ones(2, np.float32)})
-    texts = [f"a={tmp_path}/dora", f"b={tmp_path}/stray", f"c={tmp_path}/none", f"m={tmp_path}/dora:1+a:1"]
+    texts = [f"a={tmp_path}/qalora", f"b={tmp_path}/stray", f"c={tmp_path}/none", f"m={tmp_path}/qalora:1+a:1"]
 
     with pytest.raises(AdapterError) as caught:
         read_adapters(parse_references(texts), BASE, FORMATS)
 
     text = str(caught.value)
     assert all(
-        words in text for words in ("'a': It uses DoRA", "'b': Nothing uses", "'c': There is no such", "'m': It uses")
+        words in text
+        for words in ("'a': It uses QA-LoRA", "'b': Nothing uses", "'c': There is no such", "'m': It uses")
     )
 
 

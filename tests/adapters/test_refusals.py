@@ -34,11 +34,7 @@ def only_problem_of(directory: Path) -> Problem:
 
 
 REFUSED_FIELDS: list[tuple[str, Any, str]] = [
-    ("use_dora", True, "DoRA"),
-    ("bias", "all", "bias='all'"),
-    ("bias", "lora_only", "bias='lora_only'"),
     ("lora_bias", True, "bias on LoRA B"),
-    ("modules_to_save", ["lm_head"], "whole modules"),
     ("trainable_token_indices", [1, 2], "token embeddings"),
     ("trainable_token_indices", {"embed_tokens": [1]}, "token embeddings"),
     ("target_parameters", ["mlp.experts.gate_up_proj"], "bare parameters"),
@@ -178,16 +174,16 @@ def test_reader_refuses_default_targets_of_a_family_that_has_none(tmp_path: Path
 
 
 EXTRA: list[tuple[str, str]] = [
-    (f"{PREFIX}model.layers.0.self_attn.q_proj.lora_magnitude_vector", "DoRA"),
+    (f"{PREFIX}model.layers.0.self_attn.q_proj.lora_magnitude_vector", "magnitude of DoRA"),
     (f"{PREFIX}model.layers.0.self_attn.q_proj.lora_B.bias", "bias on LoRA B"),
     (f"{PREFIX}model.embed_tokens.lora_embedding_A", "embedding"),
-    (f"{PREFIX}lm_head.base_layer.weight", "copy of base weights"),
-    (f"{PREFIX}lm_head.weight", "whole modules"),
-    (f"{PREFIX}model.layers.0.self_attn.q_proj.bias", "biases"),
+    (f"{PREFIX}model.norm.base_layer.weight", "copy of base weights"),
+    (f"{PREFIX}model.norm.weight", "Nothing uses"),
+    (f"{PREFIX}model.layers.0.self_attn.q_proj.bias", "trained bias"),
     (f"{PREFIX}model.embed_tokens.token_adapter.trainable_tokens_delta", "token embeddings"),
     (f"{PREFIX}model.layers.0.self_attn.q_proj.lora_diag", "KaSA"),
     ("prompt_embeddings", "Nothing uses"),
-    ("model.layers.0.self_attn.q_proj.lora_A.weight", "Nothing uses"),
+    ("model.layers.0.self_attn.q_proj.lora_A.weight", "second LoRA A"),
 ]
 
 
@@ -200,9 +196,10 @@ def test_reader_names_tensor_that_nothing_uses(tensor: str, words: str, tmp_path
 
 
 def test_reader_reports_a_refused_feature_once(tmp_path: Path) -> None:
-    magnitude = {f"{PREFIX}model.layers.0.self_attn.q_proj.lora_magnitude_vector": np.ones(8, dtype=np.float32)}
+    tokens = {f"{PREFIX}model.embed_tokens.token_adapter.trainable_tokens_delta": np.ones((1, 8), dtype=np.float32)}
+    problem = only_problem_of(write(tmp_path, GOOD | tokens, trainable_token_indices=[1]))
 
-    assert only_problem_of(write(tmp_path, GOOD | magnitude, use_dora=True)).where.endswith("use_dora")
+    assert problem.where.endswith("trainable_token_indices")
 
 
 def _without(name: str) -> Tensors:
@@ -251,7 +248,7 @@ def test_reader_names_file_and_tensor_that_do_not_fit(
 
 
 TARGETS: list[tuple[Any, str]] = [
-    (["q_proj", "v_proj", "qkv_proj"], "'qkv_proj', which base model 'toy' does not have"),
+    (["qkv_proj"], "'qkv_proj', which base model 'toy' does not have"),
     (".*nothing.*", "match no module"),
     ([], "match no module"),
     (["q_proj", "v_proj", "input_layernorm"], "no linear layer"),
@@ -289,9 +286,9 @@ def test_reader_reports_all_problems_together(tmp_path: Path) -> None:
 
 
 def test_reader_reports_bad_configuration_and_bad_tensors_together(tmp_path: Path) -> None:
-    found = problems_of(write(tmp_path, GOOD | {"stray": np.ones(3, np.float32)}, use_dora=True, r=0))
+    found = problems_of(write(tmp_path, GOOD | {"stray": np.ones(3, np.float32)}, use_qalora=True, r=0))
 
-    assert [problem.where.rpartition(": ")[2] for problem in found] == ["use_dora", "r", "stray"]
+    assert [problem.where.rpartition(": ")[2] for problem in found] == ["use_qalora", "r", "stray"]
 
 
 def test_reader_refuses_pickle_without_opening_it(tmp_path: Path) -> None:

@@ -44,6 +44,13 @@ def test_safe_names_leave_out_those_that_are_given(shell: Shell) -> None:
     assert added.out.startswith("more/a-b -> a_b_2\n")
 
 
+def test_a_package_is_added_by_the_name_that_it_or_the_command_says(shell: Shell) -> None:
+    packed = shell.run("pack", "bundle", "bob=adapters/bob", "-o", "bob.lora")
+    assert packed.out.startswith("bob.lora: adapter bob, ")
+    added = shell.run("add", "bundle", "--package", "bob.lora", "--package", "other=bob.lora")
+    assert added.out == "bundle: added bob, other; it has 3 now\n"
+
+
 def test_adapter_files_are_as_good_as_a_directory(shell: Shell) -> None:
     files = ("adapters/bob/adapter_model.safetensors", "adapters/bob/adapter_config.json")
     assert shell.run("add", "bundle", "--adapter-files", "bob", *files).code == 0
@@ -51,6 +58,13 @@ def test_adapter_files_are_as_good_as_a_directory(shell: Shell) -> None:
     assert shell.run("remove", "bundle", "bob").code == 0
     assert shell.run("add", "bundle", "--adapter", "bob=adapters/bob").code == 0
     assert (shell.directory / "bundle" / "bob.safetensors").read_bytes() == stored
+
+
+def test_convert_writes_an_adapter_that_can_be_added(shell: Shell) -> None:
+    outcome = shell.run("convert", "adapters/bob", "-o", "again")
+    assert outcome.out == "again: 4 modules as a PEFT adapter\n"
+    assert shell.run("convert", "adapters/bob", "-o", "again").code == 2
+    assert shell.run("add", "bundle", "--adapter", "bob=again").code == 0
 
 
 def test_inspect_shows_the_sharing_proof(shell: Shell) -> None:

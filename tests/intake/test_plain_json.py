@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora_core.intake.limits import DEPTH
 from lora_core.intake.plain_json import parse_json
 
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "100"))
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
 values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64) | st.floats(allow_nan=False, allow_infinity=False) | texts,
@@ -19,6 +21,7 @@ values = st.recursive(
 )
 
 
+@settings(max_examples=EXAMPLES)
 @given(values, st.booleans())
 def test_plain_data_is_read_as_json_reads_it(value: object, ascii_only: bool) -> None:
     text = json.dumps(value, ensure_ascii=ascii_only)

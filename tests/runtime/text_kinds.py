@@ -146,6 +146,9 @@ KINDS: Mapping[str, Make] = {
     "a flag that is no token": lambda d: write(
         d, byte_level(), config={**NAMELESS, **MAP, "add_bos_token": True}, template="{{ add_bos_token }}" + CHAT
     ),
+    "a text of any length, as transformers writes it": lambda d: write(
+        d, byte_level(), config={**NAMELESS, **MAP, "model_max_length": int(1e30)}
+    ),
     "a beginning that is asked for": lambda d: write(
         d, byte_level(), config={**NAMELESS, **MAP, "add_bos_token": True}
     ),

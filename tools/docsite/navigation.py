@@ -9,6 +9,7 @@ NAVIGATION: Mapping[str, Sequence[str]] = {
     "How to": (
         "how-to/own-module",
         "how-to/many-adapters",
+        "device",
         "how-to/sharing-proof",
         "how-to/quantize",
         "how-to/ship-a-plugin",
@@ -18,9 +19,11 @@ NAVIGATION: Mapping[str, Sequence[str]] = {
     "Reference": (
         "reference/cli",
         "reference/cli-help",
+        "reference/adapters",
         "reference/options",
         "reference/verify",
         "reference/bundle-format",
+        "reference/package-format",
         "reference/manifest",
         "reference/errors",
         "reference/events",
@@ -33,5 +36,12 @@ NAVIGATION: Mapping[str, Sequence[str]] = {
         "reference/dependencies",
         "reference/api/index",
     ),
-    "Explanation": ("architecture", "explanation/xnnpack", "explanation/coreml", "explanation/qnn_sim", "benchmarks"),
+    "Explanation": (
+        "architecture",
+        "explanation/xnnpack",
+        "explanation/coreml",
+        "explanation/qnn_sim",
+        "benchmarks",
+        "reliability",
+    ),
 }

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from refdocs import listings
+from refdocs.adapters import adapters_page
 from refdocs.cli_help import cli_help
 from refdocs.failures import errors_page
 from refdocs.interface import backends, descriptors, events_page, hooks
@@ -15,6 +16,7 @@ from refdocs.options import options_page
 from refdocs.projects import ROOT
 
 PAGES: Mapping[str, Callable[[], str]] = {
+    "docs/reference/adapters.md": adapters_page,
     "docs/reference/cli-help.md": cli_help,
     "docs/reference/hooks.md": hooks,
     "docs/reference/descriptors.md": descriptors,

@@ -6,6 +6,7 @@ from typing import Any
 
 import attrs
 
+from lora_core.adapters.slots.kinds import kind_of
 from lora_core.cli.option_fields import PREFIX, options_of
 from refdocs.markdown import code, page, table
 from refdocs.projects import hub
@@ -24,6 +25,7 @@ def options_page() -> str:
             ["capabilities", capabilities],
             ["policies", ", ".join(map(code, spec.policies))],
             ["quantized embeddings", "with any policy (`--embedding`)" if spec.embeddings else "only as a policy says"],
+            ["adapters may have", ", ".join(kind_of(each).feature for each in spec.kinds)],
             ["names that adapters cannot have", _reserved(spec.reserved)],
             ["proven on", ", ".join(f"{each} {version}".strip() for each, version in spec.requires.items()) or "-"],
         ]

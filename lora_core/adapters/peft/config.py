@@ -13,6 +13,7 @@ from lora_core.adapters.peft.fields import malformed_fields
 from lora_core.adapters.peft.refusals import refused_fields, refused_type
 from lora_core.adapters.targets import DEFAULT_TARGETS, TargetSelection, pattern_key
 from lora_core.errors import AdapterError, Problem, StorageError
+from lora_core.git_lfs import is_pointer, told
 from lora_core.intake.files import read_regular
 from lora_core.intake.limits import CONFIG
 from lora_core.intake.plain_json import parse_json
@@ -32,6 +33,7 @@ class PeftLoraConfig:
     alpha_pattern: Mapping[str, float]
     targets: TargetSelection
     ensure_weight_tying: bool
+    saved: tuple[str, ...]
     base_model: str | None
 
     @classmethod
@@ -64,6 +66,7 @@ class PeftLoraConfig:
                 layers_pattern=_tuple(config.get("layers_pattern") or ()),
             ),
             ensure_weight_tying=bool(config.get("ensure_weight_tying")),
+            saved=_tuple(config.get("modules_to_save") or ()),
             base_model=config.get("base_model_name_or_path") or None,
         )
 
@@ -87,6 +90,8 @@ def load_config(path: Path) -> tuple[dict[str, Any], bytes]:
         raise AdapterError("There is no such file.", where=str(path), remedy=remedy) from error
     except OSError as error:
         raise StorageError(f"Cannot read the file: {error}.", where=str(path)) from error
+    if is_pointer(data):
+        raise AdapterError(told(path))
     try:
         config = parse_json(data)
     except ValueError as error:

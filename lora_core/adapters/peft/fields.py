@@ -125,6 +125,12 @@ _FIELDS: Mapping[str, tuple[str, Callable[[object], bool]]] = {
     "r": ("a positive whole number", _is_rank),
     "lora_alpha": ("a finite number", _is_number),
     "use_rslora": ("true or false", _is_flag),
+    "use_dora": ("true or false", _is_flag),
+    "bias": ("none, all or lora_only", lambda value: value in (None, "none", "all", "lora_only")),
+    "modules_to_save": (
+        "a list of names",
+        lambda value: value is None or (isinstance(value, list) and _is_names(value)),
+    ),
     "fan_in_fan_out": ("true or false", _is_flag),
     "ensure_weight_tying": ("true or false", _is_flag),
     "rank_pattern": (f"at most {_PATTERNS} regular expressions with a rank each, {_QUICK}", _is_map_of(_is_rank)),

@@ -11,9 +11,13 @@ import attrs
 
 from lora_core.adapters.adapter import Adapter, Update
 from lora_core.adapters.format import AdapterFormat, Claim
+from lora_core.adapters.pairs import FoundPair, implied_by
 from lora_core.adapters.peft.config import PeftLoraConfig, load_config
 from lora_core.adapters.peft.pairing import StoredHalves, updates_of
 from lora_core.adapters.peft.refusals import refused_fields
+from lora_core.adapters.peft.spelling import Spelling
+from lora_core.adapters.peft.trained import BaseWeights, TrainedParts, saved_modules
+from lora_core.adapters.strangers import is_foreign_type, stranger
 from lora_core.errors import AdapterError, Problem
 from lora_core.intake import limits
 from lora_core.intake.files import read_regular
@@ -30,8 +34,17 @@ class PeftFormat(AdapterFormat):
 
     Every field that changes the mathematics is honoured or refused by name, and every tensor is used or named: all
     problems of an adapter are reported together. Reading it goes over the data once (hash, NaN, infinity); the
-    tensors stay on disk until they are asked for.
+    tensors stay on disk until they are asked for. `weights` gives the base's tensors, which DoRA, trained biases and
+    whole modules are told against; without it such an adapter is refused, saying so.
     """
+
+    def __init__(self, weights: BaseWeights | None = None) -> None:
+        """Read adapters with the base's `weights`, or those that need none."""
+        self._weights = weights
+
+    def with_weights(self, weights: BaseWeights) -> PeftFormat:
+        """Return a format that reads adapters with the base's `weights`."""
+        return PeftFormat(weights)
 
     def sniff(self, path: Path) -> Claim:
         """Claim a directory whose weights are named as PEFT names them, or whose configuration says so; other tools
@@ -58,13 +71,24 @@ class PeftFormat(AdapterFormat):
         weights = path / WEIGHTS
         if not weights.exists() and (path / "adapter_model.bin").exists():
             weights = path / "adapter_model.bin"
-        return _read(name, weights, path / CONFIG, base, strength, source=str(path))
+        return _read(name, weights, path / CONFIG, base, strength, self._weights, source=str(path))
 
     def read_files(
         self, name: str, weights: Path, config: Path, base: ModelSummary, *, strength: float = 1.0
     ) -> Adapter:
         """Read an adapter given as its weights file and its configuration file; raises as `read`."""
-        return _read(name, weights, config, base, strength, source=str(weights))
+        return _read(name, weights, config, base, strength, self._weights, source=str(weights))
+
+    def implied_base(self, path: Path) -> ModelSummary:
+        """Return the layers that the adapter in `path` updates; names are without the wrappers that are known."""
+        raw, _ = load_config(path / CONFIG)
+        tensors = open_tensors(path / WEIGHTS, error=AdapterError)
+        stored = StoredHalves.from_tensors(path / WEIGHTS, tensors, Spelling.of(()))
+        pairs = [
+            FoundPair(written=module, a=half.get("A"), b=half.get("B"), scaling=1.0)
+            for module, half in stored.halves.items()
+        ]
+        return implied_by(pairs, str(raw.get("base_model_name_or_path") or path.name))
 
 
 def _claim(config: Path) -> Claim:
@@ -75,21 +99,43 @@ def _claim(config: Path) -> Claim:
         return Claim.POSSIBLE
 
 
-def _read(name: str, weights: Path, config_path: Path, base: ModelSummary, strength: float, source: str) -> Adapter:
+def _read(
+    name: str,
+    weights: Path,
+    config_path: Path,
+    base: ModelSummary,
+    strength: float,
+    base_weights: BaseWeights | None,
+    *,
+    source: str,
+) -> Adapter:
     problems: list[Problem] = []
     raw, config_bytes, config = _config(config_path, base.family, problems)
+    if is_foreign_type(raw):
+        raise AdapterError(_named(name, problems))
     tensors = _tensors(weights, problems)
+    strange = None if tensors is None else stranger(weights, tensors)
+    if strange is not None:
+        raise AdapterError(_named(name, [*problems, strange]))
     updates: tuple[Update, ...] = ()
     weights_hash = ""
     if tensors is not None:
         found = scan(weights, tensors)
         weights_hash = found.sha256
-        stored = StoredHalves.from_tensors(weights, tensors)
+        stored = StoredHalves.from_tensors(weights, tensors, Spelling.of(base.module_names))
         problems += stored.problems
-        problems += stored.unused_problems(tuple(refused_fields(raw)))
+        trained = TrainedParts.of(
+            weights, stored.unused, base, dora=bool(raw.get("use_dora")), biases=raw.get("bias") in ("all", "lora_only")
+        )
+        problems += attrs.evolve(stored, unused=trained.unused).unused_problems(tuple(refused_fields(raw)))
         if config is not None:
             updates, misfits = updates_of(stored, config, base, config_path=config_path)
             problems += misfits
+            saved, misfits = saved_modules(config.saved, base, trained, f"{config_path}: modules_to_save")
+            problems += misfits
+            if not problems:
+                updates, misfits = trained.updates(updates, base, base_weights, saved=saved, strength=strength)
+                problems += misfits
         problems += (_not_finite(weights, tensor) for tensor in found.not_finite)
     if problems or config is None:
         raise AdapterError(_named(name, problems))

@@ -11,45 +11,59 @@ import attrs
 from lora_core.adapters.adapter import Update
 from lora_core.adapters.ordering import natural_key
 from lora_core.adapters.peft.config import PeftLoraConfig
-from lora_core.adapters.peft.refusals import EMBEDDING_LORA, REFUSED, SAVED_BASE, Refusal
+from lora_core.adapters.peft.refusals import BIAS, EMBEDDING_LORA, MAGNITUDE, REFUSED, SAVED_BASE, Refusal
+from lora_core.adapters.peft.spelling import PEFT_PREFIX, Spelling
 from lora_core.errors import Problem
 from lora_core.intake.patterns import TooSlowError
 from lora_core.layers import LayerInfo, ModelSummary
 from lora_core.tensors import READABLE, StoredTensor
 
-# As PEFT writes it (`lora_A.weight`), or with the adapter's name left in (`lora_A.default.weight`).
 _TOLD = 100
 """Unknown targets that are named one by one."""
-_KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])(?:\.(?P<adapter>[^.]+))?\.weight")
+# As PEFT writes it (`lora_A.weight`), or with the adapter's name left in (`lora_A.default.weight`).
+_KEY = re.compile(r"(?P<stem>.+)\.lora_(?P<side>[AB])(?:\.(?P<adapter>[^.]+))?\.weight")
 
 
 @attrs.frozen(kw_only=True)
 class StoredHalves:
-    """The tensors of a file sorted by module; `unused` are those that are no half of a LoRA pair."""
+    """The tensors of a file sorted by module; `unused` are those that are no half of a LoRA pair.
+
+    `written` is what the file calls a module, without PEFT's prefix, where that is not the module's name.
+    """
 
     path: Path
     halves: Mapping[str, Mapping[str, StoredTensor]]
+    written: Mapping[str, str]
     unused: tuple[StoredTensor, ...]
     problems: tuple[Problem, ...]
 
     @classmethod
-    def from_tensors(cls, path: Path, tensors: Sequence[StoredTensor]) -> StoredHalves:
-        """Sort the tensors of the file at `path`."""
+    def from_tensors(cls, path: Path, tensors: Sequence[StoredTensor], spelling: Spelling) -> StoredHalves:
+        """Sort the tensors of the file at `path` by the modules that `spelling` finds."""
         halves: dict[str, dict[str, StoredTensor]] = {}
+        written: dict[str, str] = {}
         unused, problems = [], []
         for tensor in tensors:
             match = _KEY.fullmatch(tensor.name)
             if match is None:
                 unused.append(tensor)
                 continue
-            half = halves.setdefault(match["module"], {})
+            stem = match["stem"].removeprefix(PEFT_PREFIX)
+            module = spelling.module(match["stem"])
+            half = halves.setdefault(module, {})
+            if stem != module:
+                written[module] = stem
             if match["side"] in half:
                 first = half[match["side"]].name
-                what = f"This is a second LoRA {match['side']} of {match['module']}, beside {first}"
+                what = f"This is a second LoRA {match['side']} of {module}, beside {first}"
                 remedy = "The file holds several adapters: save each in a directory of its own."
                 problems.append(Problem(what=what, where=f"{path}: {tensor.name}", remedy=remedy))
-            half[match["side"]] = tensor
-        return cls(path=path, halves=halves, unused=tuple(unused), problems=tuple(problems))
+            half.setdefault(match["side"], tensor)
+        return cls(path=path, halves=halves, written=written, unused=tuple(unused), problems=tuple(problems))
+
+    def name(self, module: str) -> str:
+        """Return what the file, and so its configuration, calls `module`."""
+        return self.written.get(module, module)
 
     def unused_problems(self, refused: Sequence[str]) -> Iterator[Problem]:
         """Yield a problem for each tensor that nothing uses, except those of features named in `refused`: the
@@ -72,24 +86,21 @@ def updates_of(
     """Return the updates of an adapter in natural order, and every problem: they hold only if there is none."""
     layers = {layer.name: layer for layer in base.layers}
     try:
-        targets = config.targets.select(base.module_names, base.layers)
+        targets = _targets(stored, config, base)
     except TooSlowError as error:
         return (), (Problem(what=f"Its targets cannot be matched: {error}", where=f"{config_path}: target_modules"),)
-    problems = [*_targeting(config, targets, layers, base, config_path)]
-    if not stored.halves:
-        problems.append(Problem(what="There is no LoRA tensor in this file", where=str(stored.path)))
-        return (), tuple(problems)
+    problems = [*_targeting(stored, config, targets, layers, base, config_path)]
     problems += _disagreements(stored, targets, base, config_path)
     updates = []
     for module in sorted(set(targets) & stored.halves.keys(), key=natural_key):
         layer, half = layers.get(module), stored.halves[module]
         if layer is None or layer.kind != "linear" or len(half) < 2:
             continue
-        misfits = [*_misshapen(stored.path, half, layer, config.rank(module), config_path)]
+        misfits = [*_misshapen(stored.path, half, layer, config.rank(stored.name(module)), config_path)]
         problems += misfits
         if not misfits:
             tensors = {"a": half["A"], "b": half["B"]}
-            updates.append(Update(module=module, tensors=tensors, scaling=config.scaling(module)))
+            updates.append(Update(module=module, tensors=tensors, scaling=config.scaling(stored.name(module))))
     return tuple(updates), tuple(problems)
 
 
@@ -97,17 +108,22 @@ def _feature(name: str) -> tuple[str, Refusal | None]:
     for field, refusal in REFUSED.items():
         if any(word in name for word in refusal.tensors):
             return field, refusal
-    for refusal in (EMBEDDING_LORA, SAVED_BASE):
+    for refusal in (EMBEDDING_LORA, MAGNITUDE, SAVED_BASE, BIAS):
         if any(word in name for word in refusal.tensors):
             return "", refusal
-    if re.fullmatch(r"base_model\.model\..+\.bias", name) and "lora_" not in name:
-        return "bias", REFUSED["bias"]
-    if name.startswith("base_model.model.") and "lora_" not in name:
-        return "modules_to_save", REFUSED["modules_to_save"]
     return "", None
 
 
+def _targets(stored: StoredHalves, config: PeftLoraConfig, base: ModelSummary) -> tuple[str, ...]:
+    """Return the targeted modules: those that the configuration names as the base does, and as the file does."""
+    meant = {stored.name(module): module for module in base.module_names if module in stored.written}
+    named = {meant[name] for name in config.targets.select(tuple(meant), base.layers)} if meant else set()
+    named.update(config.targets.select(base.module_names, base.layers))
+    return tuple(module for module in base.module_names if module in named)
+
+
 def _targeting(
+    stored: StoredHalves,
     config: PeftLoraConfig,
     targets: Sequence[str],
     layers: Mapping[str, LayerInfo],
@@ -118,7 +134,7 @@ def _targeting(
     where = f"{config_path}: target_modules"
     parts = sorted({name.rpartition(".")[2] for name in layers})
     has = f"It has {', '.join(parts)}." if parts else "It has no layers that can carry LoRA."
-    unknown = config.targets.unknown(base.module_names)
+    unknown = config.targets.unknown((*base.module_names, *stored.written.values()))
     for target in unknown[:_TOLD]:
         yield Problem(
             what=f"It targets {target!r}, which base model {base.name!r} does not have", where=where, remedy=has
@@ -133,6 +149,8 @@ def _targeting(
             remedy = "LoRA is supported on linear layers: leave this module out of the targets."
             yield Problem(what=f"It targets {module!r}, which is no linear layer", where=where, remedy=remedy)
         elif layer.kind != "linear":
+            if any(word in tensor.name for tensor in stored.unused for word in EMBEDDING_LORA.tensors):
+                continue  # the tensors' own problem says the same
             what = f"It targets the embedding {module!r}; {EMBEDDING_LORA.feature} is not supported"
             yield Problem(what=what, where=where, remedy=EMBEDDING_LORA.remedy)
         elif config.ensure_weight_tying and layer.is_output:
@@ -147,7 +165,8 @@ def _disagreements(
 ) -> Iterator[Problem]:
     """Yield where configuration and tensors speak of different modules, and half pairs."""
     modules = set(base.module_names)
-    lost = [module for module in targets if module not in stored.halves]
+    embeddings = {layer.name for layer in base.layers if layer.kind == "embedding"}
+    lost = [module for module in targets if module not in stored.halves and module not in embeddings]
     strange = [module for module in sorted(stored.halves, key=natural_key) if module not in modules]
     if lost and strange:
         yield _misnamed(stored, strange, lost[0], base, config_path)

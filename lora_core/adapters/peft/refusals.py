@@ -30,6 +30,9 @@ HONOURED = frozenset(
         "init_lora_weights",
         "task_type",
         "ensure_weight_tying",
+        "use_dora",
+        "bias",
+        "modules_to_save",
     )
 )
 
@@ -70,26 +73,10 @@ class Refusal:
 
 
 REFUSED: Mapping[str, Refusal] = {
-    "use_dora": Refusal(
-        feature="DoRA (weight-decomposed LoRA)",
-        remedy=f"{MERGE}, or train with use_dora=False.",
-        tensors=("lora_magnitude_vector",),
-    ),
-    "bias": Refusal(
-        feature="trained biases of the base",
-        remedy="Every adapter shares one base, so its biases cannot change: train with bias='none'.",
-        allowed=("none", None),
-    ),
     "lora_bias": Refusal(
         feature="a bias on LoRA B",
         remedy="Train with lora_bias=False.",
         tensors=("lora_B.bias", "lora_A.bias"),
-    ),
-    "modules_to_save": Refusal(
-        feature="whole modules saved with the adapter",
-        remedy=f"{MERGE}, or train without modules_to_save.",
-        allowed=(None, []),
-        tensors=("modules_to_save",),
     ),
     "trainable_token_indices": Refusal(
         feature="trained token embeddings",
@@ -141,14 +128,26 @@ REFUSED: Mapping[str, Refusal] = {
 
 EMBEDDING_LORA = Refusal(
     feature="LoRA on an embedding",
-    remedy=f"{MERGE}, or train without the embedding in target_modules.",
+    remedy="Train without the embedding in target_modules; or untie the base (clone lm_head, set tie_word_embeddings "
+    "to false), merge the adapter into it with peft (merge_and_unload), and export the result as a base of its own.",
     tensors=("lora_embedding_A", "lora_embedding_B"),
+)
+
+MAGNITUDE = Refusal(
+    feature="a magnitude of DoRA, and the configuration does not say use_dora",
+    remedy="Weights and configuration are not of one adapter.",
+    tensors=("lora_magnitude_vector",),
+)
+
+BIAS = Refusal(
+    feature="a trained bias, and the configuration does not say bias",
+    remedy="Weights and configuration are not of one adapter.",
+    tensors=(".bias",),
 )
 
 SAVED_BASE = Refusal(
     feature="a copy of base weights",
-    remedy="Save the adapter again with save_pretrained(..., save_embedding_layers=False); if the embedding was "
-    "trained or resized, merge it into the base and export that.",
+    remedy="Save the adapter again with save_pretrained(..., save_embedding_layers=False).",
     tensors=(".base_layer.",),
 )
 

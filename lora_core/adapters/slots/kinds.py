@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 FLOAT32_SIZE = 4
+_ROUNDING = 1e-6
 Values = Mapping[str, "npt.NDArray[np.float32]"]
 """The arrays of one slot by part: float32, C-contiguous, of the parts' shapes."""
 
@@ -44,7 +45,10 @@ class Part:
 
 @attrs.frozen(kw_only=True)
 class Extent:
-    """How large a slot an update needs: the layer it was trained for, and its rank (1 for a kind without ranks)."""
+    """How large a slot an update needs: the layer it was trained for, and its rank (1 for a kind without ranks).
+
+    `in_features` is 0 for an update that acts on outputs alone and so fits a layer of any input.
+    """
 
     in_features: int
     out_features: int
@@ -54,10 +58,12 @@ class Extent:
 class SlotKind(ABC):
     """What can hang on a layer. Kinds have no state; `name` is what manifests and relocation tables store.
 
-    `needs_base` says that folding needs the base's own weights, so that linking without them is impossible.
+    `feature` is what users call it. `needs_base` says that folding needs the base's own weights, so that linking
+    without them is impossible.
     """
 
     name: str
+    feature: str = ""
     needs_base: bool = False
 
     @abstractmethod
@@ -79,6 +85,10 @@ class SlotKind(ABC):
     @abstractmethod
     def combine(self, updates: Sequence[Update]) -> Update:
         """Return one update of the same module whose effect is the sum of the effects of `updates`."""
+
+    def does_nothing(self, values: Values) -> bool:
+        """Say whether a slot with the parts `values` leaves its layer as it is; by default, if any part is all zero."""
+        return any(not value.any() for value in values.values())
 
     @abstractmethod
     def wrap(self, module: Any, values: Mapping[str, Any]) -> Any:
@@ -124,6 +134,7 @@ class LowRank(SlotKind):
     """LoRA: `out = base(x) + x @ A.T @ B.T`, with `a` of shape (rank, in_features) and `b` (out_features, rank)."""
 
     name = LOW_RANK
+    feature = "LoRA"
 
     def parts(self, extent: Extent) -> tuple[Part, ...]:
         """Return A and B."""
@@ -169,8 +180,102 @@ class LowRank(SlotKind):
         return LoraLinear(module, values["a"], values["b"])
 
 
-KINDS: Mapping[str, SlotKind] = {kind.name: kind for kind in (LowRank(),)}
-"""Every kind by name."""
+class _Alone(SlotKind):
+    """A kind of one part that does not add up: what it does is not in proportion to a strength."""
+
+    part: str
+
+    def fold(self, update: Update | None, extent: Extent) -> Values:
+        """Return the part as it is: as in PEFT, a strength counts for A and B alone."""
+        (part,) = self.parts(extent)
+        if update is None:
+            filled = np.zeros if part.neutral == "zero" else np.ones
+            return {part.name: filled(part.shape, dtype=np.float32)}
+        return {part.name: np.ascontiguousarray(update.tensors[part.name].read())}
+
+    def combine(self, updates: Sequence[Update]) -> Update:
+        """Refuse: raises `AdapterError`."""
+        tensor = updates[0].tensors[self.part]
+        raise AdapterError(
+            f"An adapter with {self.feature} cannot be part of a composite: its effect does not add up with others.",
+            where=f"{tensor.path}: {updates[0].module}",
+            remedy="Give it as an adapter of its own.",
+        )
+
+
+class Gain(_Alone):
+    """`out = base(x) * gain`, a factor for each output: what DoRA does to the base's own part."""
+
+    name = "gain"
+    part = "gain"
+    feature = "DoRA"
+
+    def parts(self, extent: Extent) -> tuple[Part, ...]:
+        """Return the gain, as the weight of a linear layer from one input."""
+        return (Part(name=self.part, shape=(extent.out_features, 1), neutral="one"),)
+
+    def extent(self, update: Update) -> Extent:
+        """Return the number of outputs."""
+        return Extent(in_features=0, out_features=update.tensors[self.part].shape[0], rank=1)
+
+    def does_nothing(self, values: Values) -> bool:
+        """Say whether every factor is 1, but for the rounding of the norm that it is a quotient by."""
+        return bool((np.abs(values[self.part] - 1) <= _ROUNDING).all())
+
+    def wrap(self, module: Any, values: Mapping[str, Any]) -> Any:
+        """Return a `GainedLinear` around `module`."""
+        from lora_core.adapters.slots.modules import GainedLinear  # heavy: torch
+
+        return GainedLinear(module, values[self.part])
+
+
+class Shift(_Alone):
+    """`out = base(x) + shift`, a constant for each output: a trained bias, as what it adds to the base's."""
+
+    name = "shift"
+    part = "shift"
+    feature = "trained biases"
+
+    def parts(self, extent: Extent) -> tuple[Part, ...]:
+        """Return the shift, as the weight of a linear layer from one input."""
+        return (Part(name=self.part, shape=(extent.out_features, 1)),)
+
+    def extent(self, update: Update) -> Extent:
+        """Return the number of outputs."""
+        return Extent(in_features=0, out_features=update.tensors[self.part].shape[0], rank=1)
+
+    def wrap(self, module: Any, values: Mapping[str, Any]) -> Any:
+        """Return a `ShiftedLinear` around `module`."""
+        from lora_core.adapters.slots.modules import ShiftedLinear  # heavy: torch
+
+        return ShiftedLinear(module, values[self.part])
+
+
+class Dense(_Alone):
+    """`out = base(x) + x @ delta.T`: a whole trained weight, as what it adds to the base's."""
+
+    name = "dense"
+    part = "delta"
+    feature = "whole trained linear layers"
+
+    def parts(self, extent: Extent) -> tuple[Part, ...]:
+        """Return the difference of the weights."""
+        return (Part(name=self.part, shape=(extent.out_features, extent.in_features)),)
+
+    def extent(self, update: Update) -> Extent:
+        """Return the features of the weight."""
+        out_features, in_features = update.tensors[self.part].shape
+        return Extent(in_features=in_features, out_features=out_features, rank=1)
+
+    def wrap(self, module: Any, values: Mapping[str, Any]) -> Any:
+        """Return a `WidenedLinear` around `module`."""
+        from lora_core.adapters.slots.modules import WidenedLinear  # heavy: torch
+
+        return WidenedLinear(module, values[self.part])
+
+
+KINDS: Mapping[str, SlotKind] = {kind.name: kind for kind in (LowRank(), Gain(), Shift(), Dense())}
+"""Every kind by name. Those on one layer act in the order of their names: a gain before what is added to it."""
 
 
 def kind_of(name: str) -> SlotKind:

@@ -15,6 +15,23 @@ class SlotModule(torch.nn.Module):  # type: ignore[misc]  # torch is untyped her
     PARTS: Mapping[str, str] = {}
     """The parts of the slot's kind, each with the name of the parameter that holds it."""
 
+    @property
+    def weight(self) -> Any:
+        """The weight of the base layer."""
+        return self.base.weight
+
+    @property
+    def bias(self) -> Any:
+        """The bias of the base layer, or None."""
+        return self.base.bias
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # Hook of nn.Module.load_state_dict, which calls it positionally.
+        for name in ("weight", "bias"):
+            if prefix + name in state_dict and f"{prefix}base.{name}" not in state_dict:
+                state_dict[f"{prefix}base.{name}"] = state_dict.pop(prefix + name)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
 
 class LoraLinear(SlotModule):
     """`out = base(x) + lora_b(lora_a(x))`: a linear layer with a low-rank update beside it.
@@ -33,16 +50,6 @@ class LoraLinear(SlotModule):
         self.lora_a = _linear(a)
         self.lora_b = _linear(b)
         self.train(base.training)
-
-    @property
-    def weight(self) -> Any:
-        """The weight of the base layer."""
-        return self.base.weight
-
-    @property
-    def bias(self) -> Any:
-        """The bias of the base layer, or None."""
-        return self.base.bias
 
     @property
     def in_features(self) -> int:
@@ -64,12 +71,65 @@ class LoraLinear(SlotModule):
         out: torch.Tensor = self.base(x) + self.lora_b(self.lora_a(x))
         return out
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # Hook of nn.Module.load_state_dict, which calls it positionally.
-        for name in ("weight", "bias"):
-            if prefix + name in state_dict and f"{prefix}base.{name}" not in state_dict:
-                state_dict[f"{prefix}base.{name}"] = state_dict.pop(prefix + name)
-        super()._load_from_state_dict(state_dict, prefix, *args)
+
+class _OneInput(SlotModule):
+    """A layer whose outputs meet a vector, one number for each output.
+
+    The vector is the weight of a linear layer from one input, which is always 1: backends keep such weights beside the
+    program as they keep A and B, and a vector by itself they would not.
+    """
+
+    def __init__(self, base: torch.nn.Module, vector: torch.Tensor) -> None:
+        super().__init__()
+        self.base = base
+        self.vector = _linear(vector)
+        self.train(base.training)
+
+    def _spread(self, out: torch.Tensor) -> torch.Tensor:
+        """Return the vector in the shape of `out`, from a 1 that is computed so that nothing folds it away."""
+        first = out[..., :1]
+        spread: torch.Tensor = self.vector(torch.clamp(first - first, 1.0, 2.0))
+        return spread
+
+
+class GainedLinear(_OneInput):
+    """`out = base(x) * gain`."""
+
+    PARTS: Mapping[str, str] = {"gain": "vector.weight"}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the base's output, each number times its gain."""
+        out: torch.Tensor = self.base(x)
+        return out * self._spread(out)
+
+
+class ShiftedLinear(_OneInput):
+    """`out = base(x) + shift`."""
+
+    PARTS: Mapping[str, str] = {"shift": "vector.weight"}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the base's output, shifted."""
+        out: torch.Tensor = self.base(x)
+        return out + self._spread(out)
+
+
+class WidenedLinear(SlotModule):
+    """`out = base(x) + delta(x)`: a linear layer with another of the same size beside it."""
+
+    PARTS: Mapping[str, str] = {"delta": "delta.weight"}
+
+    def __init__(self, base: torch.nn.Module, delta: torch.Tensor) -> None:
+        """Put a layer with the weight `delta` beside `base`."""
+        super().__init__()
+        self.base = base
+        self.delta = _linear(delta)
+        self.train(base.training)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the sum of both layers."""
+        out: torch.Tensor = self.base(x) + self.delta(x)
+        return out
 
 
 def _linear(weight: torch.Tensor) -> torch.nn.Linear:

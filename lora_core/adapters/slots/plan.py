@@ -45,7 +45,7 @@ class Slot:
     def same_features(self, update: Update) -> bool:
         """Say whether `update` was trained for a layer of this size."""
         extent = extent_of(update)
-        return (extent.in_features, extent.out_features) == (self.in_features, self.out_features)
+        return extent.in_features in (0, self.in_features) and extent.out_features == self.out_features
 
     def fold(self, update: Update | None) -> Values:
         """Return the values of the parts that carry `update`, which must fit; None: that do nothing."""
@@ -100,7 +100,7 @@ class SlotPlan:
         if problems:
             raise UsageError(problems)
         floor = max_rank or 0
-        spare = max_rank or max(ranks.values(), default=0)
+        spare = max_rank or max((rank for (_, kind), rank in ranks.items() if kind == LOW_RANK), default=0)
         for module in reserved:
             ranks[module, LOW_RANK] = max(ranks.get((module, LOW_RANK), 0), spare)
         kinds = sorted({kind for _, kind in ranks})

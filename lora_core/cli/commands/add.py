@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lora_core.cli.adapter_options import ADAPTER, ADAPTER_FILES, each_directory, references, renamed
+from lora_core.cli.adapter_options import (
+    ADAPTER,
+    ADAPTER_FILES,
+    each_directory,
+    package_references,
+    references,
+    renamed,
+)
 from lora_core.cli.command import Command
 from lora_core.errors import UsageError
 
@@ -24,13 +31,17 @@ def add(
     adapter: tuple[str, ...],
     adapter_files: tuple[tuple[str, Path, Path], ...],
     from_dir: Path | None,
+    packages: tuple[str, ...],
+    trust: tuple[Path, ...],
     jobs: int,
+    model: str | None,
+    download: bool,
 ) -> None:
     """Link, then say what was added."""
     import lora_core
     from lora_core.bundle.store import open_bundle
 
-    wanted = references(adapter, adapter_files)
+    wanted = (*references(adapter, adapter_files), *package_references(packages))
     if from_dir is not None:
         reserved = console.hub.spec_of(open_bundle(bundle, console.emit)).reserved
         more = each_directory(from_dir, taken=[each.name for each in wanted], reserved=reserved)
@@ -38,8 +49,17 @@ def add(
             console.result(line)
         wanted = (*wanted, *more)
     if not wanted:
-        raise UsageError("There is nothing to add", remedy="Give --adapter NAME=DIR or --from-dir DIR.")
-    changed = lora_core.add(bundle, wanted, jobs=jobs, emit=console.emit, hub=console.hub)
+        raise UsageError("There is nothing to add", remedy="Give --adapter NAME=DIR, --package FILE or --from-dir DIR.")
+    changed = lora_core.add(
+        bundle,
+        wanted,
+        jobs=jobs,
+        trust=trust,
+        model=model,
+        download=download,
+        emit=console.emit,
+        hub=console.hub,
+    )
     names = [reference.name for reference in wanted]
     told = ", ".join(names) if len(names) <= 10 else f"{len(names)} adapters"
     console.result(f"{bundle}: added {told}; it has {len(changed.manifest.adapters)} now")
@@ -56,6 +76,21 @@ command = Command(
         click.Option(
             ["--from-dir"], type=DIRECTORY, help="Add every subdirectory of this directory, by its name or a safe one."
         ),
+        click.Option(
+            ["--package", "packages"],
+            multiple=True,
+            metavar="[NAME=]FILE",
+            help="An adapter as a package that `pack` wrote. Repeatable.",
+        ),
+        click.Option(
+            ["--trust"],
+            multiple=True,
+            type=click.Path(dir_okay=False, path_type=Path),
+            metavar="PUBKEY",
+            help="Accept only packages that this Ed25519 public key (PEM) signed. Repeatable.",
+        ),
+        click.Option(["--model"], help="The bundle's base, for DoRA, trained biases and whole modules."),
+        click.Option(["--download"], is_flag=True, help="Allow adapters given by hub ids to be downloaded."),
         click.Option(["--jobs"], type=click.IntRange(min=1), default=1, show_default=True, help="Processes that link."),
     ],
 )

@@ -75,7 +75,7 @@ command = ExportCommand(
     params=[
         click.Option(["--backend"], required=True, help="Backend, one of those `lora-core backends` lists."),
         click.Option(["--model"], required=True, help="Checkpoint directory, or a hub id in the local cache."),
-        click.Option(["--download"], is_flag=True, help="Allow a hub id to be downloaded."),
+        click.Option(["--download"], is_flag=True, help="Allow hub ids of model and adapters to be downloaded."),
         ADAPTER,
         ADAPTER_FILES,
         click.Option(["--policy"], help="Quantization policy. Default: the first that the backend offers."),

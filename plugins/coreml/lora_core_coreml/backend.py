@@ -85,7 +85,8 @@ def _relink(bundle: Bundle, new: Sequence[PlacedAdapter], leaving: frozenset[str
         opened = OpenedProgram.read(bundle.file(PROGRAM))
         with parsing(bundle.path / store.FOLDER, "The template"):
             program = _stored(bundle, opened)
-        problems = collisions([placed.name for placed in new], program.multifunction, program.constant_methods)
+            constants = program.constant_methods
+        problems = collisions([placed.name for placed in new], program.multifunction, constants)
         if problems:
             raise AdapterError(problems)
         gone = leaving | {placed.name for placed in new}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_core.adapters.slots.choice import PlacedAdapter
+from lora_core.adapters.slots.kinds import Values
 from lora_core.backend import Artifacts, Backend, Diagnosis, ExportJob
 from lora_core.bundle.bundle import Bundle
 from lora_core.errors import Problem
@@ -77,6 +78,20 @@ class XnnpackBackend(Backend):
         from lora_core_xnnpack.multimethod.linking import unlink_from
 
         return unlink_from(bundle, names, out, emit)
+
+    def template_files(self, bundle: Bundle, plan: int) -> Sequence[str]:
+        """Return the template program and relocation table of one plan; in one program they are those of all."""
+        if _in_one_program(bundle):
+            return super().template_files(bundle, plan)
+        from lora_core_xnnpack.split.linking import template_files
+
+        return template_files(plan)
+
+    def stored_values(self, bundle: Bundle, name: str) -> Mapping[str, Values]:
+        """Read the tensors that the adapter's keys name, from wherever each is stored."""
+        from lora_core_xnnpack.stored_values import stored_values
+
+        return stored_values(bundle, name, in_one_program=_in_one_program(bundle))
 
     def open(self, bundle: Bundle, options: XnnpackSessionOptions) -> Session:
         """Open the bundle on ExecuTorch's runtime."""

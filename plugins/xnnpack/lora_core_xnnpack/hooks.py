@@ -23,6 +23,7 @@ XNNPACK = BackendSpec(
     embeddings=True,
     session_options="lora_core_xnnpack.session_options:XnnpackSessionOptions",
     reserved=RESERVED,
+    kinds=("low_rank", "gain", "shift", "dense"),
     requires={"executorch": "1.5.1", "torch": "2.13.0", "torchao": "0.18.0"},
     install_hint="pip install lora-core-xnnpack",
 )

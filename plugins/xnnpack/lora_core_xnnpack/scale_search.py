@@ -42,19 +42,28 @@ def order_free_scale_search() -> Iterator[None]:
 def search(weight: torch.Tensor, block_size: Sequence[int], qmin: int, qmax: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the integers of `weight` (out, in), int32, and a scale for each group of `block_size[1]` inputs.
 
-    Scales have shape (out, groups). Integers lie in `qmin` to `qmax`, at most 2^7 in magnitude.
+    Scales have shape (out, groups). Integers lie in `qmin` to `qmax`, at most 2^7 in magnitude. Beside the weight and
+    the result only some rows are in memory.
     """
     import torch
 
     groups = weight.float().contiguous().view(len(weight), -1, block_size[1])
     smallest = torch.finfo(torch.float32).eps
-    scale = (groups.abs().amax(dim=2) / max(abs(qmin), abs(qmax))).clamp_min(smallest)
+    largest = torch.cat([rows.abs().amax(dim=2) for rows in groups.split(_step(groups))])
+    scale = (largest / max(abs(qmin), abs(qmax))).clamp_min(smallest)
     for _ in range(_ROUNDS):
         before = scale
         scale = _least_squares(groups, before, qmin, qmax).clamp_min(smallest)
         if ((scale - before).abs() / before.clamp_min(smallest)).max() < _TOLERANCE:
             break
-    return _integers(groups, scale, qmin, qmax).view(weight.shape).to(torch.int32), scale.to(weight.dtype)
+    parts = zip(groups.split(_step(groups)), scale.split(_step(groups)), strict=True)
+    found = torch.cat([_integers(rows, scales, qmin, qmax).to(torch.int32) for rows, scales in parts])
+    return found.view(weight.shape), scale.to(weight.dtype)
+
+
+def _step(groups: torch.Tensor) -> int:
+    """Return how many rows are looked at together."""
+    return max(1, _CHUNK // int(groups[0].numel()))
 
 
 def _integers(groups: torch.Tensor, scale: torch.Tensor, qmin: int, qmax: int) -> torch.Tensor:
@@ -65,7 +74,7 @@ def _least_squares(groups: torch.Tensor, before: torch.Tensor, qmin: int, qmax: 
     """Return the scales that fit the integers that the scales `before` give; a group of zeros keeps its scale."""
     import torch
 
-    step = max(1, _CHUNK // groups[0].numel())
+    step = _step(groups)
     return torch.cat(
         [
             _fitted(rows, scale, _integers(rows, scale, qmin, qmax).double())

@@ -30,6 +30,7 @@ from lora_core_xnnpack.files.data_file import DataBlob
 KEY_LENGTH = 64
 SCHEMA_VERSION = 2
 """Of both layouts' relocation tables; 1 had A and B under the name `matrix`."""
+LOW_RANK_PARTS = frozenset(("a", "b"))
 Table = TypeVar("Table")
 
 
@@ -69,7 +70,10 @@ class TensorRelocation:
             KeySite(payload=whole(site["payload"]), offset=whole(site["offset"])) for site in document["sites"]
         )
         shape = tuple(map(whole, document["shape"]))
-        return cls(module=document["module"], part=document["part"], shape=shape, sites=sites)
+        module, part = document["module"], document["part"]
+        if not isinstance(module, str) or not isinstance(part, str):
+            raise ValueError(f"{module!r:.60} and {part!r:.60} are no names")
+        return cls(module=module, part=part, shape=shape, sites=sites)
 
 
 def whole(value: object) -> int:
@@ -100,6 +104,18 @@ def linkable_values(adapter: PlacedAdapter) -> dict[str, Values]:
             a, b = _idle(slot.rank, slot.in_features, slot.out_features)
             values[slot.module] = {**parts, "a": a, "b": b}
     return values
+
+
+def without_idle_constants(values: Mapping[str, Values]) -> dict[str, Values]:
+    """Return what `linkable_values` gave with zeros in place of the constants that it wrote into idle slots."""
+    restored = {}
+    for module, parts in values.items():
+        restored[module] = parts
+        if parts.keys() >= LOW_RANK_PARTS and not parts["b"].any():
+            a, b = parts["a"], parts["b"]
+            if np.array_equal(a, _idle(a.shape[0], a.shape[1], b.shape[0])[0]):
+                restored[module] = {**parts, "a": np.zeros_like(a)}
+    return restored
 
 
 @lru_cache(maxsize=256)

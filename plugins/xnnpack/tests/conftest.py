@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from device_linker import DeviceLinker
 from lora_core_xnnpack.backend import XnnpackBackend
+from toolchain import built, compilers, library_sources
 from workbench import Workbench
 
 from lora_core.backend import Artifacts, ExportJob
@@ -32,3 +34,13 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[ExportJob], 
         return out, XnnpackBackend().export(job, out, ignore)
 
     return export
+
+
+@pytest.fixture(scope="session")
+def linker() -> DeviceLinker:
+    """The device linker, by the first compiler that is there."""
+    found = compilers()
+    if not found:
+        pytest.skip("there is no C++ compiler (g++ or clang++) on this machine, so native/ is not tested")
+    flags = ("-O1", "-fPIC", "-shared", "-fvisibility=hidden")
+    return DeviceLinker(built(found[0], "liblora_core_link.so", flags, library_sources()))

@@ -44,6 +44,16 @@ def whole(job: ExportJob) -> ExportJob:
     return attrs.evolve(job, model=Whole(handle=job.model))
 
 
+def with_equal_weights(root: Path, equal: dict[str, str]) -> ExportJob:
+    """Return a job whose base has for each layer of `equal` the weight of the other one."""
+    bench = Workbench.make(root, layers=1)
+    checkpoint = bench.checkpoint / "model.safetensors"
+    tensors = load_file(checkpoint)
+    tensors |= {f"{name}.weight": tensors[f"{other}.weight"] for name, other in equal.items()}
+    save_file(tensors, checkpoint)
+    return attrs.evolve(bench.job([]), model=HfModelSource().open(str(bench.checkpoint)))
+
+
 @pytest.mark.parametrize(
     ("layout", "policy", "embedding", "scale_search"),
     [
@@ -76,16 +86,10 @@ def test_a_base_filled_from_the_cache_equals_one_lowered_with_its_own_weights(
     assert 0 < len(held["foundation.ptd"]) - foundation_bytes(job(second, None)) < 12_000
 
 
-def test_weights_that_are_equal_by_chance_are_stored_as_lowering_them_would(tmp_path: Path) -> None:
-    bench = Workbench.make(tmp_path, layers=1)
-    checkpoint = bench.checkpoint / "model.safetensors"
-    tensors = load_file(checkpoint)
+def test_layers_that_are_equal_by_chance_are_stored_as_lowering_them_would(tmp_path: Path) -> None:
     block = "model.layers.0"
-    tensors[f"{block}.mlp.up_proj.weight"] = tensors[f"{block}.mlp.gate_proj.weight"]
-    tensors[f"{block}.self_attn.o_proj.weight"] = tensors[f"{block}.self_attn.q_proj.weight"]
-    tensors[f"{block}.input_layernorm.weight"] = tensors["model.norm.weight"]
-    save_file(tensors, checkpoint)
-    job = attrs.evolve(bench.job([]), model=HfModelSource().open(str(bench.checkpoint)))
+    equal = {f"{block}.mlp.up_proj": f"{block}.mlp.gate_proj", f"{block}.self_attn.o_proj": f"{block}.self_attn.q_proj"}
+    job = with_equal_weights(tmp_path, equal)
     streamed, events = export(job, tmp_path / "streamed")
     held, _ = export(whole(job), tmp_path / "held")
     assert not loaded(events)

@@ -253,3 +253,34 @@ def test_decomposing_again_still_decomposes_what_the_table_names() -> None:
         first = torch.export.export(Gate(), (torch.ones(2),)).run_decompositions({})
         assert "aten.sigmoid.default" in targets(first.run_decompositions())
         assert "aten.sigmoid.default" in targets(first.run_decompositions(torch.export.default_decompositions()))
+
+
+def test_tracing_copies_no_parameter(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._dynamo.variables import builder
+
+    layer = torch.nn.Linear(24, 40).eval().requires_grad_(False)
+    copied: list[torch.Size] = []
+
+    def traced(patches: list[str]) -> list[torch.Size]:
+        copied.clear()
+        torch._dynamo.reset()
+        with fast_lowering(only=patches):
+            torch.export.export(layer, (torch.zeros(2, 24),), strict=True)
+        return list(copied)
+
+    clone = builder.clone_input
+    monkeypatch.setattr(builder, "clone_input", lambda value: copied.append(value.shape) or clone(value))
+    assert (40, 24) in traced(["collector"])
+    assert (40, 24) not in traced(["copies"])
+
+
+def test_a_backend_gets_a_program_of_its_own_with_the_same_tensors() -> None:
+    from executorch.exir.backend.backend_details import BackendDetails
+
+    layer = torch.nn.Linear(24, 40).eval().requires_grad_(False)
+    program = torch.export.export(layer, (torch.zeros(2, 24),), strict=True)
+    with fast_lowering(only=["copies"]):
+        own = BackendDetails.copy_exported_program_for_preprocess(program, [])
+    assert own.graph_module is not program.graph_module
+    assert own.state_dict is not program.state_dict
+    assert all(own.state_dict[name] is tensor for name, tensor in program.state_dict.items())

@@ -20,14 +20,16 @@ from lora_core_xnnpack.lowering.base import load_base, outlined
 from lora_core_xnnpack.split.weightless import WeightlessSet
 from lora_core_xnnpack.streaming import base as streaming
 from lora_core_xnnpack.streaming.base import StreamedBase
-from lora_core_xnnpack.streaming.foundation import write_foundation
+from lora_core_xnnpack.streaming.foundation import fill_foundation, write_foundation
 from lora_core_xnnpack.streaming.stand_in import stand_in
 from lora_core_xnnpack.streaming.weightless import weightless
+from safetensors.numpy import load_file, save_file
 from workbench import Workbench
 
 from lora_core.backend import ExportJob
 from lora_core.events import Event, Noted, StageAdvanced, ignore
 from lora_core.models.base import BaseModel
+from lora_core.models.hf import HfModelSource
 
 POLICIES = [
     ("fp32", None, "affine"),
@@ -93,6 +95,27 @@ def test_a_streamed_foundation_is_that_of_a_base_that_is_held(
     assert {blob.key: written[blob.offset :][: blob.size] for blob in blobs} == {
         key: bytes(blob.data) for key, blob in expected.items()
     }
+
+
+def test_norms_that_are_equal_by_chance_are_told_of_and_nothing_is_written(tmp_path: Path) -> None:
+    bench = Workbench.make(tmp_path / "model", layers=1)
+    checkpoint = bench.checkpoint / "model.safetensors"
+    tensors = load_file(checkpoint)
+    tensors["model.layers.0.input_layernorm.weight"] = tensors["model.norm.weight"]
+    save_file(tensors, checkpoint)
+    job = attrs.evolve(bench.job([]), model=HfModelSource().open(str(bench.checkpoint)))
+    names = ("norm.weight", "layers.0.ffn_norm.weight", "layers.0.attention_norm.weight")
+    planned = [
+        BaseTensor(form=Form(path=name, part="", transform="raw"), name=name, prefix="", size=256, layout=None)
+        for name in names
+    ]
+    events: list[Event] = []
+    assert fill_foundation(planned, streamed(job), tmp_path / "data", events.append) is None
+    assert not (tmp_path / "data").exists()
+    assert [event.message for event in events if isinstance(event, Noted)] == [
+        "The base is held whole, because weights of it are equal by chance: "
+        "norm.weight and layers.0.attention_norm.weight"
+    ]
 
 
 @attrs.frozen(kw_only=True)

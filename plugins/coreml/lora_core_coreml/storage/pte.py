@@ -73,6 +73,7 @@ def read(path: Path) -> StoredProgram:
     with open_regular(path, BundleError) as file:
         try:
             header = ContainerHeader.read(file.read(_HEAD))
+            header.require_all(path.stat().st_size)
         except ValueError as error:
             raise BundleError(f"This is not an ExecuTorch program with segments: {error}", where=str(path)) from error
         if header.program_size > path.stat().st_size or header.program_size > raised(TABLE):

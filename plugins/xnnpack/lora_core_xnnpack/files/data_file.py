@@ -22,6 +22,7 @@ from lora_core_xnnpack.files.named_blobs import NamedBlob, TensorLayout, named_b
 
 _HEADER_LENGTH = 40  # FlatTensorHeader.EXPECTED_LENGTH
 _PADDED_HEADER = 48  # rounded up to the flatbuffer's alignment of 16
+_PADDING = 128  # segments begin at its multiples
 _HEADER = struct.Struct("<4sIQQQQ")
 
 
@@ -153,16 +154,31 @@ def serialize(blobs: Sequence[DataBlob]) -> list[Buffer]:
     return parts
 
 
+def _require_named(data: Buffer, front: int, blobs: Sequence[NamedBlob]) -> None:
+    """Raise `ValueError` if the file holds more than its flatbuffer, named blobs and padding between them: bytes that
+    no name stands for would be missing from every count of what is stored.
+    """
+    end = front
+    for blob in sorted(blobs, key=lambda each: (each.offset, each.size)):
+        if blob.offset - end >= _PADDING:
+            raise ValueError(f"{blob.offset - end} bytes before {blob.key!r} have no name")
+        end = max(end, blob.offset + blob.size)
+    if len(data) - end >= _PADDING:
+        raise ValueError(f"the last {len(data) - end} bytes have no name")
+
+
 def stored_blobs(data: Buffer, path: Path) -> list[NamedBlob]:
     """List the named blobs of a data file; offsets are from the file's start.
 
     Raises `BundleError` naming `path` if the file is not a FlatTensor file or points outside of itself.
     """
     try:
-        magic, _, _, _, base, _ = _HEADER.unpack_from(data, 8)
+        magic, _, start, size, base, _ = _HEADER.unpack_from(data, 8)
         if bytes(data[4:8]) != b"FT01" or magic != b"FH01":
             raise ValueError("no FlatTensor header")
-        return named_blobs(data, base, segments_field=1, named_field=2)
+        blobs = named_blobs(data, base, segments_field=1, named_field=2)
+        _require_named(data, start + size, blobs)
+        return blobs
     except (struct.error, ValueError, IndexError, OverflowError) as error:
         raise BundleError(
             f"{path.name} is not a whole ExecuTorch data file: {error}.",

@@ -48,6 +48,7 @@ class ProgramRoot:
     def read(cls, data: Buffer) -> ProgramRoot:
         """Read the root of a whole program file; raises one of `NOT_WHOLE`."""
         header = ContainerHeader.read(data)
+        header.require_all(len(data))
         root = struct.unpack_from("<I", data)[0]
         base = header.segment_base
         spans = tuple(

@@ -28,7 +28,7 @@ from lora_core_xnnpack.multimethod.lowering import LoweredTogether, lower_togeth
 from lora_core_xnnpack.multimethod.relocations import MultimethodTemplate
 from lora_core_xnnpack.multimethod.residents import BASE_METHOD
 from lora_core_xnnpack.multimethod.weightless import WeightlessTogether
-from lora_core_xnnpack.streaming.foundation import write_foundation
+from lora_core_xnnpack.streaming.foundation import fill_foundation
 from lora_core_xnnpack.streaming.weightless import Lowering, streamed, weightless
 
 if TYPE_CHECKING:
@@ -68,9 +68,11 @@ def _lowered(job: ExportJob, out: Path, emit: Emit) -> LoweredTogether:
     base = streamed(job, emit)
     lowering = Lowering(stamp=stamp, whole=lower)
     program = weightless(job, base, WeightlessTogether, lowering, out, emit) if base is not None else None
-    if base is None or program is None:
-        return _lower(load_base(job, emit), job, out, emit)
-    return program.fill(write_foundation(program.foundation, base, out / FOUNDATION_FILE, emit))
+    if base is not None and program is not None:
+        blobs = fill_foundation(program.foundation, base, out / FOUNDATION_FILE, emit)
+        if blobs is not None:
+            return program.fill(blobs)
+    return _lower(load_base(job, emit), job, out, emit)
 
 
 def _lower(model: BaseModel, job: ExportJob, out: Path, emit: Emit) -> LoweredTogether:

@@ -21,7 +21,7 @@ from lora_core_xnnpack.split.linking import SplitTarget, link_all, write_templat
 from lora_core_xnnpack.split.lowering import lower_all
 from lora_core_xnnpack.split.relocations import SplitTemplate
 from lora_core_xnnpack.split.weightless import PlannedMemory, WeightlessSet
-from lora_core_xnnpack.streaming.foundation import write_foundation
+from lora_core_xnnpack.streaming.foundation import fill_foundation
 from lora_core_xnnpack.streaming.weightless import Lowering, streamed, weightless
 
 if TYPE_CHECKING:
@@ -71,7 +71,8 @@ def _programs(job: ExportJob, out: Path, emit: Emit) -> tuple[Sequence[SplitTemp
     base = streamed(job, emit)
     lowering = Lowering(stamp=stamp, whole=lower)
     programs = weightless(job, base, WeightlessSet, lowering, out, emit) if base is not None else None
-    if base is None or programs is None:
-        return lower_all(load_base(job, emit), job.plans, out, emit)
-    blobs = write_foundation(programs.foundation, base, out / FOUNDATION_FILE, emit)
-    return programs.fill(blobs), programs.planned_memory
+    if base is not None and programs is not None:
+        blobs = fill_foundation(programs.foundation, base, out / FOUNDATION_FILE, emit)
+        if blobs is not None:
+            return programs.fill(blobs), programs.planned_memory
+    return lower_all(load_base(job, emit), job.plans, out, emit)

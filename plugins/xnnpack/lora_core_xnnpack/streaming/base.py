@@ -96,10 +96,15 @@ class StreamedBase:
         import torch
 
         source = self.outline.sources[path]
-        if self.scale_search == "hqq":  # it stops when the scales of all rows stand
-            yield torch.from_numpy(source.read())
-        else:
-            yield from map(torch.from_numpy, row_blocks(source, BLOCK_BYTES))
+        blocks = map(torch.from_numpy, row_blocks(source, BLOCK_BYTES))
+        if self.scale_search != "hqq":
+            yield from blocks
+            return
+        whole, done = torch.empty(source.shape), 0
+        for block in blocks:
+            whole[done : done + len(block)] = block
+            done += len(block)
+        yield whole  # the search stops when the scales of all rows stand
 
     @cached_property
     def _first(self) -> Mapping[str, str]:

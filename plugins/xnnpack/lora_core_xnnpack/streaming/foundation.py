@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from lora_core.events import Emit, StageAdvanced, stage
+from lora_core.events import Emit, Noted, StageAdvanced, stage
 from lora_core_xnnpack.cache.forms import Form, stored
 from lora_core_xnnpack.cache.origins import BaseTensor
 from lora_core_xnnpack.files.data_writer import DataWriter, PlannedBlob
@@ -13,6 +13,27 @@ from lora_core_xnnpack.files.named_blobs import NamedBlob
 from lora_core_xnnpack.streaming.base import StreamedBase
 
 WRITE_STAGE = "Write the foundation"
+
+
+def fill_foundation(
+    tensors: Sequence[BaseTensor], base: StreamedBase, path: Path, emit: Emit
+) -> tuple[NamedBlob, ...] | None:
+    """Do as `write_foundation`; None, which is noted, and no file if programs of other weights are not those of `base`.
+
+    ExecuTorch 1.5.1 (`_emitter.py`) numbers what kernels read by name, and gives equal tensors one number.
+    """
+    blobs = write_foundation(tensors, base, path, emit)
+    named: dict[int, dict[Form, str]] = {}
+    for tensor, blob in zip(tensors, blobs, strict=True):
+        if tensor.name:
+            named.setdefault(blob.offset, {})[base.same(tensor.form)] = tensor.name
+    equal = [names for names in named.values() if len(names) > 1]
+    if not equal:
+        return blobs
+    path.unlink()
+    texts = "; ".join(" and ".join(names.values()) for names in equal[:3])
+    emit(Noted(message=f"The base is held whole, because weights of it are equal by chance: {texts}"))
+    return None
 
 
 def write_foundation(

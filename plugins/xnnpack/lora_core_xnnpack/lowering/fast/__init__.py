@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 import attrs
 
 from lora_core_xnnpack.lowering.fast.collector import collect_rarely
+from lora_core_xnnpack.lowering.fast.copies import share_parameters
 from lora_core_xnnpack.lowering.fast.decompositions import decompose_once
 from lora_core_xnnpack.lowering.fast.partitions import describe_nothing, sort_in_place
 from lora_core_xnnpack.lowering.fast.patching import Patches
@@ -29,6 +30,7 @@ PATCHES: Mapping[str, Callable[[Patches], None]] = {
     "descriptions": describe_nothing,
     "sort": sort_in_place,
     "collector": collect_rarely,
+    "copies": share_parameters,
 }
 
 # Patches are process-wide, so two blocks never overlap: a second thread waits.

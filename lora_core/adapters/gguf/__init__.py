@@ -1,0 +1,1 @@
+"""Adapters as llama.cpp reads them: LoRA in GGUF files."""

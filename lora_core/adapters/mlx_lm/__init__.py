@@ -1,0 +1,1 @@
+"""Adapters as MLX-LM saves them."""

@@ -1,0 +1,176 @@
+"""Pack: adapters become packages; packages are held against the bundle that they are to be added to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import attrs
+
+from lora_core.adapters.adapter import Adapter
+from lora_core.adapters.packages.header import SUFFIX
+from lora_core.adapters.packages.reading import AdapterPackage
+from lora_core.adapters.packages.seal import SigningKey, Trust
+from lora_core.adapters.packages.writing import Source, package_bytes
+from lora_core.adapters.reading import read_adapters
+from lora_core.adapters.reference import AdapterReference
+from lora_core.adapters.slots.choice import place, place_alone
+from lora_core.adapters.slots.plan import SlotPlan
+from lora_core.adapters.slots.recovery import recovered_updates
+from lora_core.backend import Backend
+from lora_core.bundle.bundle import Bundle, BundledAdapter
+from lora_core.bundle.durable import storage_errors
+from lora_core.bundle.store import open_bundle
+from lora_core.errors import AdapterError, Problem, UsageError
+from lora_core.events import Emit
+from lora_core.pipeline.given import adapter_formats
+from lora_core.pipeline.packed_text import packed
+from lora_core.pipeline.prompting import AdapterTextReader
+from lora_core.suggestions import did_you_mean
+
+if TYPE_CHECKING:
+    from lora_core.hub import PluginHub
+
+_ANOTHER = "Get the package that was made for this bundle, or pack the adapter again."
+
+
+@attrs.frozen(kw_only=True)
+class PackedAdapter:
+    """A package that was written: `digest` is the package's own."""
+
+    name: str
+    path: Path
+    size: int
+    digest: str
+
+
+def pack(
+    path: Path,
+    adapter: str | AdapterReference,
+    out: Path | None,
+    *,
+    key: Path | None,
+    emit: Emit,
+    hub: PluginHub,
+) -> PackedAdapter:
+    """Write the package of one adapter; `lora_core.pack` documents arguments and errors."""
+    signing = None if key is None else SigningKey.read(key)
+    bundle = open_bundle(path, emit)
+    spec = hub.spec_of(bundle)
+    backend = hub.backend(spec.name, check_requirements=False)
+    if isinstance(adapter, str):
+        return pack_stored(bundle, backend, _entry(bundle, adapter), out, signing)
+    (read,) = read_adapters([adapter], bundle.manifest.base, adapter_formats(hub), reserved=spec.reserved)
+    plans, layers = bundle.manifest.plans, bundle.manifest.base.layers
+    (placed,) = place([read], plans) if spec.slot_plans else place_alone([read], layers)
+    texts = AdapterTextReader(bundle).read([adapter])
+    for event in texts.told:
+        emit(event)
+    text = texts.files.get(read.name)
+    told = {} if text is None or text.prompting is None else packed(bundle, text.prompting, text.files)
+    return _write(read, _source(bundle, backend, placed.index, told), out, signing)
+
+
+def pack_stored(
+    bundle: Bundle, backend: Backend, entry: BundledAdapter, out: Path | None, key: SigningKey | None
+) -> PackedAdapter:
+    """Write the package of an adapter of `bundle` from what the bundle stores, to `out` (None: `NAME.lora` here).
+
+    Raises as `Backend.stored_values`.
+    """
+    plan = bundle.manifest.plans[entry.plan]
+    updates = recovered_updates(plan, backend.stored_values(bundle, entry.name))
+    adapter = Adapter(name=entry.name, updates=updates, digest=entry.digest, source=str(bundle.path))
+    told = {} if entry.prompting is None else packed(bundle, entry.prompting, {})
+    return _write(adapter, _source(bundle, backend, entry.plan, told), out, key)
+
+
+def _source(bundle: Bundle, backend: Backend, plan: int, prompting: dict[str, str]) -> Source:
+    return Source(
+        foundation=bundle.manifest.foundation,
+        template=template_digest(bundle, backend, plan),
+        plan=plan_digest(bundle, plan),
+        prompting=prompting,
+    )
+
+
+def _write(adapter: Adapter, source: Source, out: Path | None, key: SigningKey | None) -> PackedAdapter:
+    target = Path(f"{adapter.name}{SUFFIX}") if out is None else out
+    unfinished = target.with_name(f".{target.name}.{os.urandom(4).hex()}")
+    with storage_errors("write", target):
+        try:
+            with unfinished.open("xb") as file:
+                file.writelines(package_bytes(adapter, source, key))
+            unfinished.replace(target)
+        finally:
+            unfinished.unlink(missing_ok=True)
+    package = AdapterPackage.open(target)
+    return PackedAdapter(name=adapter.name, path=target, size=target.stat().st_size, digest=package.digest)
+
+
+def template_digest(bundle: Bundle, backend: Backend, plan: int) -> str:
+    """Return the SHA-256 of the hashes of a plan's template files, one a line in the order of their paths."""
+    known = {artifact.path: artifact.sha256 for artifact in bundle.manifest.artifacts}
+    lines = "".join(f"{known[path]}\n" for path in sorted(backend.template_files(bundle, plan)))
+    return hashlib.sha256(lines.encode("ascii")).hexdigest()
+
+
+def plan_digest(bundle: Bundle, plan: int) -> str:
+    """Return the SHA-256 of a slot plan as compact JSON with sorted keys; of no slots where there are no plans."""
+    plans = bundle.manifest.plans
+    text = json.dumps(attrs.asdict(plans[plan] if plans else SlotPlan(slots=())), separators=(",", ":"), sort_keys=True)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def package_reference(path: Path, name: str | None = None) -> AdapterReference:
+    """Return the reference to the package at `path`, called as it says if `name` is None; raises `AdapterError`."""
+    return AdapterReference(name=name or AdapterPackage.open(path).header.name, package=path)
+
+
+def refuse_packages(
+    bundle: Bundle, backend: Backend, references: Iterable[AdapterReference], trust: Trust | None
+) -> None:
+    """Raise `AdapterError` with what is wrong with each package among `references`: the file itself, whom it is from,
+    or what it was made for. With `trust`, adapters that are no packages are refused too.
+    """
+    problems: list[Problem] = []
+    for reference in references:
+        if reference.package is not None:
+            problems += _package_problems(bundle, backend, reference.package, trust)
+        elif trust is not None and not reference.parts:
+            what = f"Adapter {reference.name!r} is no package, and --trust asks for a signature"
+            problems.append(Problem(what=what, remedy="Add it without --trust, or pack and sign it."))
+    if problems:
+        raise AdapterError(problems)
+
+
+def _package_problems(bundle: Bundle, backend: Backend, path: Path, trust: Trust | None) -> Iterator[Problem]:
+    try:
+        package = AdapterPackage.open(path)
+    except AdapterError as error:
+        yield from error.problems
+        return
+    if trust is not None and (problem := package.distrust(trust)) is not None:
+        yield problem
+    header, manifest = package.header, bundle.manifest
+    if header.foundation != manifest.foundation:
+        what = f"The package is for foundation {header.foundation}, the bundle's is {manifest.foundation}"
+        yield Problem(what=what, where=str(path), remedy=_ANOTHER)
+        return
+    plans = [index for index in range(len(manifest.plans) or 1) if plan_digest(bundle, index) == header.plan]
+    if not plans or all(template_digest(bundle, backend, index) != header.template for index in plans):
+        what = f"The package is for a template with digest {header.template}, which the bundle does not have"
+        yield Problem(what=what, where=str(path), remedy=_ANOTHER)
+
+
+def _entry(bundle: Bundle, name: str) -> BundledAdapter:
+    entries: Sequence[BundledAdapter] = bundle.manifest.adapters
+    for entry in entries:
+        if entry.name == name:
+            return entry
+    remedy = did_you_mean(name, [entry.name for entry in entries], nothing="It has none: pack NAME=DIR.")
+    raise UsageError(f"The bundle has no adapter {name!r}", where=str(bundle.path), remedy=remedy)

@@ -1,0 +1,109 @@
+#include <memory>
+#include <new>
+
+#include "link.h"
+#include "lora_core_link.h"
+#include "sha256.h"
+
+using namespace lora_core;
+
+struct lora_core_template {
+  lora_core_template(const char* program_path, const char* table_path)
+      : program(program_path), table(table_path), found(read_template(program.bytes(), table.bytes())) {}
+  MappedFile program, table;
+  Template found;
+};
+
+namespace {
+
+void tell(lora_core_error* error, const char* message) {
+  if (error == nullptr) return;
+  size_t index = 0;
+  for (; message[index] != '\0' && index + 1 < sizeof error->message; ++index) {
+    const char each = message[index];
+    error->message[index] = static_cast<unsigned char>(each) < 0x20 ? ' ' : each;
+  }
+  error->message[index] = '\0';
+}
+
+// Runs `work`; no exception leaves it.
+template <class Work>
+lora_core_status guarded(lora_core_error* error, Work work) {
+  tell(error, "");
+  try {
+    work();
+    return LORA_CORE_OK;
+  } catch (const Failure& failure) {
+    tell(error, failure.message.c_str());
+    return failure.status;
+  } catch (const std::bad_alloc&) {
+    tell(error, "there is not enough memory");
+  } catch (const std::exception& unexpected) {
+    tell(error, unexpected.what());
+  } catch (...) {
+    tell(error, "something unexpected was thrown");
+  }
+  return LORA_CORE_MEMORY;
+}
+
+void link_files(const lora_core_template& opened, const Adapter& adapter, double strength, const char* program,
+                const char* data) {
+  check_fit(opened.found, adapter);
+  std::unique_ptr<NewFile> data_file = data == nullptr ? nullptr : std::make_unique<NewFile>(data);
+  NewFile program_file(program);
+  link(opened.found, adapter, strength, program_file, data_file.get());
+  if (data_file) data_file->finish();
+  program_file.finish();
+}
+
+}  // namespace
+
+lora_core_status lora_core_template_open(const char* program, const char* table, lora_core_template** opened,
+                                         lora_core_error* error) {
+  *opened = nullptr;
+  return guarded(error, [&] { *opened = new lora_core_template(program, table); });
+}
+
+void lora_core_template_close(lora_core_template* opened) { delete opened; }
+
+const char* lora_core_template_foundation(const lora_core_template* opened) { return opened->found.foundation.c_str(); }
+
+lora_core_status lora_core_foundation_check(const lora_core_template* opened, const char* path, lora_core_error* error) {
+  return guarded(error, [&] {
+    const MappedFile file(path);
+    const std::string found = sha256(file.bytes());
+    if (found != opened->found.foundation) {
+      fail(LORA_CORE_FOREIGN, "the foundation is " + found + ", the template's is " + opened->found.foundation);
+    }
+  });
+}
+
+lora_core_status lora_core_link_package(const lora_core_template* opened, const char* package, double strength,
+                                        const char* program, const char* data, lora_core_error* error) {
+  return guarded(error, [&] {
+    const MappedFile file(package);
+    link_files(*opened, read_package(file.bytes()).adapter, strength, program, data);
+  });
+}
+
+lora_core_status lora_core_link_peft(const lora_core_template* opened, const char* weights, const char* config,
+                                     double strength, const char* program, const char* data, lora_core_error* error) {
+  return guarded(error, [&] {
+    const MappedFile file(weights), settings(config);
+    link_files(*opened, read_peft(file.bytes(), settings.bytes()), strength, program, data);
+  });
+}
+
+lora_core_status lora_core_package_field(const char* package, const char* field, char* buffer, size_t size,
+                                         size_t* needed, lora_core_error* error) {
+  if (buffer != nullptr && size > 0) buffer[0] = '\0';
+  if (needed != nullptr) *needed = 0;
+  return guarded(error, [&] {
+    const MappedFile file(package);
+    const Package read = read_package(file.bytes());
+    const auto found = read.fields.find(field);
+    if (found == read.fields.end()) return;
+    if (needed != nullptr) *needed = found->second.size() + 1;
+    if (buffer != nullptr && found->second.size() < size) std::memcpy(buffer, found->second.c_str(), found->second.size() + 1);
+  });
+}

@@ -1,0 +1,203 @@
+"""DoRA, trained biases and whole modules: the logits of peft, by updates of kinds that link without the base."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+
+from lora_core.adapters.adapter import Adapter
+from lora_core.adapters.composites import compose
+from lora_core.adapters.peft.format import PeftFormat
+from lora_core.adapters.reading import read_adapters
+from lora_core.adapters.reference import AdapterReference
+from lora_core.adapters.slots.choice import place, place_alone
+from lora_core.adapters.slots.plan import SlotPlan
+from lora_core.errors import AdapterError, UnsupportedError
+from lora_core.layers import ModelSummary
+from lora_core.models.injection import inject
+from lora_core.pipeline.kinds import refuse_kinds
+from lora_core.specs import BackendSpec
+from lora_core.verification.judging import is_zero
+from tests.adapters.peft_cases import summary_of
+from tests.adapters.toy import PREFIX
+from tests.adapters.trained_cases import CASES, TrainedCase, model_of, opened, weights_of
+
+TOKENS = torch.tensor([[1, 20, 33, 47, 90, 121]])
+BY_NAME = {case.name: case for case in CASES}
+# float32 through two layers of 32 features; logits are near 1.
+CLOSE = 1e-5
+
+
+def base_of(case: TrainedCase) -> ModelSummary:
+    model = model_of(case)
+    summary = summary_of(model, case.family)
+    tied = model.config.tie_word_embeddings
+    layers = tuple(
+        attrs.evolve(each, tied_to="model.embed_tokens") if each.is_output and tied else each for each in summary.layers
+    )
+    return attrs.evolve(summary, layers=layers)
+
+
+def read(case: TrainedCase, directory: Path, *, strength: float = 1.0) -> Adapter:
+    reader = PeftFormat().with_weights(lambda: weights_of(model_of(case)))
+    return reader.read("tested", directory, base_of(case), strength=strength)
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        return model(input_ids=TOKENS, use_cache=False).logits[0]
+
+
+def adapted(case: TrainedCase, adapter: Adapter, plan: SlotPlan | None = None) -> torch.Tensor:
+    """The logits of the model with the adapter's parts on its layers."""
+    base = base_of(case)
+    (placed,) = place_alone([adapter], base.layers) if plan is None else place([adapter], [plan])
+    model = inject(model_of(case), placed.plan, {name: name for name in base.module_names}, placed.values_by_module())
+    return logits(model)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_what_is_trained_beside_a_and_b_gives_the_logits_of_peft(case: TrainedCase, tmp_path: Path) -> None:
+    expected = logits(opened(case, tmp_path))
+
+    found = adapted(case, read(case, tmp_path))
+
+    assert float((found - expected).abs().max()) < CLOSE
+    assert float((logits(model_of(case)) - expected).abs().max()) > 100 * CLOSE
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.5, -1.5])
+def test_a_strength_counts_as_in_peft(strength: float, tmp_path: Path) -> None:
+    case = BY_NAME["biases-and-dora"]
+    model = opened(case, tmp_path)
+    for module in model.modules():
+        if isinstance(getattr(module, "scaling", None), dict):
+            module.scaling["default"] *= strength
+
+    assert float((adapted(case, read(case, tmp_path, strength=strength)) - logits(model)).abs().max()) < CLOSE
+
+
+def test_a_slot_that_an_adapter_does_not_fill_does_nothing(tmp_path: Path) -> None:
+    rich, plain = BY_NAME["biases-and-dora"], BY_NAME["biases-of-lora-only"]
+    opened(rich, tmp_path / "rich")
+    expected = logits(opened(plain, tmp_path / "plain"))
+    adapters = [read(rich, tmp_path / "rich"), read(plain, tmp_path / "plain")]
+    plan = SlotPlan.from_adapters(adapters, base_of(plain).layers)
+
+    assert {slot.kind for slot in plan.slots} == {"gain", "low_rank", "shift"}
+    assert float((adapted(plain, adapters[1], plan) - expected).abs().max()) < CLOSE
+
+
+@pytest.mark.parametrize("name", ["dora", "biases", "head"])
+def test_without_the_base_the_reader_says_what_it_needs(name: str, tmp_path: Path) -> None:
+    opened(BY_NAME[name], tmp_path)
+
+    with pytest.raises(AdapterError) as caught:
+        PeftFormat().read("tested", tmp_path, base_of(BY_NAME[name]))
+
+    (problem,) = caught.value.problems
+    assert "add --model DIR" in problem.remedy
+
+
+@pytest.mark.parametrize("name", ["dora", "biases", "head"])
+def test_a_composite_of_what_does_not_add_up_is_refused(name: str, tmp_path: Path) -> None:
+    opened(BY_NAME[name], tmp_path)
+
+    with pytest.raises(AdapterError, match="cannot be part of a composite"):
+        compose("mix", [(read(BY_NAME[name], tmp_path), 0.5)])
+
+
+@pytest.mark.parametrize(
+    ("name", "feature"), [("dora", "DoRA"), ("biases", "trained biases"), ("head", "whole trained")]
+)
+def test_a_backend_that_does_not_declare_a_kind_refuses_it_by_name(name: str, feature: str, tmp_path: Path) -> None:
+    opened(BY_NAME[name], tmp_path)
+    spec = BackendSpec(name="plain", summary="", target="a:B", options="a:C", capabilities=frozenset())
+
+    with pytest.raises(UnsupportedError, match=f"'plain' cannot carry {feature}"):
+        refuse_kinds(spec, [read(BY_NAME[name], tmp_path)])
+
+
+Change = Callable[[dict[str, Any]], dict[str, Any]]
+HEAD = f"{PREFIX}lm_head.weight"
+MAGNITUDE = f"{PREFIX}model.layers.0.self_attn.q_proj.lora_magnitude_vector"
+WRONG: list[tuple[str, Change, str]] = [
+    ("dora", lambda t: {k: v for k, v in t.items() if k != MAGNITUDE}, "one of them is missing"),
+    ("dora", lambda t: {k: v for k, v in t.items() if "magnitude" not in k}, "needs A, B and a magnitude"),
+    ("dora", lambda t: t | {MAGNITUDE: np.ones(7, np.float32)}, "shape [7] does not fit"),
+    ("head", lambda t: {k: v for k, v in t.items() if k != HEAD}, "no weight for it"),
+    ("head", lambda t: t | {HEAD: np.ones((130, 32), np.float32)}, "vocabulary resized"),
+    ("biases", lambda t: t | {f"{PREFIX}nowhere.bias": np.ones(7, np.float32)}, "trained bias"),
+]
+
+
+@pytest.mark.parametrize(("name", "change", "words"), WRONG, ids=[words for *_, words in WRONG])
+def test_what_does_not_fit_is_named(name: str, change: Change, words: str, tmp_path: Path) -> None:
+    opened(BY_NAME[name], tmp_path)
+    weights = tmp_path / "adapter_model.safetensors"
+    save_file(change(load_file(weights)), weights)
+
+    with pytest.raises(AdapterError, match=words.replace("[", r"\[")):
+        read(BY_NAME[name], tmp_path)
+
+
+@pytest.mark.parametrize("saved", ["embed_tokens", "norm", "input_layernorm"])
+def test_whole_modules_that_are_no_linear_layers_are_refused_by_name(saved: str, tmp_path: Path) -> None:
+    case = BY_NAME["dora"]
+    opened(case, tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**config, "modules_to_save": [saved]}))
+
+    with pytest.raises(AdapterError, match=rf"\({saved}\) that are no linear layers"):
+        read(case, tmp_path)
+
+
+@pytest.mark.parametrize("key", ["model.embed_tokens.weight", "lm_head.weight", "lm_head.base_layer.weight"])
+def test_a_copy_of_the_base_is_accepted_if_it_is_one(key: str, tmp_path: Path) -> None:
+    case = BY_NAME["low-rank-head"]
+    expected = logits(opened(case, tmp_path))
+    weights = tmp_path / "adapter_model.safetensors"
+    copy = model_of(case).get_input_embeddings().weight.detach().numpy()
+    save_file(load_file(weights) | {f"{PREFIX}{key}": copy}, weights)
+
+    assert float((adapted(case, read(case, tmp_path)) - expected).abs().max()) < CLOSE
+    with pytest.raises(AdapterError, match="save_embedding_layers=False"):
+        PeftFormat().read("tested", tmp_path, base_of(case))
+    save_file(load_file(weights) | {f"{PREFIX}{key}": copy + 1}, weights)
+    with pytest.raises(AdapterError, match="is not what the base has") as caught:
+        read(case, tmp_path)
+    assert "modules_to_save" not in str(caught.value)
+
+
+def test_an_adapter_whose_gains_are_1_and_whose_b_is_zero_does_nothing(tmp_path: Path) -> None:
+    case = BY_NAME["dora"]
+    opened(case, tmp_path)
+    weights, stored = tmp_path / "adapter_model.safetensors", {}
+    base = {name: tensor.read() for name, tensor in weights_of(model_of(case)).items()}
+    for key, value in load_file(weights).items():
+        module = key.removeprefix(PREFIX).partition(".lora_")[0]
+        norms = np.linalg.norm(base[f"{module}.weight"].astype(np.float64), axis=1).astype(np.float32)
+        stored[key] = norms if "magnitude" in key else value * np.float32("lora_A" in key)
+    save_file(stored, weights)
+
+    assert is_zero(read(case, tmp_path))
+
+
+def test_lora_on_an_embedding_is_refused_once_and_the_remedy_unties_first(tmp_path: Path) -> None:
+    case = TrainedCase(name="embedding", config={"r": 4, "lora_alpha": 8, "target_modules": ["embed_tokens", "q_proj"]})
+    opened(case, tmp_path)
+
+    with pytest.raises(AdapterError) as caught:
+        read_adapters([AdapterReference(name="tested", directory=tmp_path)], base_of(case), [PeftFormat()])
+
+    (problem,) = caught.value.problems
+    assert "LoRA on an embedding" in problem.what
+    assert problem.remedy.index("untie the base") < problem.remedy.index("merge the adapter")

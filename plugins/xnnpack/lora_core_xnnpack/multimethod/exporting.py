@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -28,7 +29,10 @@ from lora_core_xnnpack.multimethod.relocations import MultimethodTemplate
 from lora_core_xnnpack.multimethod.residents import BASE_METHOD
 from lora_core_xnnpack.multimethod.weightless import WeightlessTogether
 from lora_core_xnnpack.streaming.foundation import fill_foundation
-from lora_core_xnnpack.streaming.weightless import streamed, weightless
+from lora_core_xnnpack.streaming.weightless import Lowering, streamed, weightless
+
+if TYPE_CHECKING:
+    from lora_core_xnnpack.stamping.shallow import LayeredBase
 
 
 def export_multimethod(job: ExportJob, out: Path, emit: Emit) -> Artifacts:
@@ -51,13 +55,19 @@ def export_multimethod(job: ExportJob, out: Path, emit: Emit) -> Artifacts:
 def _lowered(job: ExportJob, out: Path, emit: Emit) -> LoweredTogether:
     """Return the base and the templates in one program, and write the foundation file."""
 
+    def stamp(layers: LayeredBase, emit: Emit) -> WeightlessTogether:
+        from lora_core_xnnpack.multimethod.stamping import stamp_together
+
+        return stamp_together(layers, job.plans, emit)
+
     def lower(model: BaseModel, work: Path) -> WeightlessTogether:
         lowered = _lower(model, job, work, emit)
         data = mapped(work / FOUNDATION_FILE)
         return WeightlessTogether.strip(model.module, lowered, data, stored_blobs(data, work / FOUNDATION_FILE))
 
     base = streamed(job, emit)
-    program = weightless(job, base, WeightlessTogether, lower, out, emit) if base is not None else None
+    lowering = Lowering(stamp=stamp, whole=lower)
+    program = weightless(job, base, WeightlessTogether, lowering, out, emit) if base is not None else None
     if base is not None and program is not None:
         blobs = fill_foundation(program.foundation, base, out / FOUNDATION_FILE, emit)
         if blobs is not None:

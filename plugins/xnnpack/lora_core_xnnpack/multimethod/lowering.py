@@ -43,26 +43,40 @@ def lower_together(base: BaseModel, plans: Sequence[SlotPlan], out: Path) -> Low
 
     Writes the foundation file into `out`.
     """
-    from lora_core.models.injection import inject
-
-    placeholders = {f"template_{index}": _placeholders(plan, index) for index, plan in enumerate(plans)}
-    modules = {
-        name: inject(_with_same_tensors(base.module), plan, base.paths, placeholders[name])
-        for name, plan in zip(placeholders, plans, strict=True)
-    }
-    lowered = lower({BASE_METHOD: base.module, **modules}, base)
+    placeholders = method_placeholders(plans)
+    lowered = lower(methods_of(base, plans, placeholders), base)
     program = lowered.pte
     with (out / FOUNDATION_FILE).open("xb") as file:
         lowered.manager._tensor_data[FOUNDATION_TAG].write_to_file(file)
     return LoweredTogether(
         program=program,
-        table=_table(lowered, ProgramParts.parse(program), placeholders),
+        table=find_relocations(
+            ProgramParts.parse(program), _slot_order(lowered), placeholders, _foundation_sizes(lowered)
+        ),
         planned_memory={
             plan.name: sum(plan.non_const_buffer_sizes)
             for plan in lowered.manager.executorch_program.execution_plan
             if plan.delegates or plan.operators
         },
     )
+
+
+def method_placeholders(plans: Sequence[SlotPlan]) -> dict[str, Placeholders]:
+    """Return the values in the slots of each plan, by the name of its method."""
+    return {f"template_{index}": _placeholders(plan, index) for index, plan in enumerate(plans)}
+
+
+def methods_of(
+    base: BaseModel, plans: Sequence[SlotPlan], placeholders: Mapping[str, Placeholders]
+) -> dict[str, torch.nn.Module]:
+    """Return what is lowered, by name of the method: the base, and for each plan the base with `placeholders`."""
+    from lora_core.models.injection import inject
+
+    modules = {
+        name: inject(_with_same_tensors(base.module), plan, base.paths, placeholders[name])
+        for name, plan in zip(placeholders, plans, strict=True)
+    }
+    return {BASE_METHOD: base.module, **modules}
 
 
 def _placeholders(plan: SlotPlan, index: int) -> dict[str, Values]:
@@ -80,19 +94,39 @@ def _with_same_tensors(module: torch.nn.Module) -> torch.nn.Module:
     return copy.deepcopy(module, tensors)
 
 
-def _table(lowered: Lowered, program: ProgramParts, placeholders: Mapping[str, Placeholders]) -> Relocations:
+def _slot_order(lowered: Lowered) -> tuple[str, ...]:
+    """Return the keys of the LoRA data in stored order."""
     store = lowered.manager._named_data
     entries = store.external_data.get(LORA_TAG, {}) if store else {}
     if any(SEGMENT_ALIGNMENT % entry.alignment for entry in entries.values()):
         raise LoraCoreError("ExecuTorch asks for LoRA data at another alignment than that of its segments.")
-    order = {key: position for position, key in enumerate(entries)}
+    return tuple(entries)
+
+
+def _foundation_sizes(lowered: Lowered) -> dict[str, int]:
+    """Return the bytes of each tensor of the foundation under a content key."""
+    store = lowered.manager._named_data
+    stored = store.external_data.get(FOUNDATION_TAG, {}) if store else {}
+    return {key: len(store.buffers[entry.buffer_index]) for key, entry in stored.items()}
+
+
+def find_relocations(
+    program: ProgramParts,
+    order: Sequence[str],
+    placeholders: Mapping[str, Placeholders],
+    foundation: Mapping[str, int],
+) -> Relocations:
+    """Find the `placeholders` of each template method in a program whose LoRA data is stored under the keys `order`.
+
+    `foundation` has the sizes of the foundation's tensors by content key.
+    """
+    positions = {key: position for position, key in enumerate(order)}
     plans = [
-        MethodRelocations(method=name, tensors=_tensors(program.methods[name], values, order))
+        MethodRelocations(method=name, tensors=_tensors(program.methods[name], values, positions))
         for name, values in placeholders.items()
     ]
     sizes = {tensor.size for plan in plans for tensor in plan.tensors}
-    stored = store.external_data.get(FOUNDATION_TAG, {}) if store else {}
-    known = sorted(key for key, entry in stored.items() if len(store.buffers[entry.buffer_index]) in sizes)
+    known = sorted(key for key, size in foundation.items() if size in sizes)
     return Relocations(plans=tuple(plans), foundation_keys=tuple(known))
 
 

@@ -54,14 +54,22 @@ class WeightlessTogether:
 
         Raises `DependsOnWeightsError`, also if putting the program together again does not give its bytes.
         """
+        return cls.of(lowered, trace_foundation(module, data, blobs), [blob.key for blob in blobs])
+
+    @classmethod
+    def of(cls, lowered: LoweredTogether, foundation: Sequence[BaseTensor], keys: Sequence[str]) -> Self:
+        """Return a lowered template whose program names the tensors of `foundation` by `keys`.
+
+        Raises `DependsOnWeightsError` if putting the program together again does not give its bytes.
+        """
         parts = ProgramParts.parse(lowered.program)
         if _assembled(parts, {}) != lowered.program:
             raise DependsOnWeightsError("the program is not laid out as ExecuTorch 1.5.1 lays programs out")
         return cls(
             program=lowered.program,
             template=MultimethodTemplate(program=parts, table=lowered.table),
-            foundation=trace_foundation(module, data, blobs),
-            sites=tuple(_sites(parts, [blob.key for blob in blobs])),
+            foundation=tuple(foundation),
+            sites=tuple(_sites(parts, keys)),
             planned_memory=lowered.planned_memory,
         )
 

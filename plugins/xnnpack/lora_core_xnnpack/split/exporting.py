@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -21,7 +22,10 @@ from lora_core_xnnpack.split.lowering import lower_all
 from lora_core_xnnpack.split.relocations import SplitTemplate
 from lora_core_xnnpack.split.weightless import PlannedMemory, WeightlessSet
 from lora_core_xnnpack.streaming.foundation import fill_foundation
-from lora_core_xnnpack.streaming.weightless import streamed, weightless
+from lora_core_xnnpack.streaming.weightless import Lowering, streamed, weightless
+
+if TYPE_CHECKING:
+    from lora_core_xnnpack.stamping.shallow import LayeredBase
 
 BASE_PROGRAM = "base.pte"
 
@@ -54,13 +58,19 @@ def export_split(job: ExportJob, out: Path, emit: Emit) -> Artifacts:
 def _programs(job: ExportJob, out: Path, emit: Emit) -> tuple[Sequence[SplitTemplate], PlannedMemory]:
     """Return the base program and a template for each plan, and write the foundation file."""
 
+    def stamp(layers: LayeredBase, emit: Emit) -> WeightlessSet:
+        from lora_core_xnnpack.split.stamping import stamp_split
+
+        return stamp_split(layers, job.plans, emit)
+
     def lower(model: BaseModel, work: Path) -> WeightlessSet:
         programs, planned = lower_all(model, job.plans, work, emit)
         data = mapped(work / FOUNDATION_FILE)
         return WeightlessSet.strip(model.module, programs, planned, data, stored_blobs(data, work / FOUNDATION_FILE))
 
     base = streamed(job, emit)
-    programs = weightless(job, base, WeightlessSet, lower, out, emit) if base is not None else None
+    lowering = Lowering(stamp=stamp, whole=lower)
+    programs = weightless(job, base, WeightlessSet, lowering, out, emit) if base is not None else None
     if base is not None and programs is not None:
         blobs = fill_foundation(programs.foundation, base, out / FOUNDATION_FILE, emit)
         if blobs is not None:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import flatbuffers
@@ -89,13 +89,19 @@ def _stored_order(manager: ExecutorchProgramManager) -> tuple[str, ...]:
 
 
 def make_template(lowered: Lowered, placeholders: Mapping[str, Values], foundation: Mapping[str, int]) -> SplitTemplate:
-    """Find every placeholder of a lowered program.
+    """Find every placeholder of a lowered program, as `find_template` does."""
+    return find_template(lowered.pte, _stored_order(lowered.manager), placeholders, foundation)
+
+
+def find_template(
+    program: bytes, order: Sequence[str], placeholders: Mapping[str, Values], foundation: Mapping[str, int]
+) -> SplitTemplate:
+    """Find every placeholder of a program file whose LoRA data is stored under the keys `order`.
 
     `placeholders` are the distinct values that were lowered, by module and part; `foundation` maps the foundation's
     keys to their sizes in bytes. Raises `LoraCoreError` if a placeholder is not stored under its content key, or a key
     stands nowhere: then this program cannot be linked.
     """
-    program = lowered.pte
     root = ProgramRoot.read(program)
     size = root.header.program_size
     tail = _pack_tail(program, size)
@@ -103,7 +109,7 @@ def make_template(lowered: Lowered, placeholders: Mapping[str, Values], foundati
     if program[tail_offset:size] != tail.data:
         raise LoraCoreError("The lowered program is not laid out as ExecuTorch 1.5.1 lays programs out.")
     delegates = _delegates(program, tail_offset)
-    tensors = _tensors(lowered, placeholders, {each.segment for each in delegates}, root)
+    tensors = _tensors(program, order, placeholders, {each.segment for each in delegates})
     sizes = {tensor.size for tensor in tensors}
     return SplitTemplate(
         program=program,
@@ -120,17 +126,16 @@ def make_template(lowered: Lowered, placeholders: Mapping[str, Values], foundati
 
 
 def _tensors(
-    lowered: Lowered, placeholders: Mapping[str, Values], delegated: set[int], root: ProgramRoot
+    program: bytes, order: Sequence[str], placeholders: Mapping[str, Values], delegated: set[int]
 ) -> tuple[TensorRelocation, ...]:
     """Return every part of every slot in stored order, with the places of its key in the payloads of `delegated`."""
-    program, segments = lowered.pte, root.segments()
+    segments = ProgramRoot.read(program).segments()
     payloads = {index: segments[index] for index in sorted(delegated)}
     by_key = {
         tensor_blob(array).key: (module, part, array)
         for module, values in placeholders.items()
         for part, array in values.items()
     }
-    order = _stored_order(lowered.manager)
     if set(order) != set(by_key):
         raise not_stored(f"{module} {part}" for key, (module, part, _) in by_key.items() if key not in order)
     tensors = []

@@ -55,7 +55,7 @@ class WeightlessSet:
         """
         foundation = trace_foundation(module, data, blobs)
         keys = [blob.key for blob in blobs]
-        stripped = tuple(WeightlessProgram(template=program, sites=_sites(program, keys)) for program in programs)
+        stripped = tuple(WeightlessProgram(template=program, sites=sites_of(program, keys)) for program in programs)
         return cls(foundation=foundation, programs=stripped, planned_memory=planned_memory)
 
     def fill(self, blobs: Sequence[NamedBlob]) -> list[SplitTemplate]:
@@ -92,7 +92,8 @@ class WeightlessSet:
         return files, content
 
 
-def _sites(program: SplitTemplate, keys: Sequence[str]) -> tuple[tuple[int, tuple[KeySite, ...]], ...]:
+def sites_of(program: SplitTemplate, keys: Sequence[str]) -> tuple[tuple[int, tuple[KeySite, ...]], ...]:
+    """Return where the content keys among `keys`, the foundation's, stand in a program, by their index."""
     segments = sorted({reference.segment for reference in program.table.delegates})
     payloads = {segment: program.segment(segment) for segment in segments}
     found = []

@@ -6,18 +6,37 @@ import gc
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Generic
+
+import attrs
 
 from lora_core.backend import ExportJob
+from lora_core.errors import LoraCoreError
 from lora_core.events import Emit, Noted, stage
 from lora_core.models.base import BaseModel
 from lora_core_xnnpack.cache.entry import CacheEntry, Kind
 from lora_core_xnnpack.cache.origins import DependsOnWeightsError
 from lora_core_xnnpack.lowering.base import outlined
+from lora_core_xnnpack.stamping.elements import NotStampableError, TooFewLayersError
 from lora_core_xnnpack.streaming.base import StreamedBase
 from lora_core_xnnpack.streaming.stand_in import stand_in
 
+if TYPE_CHECKING:
+    from lora_core_xnnpack.stamping.shallow import LayeredBase
+
 Lower = Callable[[BaseModel, Path], Kind]
 """Lowers a base, may write into a directory that is removed afterwards, and returns the programs without weights."""
+
+Stamp = Callable[["LayeredBase", Emit], Kind]
+"""Derives the programs without weights from lowerings of a few layers; raises `NotStampableError`."""
+
+
+@attrs.frozen(kw_only=True)
+class Lowering(Generic[Kind]):
+    """The two ways to programs without weights: from a few layers, and from a base of the `whole` depth."""
+
+    stamp: Stamp[Kind]
+    whole: Lower[Kind]
 
 
 def streamed(job: ExportJob, emit: Emit) -> StreamedBase | None:
@@ -27,10 +46,11 @@ def streamed(job: ExportJob, emit: Emit) -> StreamedBase | None:
 
 
 def weightless(
-    job: ExportJob, base: StreamedBase, kind: type[Kind], lower: Lower[Kind], out: Path, emit: Emit
+    job: ExportJob, base: StreamedBase, kind: type[Kind], lowering: Lowering[Kind], out: Path, emit: Emit
 ) -> Kind | None:
-    """Return the programs of `job`, from its cache or lowered by `lower` from stand-ins; they are kept in the cache.
+    """Return the programs of `job`, from its cache or lowered from stand-ins; they are kept in the cache.
 
+    Few layers are lowered if the others follow from them; if not, which is noted, the whole depth is.
     None, which is noted, if lowering depends on weights. `out` is where there is room for a directory for a while.
     """
     entry = CacheEntry.of(job, base.model)
@@ -38,6 +58,26 @@ def weightless(
     if kept is not None:
         emit(Noted(message="The lowered programs are in the cache"))
         return kept
+    made = stamped(base, lowering.stamp, emit) or _whole(job, base, lowering.whole, out, emit)
+    if entry and made:
+        entry.keep(made, emit)
+    return made
+
+
+def stamped(base: StreamedBase, stamp: Stamp[Kind], emit: Emit) -> Kind | None:
+    """Return what `stamp` derives from a few layers, None if nothing follows from them, which is noted."""
+    from lora_core_xnnpack.stamping.shallow import LayeredBase
+
+    try:
+        return stamp(LayeredBase.of(base), emit)
+    except TooFewLayersError:
+        return None
+    except (NotStampableError, DependsOnWeightsError, LoraCoreError) as error:  # a fault of the job's comes again
+        emit(Noted(message=f"Every layer is lowered, because the others do not follow from a few: {error}"))
+        return None
+
+
+def _whole(job: ExportJob, base: StreamedBase, lower: Lower[Kind], out: Path, emit: Emit) -> Kind | None:
     outline = outlined(job)
     assert outline is not None, "a source that gave it once"
     try:
@@ -48,6 +88,4 @@ def weightless(
         return None
     del outline
     gc.collect()  # graphs are cyclic, and hold the stand-ins
-    if entry:
-        entry.keep(made, emit)
     return made

@@ -1,0 +1,145 @@
+# ruff: noqa: TID253  this module is imported only while exporting, with ExecuTorch already loaded
+"""A lowering of a few layers, taken apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from executorch.exir._serialize._program import PTEFile, serialize_pte_binary
+from executorch.exir.schema import Program
+
+from lora_core.adapters.slots.kinds import Values
+from lora_core.models.base import BaseModel
+from lora_core.models.injection import eject
+from lora_core.pte import SEGMENT_ALIGNMENT
+from lora_core_xnnpack.cache.origins import BaseTensor, DependsOnWeightsError, is_content_key, trace_foundation
+from lora_core_xnnpack.files.data_file import stored_blobs
+from lora_core_xnnpack.lowering.lowering import FOUNDATION_TAG, LORA_TAG, Lowered, lower
+from lora_core_xnnpack.slot_tensors import tensor_blob
+from lora_core_xnnpack.stamping import image, planning
+from lora_core_xnnpack.stamping.elements import Element, Lists, NotStampableError, join_numbers, split_numbers
+from lora_core_xnnpack.stamping.keys import BaseKey, SlotKey, StoredKey, mask, unmask
+
+FOUNDATION, SLOTS = "foundation", "slots' tensors"
+
+
+@attrs.frozen(kw_only=True)
+class Sample:
+    """A lowered program as `lists`, and the program itself for what is in no list."""
+
+    program: Program
+    lists: Lists
+
+
+def take(
+    methods: Mapping[str, torch.nn.Module], model: BaseModel, placeholders: Sequence[Mapping[str, Values]]
+) -> Sample:
+    """Lower `methods` of a model with weights of no meaning and take the result apart.
+
+    `placeholders` are the values in the slots of each plan, by path and part. Raises `NotStampableError`, also if the
+    program put together again is another. The methods are as before injection
+    afterwards.
+    """
+    lowered = lower(methods, model)
+    for module in methods.values():
+        eject(module)  # so that tensors have the paths that they have in the base
+    emitted = lowered.manager._emitter_output
+    if emitted.mutable_data is not None or (lowered.manager._named_data and lowered.manager._named_data.pte_data):
+        raise NotStampableError("the program holds data of its own")
+    tensors, known = _base_keys(lowered, model.module)
+    known |= _slot_keys(placeholders)
+    requests = {
+        name: planning.requests(program.graph_module, program.graph_signature, shared=len(methods) > 1)
+        for name, program in lowered.manager._execution_programs.items()
+    }
+    found = dict(image.lists(emitted.program, requests, known))
+    found[FOUNDATION] = tuple(map(_foundation_element, tensors))
+    found[SLOTS] = tuple(_key_element(known[key]) for key in _slot_order(lowered))
+    sample = Sample(program=emitted.program, lists=found)
+    texts = {key: text for text, key in known.items()}
+    if serialize(image.program(sample.program, sample.lists, texts.__getitem__)) != lowered.pte:
+        raise NotStampableError("the lowered program is not put together as it was taken apart")
+    return sample
+
+
+def serialize(program: Program) -> bytes:
+    """Return the program file."""
+    return bytes(serialize_pte_binary(PTEFile(program=program), extract_delegate_segments=True))
+
+
+def foundation_of(lists: Lists) -> tuple[BaseTensor, ...]:
+    """Return the foundation's blobs in stored order."""
+    return tuple(_foundation(element) for element in lists[FOUNDATION])
+
+
+def slots_of(lists: Lists) -> tuple[SlotKey, ...]:
+    """Return the tensors that fill slots in stored order."""
+    keys = []
+    for element in lists[SLOTS]:
+        assert isinstance(element.kind, SlotKey)
+        keys.append(unmask(element.kind, element.numbers))
+    return tuple(keys)
+
+
+def _base_keys(lowered: Lowered, module: torch.nn.Module) -> tuple[tuple[BaseTensor, ...], dict[str, StoredKey]]:
+    data = bytes(lowered.manager._tensor_data[FOUNDATION_TAG])
+    blobs = stored_blobs(data, Path(FOUNDATION_TAG))
+    try:
+        tensors = trace_foundation(module, data, blobs)
+    except DependsOnWeightsError as error:
+        raise NotStampableError(str(error)) from error
+    known: dict[str, StoredKey] = {
+        blob.key: key_of(tensor) for blob, tensor in zip(blobs, tensors, strict=True) if is_content_key(blob.key)
+    }
+    if len(set(known.values())) != len(known):
+        raise NotStampableError("a tensor of the base is stored twice")
+    return tensors, known
+
+
+def key_of(tensor: BaseTensor) -> BaseKey:
+    """Return the content key of a blob of the foundation."""
+    return BaseKey(form=tensor.form, prefix=tensor.prefix)
+
+
+def _slot_keys(placeholders: Sequence[Mapping[str, Values]]) -> dict[str, StoredKey]:
+    return {
+        tensor_blob(array).key: SlotKey(plan=number, path=path, part=part)
+        for number, values in enumerate(placeholders)
+        for path, parts in values.items()
+        for part, array in parts.items()
+    }
+
+
+def _slot_order(lowered: Lowered) -> tuple[str, ...]:
+    store: Any = lowered.manager._named_data
+    entries = store.external_data.get(LORA_TAG, {}) if store else {}
+    if any(SEGMENT_ALIGNMENT % entry.alignment for entry in entries.values()):
+        raise NotStampableError("ExecuTorch asks for LoRA data at another alignment than that of its segments")
+    if any(LORA_TAG in tags for tags in [lowered.manager._emitter_output.external_constant_map or {}]):
+        raise NotStampableError("a slot's tensor is read by a portable kernel")
+    return tuple(entries)
+
+
+def _key_element(key: StoredKey) -> Element:
+    masked, numbers = mask(key)
+    return Element(kind=masked, numbers=numbers)
+
+
+def _foundation_element(tensor: BaseTensor) -> Element:
+    path, numbers = split_numbers(tensor.form.path)
+    name, others = split_numbers(tensor.name)
+    kind = attrs.evolve(tensor, form=attrs.evolve(tensor.form, path=path), name=name)
+    return Element(kind=kind, numbers=(*numbers, *others))
+
+
+def _foundation(element: Element) -> BaseTensor:
+    kind = element.kind
+    assert isinstance(kind, BaseTensor)
+    count = kind.form.path.count("#")
+    path = join_numbers(kind.form.path, element.numbers[:count])
+    name = join_numbers(kind.name, element.numbers[count:])
+    return attrs.evolve(kind, form=attrs.evolve(kind.form, path=path), name=name)

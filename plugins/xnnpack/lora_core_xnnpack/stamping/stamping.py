@@ -1,0 +1,172 @@
+# ruff: noqa: TID253  this module is imported only while exporting, with ExecuTorch already loaded
+"""Derive a program from lowerings of a few of its layers, and prove the derivation on one that is deeper."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import attrs
+from executorch.exir.schema import Program
+
+from lora_core.adapters.slots.plan import SlotPlan
+from lora_core.models.base import BaseModel
+from lora_core_xnnpack.stamping import image, sample
+from lora_core_xnnpack.stamping.elements import Elements, Lists, NotStampableError, TooFewLayersError
+from lora_core_xnnpack.stamping.keys import Texts
+from lora_core_xnnpack.stamping.kinds import Run, kinds, runs
+from lora_core_xnnpack.stamping.sample import Sample
+from lora_core_xnnpack.stamping.shallow import LayeredBase
+from lora_core_xnnpack.stamping.stretching import Stretch
+
+# What spans two layers (a delegate does) is irregular between the first two, one of which reads the embedding: a copy
+# of what is regular has its like before it from three layers on.
+_STARTS = (3, 4)
+_FEWEST = 12  # layers of the three models from which all follows, if every layer is alike
+_MOST_DETAIL = 2
+
+
+class Methods(Protocol):
+    """Makes the methods of a shallow model, with its plans, and lowers them."""
+
+    def __call__(self, model: BaseModel, plans: Sequence[SlotPlan]) -> Sample:
+        """Raise `NotStampableError` if the lowered program cannot be taken apart."""
+        ...
+
+
+class ShallowModels:
+    """The shallow models of one program, lowered when they are asked for, once each."""
+
+    def __init__(self, base: LayeredBase, plans: Sequence[SlotPlan], methods: Methods) -> None:
+        self._base, self._plans, self._methods = base, plans, methods
+        self._samples: dict[tuple[int, ...], Sample] = {}
+
+    def affords(self, choices: Sequence[tuple[int, ...]], depth: int) -> bool:
+        """Say whether fewer layers are lowered than `depth`, all in all, if `choices` are lowered too."""
+        return sum(map(len, {*self._samples, *choices})) < depth
+
+    def sample(self, keep: tuple[int, ...]) -> Sample:
+        """Lower the model of the layers `keep`."""
+        if keep not in self._samples:
+            model = self._base.cut(keep)
+            plans = [self._base.cut_plan(plan, keep) for plan in self._plans]
+            self._samples[keep] = self._methods(model, plans)
+            del model
+            gc.collect()  # graphs are cyclic, and hold the weights
+        return self._samples[keep]
+
+
+@attrs.frozen(kw_only=True)
+class Stamped:
+    """The lists of a deep program, and a shallow program for what is in no list."""
+
+    like: Program
+    lists: Lists
+
+    def build(self, texts: Texts) -> tuple[bytes, dict[str, int]]:
+        """Return the program file, and the bytes of memory that each method plans; `texts` gives each key's text.
+
+        Raises `NotStampableError` if ExecuTorch takes no such program.
+        """
+        try:
+            program = image.program(self.like, self.lists, texts)
+            return sample.serialize(program), image.planned_memory(program)
+        except (AssertionError, IndexError, ValueError) as error:
+            raise NotStampableError(f"no program comes of it: {type(error).__name__}: {error}") from error
+
+
+def check(base: LayeredBase, plans: Sequence[SlotPlan]) -> None:
+    """Raise what `stamp` raises before it lowers anything."""
+    _first(base, plans)
+
+
+def stamp(base: LayeredBase, plans: Sequence[SlotPlan], methods: Methods) -> Stamped:
+    """Derive the program of the whole model.
+
+    Raises `NotStampableError` if its layers do not repeat or the derivation does not prove itself, `TooFewLayersError`
+    if a full lowering lowers no more layers than the derivation would.
+    """
+    attempt = _first(base, plans)
+    depth = len(base.layers)
+    lowering = ShallowModels(base, plans, methods)
+    for start in _STARTS:
+        attempt = _Attempt.of(attempt.runs, start)
+        if start > _STARTS[0] and not (attempt.stretched and lowering.affords(attempt.choices, depth)):
+            break
+        try:
+            return attempt.stamp(lowering)
+        except _NotYetError as error:
+            reason = str(error)
+    raise NotStampableError(reason)
+
+
+def _first(base: LayeredBase, plans: Sequence[SlotPlan]) -> _Attempt:
+    found = kinds(base, plans)
+    attempt = _Attempt.of(runs(found), _STARTS[0])
+    if len(found) <= _FEWEST:
+        raise TooFewLayersError(f"{len(found)} layers are few")
+    if not attempt.stretched:
+        raise NotStampableError("no layers repeat")
+    if sum(map(len, attempt.choices)) >= len(found):
+        raise TooFewLayersError(f"{len(found)} layers are few for so many kinds")
+    return attempt
+
+
+class _NotYetError(Exception):
+    """A derivation that may succeed from deeper models."""
+
+
+@attrs.frozen(kw_only=True)
+class _Attempt:
+    """A derivation in which runs of layers are shortened to `start` units, and those in `stretched` drawn out again."""
+
+    runs: tuple[Run, ...]
+    start: int
+    stretched: tuple[int, ...]
+
+    @classmethod
+    def of(cls, repeated: tuple[Run, ...], start: int) -> _Attempt:
+        """Return the attempt that shortens each run that is longer than the model that proves the derivation."""
+        return cls(
+            runs=repeated,
+            start=start,
+            stretched=tuple(number for number, run in enumerate(repeated) if run.repeats > start + 2),
+        )
+
+    @property
+    def choices(self) -> list[tuple[int, ...]]:
+        """The layers of the shallow models: the shallowest, one more unit of each run, two more of all."""
+        one_more = [self._layers({number: 1}) for number in self.stretched]
+        return [self._layers({}), *one_more, self._layers(dict.fromkeys(self.stretched, 2))]
+
+    def stamp(self, lowering: ShallowModels) -> Stamped:
+        """Derive the whole model's program; raises `_NotYetError`."""
+        shallow, *one_more, proof = (lowering.sample(keep) for keep in self.choices)
+        more = [self.runs[number].repeats - self.start for number in self.stretched]
+        try:
+            lists = {name: _predict(name, shallow, one_more, proof, more) for name in shallow.lists}
+        except NotStampableError as error:
+            raise _NotYetError(str(error)) from error
+        return Stamped(like=shallow.program, lists=lists)
+
+    def _layers(self, more: Mapping[int, int]) -> tuple[int, ...]:
+        kept: list[int] = []
+        for number, run in enumerate(self.runs):
+            kept += run.layers(self.start + more.get(number, 0) if number in self.stretched else run.repeats)
+        return tuple(kept)
+
+
+def _predict(name: str, shallow: Sample, one_more: Sequence[Sample], proof: Sample, more: Sequence[int]) -> Elements:
+    """Return a list with `more` units of each run, derived so that it also predicts that of `proof`."""
+    reason = NotStampableError(f"one more layer adds {name}")
+    for detail in range(_MOST_DETAIL + 1):
+        try:
+            stretch = Stretch.derive(name, shallow.lists[name], [each.lists[name] for each in one_more], detail=detail)
+        except (NotStampableError, KeyError) as error:
+            reason = error if isinstance(error, NotStampableError) else reason
+            continue
+        if stretch.predict([2] * len(more)) == proof.lists.get(name):
+            return stretch.predict(more)
+        reason = NotStampableError(f"the {name} of a deeper model are not what those of shallower ones predict")
+    raise reason

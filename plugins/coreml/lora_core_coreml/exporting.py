@@ -8,11 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import attrs
-
 from lora_core.backend import ExportJob
 from lora_core.errors import AdapterError
-from lora_core.events import Emit, Noted, Warned, stage
+from lora_core.events import Emit, Warned, stage
 from lora_core.quant.undivided import describe_undivided
 from lora_core.template_cache.identity import template_identity
 from lora_core.template_cache.kept import KeptTemplates
@@ -23,7 +21,6 @@ from lora_core_coreml.program.object import ProgramObject
 
 if TYPE_CHECKING:
     from lora_core_coreml.lowering.base import PreparedBase
-    from lora_core_coreml.weightless.program import WeightlessMethods
 
 _DISTRIBUTIONS = ("lora-core", "lora-core-coreml", "executorch", "torch", "torchao", "coremltools", "numpy")
 _AFTERWARDS = ("emit_mlpackage",)
@@ -57,19 +54,19 @@ def _prepared(job: ExportJob, emit: Emit) -> PreparedBase:
 
 
 def _lowered(job: ExportJob, prepared: PreparedBase, directory: Path, emit: Emit) -> LoweredProgram:
-    """Return the lowered methods, from the template cache if it has them; what is lowered for it, it keeps."""
-    from lora_core_coreml.lowering.methods import lower_all
+    """Return the lowered methods: from the template cache if it has them, else without weights if that is possible."""
+    from lora_core_coreml.weightless.lowering import Lowering
     from lora_core_coreml.weightless.program import WeightlessMethods
 
     kept = _place(job, prepared)
-    if kept is None:
-        return lower_all(job, prepared, directory, emit)
-    program = kept.read(WeightlessMethods, emit)
+    program = kept.read(WeightlessMethods, emit) if kept else None
     if program is None:
-        program = _lowered_weightless(job, prepared, directory, emit)
+        lowering = Lowering(job=job, prepared=prepared, directory=directory, emit=emit)
+        program = lowering.weightless(always=kept is not None)
         if program is None:
-            return lower_all(job, prepared, directory, emit)
-        kept.keep(program, emit)
+            return lowering.with_weights()
+        if kept:
+            kept.keep(program, emit)
     with stage(emit, "fill the lowered methods with this base's weights"):
         return program.fill(prepared.module)
 
@@ -88,20 +85,3 @@ def _place(job: ExportJob, prepared: PreparedBase) -> KeptTemplates | None:
     }
     identity = template_identity(job, lowered, _DISTRIBUTIONS, after=_AFTERWARDS)
     return None if identity is None else KeptTemplates(directory=job.cache / identity)
-
-
-def _lowered_weightless(
-    job: ExportJob, prepared: PreparedBase, directory: Path, emit: Emit
-) -> WeightlessMethods | None:
-    """Lower with stand-ins for the base's weights; None, which is noted, if the methods depend on them."""
-    from lora_core_coreml.lowering.methods import lower_all
-    from lora_core_coreml.weightless.program import NotWeightlessError, WeightlessMethods
-    from lora_core_coreml.weightless.standins import with_stand_ins
-
-    stand_in = attrs.evolve(prepared, module=with_stand_ins(prepared.module))
-    lowered = lower_all(job, stand_in, directory / "weightless", emit)
-    try:
-        return WeightlessMethods.strip(lowered, stand_in.module)
-    except NotWeightlessError as error:
-        emit(Noted(message=f"The lowered programs are not kept in the cache: {error}"))
-        return None

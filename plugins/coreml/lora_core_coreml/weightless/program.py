@@ -74,6 +74,13 @@ class WeightlessMethods:
         }
         return cls(lowered=lowered, origins=origins)
 
+    @classmethod
+    def joined(cls, groups: Sequence[WeightlessMethods]) -> WeightlessMethods:
+        """Return one of the base's methods, which are the first of `groups`, and a template's in each other."""
+        base, *templates = (group.lowered.methods for group in groups)
+        origins = {name: found for group in groups for name, found in group.origins.items()}
+        return cls(lowered=LoweredProgram(methods=base, templates=tuple(templates)), origins=origins)
+
     def fill(self, module: torch.nn.Module) -> LoweredProgram:
         """Return the program that lowering `module` would have given; its tensors are read when they are written."""
         keys: dict[ConstantOrigin, BlobKey] = {}

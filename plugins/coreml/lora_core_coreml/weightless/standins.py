@@ -16,17 +16,34 @@ import torch  # noqa: TID253 - this module is only imported to lower a model
 from lora_core_coreml.weightless.forms import is_uniform, plain_tensors
 
 
+class StandIns:
+    """Draws stand-ins: copies of modules have other values each, shared parts stay shared."""
+
+    def __init__(self) -> None:
+        self._memo: dict[int, Any] = {}
+        self._drawn = 0
+        self._kept: list[object] = []
+
+    def copy(self, module: torch.nn.Module) -> torch.nn.Module:
+        """Return a copy of the structure of `module` with stand-ins as parameters; buffers are shared."""
+        # `deepcopy` takes what is in its memo instead of copying it.
+        memo = {**self._memo, **{id(buffer): buffer for buffer in module.buffers()}}
+        places: dict[tuple[int, int], torch.Tensor] = {}
+        for parameter in module.parameters():
+            self._drawn += 1
+            stand_in = _quantized(parameter, self._drawn) if hasattr(parameter, "qdata") else None
+            memo[id(parameter)] = torch.nn.Parameter(
+                _plain(parameter, self._drawn, places) if stand_in is None else stand_in, requires_grad=False
+            )
+            self._kept.append(parameter)  # an id is only unique for as long as its object is there
+        made = copy.deepcopy(module, memo)
+        self._memo = self._memo or memo
+        return made
+
+
 def with_stand_ins(module: torch.nn.Module) -> torch.nn.Module:
     """Return a copy of the structure of `module` with stand-ins as parameters; buffers are shared."""
-    # `deepcopy` takes what is in its memo instead of copying it.
-    memo: dict[int, Any] = {id(buffer): buffer for buffer in module.buffers()}
-    drawn: dict[tuple[int, int], torch.Tensor] = {}
-    kept = []
-    for number, parameter in enumerate(module.parameters()):
-        stand_in = _quantized(parameter, number) if hasattr(parameter, "qdata") else _plain(parameter, number, drawn)
-        memo[id(parameter)] = torch.nn.Parameter(stand_in, requires_grad=False)
-        kept.append(parameter)  # an id is only unique for as long as its object is there
-    return copy.deepcopy(module, memo)
+    return StandIns().copy(module)
 
 
 def what_stays(module: torch.nn.Module) -> Mapping[str, object]:

@@ -1,0 +1,93 @@
+"""Lower with stand-ins for the base's weights: a few layers where the rest follows from them, else all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import attrs
+
+from lora_core.adapters.slots.plan import SlotPlan
+from lora_core.backend import ExportJob
+from lora_core.events import Emit, Noted, StageAdvanced, stage
+from lora_core_coreml.lowering.base import PreparedBase
+from lora_core_coreml.lowering.methods import MethodLowering, base_methods, lower_all, template_methods, template_name
+from lora_core_coreml.lowering.program import LoweredProgram, Methods
+from lora_core_coreml.program.naming import Kind
+from lora_core_coreml.stamping.items import NotStampableError
+from lora_core_coreml.stamping.stamp import Stamper
+from lora_core_coreml.weightless.program import NotWeightlessError, WeightlessMethods
+from lora_core_coreml.weightless.standins import with_stand_ins
+
+_STAGE = "lower methods"
+
+
+@attrs.define(kw_only=True)
+class Lowering:
+    """Lowers the methods of `job`; packages are unpacked under `directory`."""
+
+    job: ExportJob
+    prepared: PreparedBase
+    directory: Path
+    emit: Emit
+    _done: int = attrs.field(default=0, init=False)
+    _total: int = attrs.field(default=0, init=False)
+
+    def with_weights(self) -> LoweredProgram:
+        """Lower everything with the base's own weights."""
+        self._done, self._total = 0, len(self.prepared.shapes) * (1 + len(self.job.plans))
+        with stage(self.emit, _STAGE):
+            return lower_all(self.job, self.prepared, self.directory / "own", self._advanced)
+
+    def weightless(self, *, always: bool) -> WeightlessMethods | None:
+        """Lower with stand-ins; None if methods depend on weights, or if nothing follows from a few layers and it need
+        not be weightless `always`.
+
+        What does not follow from a few layers is noted, and lowered in full.
+        """
+        self._total = len(self.prepared.shapes) * (1 + len(self.job.plans))
+        with stage(self.emit, _STAGE):
+            stamped = [self._stamped(None, str)]
+            for number, plan in enumerate(self.job.plans):
+                stamped.append(self._stamped(plan, partial(template_name, number)))
+            if not always and not any(stamped):
+                return None
+            try:
+                return self._completed(stamped)
+            except NotWeightlessError as error:
+                self.emit(Noted(message=f"The lowered methods depend on the base's weights: {error}"))
+                return None
+
+    def _stamped(self, plan: SlotPlan | None, name: Callable[[Kind], str]) -> WeightlessMethods | None:
+        lowering = MethodLowering(model=self.job.model.summary, advanced=self._advanced)
+        stamper = Stamper(job=self.job, prepared=self.prepared, directory=self.directory / "few", lowering=lowering)
+        try:
+            return stamper.methods(name, plan)
+        except NotStampableError as error:
+            what = "The base" if plan is None else "A template"
+            self.emit(Noted(message=f"{what} is lowered layer by layer, as it does not follow from a few: {error}"))
+            return None
+
+    def _completed(self, stamped: list[WeightlessMethods | None]) -> WeightlessMethods:
+        """Return all methods, those that were not stamped lowered in full; raises `NotWeightlessError`."""
+        if all(stamped):
+            return WeightlessMethods.joined([each for each in stamped if each])
+        whole = attrs.evolve(self.prepared, module=with_stand_ins(self.prepared.module))
+        directory = self.directory / "stand-ins"
+        groups = []
+        for number, each in enumerate(stamped, start=-1):
+            if each is None:
+                methods: Methods
+                if number < 0:
+                    methods = base_methods(self.job, whole, directory, self._advanced)
+                else:
+                    methods = template_methods(self.job, whole, directory, self._advanced, number)
+                each = WeightlessMethods.strip(LoweredProgram(methods=methods, templates=()), whole.module)
+            groups.append(each)
+        return WeightlessMethods.joined(groups)
+
+    def _advanced(self) -> None:
+        self._done += 1
+        self._total = max(self._total, self._done)
+        self.emit(StageAdvanced(stage=_STAGE, done=self._done, total=self._total))

@@ -54,7 +54,7 @@ def another(exporter, tmp_path_factory: pytest.TempPathFactory):
     first = "model.layers.0.self_attn.{}_proj.weight"
     tensors[first.format("k")] = tensors[first.format("v")]
     save_file(tensors, directory / "model.safetensors", {"format": "pt"})
-    return attrs.evolve(exporter, model=directory, made={}, events={})
+    return attrs.evolve(exporter, model=directory, cache=None, made={}, events={})
 
 
 @pytest.mark.parametrize(

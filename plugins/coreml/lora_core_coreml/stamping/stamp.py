@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,19 @@ FEWEST = 3 + 4 + 5 + 1
 
 
 @attrs.frozen(kw_only=True)
+class Choice:
+    """The kind of each layer of the model, and the few that are lowered."""
+
+    kinds: Kinds
+    chosen: Chosen
+
+    @property
+    def lowerings(self) -> int:
+        """How many methods are lowered for one."""
+        return len(self.chosen.examples) + 1
+
+
+@attrs.frozen(kw_only=True)
 class Stamper:
     """Derives methods of `prepared` from a few of its layers; packages are unpacked under `directory`."""
 
@@ -37,19 +51,24 @@ class Stamper:
     directory: Path
     lowering: MethodLowering
 
-    def methods(self, name: Callable[[Kind], str], plan: SlotPlan | None) -> WeightlessMethods | None:
-        """Return the base's methods, or those of the template of `plan`; None if there are too few layers.
+    def choice(self, plan: SlotPlan | None) -> Choice | None:
+        """Return what to lower for the base's methods, or for the template of `plan`; None if that saves nothing.
 
-        Raises `NotStampableError` if they do not follow from a few layers.
+        Raises `NotStampableError` for a model that is no plain sequence of layers.
         """
         if not self.prepared.static or self.prepared.module.params.n_layers < FEWEST:
             return None
         check_layers(self.prepared)
         kinds = kinds_of(self.prepared, plan)
         chosen = choose(kinds)
-        if chosen is None:
-            return None
-        derived = _Derivation(stamper=self, plan=plan, name=name, kinds=kinds, chosen=chosen).run()
+        return None if chosen is None else Choice(kinds=kinds, chosen=chosen)
+
+    def methods(self, name: Callable[[Kind], str], plan: SlotPlan | None, choice: Choice) -> WeightlessMethods:
+        """Return the base's methods, or those of the template of `plan`.
+
+        Raises `NotStampableError` if they do not follow from a few layers.
+        """
+        derived = _Derivation(stamper=self, plan=plan, name=name, kinds=choice.kinds, chosen=choice.chosen).run()
         lowered = tuple((kind, method.lowered) for kind, method in derived.items())
         return WeightlessMethods(
             lowered=LoweredProgram(methods=lowered, templates=()),
@@ -98,6 +117,7 @@ class _Derivation:
         self, layers: Layers, shape: MethodShape, constants: Mapping[str, Any]
     ) -> tuple[StampedMethod, Document]:
         prepared = with_layers(self.stamper.prepared, layers)
+        paths = prepared.paths
         plan = with_slots(self.stamper.prepared, self.plan, layers) if self.plan else None
         name = self.name(shape.kind)
         directory = self.stamper.directory / f"{name}_{'_'.join(map(str, layers))}"
@@ -110,7 +130,10 @@ class _Derivation:
         if len(origins) != 1 or table is None:
             raise NotStampableError(f"method {name} is more than one CoreML function")
         method = StampedMethod(lowered=lowered, origins=origins[0], table=table)
-        return method, to_document(method, prepared.paths)
+        del prepared, program
+        # Graphs of torch refer to themselves, so the stand-ins of one method would stay beside those of the next.
+        gc.collect()
+        return method, to_document(method, paths)
 
     def _prove(self, predicted: Document, document: Document) -> None:
         ours, theirs = compared(predicted), compared(document)

@@ -16,7 +16,7 @@ from lora_core_coreml.lowering.methods import MethodLowering, base_methods, lowe
 from lora_core_coreml.lowering.program import LoweredProgram, Methods
 from lora_core_coreml.program.naming import Kind
 from lora_core_coreml.stamping.items import NotStampableError
-from lora_core_coreml.stamping.stamp import Stamper
+from lora_core_coreml.stamping.stamp import Choice, Stamper
 from lora_core_coreml.weightless.program import NotWeightlessError, WeightlessMethods
 from lora_core_coreml.weightless.standins import with_stand_ins
 
@@ -46,11 +46,17 @@ class Lowering:
 
         What does not follow from a few layers is noted, and lowered in full.
         """
-        self._total = len(self.prepared.shapes) * (1 + len(self.job.plans))
+        choices = [self._choice(plan) for plan in (None, *self.job.plans)]
+        if not always and not any(choices):
+            return None
+        self._total = len(self.prepared.shapes) * sum(each.lowerings if each else 1 for each in choices)
         with stage(self.emit, _STAGE):
-            stamped = [self._stamped(None, str)]
-            for number, plan in enumerate(self.job.plans):
-                stamped.append(self._stamped(plan, partial(template_name, number)))
+            names: list[Callable[[Kind], str]] = [str]
+            names += [partial(template_name, number) for number in range(len(self.job.plans))]
+            stamped = [
+                self._stamped(plan, name, choice)
+                for plan, name, choice in zip((None, *self.job.plans), names, choices, strict=True)
+            ]
             if not always and not any(stamped):
                 return None
             try:
@@ -59,15 +65,30 @@ class Lowering:
                 self.emit(Noted(message=f"The lowered methods depend on the base's weights: {error}"))
                 return None
 
-    def _stamped(self, plan: SlotPlan | None, name: Callable[[Kind], str]) -> WeightlessMethods | None:
+    @property
+    def _stamper(self) -> Stamper:
         lowering = MethodLowering(model=self.job.model.summary, advanced=self._advanced)
-        stamper = Stamper(job=self.job, prepared=self.prepared, directory=self.directory / "few", lowering=lowering)
+        return Stamper(job=self.job, prepared=self.prepared, directory=self.directory / "few", lowering=lowering)
+
+    def _choice(self, plan: SlotPlan | None) -> Choice | None:
         try:
-            return stamper.methods(name, plan)
+            return self._stamper.choice(plan)
         except NotStampableError as error:
-            what = "The base" if plan is None else "A template"
-            self.emit(Noted(message=f"{what} is lowered layer by layer, as it does not follow from a few: {error}"))
+            self._tell(plan, error)
             return None
+
+    def _stamped(
+        self, plan: SlotPlan | None, name: Callable[[Kind], str], choice: Choice | None
+    ) -> WeightlessMethods | None:
+        try:
+            return self._stamper.methods(name, plan, choice) if choice else None
+        except NotStampableError as error:
+            self._tell(plan, error)
+            return None
+
+    def _tell(self, plan: SlotPlan | None, error: NotStampableError) -> None:
+        what = "The base" if plan is None else "A template"
+        self.emit(Noted(message=f"{what} is lowered layer by layer, as it does not follow from a few: {error}"))
 
     def _completed(self, stamped: list[WeightlessMethods | None]) -> WeightlessMethods:
         """Return all methods, those that were not stamped lowered in full; raises `NotWeightlessError`."""

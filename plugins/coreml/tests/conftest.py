@@ -139,7 +139,7 @@ class Exporter:
             options=attrs.asdict(job.options),
             versions=made.versions,
             artifacts=recorded(made.files, out, "coreml"),
-            adapters=bundled(job.adapters, made),
+            adapters=bundled(job.adapters, made, {}),
             methods=made.methods,
             detail=made.detail,
         )

@@ -19,6 +19,7 @@ import attrs
 import numpy as np
 
 from lora_core.errors import InputError, Problem, StorageError
+from lora_core.git_lfs import pointer_problem
 from lora_core.intake.files import open_regular
 from lora_core.intake.limits import HEADER, TENSORS, raised
 from lora_core.intake.plain_json import parse_json
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
 
 READABLE = ("F32", "F16", "BF16")
 _COPY_AGAIN = "The file is cut short or damaged: copy or download it again."
-GIT_LFS = b"version https://git-lfs.github.com/spec/"
-"""How what git-lfs puts in the place of a file begins (https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md)."""
-FETCH = "Fetch it with `git lfs pull`, or download the file itself."
 
 
 class LazyTensor(Protocol):
@@ -182,7 +180,7 @@ def open_tensors(path: Path, *, error: type[InputError] = InputError) -> tuple[S
 
     try:
         stamp = _stamp(path.stat())
-        if (pointer := _pointer(path, error)) is not None:
+        if (pointer := pointer_problem(path)) is not None:
             raise error(pointer)
         length = _header_length(path, error)
         if length is None:
@@ -262,14 +260,6 @@ def _parse_header(path: Path, stamp: tuple[int, int], error: type[InputError]) -
         for name, entry in header.items()
     ]
     return tuple(sorted(tensors, key=lambda tensor: (tensor.offset, tensor.size)))
-
-
-def _pointer(path: Path, error: type[InputError]) -> Problem | None:
-    """Say so if the file is what git-lfs puts in the place of one that was not fetched."""
-    with open_regular(path, error) as file:
-        if file.read(len(GIT_LFS)) != GIT_LFS:
-            return None
-    return Problem(what="This is a git-lfs pointer, not the weights", where=str(path), remedy=FETCH)
 
 
 def _damage(path: Path, reason: str) -> Problem:

@@ -13,10 +13,10 @@ from lora_core.adapters.peft.fields import malformed_fields
 from lora_core.adapters.peft.refusals import refused_fields, refused_type
 from lora_core.adapters.targets import DEFAULT_TARGETS, TargetSelection, pattern_key
 from lora_core.errors import AdapterError, Problem, StorageError
+from lora_core.git_lfs import is_pointer, told
 from lora_core.intake.files import read_regular
 from lora_core.intake.limits import CONFIG
 from lora_core.intake.plain_json import parse_json
-from lora_core.tensors import FETCH, GIT_LFS
 
 
 @attrs.frozen(kw_only=True)
@@ -90,8 +90,8 @@ def load_config(path: Path) -> tuple[dict[str, Any], bytes]:
         raise AdapterError("There is no such file.", where=str(path), remedy=remedy) from error
     except OSError as error:
         raise StorageError(f"Cannot read the file: {error}.", where=str(path)) from error
-    if data.startswith(GIT_LFS):
-        raise AdapterError("This is a git-lfs pointer, not the configuration.", where=str(path), remedy=FETCH)
+    if is_pointer(data):
+        raise AdapterError(told(path))
     try:
         config = parse_json(data)
     except ValueError as error:

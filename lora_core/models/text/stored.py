@@ -8,8 +8,8 @@ from typing import Any
 
 import attrs
 
-from lora_core.errors import InputError, Problem
-from lora_core.git_lfs import is_pointer, pointer_problem
+from lora_core.errors import InputError
+from lora_core.git_lfs import is_pointer, told
 from lora_core.intake import limits
 from lora_core.intake.files import read_regular
 from lora_core.intake.plain_json import parse_json
@@ -68,7 +68,7 @@ class StoredText:
         except OSError as error:
             raise self.error(f"The file cannot be read: {error}", where=str(path)) from error
         if is_pointer(data):
-            raise self.error(pointer_problem(path) or Problem(what="This is a git-lfs pointer", where=str(path)))
+            raise self.error(told(path))
         return data
 
     def text(self, name: str) -> str:

@@ -28,6 +28,7 @@ FLOORS = (
     ("bundle", "runtime"),
     ("sharing",),
     ("backend", "hookspecs", "verification"),
+    ("template_cache",),
     ("plugin",),
     ("hub",),
     ("pipeline",),

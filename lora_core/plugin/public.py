@@ -55,6 +55,8 @@ PUBLIC: Mapping[str, str] = {
     "lora_core.sharing.blobs": "blobs and the interface of weight sharing",
     "lora_core.sharing.fingerprint": "the fingerprint of a foundation that is one file",
     "lora_core.sharing.proof": "whether the stored base is the recorded one, and stored once",
+    "lora_core.template_cache.identity": "the name under which lowered programs are kept",
+    "lora_core.template_cache.kept": "lowered programs without weights, kept for another base",
     "lora_core.testing.conformance": "the conformance kit",
     "lora_core.testing.tiny": "tiny random checkpoints and adapters, for tests",
 }

@@ -84,11 +84,15 @@ def tiny_adapter(tmp_path_factory: pytest.TempPathFactory, tiny_model: SimpleNam
 
 @attrs.frozen(kw_only=True)
 class Exporter:
-    """Exports the tiny model without the command line: the backend and a manifest made of what it returns."""
+    """Exports the tiny model without the command line: the backend and a manifest made of what it returns.
+
+    Bundles that differ in their adapters alone are lowered once: `cache` has the methods.
+    """
 
     model: Path
     adapters: dict[str, Path]
     folder: Callable[[str], Path]
+    cache: Path | None = None
     made: dict[object, Bundle] = attrs.field(factory=dict)
     events: dict[Path, list[Event]] = attrs.field(factory=dict)
 
@@ -120,7 +124,7 @@ class Exporter:
         return self.made[key]
 
     def export_again(self, names: Sequence[str], **options: object) -> Bundle:
-        job = self.job(names, **options)
+        job = attrs.evolve(self.job(names, **options), cache=self.cache)
         out = self.folder("bundle")
         self.events[out] = []
         return self.bundle(out, job, CoremlBackend().export(job, out, self.events[out].append))
@@ -135,7 +139,7 @@ class Exporter:
             options=attrs.asdict(job.options),
             versions=made.versions,
             artifacts=recorded(made.files, out, "coreml"),
-            adapters=bundled(job.adapters, made),
+            adapters=bundled(job.adapters, made, {}),
             methods=made.methods,
             detail=made.detail,
         )
@@ -167,7 +171,8 @@ def exporter(
         "pirate": tiny_adapter("pirate", seed=2),
         "whole": tiny_adapter("whole", seed=3, rank=12, targets=("q_proj", "k_proj", "v_proj", "o_proj", "down_proj")),
     }
-    return Exporter(model=tiny_model.directory, adapters=adapters, folder=tmp_path_factory.mktemp)
+    cache = tmp_path_factory.mktemp("cache")
+    return Exporter(model=tiny_model.directory, adapters=adapters, folder=tmp_path_factory.mktemp, cache=cache)
 
 
 @pytest.fixture(scope="session")

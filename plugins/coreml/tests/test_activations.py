@@ -28,7 +28,7 @@ def loud(exporter, tiny_model, tmp_path_factory):
     with torch.no_grad():
         found = model(torch.tensor([TOKENS]), output_hidden_states=True)
     assert min(hidden[0].abs().amax(dim=-1).min() for hidden in found.hidden_states[:-1]) > 256
-    return attrs.evolve(exporter, model=directory, made={}), found.logits[0, -1].numpy()
+    return attrs.evolve(exporter, model=directory, cache=None, made={}), found.logits[0, -1].numpy()
 
 
 def strict_logits(exporter) -> np.ndarray:

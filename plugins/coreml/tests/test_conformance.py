@@ -10,7 +10,7 @@ GAPS = {
 
 
 def test_the_backend_conforms() -> None:
-    report = conform("coreml", policies=("fp16",), known_gaps=GAPS)
+    report = conform("coreml", policies=("fp16",), known_gaps=GAPS, cache=True)
     assert report.passed, report
     assert len(report.results) >= 35
 

@@ -12,11 +12,12 @@ import torch
 from lora_core_coreml.backend import CoremlBackend
 from lora_core_coreml.hooks import COREML
 from lora_core_coreml.lowering.assembly import check_alignment
+from lora_core_coreml.lowering.constants import LoweredPackage
 from lora_core_coreml.lowering.method import LoweredMethod
 from lora_core_coreml.options import CoremlOptions
 from lora_core_coreml.program.naming import collisions, method_name
 from lora_core_coreml.program.slot_tensors import from_adapter
-from lora_core_coreml.storage import pte
+from lora_core_coreml.storage import mil, pte
 
 from lora_core.adapters.names import name_problems
 from lora_core.adapters.slots.choice import place
@@ -150,7 +151,7 @@ def lowered(name: str, partitions: list[list[str]]) -> LoweredMethod:
         plan={},
         others=(),
         buffers=(),
-        packages=tuple(Path(f"{name}_{index}") for index in range(len(partitions))),
+        packages=tuple(LoweredPackage(model=mil.new_model(), constants=()) for _ in partitions),
         operators=tuple(tuple(operators) for operators in partitions),
     )
 

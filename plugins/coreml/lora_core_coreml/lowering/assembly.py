@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import attrs
-
+from lora_core.adapters.slots.plan import SlotPlan
 from lora_core.errors import Problem, UnsupportedError
 from lora_core.pte import aligned
+from lora_core_coreml.lowering.constants import Constant, LoweredPackage
 from lora_core_coreml.lowering.method import LoweredMethod
-from lora_core_coreml.lowering.sentinels import Sentinels
+from lora_core_coreml.lowering.program import LoweredProgram, Methods
 from lora_core_coreml.program.compaction import compact
 from lora_core_coreml.program.naming import Kind
 from lora_core_coreml.program.object import (
@@ -21,12 +21,12 @@ from lora_core_coreml.program.object import (
     PartitionFoundation,
     ProgramObject,
     Relocation,
+    SlotPart,
 )
-from lora_core_coreml.storage import blobfile, mil, package, pte
+from lora_core_coreml.storage import blobfile, mil, pte
 from lora_core_coreml.storage.blobfile import BlobKey, MilBlob
 from lora_core_coreml.storage.messages import FunctionDescription, MilFunction, MilModel
 
-_MAIN = "main"
 # Constants that only a template has are zero biases of its LoRA layers; anything larger means that the base differs.
 _EMBEDDED_LIMIT = 1 << 16
 # An adapter's method takes and returns the structure of the base's, which says so once: 9 KB at 30 layers, which only
@@ -38,43 +38,39 @@ _UNPLACED = 1 << 62
 _CONSTANT_ALIGNMENT = 16
 
 
-def assemble(
-    methods: Sequence[tuple[Kind, LoweredMethod]],
-    templates: Sequence[tuple[Sequence[tuple[Kind, LoweredMethod]], Sentinels]],
-    directory: Path,
-) -> ProgramObject:
-    """Assemble a program object; the foundation's bytes are written under `directory`.
+def assemble(program: LoweredProgram, slot_plans: Sequence[SlotPlan], directory: Path) -> ProgramObject:
+    """Assemble a program object, whose templates are those of `slot_plans`; the foundation's bytes are written under
+    `directory`, and functions are changed in place.
 
-    `methods` are the base's, `templates` those of each slot plan with the sentinels of its slots' parts. Raises
-    `UnsupportedError` if partitions do not align or a slot got lost.
+    Raises `UnsupportedError` if partitions do not align or a slot got lost.
     """
-    everything = [*methods, *(entry for template, _ in templates for entry in template)]
-    check_alignment([lowered for _, lowered in everything])
+    methods, templates = program.methods, program.templates
+    check_alignment(program.everything)
     constants = _Constants()
-    plans = {id(lowered): constants.adopt(lowered.plan, lowered) for _, lowered in everything}
-    for template, _ in templates:
+    plans = {id(lowered): constants.adopt(lowered.plan, lowered) for lowered in program.everything}
+    for template in templates:
         for _, lowered in template:
             plans[id(lowered)]["container_meta_type"] = dict(_SAME_AS_BASE)
     others = tuple(constants.adopt(plan, lowered) for _, lowered in methods for plan in lowered.others)
 
-    functions: dict[int, list[Function]] = {id(lowered): [] for _, lowered in everything}
+    functions: dict[int, list[Function]] = {id(lowered): [] for lowered in program.everything}
     foundations = []
     for index in range(len(methods[0][1].packages)):
         merger = _Merger(directory / f"foundation_{index}.bin")
         for _, lowered in methods:
             functions[id(lowered)].append(merger.add_base(lowered.packages[index]))
         foundations.append(merger.finish())
-        for template, sentinels in templates:
+        for template in templates:
             for _, lowered in template:
-                functions[id(lowered)].append(merger.add_template(lowered, index, sentinels))
-    _check_slots(templates, functions)
+                functions[id(lowered)].append(merger.add_template(lowered, index))
+    _check_slots(templates, slot_plans, functions)
 
     def method(kind: Kind, lowered: LoweredMethod) -> MethodObject:
         return MethodObject(kind=kind, plan=plans[id(lowered)], functions=tuple(functions[id(lowered)]))
 
     return ProgramObject(
         methods=tuple(method(*entry) for entry in methods),
-        templates=tuple(tuple(method(*entry) for entry in template) for template, _ in templates),
+        templates=tuple(tuple(method(*entry) for entry in template) for template in templates),
         foundations=tuple(foundations),
         constants=others,
         constant_offsets=constants.offsets,
@@ -120,20 +116,16 @@ class _Merger:
         self._offsets: dict[BlobKey, int] = {}
         self._shell: MilModel | None = None
 
-    def add_base(self, directory: Path) -> Function:
-        model, weights = _load(directory)
+    def add_base(self, package: LoweredPackage) -> Function:
         if self._shell is None:
-            self._shell = _shell(model)
-        function = model.mlProgram.functions[_MAIN]
-        with blobfile.mapped(weights) as buffer:
-            for _, value in mil.blob_references(function):
-                blob = blobfile.blob_at(buffer, value.offset, where=str(weights))
-                key = blobfile.key_of(buffer, blob)
-                if key not in self._offsets:
-                    self._offsets[key] = self._append(blob, bytes(buffer[blob.data_offset : blob.end]))
-                value.offset = self._offsets[key]
+            self._shell = _shell(package.model)
+        function = package.function
+        for constant, (_, value) in zip(package.constants, mil.blob_references(function), strict=True):
+            if constant.key not in self._offsets:
+                self._offsets[constant.key] = self._append(constant)
+            value.offset = self._offsets[constant.key]
         compact(function, keep_weight_names=True)
-        return Function(message=function, description=_description(model))
+        return Function(message=function, description=_description(package.model))
 
     def finish(self) -> PartitionFoundation:
         assert self._shell is not None, "the base has a method"
@@ -144,57 +136,57 @@ class _Merger:
             path=self._path, start=0, size=self._end, blobs=tuple(self._blobs), sha256=digest, shell=self._shell
         )
 
-    def add_template(self, lowered: LoweredMethod, index: int, sentinels: Sentinels) -> Function:
-        model, weights = _load(lowered.packages[index])
-        function = model.mlProgram.functions[_MAIN]
-        own: dict[BlobKey, bytes] = {}
-        with blobfile.mapped(weights) as buffer:
-            for name, value in mil.blob_references(function):
-                blob = blobfile.blob_at(buffer, value.offset, where=str(weights))
-                key = blobfile.key_of(buffer, blob)
-                if key in self._offsets and key not in sentinels:
-                    value.offset = self._offsets[key]
-                elif key in sentinels or blob.size <= _EMBEDDED_LIMIT:
-                    # Where it will be stored is not known; until its reference has a number, its place here names it.
-                    own.setdefault(key, b"" if key in sentinels else bytes(buffer[blob.data_offset : blob.end]))
-                    value.offset = _UNPLACED + list(own).index(key)
-                else:
-                    raise UnsupportedError(
-                        f"Constant {name!r} of method {lowered.name!r} is not stored in the base's methods: attaching "
-                        "LoRA changed how CoreML lowers the base",
-                        where=lowered.name,
-                    )
+    def add_template(self, lowered: LoweredMethod, index: int) -> Function:
+        package = lowered.packages[index]
+        function = package.function
+        own: dict[BlobKey | SlotPart, Constant] = {}
+        for constant, (_, value) in zip(package.constants, mil.blob_references(function), strict=True):
+            if constant.key in self._offsets and constant.slot is None:
+                value.offset = self._offsets[constant.key]
+            elif constant.slot is not None or constant.key.size <= _EMBEDDED_LIMIT:
+                # Where it will be stored is not known; until its reference has a number, its place here names it.
+                identity = constant.slot or constant.key
+                own.setdefault(identity, constant)
+                value.offset = _UNPLACED + list(own).index(identity)
+            else:
+                raise UnsupportedError(
+                    f"Constant {constant.name!r} of method {lowered.name!r} is not stored in the base's methods: "
+                    "attaching LoRA changed how CoreML lowers the base",
+                    where=lowered.name,
+                )
         compact(function, keep_weight_names=False)
-        relocations, embedded = _own_references(function, own, sentinels)
-        return Function(message=function, description=_description(model), relocations=relocations, embedded=embedded)
+        relocations, embedded = _own_references(function, tuple(own.values()))
+        description = _description(package.model)
+        return Function(message=function, description=description, relocations=relocations, embedded=embedded)
 
-    def _append(self, found: MilBlob, data: bytes) -> int:
+    def _append(self, constant: Constant) -> int:
+        data, key = constant.read(), constant.key
         data_offset = self._end + blobfile.ALIGNMENT
-        blob = attrs.evolve(found, offset=self._end, data_offset=data_offset)
-        end = blob.next_offset
+        blob = MilBlob(
+            offset=self._end, dtype=key.dtype, data_offset=data_offset, size=key.size, padding_bits=key.padding_bits
+        )
         self._file.write(blobfile.record(blob))
         self._file.write(data)
-        self._file.write(bytes(end - blob.end))
+        self._file.write(bytes(blob.next_offset - blob.end))
         self._blobs.append(blob)
-        self._end = end
+        self._end = blob.next_offset
         return blob.offset
 
 
 def _own_references(
-    function: MilFunction, own: Mapping[BlobKey, bytes], sentinels: Sentinels
+    function: MilFunction, own: Sequence[Constant]
 ) -> tuple[tuple[Relocation, ...], tuple[EmbeddedConstant, ...]]:
     """Number the references of a template's function to what the base does not store, and clear their offsets."""
-    keys = list(own)
     relocations, embedded = [], []
     for number, (_, value) in enumerate(mil.blob_references(function)):
         if value.offset < _UNPLACED:
             continue
-        key = keys[value.offset - _UNPLACED]
+        constant = own[value.offset - _UNPLACED]
         value.offset = 0
-        if key in sentinels:
-            relocations.append(Relocation(reference=number, target=sentinels[key]))
+        if constant.slot is not None:
+            relocations.append(Relocation(reference=number, target=constant.slot))
         else:
-            embedded.append(EmbeddedConstant(reference=number, key=key, data=own[key]))
+            embedded.append(EmbeddedConstant(reference=number, key=constant.key, data=bytes(constant.read())))
     return tuple(relocations), tuple(embedded)
 
 
@@ -237,23 +229,22 @@ class _Constants:
 
 
 def _check_slots(
-    templates: Sequence[tuple[Sequence[tuple[Kind, LoweredMethod]], Sentinels]], functions: dict[int, list[Function]]
+    templates: Sequence[Methods],
+    slot_plans: Sequence[SlotPlan],
+    functions: dict[int, list[Function]],
 ) -> None:
     """Raise `UnsupportedError` for slots whose parts are not found in a lowered template."""
     problems = []
-    for template, sentinels in templates:
+    for template, plan in zip(templates, slot_plans, strict=True):
+        wanted = [SlotPart(module=slot.module, part=part.name) for slot in plan.slots for part in slot.parts]
         for _, lowered in template:
             found = {r.target for function in functions[id(lowered)] for r in function.relocations}
-            for part in [part for part in sentinels.values() if part not in found]:
+            for part in [part for part in wanted if part not in found]:
                 what = f"{part} was not found in lowered method {lowered.name!r}"
                 remedy = "It must stay a constant of at least ten values in the lowered program."
                 problems.append(Problem(what=what, where=part.module, remedy=remedy))
     if problems:
         raise UnsupportedError(problems)
-
-
-def _load(directory: Path) -> tuple[MilModel, Path]:
-    return mil.parse_model((directory / package.MODEL).read_bytes()), directory / package.WEIGHTS
 
 
 def _shell(model: MilModel) -> MilModel:

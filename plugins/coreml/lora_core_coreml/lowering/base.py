@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch  # noqa: TID253 - this module is only imported to lower a model
 
 from lora_core.backend import ExportJob
 from lora_core.layers import LayerInfo
-from lora_core.models.base import BaseModel
+from lora_core.models.base import BaseModel, ModelHandle
 from lora_core.models.executorch.options import ExecutorchOptions
 from lora_core.quant.policy import Assignment, Scheme
 from lora_core_coreml import quant
@@ -53,8 +54,8 @@ def prepare(job: ExportJob) -> PreparedBase:
     """Load and prepare the base of `job`. Nothing here depends on adapters or slot plans."""
     options: CoremlOptions = job.options
     context = options.context_len(job.model.summary.context_len)
-    loaded = job.model.load(model_options(options, context))
     dtype = torch.float16 if options.float16 else torch.float32
+    loaded = _loaded(job.model, model_options(options, context), dtype)
     static = hasattr(loaded.module, "params") and hasattr(loaded.module, "rope")
     module, layers, paths = loaded.module, loaded.summary.layers, loaded.paths
     assignment = job.policy.assign(layers)
@@ -91,6 +92,25 @@ def model_options(options: CoremlOptions, context: int) -> ExecutorchOptions:
         full_logits=not options.multifunction,
         dynamic_seq_len=False,
     )
+
+
+def _loaded(model: ModelHandle, options: ExecutorchOptions, dtype: torch.dtype) -> BaseModel:
+    """Load a base tensor by tensor, matrices in `dtype` at once, so that it is never held in two precisions.
+
+    Vectors stay float32, since a norm may add one to its own; so does what several parameters share, which a conversion
+    of the whole module gives each a copy of.
+    """
+    outline = model.outline(options) if dtype != torch.float32 else None
+    if outline is None:
+        return model.load(options)
+    uses = Counter(source.name for source in outline.sources.values())
+    values: dict[str, torch.Tensor] = {}
+    for source in outline.sources.values():
+        if source.name not in values:
+            tensor = torch.from_numpy(source.read())
+            alone = tensor.dim() > 1 and uses[source.name] == 1
+            values[source.name] = tensor.to(dtype) if alone else tensor
+    return outline.fill(values)
 
 
 def _shapes(options: CoremlOptions, context: int, static: bool) -> tuple[MethodShape, ...]:

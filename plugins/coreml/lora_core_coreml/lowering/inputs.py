@@ -57,10 +57,11 @@ def example_inputs(module: torch.nn.Module, shape: MethodShape, dtype: torch.dty
 
 def constant_methods(
     module: torch.nn.Module,
-    programs: Mapping[Kind, tuple[MethodShape, torch.export.ExportedProgram]],
+    programs: Mapping[Kind, tuple[MethodShape, IndexTable]],
     dtype: torch.dtype,
 ) -> dict[str, Any]:
-    """Return the constant methods of ExecuTorch's static runner; `programs` are the base's exported programs.
+    """Return the constant methods of ExecuTorch's static runner; `programs` has the shape and the table of each of the
+    base's methods.
 
     One method: names without prefix. Two: `decode_` and `prefill_` before what differs. An adapter's methods have the
     signature of the base's, so the same values hold for them.
@@ -74,16 +75,31 @@ def constant_methods(
         "freqs_cos": module.rope.freqs_cos[: params.max_context_len].to(dtype),
         "freqs_sin": module.rope.freqs_sin[: params.max_context_len].to(dtype),
     }
-    for kind, (shape, exported) in programs.items():
+    for kind, (shape, table) in programs.items():
         prefix = "" if len(programs) == 1 else {"forward": "decode_", "prefill": "prefill_"}[kind]
         length = "forward_input_len" if not prefix else f"{prefix}input_len"
         methods[length] = shape.input_len
-        methods |= {f"{prefix}{name}": value for name, value in _indices(exported).items()}
+        tensors = {name: torch.tensor(value, dtype=torch.int64) for name, value in table.entries.items()}
+        methods |= {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
     return methods
 
 
-def _indices(exported: torch.export.ExportedProgram) -> dict[str, torch.Tensor]:
-    """Return where a method's flat inputs and outputs hold caches, masks and rotary tables.
+@attrs.frozen(kw_only=True)
+class IndexTable:
+    """Where a method's flat inputs and outputs hold caches, masks and rotary tables.
+
+    `inputs` and `outputs` name them by their place in the structures that the method takes and returns; `entries` are
+    the numbers by the name of their constant method, and `caches` the key of each row of `kv_cache_specs`.
+    """
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    entries: Mapping[str, list[Any]]
+    caches: tuple[str, ...]
+
+
+def index_table(exported: torch.export.ExportedProgram) -> IndexTable:
+    """Read the table of an exported method of static attention.
 
     Output positions are read from the program's own output structure. Upstream's script numbers them by sorted cache
     key, which pairs `l10` with the output of `l2` in models of more than ten layers.
@@ -96,13 +112,18 @@ def _indices(exported: torch.export.ExportedProgram) -> dict[str, torch.Tensor]:
     keys, values = options["in_cache_state"]
     out_keys, out_values = outputs[1]["out_cache_state"]
     (cache_len,) = options["masks"]
-    caches = [[keys[c], out_keys[c], values[c], out_values[c], cache_len] for c in keys]
-    table = {
+    entries: dict[str, list[Any]] = {
         "freqs_cos_input_index": [options["freqs_cos_override"]],
         "freqs_sin_input_index": [options["freqs_sin_override"]],
         "mask_specs": [[index, length] for length, index in options["masks"].items()],
-        "kv_cache_specs": caches,
+        "kv_cache_specs": [[keys[c], out_keys[c], values[c], out_values[c], cache_len] for c in keys],
     }
     if "last_valid_token_pos" in options:
-        table["last_valid_token_pos_index"] = [options["last_valid_token_pos"]]
-    return {name: torch.tensor(value, dtype=torch.int64) for name, value in table.items()}
+        entries["last_valid_token_pos_index"] = [options["last_valid_token_pos"]]
+    return IndexTable(inputs=_labels(inputs), outputs=_labels(outputs), entries=entries, caches=tuple(keys))
+
+
+def _labels(structure: Any) -> tuple[str, ...]:
+    from torch.utils._pytree import keystr, tree_flatten_with_path
+
+    return tuple(keystr(path) for path, _ in tree_flatten_with_path(structure)[0])

@@ -11,6 +11,8 @@ import attrs
 
 from lora_core.errors import PluginError
 from lora_core.pte import ContainerHeader
+from lora_core_coreml.lowering.constants import LoweredPackage, read_package
+from lora_core_coreml.lowering.sentinels import Sentinels
 from lora_core_coreml.quiet import quiet
 from lora_core_coreml.storage import pte
 
@@ -31,14 +33,14 @@ class LoweredMethod:
 
     `plan` is its execution plan whose delegates say `partition: i` instead of where their data is, `others` the plans
     of constant methods, `buffers` the tensors those and portable operators read (number 0 is a placeholder). `packages`
-    are the directories of each partition's unpacked CoreML package; `operators` names each partition's operators.
+    are each partition's CoreML package; `operators` names each partition's operators.
     """
 
     name: str
     plan: pte.Program
     others: tuple[pte.Program, ...]
     buffers: tuple[bytes, ...]
-    packages: tuple[Path, ...]
+    packages: tuple[LoweredPackage, ...]
     operators: tuple[tuple[str, ...], ...]
 
 
@@ -57,10 +59,12 @@ def lower_method(
     *,
     float16: bool,
     constants: Mapping[str, Any] | None = None,
+    sentinels: Sentinels | None = None,
 ) -> LoweredMethod:
-    """Lower an exported program to CoreML and unpack its packages under `directory`.
+    """Lower an exported program to CoreML and unpack its packages under `directory`, where they must stay.
 
-    `constants` are constant methods to emit beside it. Raises `PluginError` if ExecuTorch or coremltools fails.
+    `constants` are constant methods to emit beside it, `sentinels` what its slots hold. Raises `PluginError` if
+    ExecuTorch or coremltools fails.
     """
     try:
         with quiet():
@@ -72,7 +76,7 @@ def lower_method(
             buffer = _to_executorch(edge).buffer
     except Exception as error:  # whatever the tools raise: ours from it, naming the method
         raise PluginError(f"Lowering method {name!r} to CoreML failed: {error}") from error
-    packages = tuple(_unpack(payload, directory / f"{name}_{i}") for i, payload in enumerate(payloads))
+    roots = [_unpack(payload, directory / f"{name}_{i}") for i, payload in enumerate(payloads)]
     program = pte.decode(buffer, where=name)
     plan, others = _split_plans(program, name, buffer)
     return LoweredMethod(
@@ -80,7 +84,7 @@ def lower_method(
         plan=plan,
         others=others,
         buffers=_buffers(program, buffer),
-        packages=packages,
+        packages=tuple(read_package(root, sentinels or {}) for root in roots),
         operators=operators,
     )
 

@@ -65,13 +65,18 @@ def _short_names(
     fixed = {value.name for value in function.inputs} | set(block.outputs)
     produced = []
     for operation in operations:
-        stored = any(value.WhichOneof("value") == _STORED for value in operation.attributes.values())
         for output in operation.outputs:
-            if stored and keep_weight_names and output.name.startswith(_MODELS_OWN):
+            if keep_weight_names and keeps_its_name(operation, output.name):
                 fixed.add(output.name)
             produced.append(output.name)
     free = (name for name in map(short_name, count()) if name not in fixed)
     return {name: next(free) for name in produced if name not in fixed}
+
+
+def keeps_its_name(operation: MilOperation, name: str) -> bool:
+    """Say whether `name`, a result of `operation`, is a weight that people know by it."""
+    stored = any(value.WhichOneof("value") == _STORED for value in operation.attributes.values())
+    return stored and name.startswith(_MODELS_OWN)
 
 
 def short_name(number: int) -> str:

@@ -57,23 +57,28 @@ def serialize(message: Message) -> bytes:
 
 
 def blob_references(function: MilFunction) -> Iterator[tuple[str, MilReference]]:
-    """Yield (constant's name, its `BlobFileValue`) for every reference of a function into the blob file, in order.
+    """Yield (constant's name, its `BlobFileValue`) for every reference of a function into the blob file, in order."""
+    for operation in operations(function):
+        name = operation.outputs[0].name if operation.outputs else operation.type
+        for key, reference in _references(operation):
+            yield f"{name}.{key}" if key else name, reference
 
-    A reference stands in an attribute of an operation (`const`), or in an inline argument (`constexpr_*`).
-    """
-    for block in _blocks(function):
-        for operation in block.operations:
-            name = operation.outputs[0].name if operation.outputs else operation.type
-            for key in sorted(operation.attributes):
-                value = operation.attributes[key]
-                if value.WhichOneof("value") == "blobFileValue":
-                    yield name, value.blobFileValue
-            for key in sorted(operation.inputs):
-                for binding in operation.inputs[key].arguments:
-                    if binding.WhichOneof("binding") != "value":
-                        continue
-                    if binding.value.WhichOneof("value") == "blobFileValue":
-                        yield f"{name}.{key}", binding.value.blobFileValue
+
+def references_of(operation: MilOperation) -> Iterator[MilReference]:
+    """Yield the references of one operation, in order."""
+    yield from (reference for _, reference in _references(operation))
+
+
+def _references(operation: MilOperation) -> Iterator[tuple[str, MilReference]]:
+    """Yield (argument, reference): in an attribute (`const`, no argument) or inline (`constexpr_*`)."""
+    for key in sorted(operation.attributes):
+        value = operation.attributes[key]
+        if value.WhichOneof("value") == "blobFileValue":
+            yield "", value.blobFileValue
+    for key in sorted(operation.inputs):
+        for binding in operation.inputs[key].arguments:
+            if binding.WhichOneof("binding") == "value" and binding.value.WhichOneof("value") == "blobFileValue":
+                yield key, binding.value.blobFileValue
 
 
 def operations(function: MilFunction) -> Iterator[MilOperation]:

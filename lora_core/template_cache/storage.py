@@ -1,0 +1,60 @@
+"""Kept templates on disk: written whole or not at all, checked by hash when read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+STORAGE_VERSION = 1
+_INDEX = "entry.json"
+
+
+class DamagedTemplateError(Exception):
+    """What is kept is not what was written; the text says what is wrong."""
+
+
+def write_kept(directory: Path, files: Mapping[str, bytes], content: Mapping[str, Any]) -> None:
+    """Write `files`, and `content` as JSON, as `directory`; if another process was first, what it wrote stays.
+
+    Raises `OSError`.
+    """
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    try:
+        for name, data in files.items():
+            (staging / name).write_bytes(data)
+        digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+        document = {"schema_version": STORAGE_VERSION, "content": content, "files": digests}
+        # Keys keep their order: a backend may lay out a file in the order in which it reads them back.
+        (staging / _INDEX).write_text(json.dumps({**document, "sha256": _digest(document)}), "utf-8")
+        staging.rename(directory)
+    except OSError:
+        if not directory.is_dir():
+            raise
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def read_kept(directory: Path) -> Mapping[str, Any]:
+    """Return the content of `directory`, its files checked; raises `DamagedTemplateError`."""
+    try:
+        document = json.loads((directory / _INDEX).read_text("utf-8"))
+        if document["schema_version"] != STORAGE_VERSION or document["sha256"] != _digest(document):
+            raise DamagedTemplateError(f"{_INDEX} does not match its hash")
+        for name, expected in document["files"].items():
+            if hashlib.sha256((directory / name).read_bytes()).hexdigest() != expected:
+                raise DamagedTemplateError(f"{name} does not match its hash")
+        content: Mapping[str, Any] = document["content"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedTemplateError(f"{type(error).__name__}: {error}") from error
+    return content
+
+
+def _digest(document: Mapping[str, Any]) -> str:
+    fields = {name: document[name] for name in ("schema_version", "content", "files")}
+    return hashlib.sha256(json.dumps(fields).encode("utf-8")).hexdigest()

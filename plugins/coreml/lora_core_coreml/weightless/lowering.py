@@ -1,0 +1,114 @@
+"""Lower with stand-ins for the base's weights: a few layers where the rest follows from them, else all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import attrs
+
+from lora_core.adapters.slots.plan import SlotPlan
+from lora_core.backend import ExportJob
+from lora_core.events import Emit, Noted, StageAdvanced, stage
+from lora_core_coreml.lowering.base import PreparedBase
+from lora_core_coreml.lowering.methods import MethodLowering, base_methods, lower_all, template_methods, template_name
+from lora_core_coreml.lowering.program import LoweredProgram, Methods
+from lora_core_coreml.program.naming import Kind
+from lora_core_coreml.stamping.items import NotStampableError
+from lora_core_coreml.stamping.stamp import Choice, Stamper
+from lora_core_coreml.weightless.program import NotWeightlessError, WeightlessMethods
+from lora_core_coreml.weightless.standins import with_stand_ins
+
+_STAGE = "lower methods"
+
+
+@attrs.define(kw_only=True)
+class Lowering:
+    """Lowers the methods of `job`; packages are unpacked under `directory`."""
+
+    job: ExportJob
+    prepared: PreparedBase
+    directory: Path
+    emit: Emit
+    _done: int = attrs.field(default=0, init=False)
+    _total: int = attrs.field(default=0, init=False)
+
+    def with_weights(self) -> LoweredProgram:
+        """Lower everything with the base's own weights."""
+        self._done, self._total = 0, len(self.prepared.shapes) * (1 + len(self.job.plans))
+        with stage(self.emit, _STAGE):
+            return lower_all(self.job, self.prepared, self.directory / "own", self._advanced)
+
+    def weightless(self, *, always: bool) -> WeightlessMethods | None:
+        """Lower with stand-ins; None if methods depend on weights, or if nothing follows from a few layers and it need
+        not be weightless `always`.
+
+        What does not follow from a few layers is noted, and lowered in full.
+        """
+        choices = [self._choice(plan) for plan in (None, *self.job.plans)]
+        if not always and not any(choices):
+            return None
+        self._total = len(self.prepared.shapes) * sum(each.lowerings if each else 1 for each in choices)
+        with stage(self.emit, _STAGE):
+            names: list[Callable[[Kind], str]] = [str]
+            names += [partial(template_name, number) for number in range(len(self.job.plans))]
+            stamped = [
+                self._stamped(plan, name, choice)
+                for plan, name, choice in zip((None, *self.job.plans), names, choices, strict=True)
+            ]
+            if not always and not any(stamped):
+                return None
+            try:
+                return self._completed(stamped)
+            except NotWeightlessError as error:
+                self.emit(Noted(message=f"The lowered methods depend on the base's weights: {error}"))
+                return None
+
+    @property
+    def _stamper(self) -> Stamper:
+        lowering = MethodLowering(model=self.job.model.summary, advanced=self._advanced)
+        return Stamper(job=self.job, prepared=self.prepared, directory=self.directory / "few", lowering=lowering)
+
+    def _choice(self, plan: SlotPlan | None) -> Choice | None:
+        try:
+            return self._stamper.choice(plan)
+        except NotStampableError as error:
+            self._tell(plan, error)
+            return None
+
+    def _stamped(
+        self, plan: SlotPlan | None, name: Callable[[Kind], str], choice: Choice | None
+    ) -> WeightlessMethods | None:
+        try:
+            return self._stamper.methods(name, plan, choice) if choice else None
+        except NotStampableError as error:
+            self._tell(plan, error)
+            return None
+
+    def _tell(self, plan: SlotPlan | None, error: NotStampableError) -> None:
+        what = "The base" if plan is None else "A template"
+        self.emit(Noted(message=f"{what} is lowered layer by layer, as it does not follow from a few: {error}"))
+
+    def _completed(self, stamped: list[WeightlessMethods | None]) -> WeightlessMethods:
+        """Return all methods, those that were not stamped lowered in full; raises `NotWeightlessError`."""
+        if all(stamped):
+            return WeightlessMethods.joined([each for each in stamped if each])
+        whole = attrs.evolve(self.prepared, module=with_stand_ins(self.prepared.module))
+        directory = self.directory / "stand-ins"
+        groups = []
+        for number, each in enumerate(stamped, start=-1):
+            if each is None:
+                methods: Methods
+                if number < 0:
+                    methods = base_methods(self.job, whole, directory, self._advanced)
+                else:
+                    methods = template_methods(self.job, whole, directory, self._advanced, number)
+                each = WeightlessMethods.strip(LoweredProgram(methods=methods, templates=()), whole.module)
+            groups.append(each)
+        return WeightlessMethods.joined(groups)
+
+    def _advanced(self) -> None:
+        self._done += 1
+        self._total = max(self._total, self._done)
+        self.emit(StageAdvanced(stage=_STAGE, done=self._done, total=self._total))

@@ -17,7 +17,7 @@ from lora_core_coreml.weightless.standins import what_stays, with_stand_ins
 from safetensors.numpy import load_file, save_file
 
 from lora_core.backend import ExportJob
-from lora_core.events import Event, StageFinished, Warned, ignore
+from lora_core.events import Event, StageFinished, Warned
 from lora_core.models.module import ModuleModel
 
 POLICY = {policy.name: policy for policy in POLICIES}
@@ -116,7 +116,7 @@ def test_weights_that_functions_hold_themselves_are_not_told_apart(exporter, tmp
     job = attrs.evolve(exporter.job([]), model=handle, adapters=(), plans=())
     prepared = base.prepare(job)
     stand_in = attrs.evolve(prepared, module=with_stand_ins(prepared.module))
-    program = lower_all(job, stand_in, tmp_path / "lowered", ignore)
+    program = lower_all(job, stand_in, tmp_path / "lowered", lambda: None)
     with pytest.raises(NotWeightlessError, match="scale is so small that functions hold its values"):
         WeightlessMethods.strip(program, stand_in.module)
 

@@ -18,6 +18,8 @@ from lora_core_qnn_sim.grouping import read_groups
 from lora_core_qnn_sim.handover.from_bundle import handover_from_bundle
 from safetensors.numpy import load_file
 
+from lora_core.bundle.bundle import Artifact
+from lora_core.bundle.hashing import file_sha256
 from lora_core.errors import UnsupportedError
 from lora_core.events import ignore
 from lora_core.pipeline.recording import bundled
@@ -167,7 +169,15 @@ def test_an_added_adapter_is_handed_over_too(tmp_path: Path, model: Any, five: A
     part = tiny.export(tiny.make_job(model, five[:1], **options), tmp_path / "part")
     added = tiny.placed(part, five[1])
     made = QnnSimBackend().link(part, added, part.path, ignore)
-    both = attrs.evolve(part.manifest, adapters=(*part.manifest.adapters, *bundled(added, made)))
+    stored = [
+        Artifact(path=file.path, role=file.role, size=path.stat().st_size, sha256=file_sha256(path))
+        for file, path in ((file, part.path / file.path) for file in made.files)
+    ]
+    both = attrs.evolve(
+        part.manifest,
+        adapters=(*part.manifest.adapters, *bundled(added, made, {})),
+        artifacts=tuple({each.path: each for each in (*part.manifest.artifacts, *stored)}.values()),
+    )
     assert handover_from_bundle(attrs.evolve(part, manifest=both), tmp_path / "hand") == ["a1", "a2"]
     assert {"a2.safetensors", "llm_a2.encodings", "a2_ort_qnn.txt"} <= {p.name for p in (tmp_path / "hand").iterdir()}
 

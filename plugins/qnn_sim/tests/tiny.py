@@ -155,7 +155,7 @@ def export(job: ExportJob, out: Path, heard: list[Event] | None = None) -> Bundl
         options={},
         versions=made.versions,
         artifacts=recorded(made.files, out, "qnn_sim"),
-        adapters=bundled(job.adapters, made),
+        adapters=bundled(job.adapters, made, {}),
         methods=made.methods,
         detail=made.detail,
     )

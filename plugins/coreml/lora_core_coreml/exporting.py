@@ -55,13 +55,13 @@ def _prepared(job: ExportJob, emit: Emit) -> PreparedBase:
 
 def _lowered(job: ExportJob, prepared: PreparedBase, directory: Path, emit: Emit) -> LoweredProgram:
     """Return the lowered methods: from the template cache if it has them, else without weights if that is possible."""
-    from lora_core_coreml.weightless.lowering import Lowering
+    from lora_core_coreml.weightless.lowering import StandInLowering
     from lora_core_coreml.weightless.program import WeightlessMethods
 
     kept = _place(job, prepared)
     program = kept.read(WeightlessMethods, emit) if kept else None
     if program is None:
-        lowering = Lowering(job=job, prepared=prepared, directory=directory, emit=emit)
+        lowering = StandInLowering(job=job, prepared=prepared, directory=directory, emit=emit)
         program = lowering.weightless(always=kept is not None)
         if program is None:
             return lowering.with_weights()

@@ -15,9 +15,9 @@ from lora_core_coreml.options import CoremlOptions
 from lora_core_coreml.quant import POLICIES
 from lora_core_coreml.stamping import stamp
 from lora_core_coreml.stamping.choosing import choose
-from lora_core_coreml.stamping.items import Item, NotStampableError, item
+from lora_core_coreml.stamping.items import Item, NotDerivableError, item
 from lora_core_coreml.stamping.layers import kinds_of, with_layers
-from lora_core_coreml.stamping.prediction import Sample, predict
+from lora_core_coreml.stamping.prediction import Example, predict
 
 from lora_core.adapters.slots.plan import Slot, SlotPlan
 from lora_core.backend import ExportJob
@@ -152,14 +152,14 @@ def test_a_module_of_few_layers_has_stand_ins_of_its_own(deep_model: Path) -> No
     assert all(torch.equal(parameter, before[name]) for name, parameter in prepared.module.named_parameters())
 
 
-def counting(kinds: tuple[int, ...], *, wrong: int = 0) -> Sample:
+def counting(kinds: tuple[int, ...], *, wrong: int = 0) -> Example:
     """A method in which layers of kind 0 have one operation and those of kind 1 two, each of its predecessor."""
     operations: list[Item] = [item(["in", 0])]
     for layer, kind in enumerate(kinds):
         for step in range(1 + kind):
             operations.append(item(["op", kind, step, "from", len(operations) - 1 + wrong], layer=layer))
     operations.append(item(["out", len(operations) - 1]))
-    return Sample(kinds, {"operations": operations})
+    return Example(kinds, {"operations": operations})
 
 
 @pytest.mark.parametrize("kinds", [(0,) * 14, (0, *(1,) * 7, *(0,) * 7), (0, 1) * 8, (1, 0, 0, 1) * 7])
@@ -174,15 +174,15 @@ def test_numbers_count_on_over_layers_of_several_kinds(kinds: tuple[int, ...]) -
 
 
 def test_examples_that_do_not_tell_are_refused() -> None:
-    with pytest.raises(NotStampableError, match="too few examples"):
+    with pytest.raises(NotDerivableError, match="too few examples"):
         predict([counting((0, 0, 0)), counting((0, 0, 0))], (0,) * 5)
-    with pytest.raises(NotStampableError, match="too few examples"):
+    with pytest.raises(NotDerivableError, match="too few examples"):
         predict([counting((0, 0, 0)), counting((0, 0, 0, 0))], (0, 0, 1, 0, 0))
 
 
 def test_layers_of_one_kind_with_other_operations_are_refused() -> None:
     odd = counting((0, 1, 0))
-    with pytest.raises(NotStampableError, match="operations differs between layers of one kind"):
+    with pytest.raises(NotDerivableError, match="operations differs between layers of one kind"):
         predict([counting((0, 0, 0)), counting((0, 0, 0, 0)), attrs.evolve(odd, kinds=(0, 0, 0))], (0,) * 5)
 
 

@@ -16,7 +16,7 @@ import attrs
 from lora_core_coreml.lowering.inputs import IndexTable
 from lora_core_coreml.lowering.method import LoweredMethod
 from lora_core_coreml.program.compaction import keeps_its_name
-from lora_core_coreml.stamping.items import Document, Item, NotStampableError, item
+from lora_core_coreml.stamping.items import Document, Item, NotDerivableError, item
 from lora_core_coreml.stamping.layers import layer_of
 from lora_core_coreml.storage import mil
 from lora_core_coreml.storage.messages import MilModel, MilOperation
@@ -38,13 +38,13 @@ class StampedMethod:
 def to_document(method: StampedMethod, paths: Mapping[str, str]) -> Document:
     """Return the lists of a method; `paths` are those of the module that it was lowered from.
 
-    Raises `NotStampableError` for a method with more than one delegate, or operators of its own.
+    Raises `NotDerivableError` for a method with more than one delegate, or operators of its own.
     """
     model = method.lowered.packages[0].model if len(method.lowered.packages) == 1 else None
     plan = method.lowered.plan
     instructions = [each for chain in plan["chains"] for each in chain["instructions"]]
     if model is None or plan["operators"] or [each["instr_args_type"] for each in instructions] != ["DelegateCall"]:
-        raise NotStampableError(f"method {method.lowered.name} is more than one CoreML function")
+        raise NotDerivableError(f"method {method.lowered.name} is more than one CoreML function")
     return {**_plan_lists(method, plan, instructions[0]), **_function_lists(method, model, paths), **_table(method)}
 
 
@@ -64,7 +64,7 @@ def _plan_lists(method: StampedMethod, plan: Mapping[str, Any], call: Mapping[st
         **{value: f"out {label}" for value, label in zip(plan["outputs"], table.outputs, strict=True)},
     }
     if sorted(labels) != list(range(len(plan["values"]))) or sorted(arguments) != sorted(labels):
-        raise NotStampableError(f"method {method.lowered.name} has values that are neither inputs nor outputs")
+        raise NotDerivableError(f"method {method.lowered.name} has values that are neither inputs nor outputs")
     rest = {**plan, **{name: [] for name in ("values", "inputs", "outputs")}}
     rest["chains"] = [{**plan["chains"][0], "instructions": [_call(call, [])]}]
     structures = rest.pop("container_meta_type")
@@ -88,7 +88,7 @@ def _structure(text: str) -> list[Item]:
     version, root = json.loads(text)
     items = [item(version), *_node(root)]
     if structure_text(items) != text:
-        raise NotStampableError("the structure of inputs or outputs is written in another way")
+        raise NotDerivableError("the structure of inputs or outputs is written in another way")
     return items
 
 
@@ -135,7 +135,7 @@ def _function_lists(method: StampedMethod, model: MilModel, paths: Mapping[str, 
     kept = set(block.outputs)
     for number, operation in enumerate(block.operations):
         if operation.blocks:
-            raise NotStampableError(f"method {method.lowered.name} has nested blocks")
+            raise NotDerivableError(f"method {method.lowered.name} has nested blocks")
         operations.append(_operation(operation, names, layers, origins, kept, paths))
         names |= {output.name: [1, number, place] for place, output in enumerate(operation.outputs)}
     return {

@@ -15,7 +15,7 @@ _NUMBER = re.compile(r"(?<!\d)(?<!\d\.)(?:0|[1-9]\d*)(?!\d)")
 _HOLE = "\0"
 
 
-class NotStampableError(Exception):
+class NotDerivableError(Exception):
     """A model or a method is not what stamping can derive; the text says what and why."""
 
 

@@ -14,7 +14,7 @@ import torch  # noqa: TID253 - this module is only imported to lower a model
 from lora_core.adapters.slots.plan import Slot, SlotPlan
 from lora_core_coreml.lowering.base import PreparedBase
 from lora_core_coreml.lowering.breaks import BlockWithBreak
-from lora_core_coreml.stamping.items import NotStampableError
+from lora_core_coreml.stamping.items import NotDerivableError
 from lora_core_coreml.stamping.prediction import Kinds
 from lora_core_coreml.weightless.standins import StandIns, what_stays
 
@@ -31,17 +31,17 @@ def layer_of(path: str) -> tuple[int, str] | None:
 
 
 def check_layers(prepared: PreparedBase) -> None:
-    """Raise `NotStampableError` for a module with static attention that is not a plain sequence of layers."""
+    """Raise `NotDerivableError` for a module with static attention that is not a plain sequence of layers."""
     module = prepared.module
     layers: Any = getattr(module, _LAYERS, None)
     if not isinstance(layers, torch.nn.ModuleList) or any(isinstance(each, BlockWithBreak) for each in layers):
-        raise NotStampableError("the model is no plain sequence of layers")
+        raise NotDerivableError("the model is no plain sequence of layers")
     fields: dict[str, Any] = dict(vars(module.params)) if dataclasses.is_dataclass(module.params) else {}
     if not fields or fields.get("num_kv_shared_layers"):
-        raise NotStampableError("layers share their caches")
+        raise NotDerivableError("layers share their caches")
     by_layer = [n for n, value in fields.items() if isinstance(value, list | tuple) and len(value) == len(layers)]
     if by_layer:
-        raise NotStampableError(f"the definition says of each layer: {', '.join(by_layer)}")
+        raise NotDerivableError(f"the definition says of each layer: {', '.join(by_layer)}")
 
 
 def kinds_of(prepared: PreparedBase, plan: SlotPlan | None) -> Kinds:
@@ -79,7 +79,7 @@ def with_layers(prepared: PreparedBase, chosen: Sequence[int]) -> PreparedBase:
 
 
 def with_slots(prepared: PreparedBase, plan: SlotPlan, chosen: Sequence[int]) -> SlotPlan:
-    """Return `plan` for the layers `chosen`; raises `NotStampableError` if a layer has another name in its place."""
+    """Return `plan` for the layers `chosen`; raises `NotDerivableError` if a layer has another name in its place."""
     names = {path: name for name, path in prepared.paths.items()}
     slots: list[Slot] = [slot for slot in plan.slots if layer_of(prepared.paths[slot.module]) is None]
     for position, index in enumerate(chosen):
@@ -89,7 +89,7 @@ def with_slots(prepared: PreparedBase, plan: SlotPlan, chosen: Sequence[int]) ->
                 continue
             path = f"{_LAYERS}.{position}.{found[1]}"
             if path not in names:
-                raise NotStampableError(f"no layer of the model is at {path}")
+                raise NotDerivableError(f"no layer of the model is at {path}")
             slots.append(attrs.evolve(slot, module=names[path]))
     return SlotPlan(slots=tuple(slots))
 

@@ -14,7 +14,7 @@ import attrs
 import numpy as np
 import numpy.typing as npt
 
-from lora_core_coreml.stamping.items import Document, Item, NotStampableError
+from lora_core_coreml.stamping.items import Document, Item, NotDerivableError
 
 Kinds = tuple[int, ...]
 """The kind of each layer, first to last; at least three."""
@@ -25,7 +25,7 @@ _WHOLE = 1e-4
 
 
 @attrs.frozen
-class Sample:
+class Example:
     """The lists of a method that was lowered with layers of `kinds`."""
 
     kinds: Kinds
@@ -67,15 +67,15 @@ def weights(known: Sequence[Vector], wanted: Vector) -> npt.NDArray[np.float64] 
     return found if np.allclose(matrix @ found, wanted, atol=1e-9) else None
 
 
-def predict(samples: Sequence[Sample], kinds: Kinds) -> Document:
-    """Return the lists for layers of `kinds`; raises `NotStampableError` if they do not follow."""
+def predict(samples: Sequence[Example], kinds: Kinds) -> Document:
+    """Return the lists for layers of `kinds`; raises `NotDerivableError` if they do not follow."""
     names = {tuple(sample.document) for sample in samples}
     if len(names) != 1:
-        raise NotStampableError("methods of different depth have different lists")
+        raise NotDerivableError("methods of different depth have different lists")
     return {name: _predict(name, samples, kinds) for name in samples[0].document}
 
 
-def _predict(name: str, samples: Sequence[Sample], kinds: Kinds) -> list[Item]:
+def _predict(name: str, samples: Sequence[Example], kinds: Kinds) -> list[Item]:
     among = sorted({kind for each in (*(s.kinds for s in samples), kinds) for kind in each[1:-1]})
     known: dict[_Place, list[tuple[Vector, list[Item]]]] = {}
     passes = set()
@@ -86,7 +86,7 @@ def _predict(name: str, samples: Sequence[Sample], kinds: Kinds) -> list[Item]:
             number = place.number
         passes.add(number)
     if len(passes) != 1:
-        raise NotStampableError(f"{name} goes through the layers {sorted(passes)} times, depending on depth")
+        raise NotDerivableError(f"{name} goes through the layers {sorted(passes)} times, depending on depth")
     predicted = []
     for number in range(-1, passes.pop() + 1):
         for position in [-1] if number < 0 else range(len(kinds)):
@@ -96,7 +96,7 @@ def _predict(name: str, samples: Sequence[Sample], kinds: Kinds) -> list[Item]:
 
 
 def _segments(name: str, items: Sequence[Item], kinds: Kinds) -> Iterator[tuple[_Place, int, list[Item]]]:
-    """Yield (place, position, items) of every segment; raises `NotStampableError` for a pass that skips a layer."""
+    """Yield (place, position, items) of every segment; raises `NotDerivableError` for a pass that skips a layer."""
     starts = [0]
     at: list[tuple[int, int]] = [(-1, -1)]
     number, position = -1, len(kinds) - 1
@@ -109,9 +109,9 @@ def _segments(name: str, items: Sequence[Item], kinds: Kinds) -> Iterator[tuple[
             starts.append(index)
             at.append((number, position))
             continue
-        raise NotStampableError(f"{name} goes from layer {position} to layer {each.layer}")
+        raise NotDerivableError(f"{name} goes from layer {position} to layer {each.layer}")
     if position != len(kinds) - 1:
-        raise NotStampableError(f"{name} ends with layer {position} of {len(kinds)}")
+        raise NotDerivableError(f"{name} ends with layer {position} of {len(kinds)}")
     for (start, end), (number, position) in zip(pairwise([*starts, len(items)]), at, strict=True):
         yield _Place(number, role(kinds, position)), position, list(items[start:end])
 
@@ -119,19 +119,19 @@ def _segments(name: str, items: Sequence[Item], kinds: Kinds) -> Iterator[tuple[
 def _repeat(name: str, known: Sequence[tuple[Vector, list[Item]]], wanted: Vector, position: int) -> list[Item]:
     """Return a segment as it follows from `known` ones of its place."""
     if not known:
-        raise NotStampableError(f"{name} has no example of layer {position}")
+        raise NotDerivableError(f"{name} has no example of layer {position}")
     first = known[0][1]
     masks = [each.mask for each in first]
     if any([each.mask for each in items] != masks for _, items in known[1:]):
-        raise NotStampableError(f"{name} differs between layers of one kind")
+        raise NotDerivableError(f"{name} differs between layers of one kind")
     factors = weights([vector for vector, _ in known], wanted)
     if factors is None:
-        raise NotStampableError(f"{name} has too few examples of layers like {position}")
+        raise NotDerivableError(f"{name} has too few examples of layers like {position}")
     table = np.array([[n for each in items for n in each.numbers] for _, items in known], np.float64)
     exact = factors @ table
     whole = np.rint(exact)
     if np.abs(exact - whole).max(initial=0.0) > _WHOLE or whole.min(initial=0.0) < 0:
-        raise NotStampableError(f"{name} has numbers that do not count on evenly")
+        raise NotDerivableError(f"{name} has numbers that do not count on evenly")
     return list(_with_numbers(first, whole.astype(np.int64).tolist(), position))
 
 

@@ -19,9 +19,9 @@ from lora_core_coreml.lowering.program import LoweredProgram
 from lora_core_coreml.program.naming import Kind
 from lora_core_coreml.stamping.choosing import Chosen, Layers, choose
 from lora_core_coreml.stamping.document import StampedMethod, to_document
-from lora_core_coreml.stamping.items import Document, NotStampableError, compared
+from lora_core_coreml.stamping.items import Document, NotDerivableError, compared
 from lora_core_coreml.stamping.layers import check_layers, kinds_of, with_layers, with_slots
-from lora_core_coreml.stamping.prediction import Kinds, Sample, predict
+from lora_core_coreml.stamping.prediction import Example, Kinds, predict
 from lora_core_coreml.stamping.rebuilding import from_document, table_of
 from lora_core_coreml.weightless.program import NotWeightlessError, WeightlessMethods
 
@@ -54,7 +54,7 @@ class Stamper:
     def choice(self, plan: SlotPlan | None) -> Choice | None:
         """Return what to lower for the base's methods, or for the template of `plan`; None if that saves nothing.
 
-        Raises `NotStampableError` for a model that is no plain sequence of layers.
+        Raises `NotDerivableError` for a model that is no plain sequence of layers.
         """
         if not self.prepared.static or self.prepared.module.params.n_layers < FEWEST:
             return None
@@ -66,7 +66,7 @@ class Stamper:
     def methods(self, name: Callable[[Kind], str], plan: SlotPlan | None, choice: Choice) -> WeightlessMethods:
         """Return the base's methods, or those of the template of `plan`.
 
-        Raises `NotStampableError` if they do not follow from a few layers.
+        Raises `NotDerivableError` if they do not follow from a few layers.
         """
         derived = _Derivation(stamper=self, plan=plan, name=name, kinds=choice.kinds, chosen=choice.chosen).run()
         lowered = tuple((kind, method.lowered) for kind, method in derived.items())
@@ -85,13 +85,13 @@ class _Derivation:
     chosen: Chosen
 
     def run(self) -> Mapping[Kind, StampedMethod]:
-        """Return the methods by kind; raises `NotStampableError`."""
+        """Return the methods by kind; raises `NotDerivableError`."""
         shapes = self.stamper.prepared.shapes
-        samples: dict[Kind, list[Sample]] = {shape.kind: [] for shape in shapes}
+        samples: dict[Kind, list[Example]] = {shape.kind: [] for shape in shapes}
         for layers in self.chosen.examples:
             for shape in shapes:
                 _, document = self._lower(layers, shape, {})
-                samples[shape.kind].append(Sample(self._kinds(layers), document))
+                samples[shape.kind].append(Example(self._kinds(layers), document))
         whole = {kind: predict(each, self.kinds) for kind, each in samples.items()}
         constants = self._constants(whole)
         derived = {}
@@ -126,9 +126,9 @@ class _Derivation:
         try:
             origins = WeightlessMethods.strip(program, prepared.module).origins[name]
         except NotWeightlessError as error:
-            raise NotStampableError(str(error)) from error
+            raise NotDerivableError(str(error)) from error
         if len(origins) != 1 or table is None:
-            raise NotStampableError(f"method {name} is more than one CoreML function")
+            raise NotDerivableError(f"method {name} is more than one CoreML function")
         method = StampedMethod(lowered=lowered, origins=origins[0], table=table)
         del prepared, program
         # Graphs of torch refer to themselves, so the stand-ins of one method would stay beside those of the next.
@@ -140,4 +140,4 @@ class _Derivation:
         wrong = sorted(name for name in theirs if ours.get(name) != theirs[name])
         if wrong:
             depth = len(self.chosen.proof)
-            raise NotStampableError(f"at a depth of {depth} layers these were predicted wrongly: {', '.join(wrong)}")
+            raise NotDerivableError(f"at a depth of {depth} layers these were predicted wrongly: {', '.join(wrong)}")

@@ -15,7 +15,7 @@ from lora_core_coreml.lowering.base import PreparedBase
 from lora_core_coreml.lowering.methods import MethodLowering, base_methods, lower_all, template_methods, template_name
 from lora_core_coreml.lowering.program import LoweredProgram, Methods
 from lora_core_coreml.program.naming import Kind
-from lora_core_coreml.stamping.items import NotStampableError
+from lora_core_coreml.stamping.items import NotDerivableError
 from lora_core_coreml.stamping.stamp import Choice, Stamper
 from lora_core_coreml.weightless.program import NotWeightlessError, WeightlessMethods
 from lora_core_coreml.weightless.standins import with_stand_ins
@@ -24,7 +24,7 @@ _STAGE = "lower methods"
 
 
 @attrs.define(kw_only=True)
-class Lowering:
+class StandInLowering:
     """Lowers the methods of `job`; packages are unpacked under `directory`."""
 
     job: ExportJob
@@ -73,7 +73,7 @@ class Lowering:
     def _choice(self, plan: SlotPlan | None) -> Choice | None:
         try:
             return self._stamper.choice(plan)
-        except NotStampableError as error:
+        except NotDerivableError as error:
             self._tell(plan, error)
             return None
 
@@ -82,11 +82,11 @@ class Lowering:
     ) -> WeightlessMethods | None:
         try:
             return self._stamper.methods(name, plan, choice) if choice else None
-        except NotStampableError as error:
+        except NotDerivableError as error:
             self._tell(plan, error)
             return None
 
-    def _tell(self, plan: SlotPlan | None, error: NotStampableError) -> None:
+    def _tell(self, plan: SlotPlan | None, error: NotDerivableError) -> None:
         what = "The base" if plan is None else "A template"
         self.emit(Noted(message=f"{what} is lowered layer by layer, as it does not follow from a few: {error}"))
 

@@ -17,13 +17,14 @@ DISTRIBUTIONS := . plugins/xnnpack plugins/coreml plugins/qnn_sim
 # $(call logged,COMMAND) sends what COMMAND says to the log; if it fails, its last lines without pip's warnings are shown.
 logged = $(1) >>$(SETUP_LOG) 2>&1 || { grep -v '^WARNING' $(SETUP_LOG) | tail -n 20; echo "make setup failed; all of it is in $(SETUP_LOG)"; exit 1; }
 
-.PHONY: fuzz hostile help setup model demo docs reference changelog lint types test test-fast test-processors test-packaging dist clean-demo clean
+.PHONY: fuzz hostile help setup model demo docs reference changelog lint types test test-fast test-deep test-processors test-packaging dist clean-demo clean
 
 help:
 	@echo "make setup           install everything into $(VENV)"
 	@echo "make demo            export SmolLM2 with real adapters, run it, show what is shared"
-	@echo "make test            lint, types and all tests but 'make test-packaging'"
+	@echo "make test            lint, types and all tests but 'make test-packaging' and 'make test-deep'"
 	@echo "make test-fast       of 'make test' what needs no full-size model"
+	@echo "make test-deep       derived programs of more policies against lowerings of every layer"
 	@echo "make lint types      the parts of 'make test' before the tests"
 	@echo "make dist            build wheels and sdists of every distribution into $(DIST), and check them"
 	@echo "make test-packaging  test what 'make dist' builds, used in new environments"
@@ -93,11 +94,11 @@ types: $(STAMP)
 
 test: lint types $(MODEL)/config.json
 	@echo "==> pytest (about 20 minutes on two cores; the slowest tests are shown at the end)"
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --durations=15 -m "not packaging"
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --durations=15 -m "not packaging and not deep"
 
 test-fast: lint types
 	@echo "==> pytest without full-size models"
-	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not full and not packaging"
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not full and not packaging and not deep"
 
 dist: $(STAMP)
 	@rm -rf $(DIST)
@@ -109,6 +110,10 @@ dist: $(STAMP)
 test-packaging: $(STAMP)
 	@echo "==> pytest of wheels and sdists, each in a new environment"
 	@PACKAGING_PYTHONS="$(PYTHONS)" $(BIN)/python -m pytest -m packaging tests/packaging
+
+test-deep: $(STAMP)
+	@echo "==> pytest of derived programs against lowerings of every layer (about half an hour)"
+	@$(BIN)/python -m pytest -n 2 -m deep
 
 test-processors: $(STAMP)
 	@echo "==> pytest under settings that imitate other processors (about 3 minutes)"

@@ -78,8 +78,7 @@ ADAPTERS: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
         write("adapters/alice/adapter_config.json", b'{"peft_type": "LORA"}'),
         ("adapter_config.json", "target_modules"),
     ),
-    "DoRA": (config(use_dora=True), ("use_dora", "alice")),
-    "trained biases": (config(bias="all"), ("bias",)),
+    "DoRA without magnitudes": (config(use_dora=True), ("magnitude", "alice")),
     "another method": (config(peft_type="IA3"), ("IA3",)),
     "modules_to_save": (config(modules_to_save=["lm_head"]), ("modules_to_save",)),
     "targets that the base lacks": (config(target_modules=["qkv_proj"]), ("qkv_proj", "q_proj")),
@@ -132,7 +131,7 @@ def test_bad_model_is_refused_before_lowering(case: str, shell: Shell, capfd: py
 
 
 WORDS: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
-    "no such adapter": ((*EXPORT, "--adapter", "bob=adapters/bop"), 3, ("'bob'", "adapters/bop")),
+    "no such adapter": ((*EXPORT, "--adapter", "bob=adapters/bop"), 3, ("'adapters/bop'", "neither a directory")),
     "directory that holds none": ((*EXPORT, "--adapter", "bob=adapters"), 3, ("'bob'", "holds no adapter")),
     "no such model": (("export", "--backend", "xnnpack", "--model", "./modle", "-o", "out"), 3, ("modle",)),
     "adapter as the model": (
@@ -215,4 +214,4 @@ def test_everything_wrong_is_reported_together(shell: Shell, capfd: pytest.Captu
     outcome = shell.run_here(
         (*EXPORT, "--adapter", "bob=adapters/bob", "--policy", "8da5w", "--max-seq-len", "0"), capfd
     )
-    outcome.expect_refusal(4, "'8da5w'", "max_seq_len", "use_dora", "'bob'", "half a pair", "4 problems:")
+    outcome.expect_refusal(4, "'8da5w'", "max_seq_len", "magnitude", "'bob'", "half a pair", "4 problems:")

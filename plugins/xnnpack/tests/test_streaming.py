@@ -18,16 +18,18 @@ from lora_core_xnnpack.files.data_file import DataBlob, serialize
 from lora_core_xnnpack.files.data_writer import DataWriter, PlannedBlob
 from lora_core_xnnpack.lowering.base import load_base, outlined
 from lora_core_xnnpack.split.weightless import WeightlessSet
+from lora_core_xnnpack.stamping.elements import TooFewLayersError
+from lora_core_xnnpack.stamping.shallow import LayeredBase
 from lora_core_xnnpack.streaming import base as streaming
 from lora_core_xnnpack.streaming.base import StreamedBase
 from lora_core_xnnpack.streaming.foundation import fill_foundation, write_foundation
 from lora_core_xnnpack.streaming.stand_in import stand_in
-from lora_core_xnnpack.streaming.weightless import weightless
+from lora_core_xnnpack.streaming.weightless import Lowering, weightless
 from safetensors.numpy import load_file, save_file
 from workbench import Workbench
 
 from lora_core.backend import ExportJob
-from lora_core.events import Event, Noted, StageAdvanced, ignore
+from lora_core.events import Emit, Event, Noted, StageAdvanced, ignore
 from lora_core.models.base import BaseModel
 from lora_core.models.hf import HfModelSource
 
@@ -231,7 +233,11 @@ def test_programs_that_depend_on_weights_are_told_of(two_layers: Workbench, tmp_
         (work / "foundation.ptd").write_bytes(b"stand-ins")
         raise DependsOnWeightsError("x is no stored form of a weight")
 
-    assert weightless(job, streamed(job), WeightlessSet, lower, tmp_path, events.append) is None
+    def stamp(layers: LayeredBase, emit: Emit) -> WeightlessSet:
+        raise TooFewLayersError
+
+    lowering = Lowering(stamp=stamp, whole=lower)
+    assert weightless(job, streamed(job), WeightlessSet, lowering, tmp_path, events.append) is None
     assert [event.message for event in events if isinstance(event, Noted)] == [
         "The base is held whole, because its lowered programs depend on its weights: x is no stored form of a weight"
     ]

@@ -70,7 +70,7 @@ def export(depth: int, policy: str, layout: str, directory: Path) -> Cost:
 
 def measured(depth: int, policy: str, layout: str) -> Cost:
     """Export in a process of its own."""
-    command = [sys.executable, __file__, "--one", str(depth), "--policy", policy, "--layout", layout]
+    command = [sys.executable, "-W", "ignore", __file__, "--one", str(depth), "--policy", policy, "--layout", layout]
     result = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return Cost(**json.loads(result.stdout.splitlines()[-1]))
 

@@ -21,7 +21,7 @@ import numpy as np
 from lora_core.errors import InputError, Problem, StorageError
 from lora_core.git_lfs import pointer_problem
 from lora_core.intake.files import open_regular
-from lora_core.intake.limits import HEADER, TENSORS, raised
+from lora_core.intake.limits import HEADER, RAISE, TENSORS, raised
 from lora_core.intake.plain_json import parse_json
 
 if TYPE_CHECKING:
@@ -245,7 +245,8 @@ def _parse_header(path: Path, stamp: tuple[int, int], error: type[InputError]) -
     header, start = _header(path)
     header.pop("__metadata__", None)
     if len(header) > raised(TENSORS):
-        raise error(f"It has {len(header)} tensors, {raised(TENSORS)} at most are read.", where=str(path))
+        what = f"It has {len(header)} tensors, {raised(TENSORS)} at most are read."
+        raise error(what, where=str(path), remedy=RAISE)
     tensors = [
         StoredTensor(
             name=name,

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from lora_core.errors import LoraCoreError
-from lora_core.intake.limits import raised
+from lora_core.intake.limits import RAISE, raised
 
+_COPY = "Put a copy of the file in its place."
 _KINDS = (
     (stat.S_ISLNK, "a link"),
     (stat.S_ISDIR, "a directory"),
@@ -27,12 +28,12 @@ def open_regular(path: Path, error: type[LoraCoreError], *, links: bool = True) 
     """
     status = path.stat() if links else path.lstat()
     if (kind := irregular(status)) is not None:
-        raise error(f"This is {kind}, not a file.", where=str(path), remedy="Put a copy of the file in its place.")
+        raise error(f"This is {kind}, not a file.", where=str(path), remedy=_COPY)
     # A pipe that took its place since would be waited for without O_NONBLOCK; on a regular file that has no effect.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if links else os.O_NOFOLLOW))
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise error("This is no regular file any more.", where=str(path))
+        raise error("This is no regular file any more.", where=str(path), remedy=_COPY)
     return os.fdopen(descriptor, "rb")
 
 
@@ -42,10 +43,8 @@ def read_regular(path: Path, limit: int, error: type[LoraCoreError], *, links: b
     with open_regular(path, error, links=links) as file:
         data = file.read(allowed + 1) if os.fstat(file.fileno()).st_size <= allowed else None
     if data is None or len(data) > allowed:
-        remedy = "If it is honest, set LORA_CORE_LIMIT_FACTOR=10 in the environment."
-        raise error(
-            f"The file is larger than the {allowed} bytes that are read of one.", where=str(path), remedy=remedy
-        )
+        what = f"The file is larger than the {allowed} bytes that are read of one."
+        raise error(what, where=str(path), remedy=RAISE)
     return data
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 
 MB = 1 << 20
+RAISE = "If it is honest, set LORA_CORE_LIMIT_FACTOR=10 in the environment."
+"""What to do about a limit."""
 
 MANIFEST = 256 * MB
 """`manifest.json`: 10,000 adapters take about 10 MB."""

@@ -52,7 +52,7 @@ class KeptTemplates:
 
     def keep(self, programs: Keepable, emit: Emit) -> None:
         """Keep `programs`; a directory that cannot be written is warned of."""
-        with stage(emit, "keep the lowered programs in the cache"):
+        with stage(emit, "Keep the lowered programs in the cache"):
             try:
                 write_kept(self.directory, *programs.to_kept())
             except OSError as error:

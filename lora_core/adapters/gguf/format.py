@@ -50,7 +50,8 @@ class GgufFormat(AdapterFormat):
         """Read the adapter for `base`; raises `AdapterError` with every problem found."""
         file = _file(path)
         if file is None:
-            raise AdapterError(f"Adapter {name!r}: There is no GGUF file", where=str(path))
+            what = f"Adapter {name!r}: There is no GGUF file"
+            raise AdapterError(what, where=str(path), remedy="Give the file that ends in .gguf, or its directory.")
         try:
             return _read(name, file, base).scaled(strength)
         except AdapterError as error:
@@ -97,7 +98,8 @@ def _read(name: str, file: Path, base: ModelSummary) -> Adapter:
     pairs, unused = _factors(opened.tensors, alpha)
     problems = [*_unused(unused, file), *_not_finite(opened.tensors)]
     if not pairs:
-        raise AdapterError("There is no LoRA tensor in this file", where=str(file))
+        remedy = "Is it a whole model? Give the adapter that llama.cpp's convert_lora_to_gguf.py writes."
+        raise AdapterError("There is no LoRA tensor in this file", where=str(file), remedy=remedy)
     updates, misfits = updates_from([_in_order(pair, architecture, base.config) for pair in pairs], base, file)
     problems += misfits
     if problems:
@@ -137,7 +139,8 @@ def _meaning(opened: GgufFile, base: ModelSummary | None) -> tuple[str, float, l
         problems.append(Problem(what=what, remedy="Was the adapter trained for another base?"))
     alpha = metadata.get("adapter.lora.alpha", 0.0)
     if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not np.isfinite(alpha):
-        problems.append(Problem(what=f"Its adapter.lora.alpha is {alpha!r}, no finite number"))
+        what = f"Its adapter.lora.alpha is {alpha!r}, no finite number"
+        problems.append(Problem(what=what, remedy="Convert the adapter again."))
         alpha = 0.0
     return architecture, float(alpha), problems
 

@@ -10,8 +10,9 @@ import attrs
 
 from lora_core.errors import AdapterError, Problem
 
+_CONFIG = "Take the adapter_config.json that mlx_lm.lora wrote beside the weights."
 _FULL = "It holds trained weights of the whole model: fuse it with mlx_lm.fuse and export the result with --model."
-_DORA = "Train with --fine-tune-type lora, or fuse it with mlx_lm.fuse and export the result with --model."
+_AS_LORA = "Train with --fine-tune-type lora, or fuse it with mlx_lm.fuse and export the result with --model."
 
 
 @attrs.frozen(kw_only=True)
@@ -33,10 +34,12 @@ class MlxLmConfig:
             raise AdapterError(_other_kind(kind))
         parameters = config.get("lora_parameters")
         if not isinstance(parameters, Mapping):
-            raise AdapterError("It does not say the scale of the update", where="lora_parameters")
+            what = "It does not say the scale of the update"
+            raise AdapterError(what, where="lora_parameters", remedy=_CONFIG)
         scale, alpha, rank = (parameters.get(field) for field in ("scale", "alpha", "rank"))
         if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale):
-            raise AdapterError(f"Its field scale must be a finite number, not {scale!r}", where="lora_parameters.scale")
+            what = f"Its field scale must be a finite number, not {scale!r}"
+            raise AdapterError(what, where="lora_parameters.scale", remedy=_CONFIG)
         if alpha is not None and alpha != rank and "num_layers" not in config:
             raise AdapterError(
                 f"It is of an MLX-LM of which some versions multiplied scale by alpha / rank ({alpha} / {rank}) and "
@@ -53,5 +56,6 @@ def _other_kind(kind: object) -> Problem:
     if kind == "full":
         return Problem(what="It is a full fine-tune of MLX-LM, not an adapter", where="fine_tune_type", remedy=_FULL)
     if kind == "dora":
-        return Problem(what="It is a DoRA adapter of MLX-LM", where="fine_tune_type", remedy=_DORA)
-    return Problem(what=f"It is a fine-tune of MLX-LM of type {kind!r}, which is not read", where="fine_tune_type")
+        return Problem(what="It is a DoRA adapter of MLX-LM", where="fine_tune_type", remedy=_AS_LORA)
+    what = f"It is a fine-tune of MLX-LM of type {kind!r}, which is not read"
+    return Problem(what=what, where="fine_tune_type", remedy=_AS_LORA)

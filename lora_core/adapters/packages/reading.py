@@ -20,6 +20,9 @@ from lora_core.layers import ModelSummary
 from lora_core.tensors import READABLE, StoredTensor, open_tensors, scan
 
 _COPY_AGAIN = "Copy or download it again."
+_PACK_AGAIN = "Make the package again with `lora-core pack`."
+_TRAIN_AGAIN = "The training went wrong: train it again."
+_ANOTHER = "Was the adapter trained for another base?"
 
 
 @attrs.frozen(kw_only=True)
@@ -66,7 +69,7 @@ class AdapterPackage:
     def adapter(self, name: str, base: ModelSummary, *, strength: float = 1.0) -> Adapter:
         """Return the adapter, called `name`; raises `AdapterError` if its tensors make none for `base`."""
         problems = [
-            Problem(what="It holds NaN or infinity", where=f"{self.path}: {tensor}")
+            Problem(what="It holds NaN or infinity", where=f"{self.path}: {tensor}", remedy=_TRAIN_AGAIN)
             for tensor in scan(self.path, self._stored()).not_finite
         ]
         updates = []
@@ -77,7 +80,7 @@ class AdapterPackage:
             problems += [] if problem is None else [problem]
             updates.append(update)
         if not updates:
-            problems.append(Problem(what="It holds no tensor", where=str(self.path)))
+            problems.append(Problem(what="It holds no tensor", where=str(self.path), remedy=_PACK_AGAIN))
         if problems:
             raise AdapterError([attrs.evolve(each, what=f"Adapter {name!r}: {each.what}") for each in problems])
         return Adapter(
@@ -97,7 +100,8 @@ class AdapterPackage:
         layers = {layer.name: layer for layer in base.layers if layer.kind == "linear"}
         layer = layers.get(update.module)
         if layer is None:
-            return Problem(what=f"Base model {base.name!r} has no linear layer {update.module!r}", where=where)
+            what = f"Base model {base.name!r} has no linear layer {update.module!r}"
+            return Problem(what=what, where=where, remedy=_ANOTHER)
         shapes = {name: tensor.shape for name, tensor in update.tensors.items()}
         try:
             kind = kind_of(update.kind)
@@ -106,10 +110,11 @@ class AdapterPackage:
         except (KeyError, ValueError):
             expected = {}
         if shapes != expected or any(not all(shape) for shape in shapes.values()):
-            return Problem(what=f"Its tensors {shapes} are no update of kind {update.kind!r}", where=where)
+            what = f"Its tensors {shapes} are no update of kind {update.kind!r}"
+            return Problem(what=what, where=where, remedy=_PACK_AGAIN)
         if extent.in_features not in (0, layer.in_features) or extent.out_features != layer.out_features:
             what = f"It is for {extent.in_features} to {extent.out_features} features, where the base has "
-            return Problem(what=f"{what}{layer.in_features} to {layer.out_features}", where=where)
+            return Problem(what=f"{what}{layer.in_features} to {layer.out_features}", where=where, remedy=_ANOTHER)
         return None
 
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 DIGEST, SIGNATURE = "digest", "signature"
 _DIGITS = {DIGEST: 64, SIGNATURE: 128}
 _CONTEXT = b"lora-core package "
+_READABLE = "Give a file that you can read."
+_MAKE = "openssl genpkey -algorithm ed25519 makes one."
 _NEEDS = "Install the extra: pip install 'lora-core[signing]'."
 
 
@@ -134,10 +136,10 @@ def _loaded(path: Path, load: Any) -> Any:
     try:
         return load(path.read_bytes())
     except OSError as error:
-        raise UsageError(f"Cannot read the key: {error}.", where=str(path)) from error
+        raise UsageError(f"Cannot read the key: {error}.", where=str(path), remedy=_READABLE) from error
     except (ValueError, TypeError) as error:
-        raise UsageError(f"This is no key in PEM: {error}", where=str(path)) from error
+        raise UsageError(f"This is no key in PEM: {error}", where=str(path), remedy=_MAKE) from error
 
 
 def _no_key(path: Path, wanted: str) -> LoraCoreError:
-    return UsageError(f"This is not {wanted}.", where=str(path), remedy="openssl genpkey -algorithm ed25519 makes one.")
+    return UsageError(f"This is not {wanted}.", where=str(path), remedy=_MAKE)

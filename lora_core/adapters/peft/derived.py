@@ -6,12 +6,13 @@ on every processor, which a matrix product by a BLAS does not give.
 
 from __future__ import annotations
 
-from pathlib import Path
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import attrs
 import numpy as np
 
+from lora_core.adapters.views import ComputedTensor
 from lora_core.tensors import LazyTensor
 
 if TYPE_CHECKING:
@@ -19,25 +20,15 @@ if TYPE_CHECKING:
 
 
 @attrs.frozen(kw_only=True)
-class DoraGain:
-    """What DoRA multiplies each output of the base's layer with: its magnitude over the norm of the adapted row."""
+class DoraGain(ComputedTensor):
+    """What DoRA multiplies each output of the base's layer with: its magnitude (`stored`) over the norm of the adapted
+    row.
+    """
 
-    magnitude: LazyTensor
     weight: LazyTensor
     a: LazyTensor
     b: LazyTensor
     scaling: float
-    dtype: str = "F32"
-
-    @property
-    def name(self) -> str:
-        """The key of the magnitudes."""
-        return self.magnitude.name
-
-    @property
-    def path(self) -> Path:
-        """The file of the magnitudes."""
-        return self.magnitude.path
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -46,36 +37,24 @@ class DoraGain:
 
     def read(self) -> npt.NDArray[np.float32]:
         """Return `m / |W + scaling * B A|` row by row."""
+        return self._column
+
+    @cached_property
+    def _column(self) -> npt.NDArray[np.float32]:
+        # Read for the gain itself, for B and for the bias; a column is small, and costs a product of matrices.
         rows = self.weight.read().astype(np.float64)
         for row, column in zip(self.a.read(), self.b.read().T, strict=True):
             rows += np.multiply.outer(column.astype(np.float64) * self.scaling, row.astype(np.float64))
         norms = np.sqrt(np.add.reduce(rows * rows, axis=1))
-        gains: npt.NDArray[np.float32] = (self.magnitude.read().reshape(-1) / norms).astype(np.float32)
+        gains: npt.NDArray[np.float32] = (self.stored.read().reshape(-1) / norms).astype(np.float32)
         return gains[:, None]
 
 
 @attrs.frozen(kw_only=True)
-class GainedRows:
-    """B of a DoRA adapter, each row times its gain."""
+class GainedRows(ComputedTensor):
+    """B of a DoRA adapter (`stored`), each row times its gain."""
 
-    stored: LazyTensor
     gain: DoraGain
-    dtype: str = "F32"
-
-    @property
-    def name(self) -> str:
-        """The key of B."""
-        return self.stored.name
-
-    @property
-    def path(self) -> Path:
-        """The file of B."""
-        return self.stored.path
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """That of B."""
-        return self.stored.shape
 
     def read(self) -> npt.NDArray[np.float32]:
         """Return B with its rows multiplied."""
@@ -83,27 +62,15 @@ class GainedRows:
 
 
 @attrs.frozen(kw_only=True)
-class BiasShift:
+class BiasShift(ComputedTensor):
     """What a trained bias adds to the base's, and what a gain took away from it: `trained - gain * bias`.
 
-    `trained` is None for a bias that was not trained, `bias` for a layer that has none.
+    `stored` is the trained bias, or `bias` itself if it was not trained; `bias` is None for a layer that has none.
     """
 
-    trained: LazyTensor | None
     bias: LazyTensor | None
     gain: DoraGain | None
     width: int
-    dtype: str = "F32"
-
-    @property
-    def name(self) -> str:
-        """The key of the bias."""
-        return (self.trained or self.bias or self._gain()).name
-
-    @property
-    def path(self) -> Path:
-        """The file of the bias."""
-        return (self.trained or self.bias or self._gain()).path
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -112,40 +79,19 @@ class BiasShift:
 
     def read(self) -> npt.NDArray[np.float32]:
         """Return the difference."""
+        new = self.stored.read().reshape(-1).astype(np.float64)
         old = np.zeros(self.width) if self.bias is None else self.bias.read().astype(np.float64)
-        new = old if self.trained is None else self.trained.read().reshape(-1).astype(np.float64)
         kept = old if self.gain is None else old * self.gain.read()[:, 0].astype(np.float64)
         shift: npt.NDArray[np.float32] = (new - kept).astype(np.float32)
         return shift[:, None]
 
-    def _gain(self) -> LazyTensor:
-        assert self.gain is not None, "a shift has a reason"
-        return self.gain
-
 
 @attrs.frozen(kw_only=True)
-class WeightDelta:
-    """What a trained weight adds to the base's."""
+class WeightDelta(ComputedTensor):
+    """What a trained weight (`stored`) adds to the base's."""
 
-    trained: LazyTensor
     weight: LazyTensor
-    dtype: str = "F32"
-
-    @property
-    def name(self) -> str:
-        """The key of the trained weight."""
-        return self.trained.name
-
-    @property
-    def path(self) -> Path:
-        """The file of the trained weight."""
-        return self.trained.path
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """That of the weight."""
-        return self.trained.shape
 
     def read(self) -> npt.NDArray[np.float32]:
         """Return the difference, one float32 subtraction for each number."""
-        return self.trained.read() - self.weight.read()
+        return self.stored.read() - self.weight.read()

@@ -88,7 +88,8 @@ def updates_of(
     try:
         targets = _targets(stored, config, base)
     except TooSlowError as error:
-        return (), (Problem(what=f"Its targets cannot be matched: {error}", where=f"{config_path}: target_modules"),)
+        what, where = f"Its targets cannot be matched: {error}", f"{config_path}: target_modules"
+        return (), (Problem(what=what, where=where, remedy="Write the names of the modules as a list."),)
     problems = [*_targeting(stored, config, targets, layers, base, config_path)]
     problems += _disagreements(stored, targets, base, config_path)
     updates = []

@@ -171,7 +171,7 @@ def _updates_of(
     gain: DoraGain | None = None
     if pair is not None and module in parts.magnitudes:
         gain = DoraGain(
-            magnitude=parts.magnitudes[module],
+            stored=parts.magnitudes[module],
             weight=weight,
             a=pair.tensors["a"],
             b=pair.tensors["b"],
@@ -183,12 +183,12 @@ def _updates_of(
     elif pair is not None:
         yield pair
     bias = stored.get(f"{module}.bias")
-    trained = parts.biases.get(module)
-    if trained is not None or (gain is not None and bias is not None):
-        shift = BiasShift(trained=trained, bias=bias, gain=gain, width=layer.out_features)
+    shifted = parts.biases.get(module, bias if gain is not None else None)
+    if shifted is not None:
+        shift = BiasShift(stored=shifted, bias=bias, gain=gain, width=layer.out_features)
         yield Update(module=module, kind="shift", tensors={"shift": shift}, scaling=1.0)
     if whole:
-        delta = WeightDelta(trained=parts.weights[module], weight=weight)
+        delta = WeightDelta(stored=parts.weights[module], weight=weight)
         yield Update(module=module, kind="dense", tensors={"delta": delta}, scaling=1.0)
 
 

@@ -28,8 +28,7 @@ from lora_core_xnnpack.multimethod.lowering import LoweredTogether, lower_togeth
 from lora_core_xnnpack.multimethod.relocations import MultimethodTemplate
 from lora_core_xnnpack.multimethod.residents import BASE_METHOD
 from lora_core_xnnpack.multimethod.weightless import WeightlessTogether
-from lora_core_xnnpack.streaming.foundation import fill_foundation
-from lora_core_xnnpack.streaming.weightless import Lowering, streamed, weightless
+from lora_core_xnnpack.streaming.weightless import Lowering, streamed
 
 if TYPE_CHECKING:
     from lora_core_xnnpack.stamping.shallow import LayeredBase
@@ -65,13 +64,10 @@ def _lowered(job: ExportJob, out: Path, emit: Emit) -> LoweredTogether:
         data = mapped(work / FOUNDATION_FILE)
         return WeightlessTogether.strip(model.module, lowered, data, stored_blobs(data, work / FOUNDATION_FILE))
 
-    base = streamed(job, emit)
-    lowering = Lowering(stamp=stamp, whole=lower)
-    program = weightless(job, base, WeightlessTogether, lowering, out, emit) if base is not None else None
-    if base is not None and program is not None:
-        blobs = fill_foundation(program.foundation, base, out / FOUNDATION_FILE, emit)
-        if blobs is not None:
-            return program.fill(blobs)
+    written = streamed(job, WeightlessTogether, Lowering(stamp=stamp, whole=lower), out, emit)
+    if written is not None:
+        program, blobs = written
+        return program.fill(blobs)
     return _lower(load_base(job, emit), job, out, emit)
 
 

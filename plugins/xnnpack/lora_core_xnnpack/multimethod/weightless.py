@@ -97,8 +97,8 @@ class WeightlessTogether:
         }
 
     @classmethod
-    def from_entry(cls, directory: Path, content: Mapping[str, Any]) -> Self:
-        """Read the template in `directory`; raises as `Weightless.from_entry` says."""
+    def from_kept(cls, directory: Path, content: Mapping[str, Any]) -> Self:
+        """Read the template in `directory`; raises as `Keepable.from_kept` says."""
         return cls(
             program=(directory / _PROGRAM).read_bytes(),
             template=MultimethodTemplate.read(directory / _PROGRAM, directory / _TABLE),
@@ -114,7 +114,7 @@ class WeightlessTogether:
             planned_memory=content["planned_memory"],
         )
 
-    def to_entry(self) -> tuple[Mapping[str, bytes], Mapping[str, Any]]:
+    def to_kept(self) -> tuple[Mapping[str, bytes], Mapping[str, Any]]:
         """Return the template's two files, and where base tensors come from and their keys stand."""
         files = {_PROGRAM: self.program, _TABLE: self.template.table.to_json().encode("utf-8")}
         content = {

@@ -21,8 +21,7 @@ from lora_core_xnnpack.split.linking import SplitTarget, link_all, write_templat
 from lora_core_xnnpack.split.lowering import lower_all
 from lora_core_xnnpack.split.relocations import SplitTemplate
 from lora_core_xnnpack.split.weightless import PlannedMemory, WeightlessSet
-from lora_core_xnnpack.streaming.foundation import fill_foundation
-from lora_core_xnnpack.streaming.weightless import Lowering, streamed, weightless
+from lora_core_xnnpack.streaming.weightless import Lowering, streamed
 
 if TYPE_CHECKING:
     from lora_core_xnnpack.stamping.shallow import LayeredBase
@@ -68,11 +67,8 @@ def _programs(job: ExportJob, out: Path, emit: Emit) -> tuple[Sequence[SplitTemp
         data = mapped(work / FOUNDATION_FILE)
         return WeightlessSet.strip(model.module, programs, planned, data, stored_blobs(data, work / FOUNDATION_FILE))
 
-    base = streamed(job, emit)
-    lowering = Lowering(stamp=stamp, whole=lower)
-    programs = weightless(job, base, WeightlessSet, lowering, out, emit) if base is not None else None
-    if base is not None and programs is not None:
-        blobs = fill_foundation(programs.foundation, base, out / FOUNDATION_FILE, emit)
-        if blobs is not None:
-            return programs.fill(blobs), programs.planned_memory
+    written = streamed(job, WeightlessSet, Lowering(stamp=stamp, whole=lower), out, emit)
+    if written is not None:
+        programs, blobs = written
+        return programs.fill(blobs), programs.planned_memory
     return lower_all(load_base(job, emit), job.plans, out, emit)

@@ -63,8 +63,8 @@ class WeightlessSet:
         return [_fill(program, blobs) for program in self.programs]
 
     @classmethod
-    def from_entry(cls, directory: Path, content: Mapping[str, Any]) -> Self:
-        """Read the programs in `directory`; raises as `Weightless.from_entry` says."""
+    def from_kept(cls, directory: Path, content: Mapping[str, Any]) -> Self:
+        """Read the programs in `directory`; raises as `Keepable.from_kept` says."""
         programs = tuple(
             WeightlessProgram(
                 template=SplitTemplate.read(directory / f"{index}.pte", directory / f"{index}.json"),
@@ -75,7 +75,7 @@ class WeightlessSet:
         foundation = tuple(BaseTensor.from_json(tensor) for tensor in content["foundation"])
         return cls(foundation=foundation, programs=programs, planned_memory=content["planned_memory"])
 
-    def to_entry(self) -> tuple[Mapping[str, bytes], Mapping[str, Any]]:
+    def to_kept(self) -> tuple[Mapping[str, bytes], Mapping[str, Any]]:
         """Return two files for each program, and where base tensors come from and their keys stand."""
         files = {}
         for index, program in enumerate(self.programs):

@@ -6,7 +6,7 @@ import gc
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import attrs
 
@@ -14,15 +14,31 @@ from lora_core.backend import ExportJob
 from lora_core.errors import LoraCoreError
 from lora_core.events import Emit, Noted, stage
 from lora_core.models.base import BaseModel
-from lora_core_xnnpack.cache.entry import CacheEntry, Kind
-from lora_core_xnnpack.cache.origins import DependsOnWeightsError
+from lora_core.template_cache.kept import Keepable
+from lora_core_xnnpack.artifacts import FOUNDATION_FILE
+from lora_core_xnnpack.cache.origins import BaseTensor, DependsOnWeightsError
+from lora_core_xnnpack.cache.place import place
+from lora_core_xnnpack.files.named_blobs import NamedBlob
 from lora_core_xnnpack.lowering.base import outlined
 from lora_core_xnnpack.stamping.elements import NotStampableError, TooFewLayersError
 from lora_core_xnnpack.streaming.base import StreamedBase
+from lora_core_xnnpack.streaming.foundation import fill_foundation
 from lora_core_xnnpack.streaming.stand_in import stand_in
 
 if TYPE_CHECKING:
     from lora_core_xnnpack.stamping.shallow import LayeredBase
+
+
+class Weightless(Keepable, Protocol):
+    """Lowered programs without weights; `foundation` is what their foundation file stores."""
+
+    @property
+    def foundation(self) -> tuple[BaseTensor, ...]:
+        """Every blob in stored order."""
+        ...
+
+
+Kind = TypeVar("Kind", bound=Weightless)
 
 Lower = Callable[[BaseModel, Path], Kind]
 """Lowers a base, may write into a directory that is removed afterwards, and returns the programs without weights."""
@@ -39,10 +55,20 @@ class Lowering(Generic[Kind]):
     whole: Lower[Kind]
 
 
-def streamed(job: ExportJob, emit: Emit) -> StreamedBase | None:
-    """Return the base of `job` without its weights, None if its source can only give it whole."""
+def streamed(
+    job: ExportJob, kind: type[Kind], lowering: Lowering[Kind], out: Path, emit: Emit
+) -> tuple[Kind, tuple[NamedBlob, ...]] | None:
+    """Write the foundation file of `job` into `out`; return its programs without weights, and what is stored for them.
+
+    None, and no file, if the base must be held whole: then its source can only give it so, or why is noted.
+    """
     with stage(emit, "Build the base without its weights"):
-        return StreamedBase.of(job)
+        base = StreamedBase.of(job)
+    made = weightless(job, base, kind, lowering, out, emit) if base is not None else None
+    if base is None or made is None:
+        return None
+    blobs = fill_foundation(made.foundation, base, out / FOUNDATION_FILE, emit)
+    return None if blobs is None else (made, blobs)
 
 
 def weightless(
@@ -53,7 +79,7 @@ def weightless(
     Few layers are lowered if the others follow from them; if not, which is noted, the whole depth is.
     None, which is noted, if lowering depends on weights. `out` is where there is room for a directory for a while.
     """
-    entry = CacheEntry.of(job, base.model)
+    entry = place(job, base.model)
     kept = entry.read(kind, emit) if entry else None
     if kept is not None:
         emit(Noted(message="The lowered programs are in the cache"))

@@ -269,8 +269,12 @@ def bench(
     `adapters` are names (None: all of the bundle); `options` are the runtime's, as for `open`. Memory is that of this
     process: measure in one that has done nothing else. Raises as `open` does, and `UsageError` for unknown names.
     """
+    from lora_core.bundle.store import open_bundle
     from lora_core.runtime.bench import bench as run
+    from lora_core.runtime.selection import require_selectable
 
+    hub = _hub(hub)
+    require_selectable(adapters or (), hub.spec_of(open_bundle(_path(bundle))))
     with open(bundle, options=options, hub=hub) as session:
         names = [adapter.name for adapter in session.bundle.manifest.adapters]
         return run(session, names if adapters is None else adapters, settings, emit=emit)

@@ -21,7 +21,7 @@ from pathlib import Path
 import attrs
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("tests", "plugins/xnnpack/tests", "plugins/coreml/tests", "plugins/qnn_sim/tests")
+FOLDERS = ("tests", "plugins/xnnpack/tests", "plugins/coreml/tests", "plugins/qnn_sim/tests", "plugins/onnx/tests")
 BUSY = "beside a busy loop on every core"
 
 

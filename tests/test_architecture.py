@@ -40,6 +40,7 @@ PLUGINS = {
     "lora_core_xnnpack": ROOT / "plugins/xnnpack/lora_core_xnnpack",
     "lora_core_coreml": ROOT / "plugins/coreml/lora_core_coreml",
     "lora_core_qnn_sim": ROOT / "plugins/qnn_sim/lora_core_qnn_sim",
+    "lora_core_onnx": ROOT / "plugins/onnx/lora_core_onnx",
     "lora_core_plain": ROOT / "examples/plugin/lora_core_plain",
     "lora_core_tiny": ROOT / "examples/runner_plugin/lora_core_tiny",
     "lora_core_mlx": ROOT / "examples/format_plugin/lora_core_mlx",
@@ -159,7 +160,7 @@ def test_every_public_module_is_there(module: str) -> None:
     assert import_module(module).__doc__
 
 
-@pytest.mark.parametrize("package", ["lora_core_xnnpack", "lora_core_coreml", "lora_core_qnn_sim"])
+@pytest.mark.parametrize("package", ["lora_core_xnnpack", "lora_core_coreml", "lora_core_qnn_sim", "lora_core_onnx"])
 def test_every_plugin_has_the_same_skeleton(package: str) -> None:
     expected = set(SKELETON) - BY_LAYOUT.get(package, set())
     assert expected <= {path.stem for path in PLUGINS[package].glob("*.py")}

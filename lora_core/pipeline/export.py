@@ -28,7 +28,7 @@ from lora_core.pipeline.recording import blame, bundled, checked, plain_options,
 from lora_core.pipeline.request import ExportRequest
 from lora_core.pipeline.slotting import describe, make_plans
 from lora_core.quant.policies import parse_policy
-from lora_core.quant.policy import QuantPolicy
+from lora_core.quant.policy import QuantPolicy, Scheme
 from lora_core.specs import BackendSpec
 from lora_core.suggestions import did_you_mean
 from lora_core.units import size
@@ -137,12 +137,17 @@ def _policy(request: ExportRequest, spec: BackendSpec | None, hub: PluginHub) ->
                 f"Backend {spec.name!r} cannot do policy {policy.name!r}.",
                 remedy=did_you_mean(policy.name, spec.policies),
             )
-    if spec is not None and policy.embedding is not None and not spec.embeddings:
+    if spec is not None and policy.embedding not in (None, _own_embedding(policy, hub)) and not spec.embeddings:
         raise PolicyError(
             f"Backend {spec.name!r} cannot quantize embeddings, and policy {policy.name!r} asks for it.",
             remedy="Leave --embedding out.",
         )
     return policy
+
+
+def _own_embedding(policy: QuantPolicy, hub: PluginHub) -> Scheme | None:
+    """Return what the registered policy of that name does to embeddings: who lists it in its descriptor can do it."""
+    return hub.policies[policy.name].embedding if policy.name in hub.policies else None
 
 
 def _announce(job: ExportJob, texts: _Texts, emit: Emit) -> None:

@@ -13,6 +13,7 @@ from lora_core.runtime.chat import require_system
 from lora_core.runtime.generation import StopRules, generate
 from lora_core.runtime.memory import measure
 from lora_core.runtime.sampling import Sampling
+from lora_core.runtime.selection import Selection
 from lora_core.runtime.session import Loaded, Session
 from lora_core.runtime.tokenizer import TextTokenizer
 
@@ -54,8 +55,9 @@ def run(
     """Load every adapter (None: the base), then answer every prompt with each, and report.
 
     All stay resident. Each adapter is prompted as the bundle says of it, or all with `tokenizer` if given. Raises
-    `UsageError` for unknown adapters, for a prompt that does not fit and for a system message that a chat template does
-    not take; `BundleError` for a bundle without a tokenizer and for a chat template that fails.
+    `UsageError` for unknown adapters, for several at once that are prompted in different ways, for a prompt that does
+    not fit and for a system message that a chat template does not take; `BundleError` for a bundle without a tokenizer
+    and for a chat template that fails.
     """
     settings = settings or RunSettings()
     listener = listener or RunListener()
@@ -100,12 +102,16 @@ def _tokenizers(
     """Return what each adapter is prompted with; those that say nothing share the base's."""
     if given is not None:
         return dict.fromkeys(adapters, given)
-    own = {each.name for each in bundle.manifest.adapters if each.prompting is not None}
+    own = {each.name: each.prompting for each in bundle.manifest.adapters if each.prompting is not None}
     found: dict[str | None, TextTokenizer] = {}
     shared: TextTokenizer | None = None
     for adapter in adapters:
-        if adapter in own:
-            found[adapter] = TextTokenizer.of_bundle(bundle, adapter)
+        names = list(Selection.parse(adapter).strengths)
+        if any(own.get(name) != own.get(names[0]) for name in names):
+            what = f"The adapters of {adapter!r} are prompted in different ways, so nothing says how they are together"
+            raise UsageError(what, remedy="Use a bundle whose adapters are prompted as the base, or one adapter.")
+        if names and names[0] in own:
+            found[adapter] = TextTokenizer.of_bundle(bundle, names[0])
         else:
             shared = shared or TextTokenizer.of_bundle(bundle)
             found[adapter] = shared

@@ -48,6 +48,9 @@ class Loaded:
 class Session(ABC):
     """Programs of one bundle in one process. `adapter=None` always means the base.
 
+    Backends that declare it take more than names (`lora_core.runtime.selection`): `pirate@0.5` with
+    `Capability.STRENGTH`, `pirate:0.7+json:0.3` with `Capability.BLEND`. Each counts as an adapter of its own.
+
     The KV cache never survives a change of adapter: a session clears it, or refuses a position other than 0.
     """
 

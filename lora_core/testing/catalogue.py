@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from lora_core.errors import Problem, UsageError
 from lora_core.suggestions import did_you_mean
 from lora_core.testing.check import Check
-from lora_core.testing.checks import computing, exporting, linking, sessions, storing
+from lora_core.testing.checks import computing, exporting, linking, selecting, sessions, storing
 
 CHECKS: tuple[Check, ...] = (
     *exporting.CHECKS,
     *storing.CHECKS,
     *linking.CHECKS,
     *computing.CHECKS,
+    *selecting.CHECKS,
     *sessions.CHECKS,
 )
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import attrs
 
+from lora_core.capability import Capability
 from lora_core.errors import LoraCoreError
 from lora_core.testing.verdict import Broken
 from lora_core.testing.workshop import Workshop
@@ -33,6 +34,11 @@ def links(workshop: Workshop) -> bool:
 def runs(workshop: Workshop) -> bool:
     """Say whether the backend declares that it can run or evaluate a bundle."""
     return workshop.runs
+
+
+def selects(capability: Capability) -> Callable[[Workshop], bool]:
+    """Return what says whether a backend runs, and declares `capability` of its sessions."""
+    return lambda workshop: workshop.runs and capability in workshop.spec.capabilities
 
 
 def expect_refusal(kind: type[LoraCoreError], attempt: Callable[[], object], what: str) -> None:

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 RANK = 12
 """The largest rank of any adapter of the kit."""
 ADAPTERS = ("alice", "bob", "carol", "mix")
+WEAKER = "carol@0.5"
+"""A selection: carol at half the strength that she is linked at."""
+BLENDED = f"alice:0.7+carol:{-0.5 / 1.5}"
+"""A selection of linked adapters that is what `mix` is linked as."""
 CONTEXT_LEN = 32
 SCALE, EMBEDDING_SCALE = 0.08, 0.25
 """Of the weights: a smooth model, so that 4 bits, which hurt small random models most, keep to their limits."""
@@ -87,19 +91,22 @@ class Materials:
 
     @cached_property
     def logits(self) -> dict[str | None, tuple[npt.NDArray[np.float32], ...]]:
-        """The reference's logits after every token of each text, by adapter (None: the base).
+        """The reference's logits after every token of each text, by adapter (None: the base), and of the selections.
 
         Raises `ImportError` where torch or ExecuTorch is missing.
         """
         from lora_core.adapters.peft.format import PeftFormat
         from lora_core.verification.eager_reference import EagerReference
 
-        references = [self.adapter(name) for name in ADAPTERS]
+        weaker = AdapterReference(name="weaker", directory=Path(self._directory("carol")), strength=0.75)
+        references = [*(self.adapter(name) for name in ADAPTERS), weaker]
         adapters = read_adapters(references, self.handle.summary, [PeftFormat()])
         reference = EagerReference(self.handle, adapters, length=CONTEXT_LEN)
-        return {
-            name: tuple(np.array(reference.logits(name, text)) for text in self.texts) for name in (None, *ADAPTERS)
+        found = {
+            name: tuple(np.array(reference.logits(name, text)) for text in self.texts)
+            for name in (None, *ADAPTERS, "weaker")
         }
+        return {**found, WEAKER: found["weaker"], BLENDED: found["mix"]}
 
     @cached_property
     def hashes(self) -> dict[str, str]:

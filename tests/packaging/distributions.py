@@ -54,8 +54,9 @@ CORE = Distribution(name="lora-core", directory=ROOT)
 XNNPACK = Distribution(name="lora-core-xnnpack", directory=ROOT / "plugins/xnnpack")
 COREML = Distribution(name="lora-core-coreml", directory=ROOT / "plugins/coreml")
 QNN_SIM = Distribution(name="lora-core-qnn-sim", directory=ROOT / "plugins/qnn_sim")
+ONNX = Distribution(name="lora-core-onnx", directory=ROOT / "plugins/onnx")
 PLAIN = Distribution(name="lora-core-plain", directory=ROOT / "examples/plugin")
-PLUGINS = (XNNPACK, COREML, QNN_SIM)
+PLUGINS = (XNNPACK, COREML, QNN_SIM, ONNX)
 ALL = (CORE, *PLUGINS, PLAIN)
 
 

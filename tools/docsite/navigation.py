@@ -41,6 +41,7 @@ NAVIGATION: Mapping[str, Sequence[str]] = {
         "explanation/xnnpack",
         "explanation/coreml",
         "explanation/qnn_sim",
+        "explanation/onnx",
         "benchmarks",
         "reliability",
     ),

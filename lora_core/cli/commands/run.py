@@ -38,6 +38,7 @@ def run(
     from lora_core.runtime.run import RunListener, RunSettings
     from lora_core.runtime.run import run as answer
     from lora_core.runtime.sampling import Sampling
+    from lora_core.runtime.selection import require_selectable
 
     settings = RunSettings(
         max_new_tokens=max_new_tokens,
@@ -46,6 +47,9 @@ def run(
         system=system,
     )
     names = [None if name == BASE else name for name in adapter or (BASE,)]
+    from lora_core.bundle.store import open_bundle
+
+    require_selectable(names, console.hub.spec_of(open_bundle(bundle)))
     with stage(console.emit, "open the bundle"):
         session = lora_core.open(bundle, options=options, hub=console.hub)
     with session:
@@ -111,7 +115,11 @@ command = SessionCommand(
     params=[
         click.Argument(["bundle"], type=click.Path(file_okay=False, path_type=Path)),
         click.Option(
-            ["--adapter"], multiple=True, metavar="NAME", help="Adapter to use; `base` for none (default). Repeatable."
+            ["--adapter"],
+            multiple=True,
+            metavar="NAME",
+            help="Adapter to use; `base` for none (default). Where the backend can: NAME@STRENGTH, or several at once "
+            "as NAME:STRENGTH+NAME:STRENGTH. Repeatable.",
         ),
         click.Option(["--prompt"], multiple=True, required=True, help="What to ask. Repeatable."),
         click.Option(["--system"], help="System message, for models with a chat template."),

@@ -50,8 +50,8 @@ def base_computes(workshop: Workshop) -> None:
     for policy in workshop.policies:
         bundle = workshop.full(policy)
         with workshop.opened(bundle) as session:
-            traces = _traces(workshop, session, None)
-            _judge(workshop, bundle, session, None, traces)
+            traces = reference_traces(workshop, session, None)
+            judge_logits(workshop, bundle, session, None, traces)
 
 
 def adapters_compute(workshop: Workshop) -> None:
@@ -60,10 +60,10 @@ def adapters_compute(workshop: Workshop) -> None:
     for policy in workshop.policies:
         bundle = workshop.full(policy)
         with workshop.opened(bundle) as session:
-            traces = {name: _traces(workshop, session, name) for name in (None, *ADAPTERS)}
+            traces = {name: reference_traces(workshop, session, name) for name in (None, *ADAPTERS)}
             base = [_follow(session, None, trace) for trace in traces[None]]
             for name in ADAPTERS:
-                logits = _judge(workshop, bundle, session, name, traces[name])
+                logits = judge_logits(workshop, bundle, session, name, traces[name])
                 measured = effect((traces[None], traces[name]), (base, logits))
                 changed = not all(np.array_equal(one, other) for one, other in zip(base, logits, strict=True))
                 limits = _limits(workshop, bundle)
@@ -119,14 +119,14 @@ def quantization_is_real(workshop: Workshop) -> None:
         if all(bundle.manifest.policy.get(part) is None for part in ("linear", "output")):
             continue
         with workshop.opened(bundle) as session:
-            traces = _traces(workshop, session, None)[:1]
+            traces = reference_traces(workshop, session, None)[:1]
             numbers = compare(traces, [_follow(session, None, trace) for trace in traces], tie=0)
         error = numbers.max_error / numbers.spread
         if error < BEYOND_FLOAT32:
             raise Broken(f"With policy {policy}, logits are within {error:.2g} of float32's: nothing is quantized")
 
 
-def _judge(
+def judge_logits(
     workshop: Workshop, bundle: Bundle, session: Session, name: str | None, traces: Sequence[Trace]
 ) -> list[Rows]:
     """Return the logits along `traces`; raises `Broken` if they are beyond the policy's limits."""
@@ -154,7 +154,7 @@ def _limits(workshop: Workshop, bundle: Bundle) -> Limits:
     return attrs.evolve(EXACT if limits == FLOAT32 else limits, greedy=0.0)
 
 
-def _traces(workshop: Workshop, session: Session, name: str | None) -> list[Trace]:
+def reference_traces(workshop: Workshop, session: Session, name: str | None) -> list[Trace]:
     """Return the reference's logits after each prompt and each further token; what follows the last is never fed."""
     room = _room(session)
     traces = []

@@ -157,7 +157,7 @@ def _write_sections(
         def weights(name: str) -> Mapping[str, Any]:
             return real_lora(context.spec, [by_name[name]], foundation.basis)
 
-        write_handover(directory, context, foundation, used, weights, groups)
+        write_handover(directory, context, foundation, used, weights, groups, job.model.summary)
     return Sections(default=default, linked=tuple(linked), groups=groups)
 
 

@@ -20,7 +20,7 @@ def lora_core_register_backends() -> Sequence[BackendSpec]:
             summary="QNN-style simulator: context binary, binary sections and their rules, executed on the CPU",
             target="lora_core_qnn_sim.backend:QnnSimBackend",
             options="lora_core_qnn_sim.options:QnnSimOptions",
-            capabilities=frozenset({Capability.EXPORT, Capability.LINK, Capability.RUN}),
+            capabilities=frozenset({Capability.EXPORT, Capability.LINK, Capability.RUN, Capability.STRENGTH}),
             policies=tuple(policy.name for policy in POLICIES),
             # Every policy quantizes the embedding: a static integer graph has no place for a float one.
             embeddings=True,

@@ -12,10 +12,11 @@ import numpy.typing as npt
 
 from lora_core.bundle.bundle import Bundle
 from lora_core.errors import UsageError
+from lora_core.runtime.selection import Selection
 from lora_core.runtime.session import Loaded, Session
 from lora_core_qnn_sim.artifacts import CONTEXT, FOUNDATION
 from lora_core_qnn_sim.runtime.context import Applied, SimulatedContext
-from lora_core_qnn_sim.runtime.selection import Selection
+from lora_core_qnn_sim.runtime.selection import alphas_of, single_of
 
 
 class QnnSimSession(Session):
@@ -119,14 +120,14 @@ class QnnSimSession(Session):
         )
 
     def _alphas(self) -> list[float]:
-        return self._selection.alphas(self._context.binary.adapters)
+        return alphas_of(self._selection, self._context.binary.adapters)
 
     def _select(self, selection: Selection) -> None:
         members = self._context.binary.adapters
         selection.require_known({*self._details, *members})
-        self._context.check_alphas(selection.alphas(members))
-        if not members and selection.single != self._selection.single:
-            self._switched = self._apply(selection.single)
+        self._context.check_alphas(alphas_of(selection, members))
+        if not members and single_of(selection) != single_of(self._selection):
+            self._switched = self._apply(single_of(selection))
         else:
             self._switched = []
         self._selection = selection

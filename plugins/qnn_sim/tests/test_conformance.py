@@ -22,7 +22,7 @@ def test_the_simulator_conforms() -> None:
 
 def test_the_descriptor_declares_what_is_there() -> None:
     spec = PluginHub().backends["qnn_sim"]
-    assert spec.capabilities == {Capability.EXPORT, Capability.LINK, Capability.RUN}
+    assert spec.capabilities == {Capability.EXPORT, Capability.LINK, Capability.RUN, Capability.STRENGTH}
     assert spec.policies == ("w8a16", "w4a16", "w8a8")
     assert spec.embeddings
     assert spec.session_options is None

@@ -3,7 +3,7 @@
 import attrs
 
 from lora_core.hookspecs import hookimpl
-from tiny_mutants import exports, linking, numbers, sessions, stored  # noqa: F401 - they register
+from tiny_mutants import exports, linking, numbers, selecting, sessions, stored  # noqa: F401 - they register
 from tiny_mutants.mutant import MUTANTS, TINY
 
 

@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import attrs
+
+from lora_core.layers import ModelSummary
 from lora_core_qnn_sim.artifacts import CONTEXT
 from lora_core_qnn_sim.artifacts.context_binary import GRAPH
 from lora_core_qnn_sim.artifacts.folding import natural_key
 from lora_core_qnn_sim.artifacts.section import SectionPart, section_file
+from lora_core_qnn_sim.graph.spec import GraphSpec
 from lora_core_qnn_sim.grouping import Group, parts_of
 from lora_core_qnn_sim.handover import names
 from lora_core_qnn_sim.options import Mode
 
 ALPHA = "lora_alpha"
+NO_TOKEN = -1
 
 
 def importer_config(adapters: Sequence[str]) -> dict[str, Any]:
@@ -67,10 +72,76 @@ def adaptor_list(adapters: Sequence[str], groups: Sequence[Group]) -> list[dict[
     ]
 
 
-def genie_config(adapters: Sequence[str], groups: Sequence[Group], mode: Mode) -> dict[str, Any]:
-    """Return the part of a Genie dialog configuration that concerns LoRA, for one context binary."""
+@attrs.frozen(kw_only=True)
+class Dialog:
+    """What Genie must know of a base to hold a dialog with it; of ids that nothing names, -1."""
+
+    context_len: int
+    vocab_size: int
+    head_dim: int
+    bos_id: int = NO_TOKEN
+    eos_ids: tuple[int, ...] = (NO_TOKEN,)
+
+    @classmethod
+    def of(cls, spec: GraphSpec, summary: ModelSummary) -> Dialog:
+        """Return that of a graph and the model that it was made from."""
+        return cls(
+            context_len=spec.context_len,
+            vocab_size=spec.dims.vocab_size,
+            head_dim=spec.dims.head_dim,
+            bos_id=NO_TOKEN if summary.bos_id is None else summary.bos_id,
+            eos_ids=summary.eos_ids or (NO_TOKEN,),
+        )
+
+
+def genie_config(adapters: Sequence[str], groups: Sequence[Group], mode: Mode, dialog: Dialog) -> dict[str, Any]:
+    """Return a whole Genie dialog configuration, for one context binary with its adapters."""
+    engine = {
+        "version": 1,
+        "n-threads": 3,
+        "backend": {
+            "version": 1,
+            "type": "QnnHtp",
+            "QnnHtp": {
+                "version": 1,
+                "use-mmap": True,
+                "spill-fill-bufsize": 0,
+                "mmap-budget": 0,
+                "poll": False,
+                "cpu-mask": "0x0",
+                "kv-dim": dialog.head_dim,
+                "allow-async-init": False,
+            },
+        },
+        "model": {
+            "version": 1,
+            "type": "binary",
+            "binary": {"version": 1, "ctx-bins": [CONTEXT], "lora": _genie_lora(adapters, groups, mode)},
+        },
+    }
+    context = {
+        "version": 1,
+        "size": dialog.context_len,
+        "n-vocab": dialog.vocab_size,
+        "bos-token": dialog.bos_id,
+        "eos-token": list(dialog.eos_ids),
+    }
+    return {
+        "dialog": {
+            "version": 1,
+            "type": "basic",
+            "context": context,
+            "sampler": {"version": 1, "temp": 0.0, "top-k": 1, "top-p": 1.0, "seed": 0},
+            "tokenizer": {"version": 1, "path": names.TOKENIZER},
+            "engine": engine,
+        }
+    }
+
+
+def _genie_lora(adapters: Sequence[str], groups: Sequence[Group], mode: Mode) -> dict[str, Any]:
     lora: dict[str, Any] = {
         "version": 1,
+        "lora-version": 3,  # what is left out counts as 2
         "adapters": [
             {
                 "version": 1,
@@ -92,8 +163,7 @@ def genie_config(adapters: Sequence[str], groups: Sequence[Group], mode: Mode) -
             }
             for group in split
         ]
-    binary = {"version": 1, "ctx-bins": [CONTEXT], "lora": lora}
-    return {"dialog": {"engine": {"model": {"binary": binary}}}}
+    return lora
 
 
 def line(adapter: str, groups: Sequence[Group], mode: Mode) -> str:

@@ -64,7 +64,7 @@ def handover_from_bundle(bundle: Bundle, directory: Path) -> list[str]:
         integers = read_section(bundle.file(sections.get("combined") or sections["weights"])).weights
         return {key: used[name][key].dequantize(array).astype(np.float32) for key, array in integers.items()}
 
-    write_handover(directory, context, foundation, used, weights, groups)
+    write_handover(directory, context, foundation, used, weights, groups, bundle.manifest.base)
     return list(adapters)
 
 

@@ -6,7 +6,8 @@ from lora_core_qnn_sim.handover import names
 
 TEXT = f"""# Files for the vendor's tools
 
-Written by lora-core's QNN-style simulator. Nothing here was run against the vendor's SDK. What each file rests on:
+Written by lora-core's QNN-style simulator. But for the form of `{names.GENIE}`, nothing here was run against the \
+vendor's SDK. What each file rests on:
 
 | file | for | rests on |
 |---|---|---|
@@ -18,9 +19,14 @@ tensor names are those of `{names.WEIGHT_LIST}` |
 | `{names.IMPORTER}` | importer, `--lora_config` | documented (open-licensed exporter) |
 | `{names.ADAPTER_WEIGHTS}` | context-binary step, adapter weight config | documented by the vendor |
 | `{names.ADAPTOR_LIST}` | attention-head splitting, list of adaptors | documented (open-licensed exporter) |
-| `{names.GENIE}` | Genie dialog, `lora` with groups | groups documented; **not verified**: the other keys, and all \
-section file names |
+| `{names.GENIE}` | Genie dialog: context, tokenizer, engine, backend, `lora` with groups | its form \
+is accepted by the vendor's `GenieDialogConfig_createFromJson` (2.51), for every mode and with groups; \
+**not verified**: \
+all section file names |
 | `NAME_ort_qnn.txt` | ONNX Runtime's QNN provider | line format documented; **not verified**: the section's file name |
+
+`{names.GENIE}` names `{names.TOKENIZER}`, the context binary and its sections by their places in a bundle; ids \
+of tokens that the model does not have are -1.
 
 **Not verified against the SDK**: the names of binary sections (nothing public says how the vendor's tools name them; \
 these are the simulator's), `{names.MODEL}` (the ONNX model is yours to export; its initializers must have the names \

@@ -10,6 +10,7 @@ from typing import Any
 import numpy.typing as npt
 
 from lora_core.errors import StorageError
+from lora_core.layers import ModelSummary
 from lora_core_qnn_sim.artifacts.context_binary import ContextBinary
 from lora_core_qnn_sim.artifacts.foundation import FoundationBinary
 from lora_core_qnn_sim.encodings.aimet import aimet_document
@@ -31,16 +32,18 @@ def write_handover(
     used: Mapping[str, Mapping[str, Encoding]],
     weights: Callable[[str], Mapping[str, Array]],
     groups: Sequence[Group],
+    base: ModelSummary,
 ) -> None:
     """Write every file into `directory`, replacing those of an earlier export; raises `StorageError`.
 
-    `used` are the encodings of each adapter, `weights` returns an adapter's float32 LoRA weights by graph name.
+    `base` is the model that the context was made from. `used` are the encodings of each adapter, `weights` returns an
+    adapter's float32 LoRA weights by graph name.
     """
     from safetensors.numpy import save_file
 
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        _write_configs(directory, context, list(used), groups)
+        _write_configs(directory, context, list(used), groups, documents.Dialog.of(context.spec, base))
         _write_encodings(directory, context, foundation, used)
         for adapter in used:
             save_file(dict(weights(adapter)), directory / names.safetensors_file(adapter))
@@ -48,7 +51,9 @@ def write_handover(
         raise StorageError(f"Cannot write the hand-over: {error}", where=str(directory)) from error
 
 
-def _write_configs(directory: Path, context: ContextBinary, adapters: list[str], groups: Sequence[Group]) -> None:
+def _write_configs(
+    directory: Path, context: ContextBinary, adapters: list[str], groups: Sequence[Group], dialog: documents.Dialog
+) -> None:
     import yaml
 
     mode = context.mode
@@ -59,7 +64,7 @@ def _write_configs(directory: Path, context: ContextBinary, adapters: list[str],
         + yaml.safe_dump(documents.adapter_weight_config(adapters, groups, mode), sort_keys=False),
         names.ADAPTOR_LIST: _DOCUMENTED + yaml.safe_dump(documents.adaptor_list(adapters, groups), sort_keys=False),
         # JSON has no comments: the README speaks for it.
-        names.GENIE: json.dumps(documents.genie_config(adapters, groups, mode), indent=2) + "\n",
+        names.GENIE: json.dumps(documents.genie_config(adapters, groups, mode, dialog), indent=2) + "\n",
         names.README: TEXT,
     }
     texts |= {names.line_file(adapter): documents.line(adapter, groups, mode) for adapter in adapters}

@@ -1,0 +1,78 @@
+"""What a session is asked to run with: an adapter, an adapter at a strength, or several at once."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+import attrs
+
+from lora_core.adapters.reference import AdapterReference
+from lora_core.capability import Capability
+from lora_core.errors import Problem, UnsupportedError, UsageError
+from lora_core.specs import BackendSpec
+from lora_core.suggestions import did_you_mean
+
+
+@attrs.frozen(kw_only=True)
+class Selection:
+    """The strength of each linked adapter that takes part, 1 being that which it was linked at; none for the base."""
+
+    strengths: Mapping[str, float]
+
+    @classmethod
+    def parse(cls, text: str | None) -> Selection:
+        """Read `NAME`, `NAME@0.5` or `NAME:0.7+NAME:0.3`, as `--adapter` writes composites; None is the base.
+
+        Raises `UsageError` for anything else.
+        """
+        if text is None:
+            return cls(strengths={})
+        reference = AdapterReference.from_text(f"selected={text}")
+        if reference.parts:
+            return cls(strengths={part.of: part.strength * reference.strength for part in reference.parts})
+        return cls(strengths={str(reference.directory or text): reference.strength})
+
+    @property
+    def needs(self) -> Capability | None:
+        """What a backend must declare to run with this; None for the base, or an adapter as it was linked."""
+        if len(self.strengths) > 1:
+            return Capability.BLEND
+        return Capability.STRENGTH if any(strength != 1 for strength in self.strengths.values()) else None
+
+    def require_known(self, names: Collection[str], where: str = "") -> None:
+        """Raise `UsageError` if an adapter that takes part is not among `names`."""
+        unknown = [name for name in self.strengths if name not in names]
+        problems = [
+            Problem(what=f"The bundle has no adapter {name!r}", where=where, remedy=did_you_mean(name, names))
+            for name in unknown
+        ]
+        if problems:
+            raise UsageError(problems)
+
+
+def require_selectable(texts: Sequence[str | None], spec: BackendSpec) -> None:
+    """Raise `UnsupportedError` for each of `texts` that needs what a backend must declare, if `spec` declares nothing
+    of it; `UsageError` for one that cannot be read.
+
+    A backend that declares `STRENGTH` reads selections, and says itself why a bundle of its own cannot blend.
+    """
+    if {Capability.STRENGTH, Capability.BLEND} & spec.capabilities:
+        return
+    problems = []
+    for text in texts:
+        needed = Selection.parse(text).needs
+        if needed is not None:
+            problems.append(_refused(str(text), needed, spec.name))
+    if problems:
+        raise UnsupportedError(problems)
+
+
+def _refused(text: str, needed: Capability, backend: str) -> Problem:
+    if needed is Capability.BLEND:
+        what = f"Backend {backend!r} runs one adapter at a time, not {text!r}"
+        return Problem(what=what, remedy=f"Link them as one: lora-core add BUNDLE --adapter mix={text}.")
+    name, _, strength = text.partition("@")
+    what = f"Backend {backend!r} runs adapters at the strength that they were linked at, not {text!r}"
+    return Problem(
+        what=what, remedy=f"Link it under another name: lora-core add BUNDLE --adapter {name}2=DIR@{strength}."
+    )

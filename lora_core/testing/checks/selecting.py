@@ -1,0 +1,72 @@
+"""Checks of what sessions take beside the names of adapters: strengths, and several at once."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lora_core.capability import Capability
+from lora_core.errors import LoraCoreError, PluginError
+from lora_core.testing.check import Check, selects
+from lora_core.testing.checks.computing import judge_logits, reference_traces
+from lora_core.testing.materials import BLENDED, WEAKER
+from lora_core.testing.verdict import Broken
+from lora_core.testing.workshop import Workshop
+
+
+def strengths_compute(workshop: Workshop) -> None:
+    """Ask an adapter at half its strength, then at none, and compare with the reference."""
+    _compute(workshop, WEAKER)
+    text = workshop.materials.texts[1]
+    with workshop.opened(workshop.full()) as session:
+        without, base = (np.array(session.step(name, text, 0), copy=True) for name in ("carol@0", None))
+    if np.abs(without - base).max() > 0.01 * float(base.std()):
+        raise Broken("At strength 0, an adapter changes the base")
+
+
+def blends_compute(workshop: Workshop) -> None:
+    """Ask two adapters at once, one of them taken away, and compare with their composite."""
+    _compute(workshop, BLENDED)
+
+
+def undeclared_selections_are_refused(workshop: Workshop) -> None:
+    """Ask for a strength and for a blend although neither is declared."""
+    with workshop.opened(workshop.full()) as session:
+        for selection in (WEAKER, BLENDED):
+            try:
+                session.step(selection, workshop.materials.texts[1], 0)
+            except PluginError as error:
+                raise Broken(f"{selection!r} fails by itself, it should be refused: {error}") from error
+            except LoraCoreError:
+                continue
+            raise Broken(f"{selection!r} is accepted, and the descriptor declares nothing of it")
+
+
+def _compute(workshop: Workshop, selection: str) -> None:
+    for policy in workshop.policies:
+        bundle = workshop.full(policy)
+        with workshop.opened(bundle) as session:
+            judge_logits(workshop, bundle, session, selection, reference_traces(workshop, session, selection))
+
+
+CHECKS = (
+    Check(
+        id="strength-numbers",
+        claim="An adapter at another strength computes as if it had been linked at it, and at 0 it is the base.",
+        run=strengths_compute,
+        applies=selects(Capability.STRENGTH),
+    ),
+    Check(
+        id="blend-numbers",
+        claim="Several adapters at once compute what their composite computes.",
+        run=blends_compute,
+        applies=selects(Capability.BLEND),
+    ),
+    Check(
+        id="selection-undeclared",
+        claim="Strengths and blends are not declared, and refused.",
+        run=undeclared_selections_are_refused,
+        applies=lambda workshop: (
+            workshop.runs and not {Capability.STRENGTH, Capability.BLEND} & workshop.spec.capabilities
+        ),
+    ),
+)

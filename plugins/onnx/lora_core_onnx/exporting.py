@@ -1,0 +1,62 @@
+"""One export: weights, model, configuration, and the adapters linked."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+
+from lora_core.backend import Artifacts, ExportJob, WrittenFile
+from lora_core.bundle.bundle import Method
+from lora_core.events import Emit, Warned, stage
+from lora_core.quant.undivided import describe_undivided
+from lora_core_onnx.checks import architecture_of
+from lora_core_onnx.genai import genai_config
+from lora_core_onnx.graph.assembly import Assembly
+from lora_core_onnx.graph.decoder import DecoderGraph, DecoderSpec
+from lora_core_onnx.graph.weights import StoredBase
+from lora_core_onnx.linking import link_all
+from lora_core_onnx.names import GENAI, MODEL, WEIGHTS
+from lora_core_onnx.options import OnnxOptions
+from lora_core_onnx.storage.model_file import FOUNDATION
+from lora_core_onnx.storage.weights import WeightsFile
+
+
+def export(job: ExportJob, out: Path, emit: Emit) -> Artifacts:
+    """Write all of `job` into `out`; of the base no more than a piece of a tensor is in memory."""
+    options: OnnxOptions = job.options
+    summary = job.model.summary
+    architecture = architecture_of(summary)
+    assignment = job.policy.assign(summary.layers)
+    for sentence in describe_undivided(job.policy, assignment):
+        emit(Warned(message=sentence))
+    spec = DecoderSpec(
+        architecture=architecture,
+        layers=summary.layers,
+        schemes=assignment.schemes,
+        context_len=options.max_context_len,
+        lora=options.lora == "inputs",
+    )
+    foundation = _write_base(job, spec, out, emit)
+    (out / GENAI).write_bytes(genai_config(summary, architecture, options.max_context_len))
+    linked = link_all(foundation, job.adapters, out, emit)
+    return Artifacts(
+        foundation=foundation,
+        files=(
+            WrittenFile(path=WEIGHTS, role="foundation", sha256=foundation),
+            WrittenFile(path=MODEL, role="program"),
+            WrittenFile(path=GENAI, role="program"),
+            *linked.files,
+        ),
+        methods=(Method(name="forward", program=MODEL), *linked.methods),
+        versions={name: version(name) for name in ("onnx", "onnxruntime")},
+    )
+
+
+def _write_base(job: ExportJob, spec: DecoderSpec, out: Path, emit: Emit) -> str:
+    """Write weights and model; return the SHA-256 of the weights, which is the fingerprint."""
+    graph = Assembly()
+    with stage(emit, "Write the base"), WeightsFile(out / WEIGHTS) as file:
+        DecoderGraph(spec, graph, StoredBase(job.model.tensors(), file)).assemble()
+        foundation = file.close()
+        (out / MODEL).write_bytes(graph.model(file.tensors, {FOUNDATION: foundation}))
+    return foundation

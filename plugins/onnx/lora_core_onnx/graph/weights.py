@@ -1,0 +1,118 @@
+"""The base's tensors as the graph needs them: read piece by piece, quantized, appended to the weights file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from lora_core.errors import ModelError
+from lora_core.quant.policy import Scheme
+from lora_core.tensors import LazyTensor, row_blocks
+from lora_core_onnx.storage.weights import WeightsFile
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+BLOCK_BYTES = 8 << 20
+"""How much of a tensor is in memory at a time, as float32."""
+
+
+@attrs.frozen(kw_only=True)
+class Packed:
+    """A matrix for `MatMulNBits`: the names of its values and scales, and how they are to be read."""
+
+    values: str
+    scales: str
+    bits: int
+    block_size: int
+
+
+class StoredBase:
+    """Writes each tensor when it is first asked for, under the name that the checkpoint gives it."""
+
+    def __init__(self, tensors: Mapping[str, LazyTensor], file: WeightsFile) -> None:
+        self._tensors, self._file = tensors, file
+        self._written: set[str] = set()
+
+    def plain(self, name: str) -> str:
+        """Store a tensor in float32, row after row; return its name."""
+        if name not in self._written:
+            self._written.add(name)
+            tensor = self._tensors[name]
+            self._file.add(name, _dtype("FLOAT"), tensor.shape, row_blocks(tensor, BLOCK_BYTES))
+        return name
+
+    def half(self, name: str) -> str:
+        """Store a tensor in float16; return its name there. Raises `ModelError` for values beyond its range."""
+        stored = f"{name}.16bit"
+        if stored not in self._written:
+            self._written.add(stored)
+            tensor = self._tensors[name]
+            blocks = (_halved(name, block) for block in row_blocks(tensor, BLOCK_BYTES))
+            self._file.add(stored, _dtype("FLOAT16"), tensor.shape, blocks)
+        return stored
+
+    def packed(self, name: str, stored: str, scheme: Scheme) -> Packed:
+        """Store the matrix `stored` quantized by `scheme`, for the layer `name`."""
+        assert scheme.group_size is not None
+        tensor, block = self._tensors[stored], scheme.group_size
+        rows, width = tensor.shape
+        groups = width // block
+        scales: list[npt.NDArray[np.float32]] = []
+
+        def values() -> Iterator[npt.NDArray[np.uint8]]:
+            for part in row_blocks(tensor, BLOCK_BYTES):
+                packed, scale = quantize(part, scheme.bits, block)
+                scales.append(scale)
+                yield packed
+
+        made = Packed(
+            values=f"{name}.weight.{scheme.bits}bit", scales=f"{name}.weight.scales", bits=scheme.bits, block_size=block
+        )
+        self._file.add(made.values, _dtype("UINT8"), (rows, groups, block * scheme.bits // 8), values())
+        self._file.add(made.scales, _dtype("FLOAT"), (rows, groups), scales)
+        return made
+
+    def table(self, name: str, values: npt.NDArray[np.float32]) -> str:
+        """Store a table that is computed; return its name."""
+        self._file.add(name, _dtype("FLOAT"), values.shape, [values])
+        return name
+
+
+def quantize(
+    rows: npt.NDArray[np.float32], bits: int, block_size: int
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
+    """Return the values of (out, in) `rows` as `MatMulNBits` takes them, symmetric, and a scale for each block."""
+    import numpy as np
+
+    # What `onnxruntime.quantization.MatMulNBitsQuantizer` calls for each weight of a model that it holds whole.
+    from onnxruntime.capi._pybind_state import quantize_matmul_4bits, quantize_matmul_8bits
+
+    out, width = rows.shape
+    groups = width // block_size
+    packed = np.zeros((out, groups, block_size * bits // 8), np.uint8)
+    scales = np.zeros((out, groups), np.float32)
+    unused = np.zeros((out, -(-groups * bits // 8)), np.uint8)  # zero points, which symmetric values do not have
+    columns = np.ascontiguousarray(rows.T)
+    kernel: Any = quantize_matmul_4bits if bits == 4 else quantize_matmul_8bits
+    kernel(packed, columns, scales, unused, block_size, out, width, True)
+    return packed, scales
+
+
+def _halved(name: str, rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float16]:
+    import numpy as np
+
+    with np.errstate(over="ignore"):
+        half = rows.astype(np.float16)
+    if not np.isfinite(half).all():
+        raise ModelError(f"{name} holds values that float16 cannot hold.", remedy="Choose another policy.")
+    return half
+
+
+def _dtype(name: str) -> int:
+    from onnx import TensorProto
+
+    return int(TensorProto.DataType.Value(name))

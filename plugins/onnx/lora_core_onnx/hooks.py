@@ -1,0 +1,37 @@
+"""What this plugin offers: descriptors only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lora_core.capability import Capability
+from lora_core.hookspecs import hookimpl
+from lora_core.quant.policy import QuantPolicy
+from lora_core.specs import BackendSpec, ReservedNames
+from lora_core_onnx.quant import POLICIES
+
+ONNX = BackendSpec(
+    name="onnx",
+    summary="One ONNX model with LoRA as inputs, adapters as .onnx_adapter files, for ONNX Runtime and its GenAI",
+    target="lora_core_onnx.backend:OnnxBackend",
+    options="lora_core_onnx.options:OnnxOptions",
+    capabilities=frozenset({Capability.EXPORT, Capability.LINK, Capability.RUN, Capability.STRENGTH, Capability.BLEND}),
+    policies=("fp32", *(policy.name for policy in POLICIES)),
+    session_options="lora_core_onnx.session_options:OnnxSessionOptions",
+    slot_plans=False,
+    reserved=ReservedNames(names=frozenset({"forward"})),  # the base's method
+    requires={"onnx": "1.23.2", "onnxruntime": "1.32.0"},
+    install_hint="pip install lora-core-onnx",
+)
+
+
+@hookimpl
+def lora_core_register_backends() -> Sequence[BackendSpec]:
+    """Offer ONNX Runtime."""
+    return (ONNX,)
+
+
+@hookimpl
+def lora_core_register_quant_policies() -> Sequence[QuantPolicy]:
+    """Offer policies that quantize weights alone."""
+    return POLICIES

@@ -1,0 +1,76 @@
+"""Adapters as inputs of the model: as they are stored, scaled, or several joined along their ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from lora_core.adapters.slots.kinds import Values
+from lora_core.bundle.bundle import Bundle
+from lora_core.errors import BundleError
+from lora_core.runtime.selection import Selection
+from lora_core_onnx.names import adapter_file, lora_input
+from lora_core_onnx.storage.adapter_file import read_adapter, version_of
+from lora_core_onnx.stored_values import slots_in
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Matrix = npt.NDArray[np.float32]
+
+
+class AdapterShelf:
+    """The adapters of a bundle that were asked for, each read once."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._bundle = bundle
+        self._read: dict[str, Mapping[str, Values]] = {}
+
+    def inputs(self, selection: Selection, known: Collection[str]) -> dict[str, Any]:
+        """Return the values of the model's inputs for `selection`, of those that are `known`; the base has none.
+
+        Raises `BundleError` for a file of another base or model, and for a damaged one.
+        """
+        from onnxruntime import OrtValue
+
+        parts = [(self._slots(name, known), strength) for name, strength in selection.strengths.items() if strength]
+        return {
+            lora_input(module, part): OrtValue.ortvalue_from_numpy(value)
+            for module in dict.fromkeys(module for slots, _ in parts for module in slots)
+            for part, value in _joined([(slots[module], strength) for slots, strength in parts if module in slots])
+        }
+
+    def clear(self) -> None:
+        """Forget every adapter."""
+        self._read.clear()
+
+    def _slots(self, name: str, known: Collection[str]) -> Mapping[str, Values]:
+        if name not in self._read:
+            self._read[name] = _read(self._bundle, name, known)
+        return self._read[name]
+
+
+def _joined(updates: Sequence[tuple[Values, float]]) -> list[tuple[str, Matrix]]:
+    """Return A and B whose effect is the sum of those of `updates`, each times its strength."""
+    import numpy as np
+
+    if len(updates) == 1 and updates[0][1] == 1:
+        return list(updates[0][0].items())
+    a = np.concatenate([parts["a"] for parts, _ in updates], axis=0)
+    b = np.concatenate([parts["b"] * np.float32(strength) for parts, strength in updates], axis=1)
+    return [("a", a), ("b", b)]
+
+
+def _read(bundle: Bundle, name: str, known: Collection[str]) -> Mapping[str, Values]:
+    file = read_adapter(bundle.file(adapter_file(name)))
+    if file.model_version != version_of(bundle.manifest.foundation):
+        raise BundleError(
+            f"The file of adapter {name!r} was made for another base",
+            where=str(file.path),
+            remedy="Remove it and add it again from its source.",
+        )
+    foreign = sorted(parameter.name for parameter in file.parameters if parameter.name not in known)
+    if foreign:
+        raise BundleError(f"The model has no input {foreign[0]!r} for adapter {name!r}", where=str(file.path))
+    return slots_in(file)

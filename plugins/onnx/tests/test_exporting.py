@@ -1,0 +1,154 @@
+"""What an export writes: the base once and piece by piece, adapters as ONNX Runtime writes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+import pytest
+from lora_core_onnx.graph import weights
+from lora_core_onnx.storage.adapter_file import read_adapter, version_of
+
+import lora_core
+from lora_core.errors import BundleError, LoraCoreError, UnsupportedError
+from lora_core.tensors import StoredTensor
+from lora_core.testing.tiny import TINY_LLAMA, write_tiny_adapter, write_tiny_checkpoint
+
+FILES = ("model.onnx", "model.onnx.data", "genai_config.json")
+OPTIONS = {"max_context_len": 32}
+
+
+def export(model: Path, out: Path, policy: str = "fp32", **options: Any) -> Path:
+    lora_core.export(model, backend="onnx", policy=policy, out=out, options={**OPTIONS, **options})
+    return out
+
+
+@pytest.mark.parametrize("policy", ["fp32", "16w", "8w", "4w"])
+def test_no_more_than_a_block_of_a_tensor_is_read_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sources: dict[str, Path], policy: str
+) -> None:
+    expected = export(sources["model"], tmp_path / "whole", policy)
+    blocks = []
+    read_rows = StoredTensor.read_rows
+
+    def read(self: StoredTensor, start: int, stop: int) -> npt.NDArray[np.float32]:
+        rows = read_rows(self, start, stop)
+        blocks.append(rows.nbytes)
+        return rows
+
+    monkeypatch.setattr(StoredTensor, "read_rows", read)
+    monkeypatch.setattr(StoredTensor, "read", lambda self: pytest.fail(f"{self.name} is read whole"))
+    monkeypatch.setattr(weights, "BLOCK_BYTES", 1024)
+    found = export(sources["model"], tmp_path / "pieces", policy)
+    assert max(blocks) <= 1024
+    assert {name: (found / name).read_bytes() for name in FILES} == {
+        name: (expected / name).read_bytes() for name in FILES
+    }
+
+
+def test_a_tied_embedding_is_stored_once(sources: dict[str, Path], tmp_path: Path) -> None:
+    tied = export(sources["model"], tmp_path / "tied")
+    apart = write_tiny_checkpoint(tmp_path / "model", config={**TINY_LLAMA, "tie_word_embeddings": False})
+    size = 4 * TINY_LLAMA["vocab_size"] * TINY_LLAMA["hidden_size"]
+    grown = (export(apart, tmp_path / "apart") / FILES[1]).stat().st_size - (tied / FILES[1]).stat().st_size
+    assert size <= grown < size + 64
+
+
+@pytest.mark.parametrize(("bits", "kept"), [(8, 2e-2), (4, 0.2)])
+def test_quantized_weights_are_the_weights_but_for_half_a_step(bits: int, kept: float) -> None:
+    rows = np.random.default_rng(5).standard_normal((6, 64)).astype(np.float32)
+    packed, scales = weights.quantize(rows, bits, 32)
+    flat = packed.reshape(6, -1)
+    values = flat if bits == 8 else np.stack((flat & 15, flat >> 4), axis=-1).reshape(6, -1)
+    steps = np.repeat(np.abs(scales), 32, axis=1)
+    restored = (values.astype(np.float32) - 2 ** (bits - 1)) * np.repeat(scales, 32, axis=1)
+    # The end of the range that has one value less may be cut by up to a step.
+    assert np.abs(restored - rows).max() <= steps.max() * 1.001
+    assert np.abs(restored - rows).mean() < kept
+
+
+def test_an_adapters_file_says_which_base_it_is_for(bundle: Path) -> None:
+    file = read_adapter(bundle / "adapters/alice.onnx_adapter")
+    manifest = lora_core.inspect(bundle).bundle.manifest
+    assert file.model_version == version_of(manifest.foundation)
+    theirs = onnxruntime.AdapterFormat.read_adapter(str(file.path))
+    assert theirs.get_model_version() == file.model_version
+    values = {name: value.numpy() for name, value in theirs.get_parameters().items()}
+    assert {each.name for each in file.parameters} == set(values)
+    assert all(np.array_equal(file.read(each), values[each.name]) for each in file.parameters)
+
+
+def test_an_adapter_of_another_base_is_refused(bundle: Path, sources: dict[str, Path], tmp_path: Path) -> None:
+    other = export(write_tiny_checkpoint(tmp_path / "other", seed=9), tmp_path / "foreign")
+    lora_core.add(other, {"alice": sources["alice"]})
+    (other / "adapters/alice.onnx_adapter").write_bytes((bundle / "adapters/alice.onnx_adapter").read_bytes())
+    with lora_core.open(other) as session, pytest.raises(BundleError, match="another base"):
+        session.load("alice")
+
+
+def test_an_added_adapter_is_stored_as_an_exported_one(bundle: Path, sources: dict[str, Path], tmp_path: Path) -> None:
+    given = {name: sources[name] for name in ("alice", "bob")}
+    lora_core.export(sources["model"], adapters=given, backend="onnx", out=tmp_path / "both", options=OPTIONS)
+    names = sorted(
+        path.relative_to(bundle) for path in bundle.rglob("*") if path.is_file() and ".lora" not in str(path)
+    )
+    assert {name: (tmp_path / "both" / name).read_bytes() for name in names} == {
+        name: (bundle / name).read_bytes() for name in names
+    }
+
+
+def test_a_model_of_the_base_alone_takes_no_adapters(sources: dict[str, Path], tmp_path: Path) -> None:
+    alone = export(sources["model"], tmp_path / "alone", lora="none")
+    with pytest.raises(BundleError, match="--lora none"):
+        lora_core.add(alone, {"alice": sources["alice"]})
+    with pytest.raises(LoraCoreError, match="adapters were given"):
+        lora_core.export(
+            sources["model"],
+            adapters={"alice": sources["alice"]},
+            backend="onnx",
+            out=tmp_path / "refused",
+            options={**OPTIONS, "lora": "none"},
+        )
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"num_attention_heads": 8, "num_key_value_heads": 4}, "multiple of 16, and the model has 8"),
+        ({"max_position_embeddings": 16}, "--max-context-len 32 is more than the model's 16"),
+    ],
+)
+def test_what_the_runtime_cannot_run_is_refused(tmp_path: Path, changes: dict[str, int], told: str) -> None:
+    model = write_tiny_checkpoint(tmp_path / "model", config={**TINY_LLAMA, **changes})
+    with pytest.raises(UnsupportedError, match=told):
+        export(model, tmp_path / "out")
+
+
+@pytest.mark.parametrize("offset", [0, 4, 8, 40, 200, -4000])
+def test_a_damaged_adapter_file_is_called_damaged(bundle: Path, tmp_path: Path, offset: int) -> None:
+    data = bytearray((bundle / "adapters/alice.onnx_adapter").read_bytes())
+    data[offset : offset + 4 or None] = b"\xff\xff\xff\x7f"
+    damaged = tmp_path / "damaged.onnx_adapter"
+    damaged.write_bytes(data)
+    with pytest.raises(BundleError, match="damaged or foreign"):
+        read_adapter(damaged)
+
+
+def test_an_adapter_file_that_is_cut_short_is_called_damaged(bundle: Path, tmp_path: Path) -> None:
+    data = (bundle / "adapters/alice.onnx_adapter").read_bytes()
+    for size in (0, 3, 11, 100, len(data) // 2, len(data) - 200):
+        cut = tmp_path / f"{size}.onnx_adapter"
+        cut.write_bytes(data[:size])
+        with pytest.raises(BundleError, match="damaged or foreign"):
+            read_adapter(cut)
+
+
+def test_an_adapter_of_any_rank_and_target_is_added(bundle: Path, sources: dict[str, Path], tmp_path: Path) -> None:
+    added = export(sources["model"], tmp_path / "bundle")
+    lora_core.add(added, {"wide": write_tiny_adapter(tmp_path / "wide", seed=4, rank=24, targets=("up_proj",))})
+    with lora_core.open(added) as session:
+        base, wide = (session.step(name, [1, 2, 3], 0) for name in (None, "wide"))
+    assert not np.array_equal(base, wide)

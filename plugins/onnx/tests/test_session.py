@@ -1,0 +1,64 @@
+"""Sessions: adapters at strengths and several at once, and what they refuse."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lora_core
+from lora_core.errors import UsageError
+from tests.numeric import apart, decoder_tolerance
+
+TOKENS = [1, 5, 9, 4]
+TOLERANCE = decoder_tolerance(layers=2, hidden=64, inner=96, context=4, rank=7)
+
+
+@pytest.mark.parametrize(
+    ("selection", "linked"),
+    [("alice@0.5", "alice@0.5"), ("alice:0.7+bob:-0.4", "alice:0.7+bob:-0.4"), ("bob@0", None)],
+)
+def test_a_selection_computes_what_is_linked_so(
+    bundle: Path, sources: dict[str, Path], tmp_path: Path, selection: str, linked: str | None
+) -> None:
+    from lora_core.adapters.reference import AdapterReference
+
+    name = None
+    if linked is not None:
+        text = "linked=" + "+".join(
+            part.replace("alice", str(sources["alice"])).replace("bob", str(sources["bob"]))
+            for part in linked.split("+")
+        )
+        name = "linked"
+        lora_core.export(
+            sources["model"],
+            adapters=[AdapterReference.from_text(text)],
+            backend="onnx",
+            out=tmp_path / "linked",
+            options={"max_context_len": 32},
+        )
+    with lora_core.open(bundle if name is None else tmp_path / "linked") as other:
+        expected = other.step(name, TOKENS, 0)
+    with lora_core.open(bundle) as session:
+        found = session.step(selection, TOKENS, 0)
+        plain = session.step("alice", TOKENS, 0)
+    assert apart(found, expected) <= TOLERANCE
+    assert apart(found, plain) > 100 * TOLERANCE
+
+
+def test_an_adapter_at_full_strength_is_the_adapter(bundle: Path) -> None:
+    with lora_core.open(bundle) as session:
+        assert np.array_equal(session.step("alice@1", TOKENS, 0), session.step("alice", TOKENS, 0))
+
+
+def test_another_strength_starts_a_text_anew(bundle: Path) -> None:
+    with lora_core.open(bundle) as session:
+        session.step("alice", TOKENS, 0)
+        with pytest.raises(UsageError, match="belongs to adapter 'alice'"):
+            session.step("alice@0.5", [7], len(TOKENS))
+
+
+def test_all_unknown_adapters_of_a_blend_are_named(bundle: Path) -> None:
+    with lora_core.open(bundle) as session, pytest.raises(UsageError, match=r"'carol'[\s\S]*'dave'"):
+        session.load("alice:0.5+carol:0.3+dave:0.2")

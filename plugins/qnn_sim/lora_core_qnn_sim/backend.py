@@ -23,7 +23,15 @@ class QnnSimBackend(Backend):
 
     def diagnose(self) -> Diagnosis:
         """Say that the simulator works anywhere numpy does."""
-        return Diagnosis(facts={"runtime": "simulator (numpy, exact integer sums)", "numpy": version("numpy")})
+        from lora_core_qnn_sim.vendor.libraries import NOT_INSTALLED, VendorLibraries
+
+        vendor = VendorLibraries.find()
+        facts = {
+            "runtime": "simulator (numpy, exact integer sums)",
+            "numpy": version("numpy"),
+            "vendor's libraries, for `qairt --check`": vendor.name if vendor else NOT_INSTALLED,
+        }
+        return Diagnosis(facts=facts)
 
     def check(self, job: ExportJob) -> Sequence[Problem]:
         """Return every problem of `job`."""

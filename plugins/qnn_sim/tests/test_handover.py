@@ -8,14 +8,22 @@ from typing import Any
 
 import attrs
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import yaml
 from lora_core_qnn_sim.artifacts.context_binary import read_context
+from lora_core_qnn_sim.artifacts.foundation import read_foundation
 from lora_core_qnn_sim.backend import QnnSimBackend
 from lora_core_qnn_sim.encodings.aimet import read_aimet
 from lora_core_qnn_sim.graph.nodes import activations, build_nodes, lora_weights
 from lora_core_qnn_sim.grouping import read_groups
 from lora_core_qnn_sim.handover.from_bundle import handover_from_bundle
+from lora_core_qnn_sim.handover.model import write_model
+from lora_core_qnn_sim.lora import real_lora
+from lora_core_qnn_sim.runtime.floating import FloatRun
+from lora_core_qnn_sim.vendor.genie import check_genie
+from lora_core_qnn_sim.vendor.libraries import NOT_INSTALLED, VendorLibraries
 from safetensors.numpy import load_file
 
 from lora_core.bundle.bundle import Artifact
@@ -24,6 +32,7 @@ from lora_core.errors import UnsupportedError
 from lora_core.events import ignore
 from lora_core.pipeline.recording import bundled
 from plugins.qnn_sim.tests import tiny
+from tests.numeric import apart, decoder_tolerance
 
 NAMES = ["a1", "a2", "a3", "a4", "a5"]
 GROUPS = ("g1=a1,a2", "g2=a3,a4", "g3=a5")
@@ -49,10 +58,44 @@ def test_every_file_of_the_hand_over_is_there_and_no_other(hand: Path) -> None:
         "lora_adaptor_list.yaml",
         "genie_config.json",
         "llm.encodings",
+        "llm.onnx",
+        "llm.onnx.data",
     }
     expected |= {f"{name}.safetensors" for name in NAMES} | {f"llm_{name}.encodings" for name in NAMES}
     expected |= {f"{name}_ort_qnn.txt" for name in NAMES}
     assert {path.name for path in hand.iterdir()} == expected
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+def test_the_model_computes_what_the_graph_computes(tmp_path: Path, family: str) -> None:
+    base = tiny.open_model(tiny.write_checkpoint(tmp_path / "model", model_type=family))
+    one = tiny.adapter("one", base.summary, seed=3, targets=("q_proj", "o_proj", "down_proj"))
+    stored = tiny.export(tiny.make_job(base, [one], rotate=False, split_outliers=False), tmp_path / "out")
+    spec = read_context(stored.file("context.bin")).spec
+    foundation = read_foundation(stored.file("foundation.bin"))
+    lora = real_lora(spec, tiny.placed(stored, one), foundation.basis)
+    write_model(tmp_path, spec, foundation.base, lora)
+    tokens, past = np.array([3, 1, 4, 1, 5, 9, 2, 6], np.int64), spec.context_len - spec.input_len
+    expected = FloatRun(spec=spec, weight=foundation.base.real, base=foundation.base, lora=lora).logits([tokens])[0]
+    session = onnxruntime.InferenceSession(tmp_path / "llm.onnx", providers=["CPUExecutionProvider"])
+    kept = {"input_ids": tokens[None].astype(np.int32), "lora_alpha": np.ones(1, np.float32)}
+    mask = np.where(np.tri(spec.input_len, spec.context_len, past) > 0, 0, -1e30).astype(np.float32)
+    mask[:, :past] = -1e30
+    tables = (("cos", foundation.base.cos), ("sin", foundation.base.sin))
+    kept |= {f"position_ids_{name}": table[None, None, : spec.input_len] for name, table in tables}
+    empty = {each.name: np.zeros(each.shape, np.float32) for each in session.get_inputs() if "past_" in each.name}
+    (found,) = session.run(["logits"], {**kept, **empty, "attention_mask": mask[None, None]})
+    steps = decoder_tolerance(layers=tiny.LAYERS, hidden=tiny.DIM, inner=tiny.HIDDEN, context=spec.context_len, rank=4)
+    assert apart(found[0], expected) <= steps
+
+
+def test_the_models_initializers_are_those_of_weight_list_and_encodings(hand: Path) -> None:
+    model = onnx.load(hand / "llm.onnx", load_external_data=False)
+    onnx.checker.check_model(str(hand / "llm.onnx"))
+    stored = {each.name for each in model.graph.initializer}
+    made = {name for node in model.graph.node for name in node.output}
+    assert set((hand / "lora_weight_list.txt").read_text().split()) <= stored
+    assert set(read_aimet(hand / "llm.encodings")) <= stored | made
 
 
 def test_the_weight_list_names_the_updatable_tensors_in_natural_order(hand: Path, bundle: Any) -> None:
@@ -126,6 +169,46 @@ def test_the_genie_config_names_sections_that_exist_and_declared_members(hand: P
         assert set(group) == {"version", "name", "members", "quant-bin-sections"}
         assert set(group["members"]) <= set(declared)
         assert all((bundle.path / "sections" / name).is_file() for name in group["quant-bin-sections"])
+
+
+def test_the_genie_config_is_a_whole_dialog_with_the_models_own_facts(hand: Path, bundle: Any) -> None:
+    dialog = json.loads((hand / "genie_config.json").read_text())["dialog"]
+    spec = read_context(bundle.file("context.bin")).spec
+    assert dialog["context"] == {
+        "version": 1,
+        "size": spec.context_len,
+        "n-vocab": spec.dims.vocab_size,
+        "bos-token": 1,
+        "eos-token": [2],
+    }
+    assert dialog["engine"]["backend"]["QnnHtp"]["kv-dim"] == spec.dims.head_dim
+    assert dialog["engine"]["model"]["binary"]["lora"]["lora-version"] == 3
+
+
+MODES: list[dict[str, Any]] = [
+    {"quant_updatable": "none"},
+    {"quant_updatable": "adapter_only"},
+    {"quant_updatable": "all"},
+    {"group": ("g1=a1,a2",)},
+]
+
+
+@pytest.mark.parametrize("options", MODES, ids=lambda options: "-".join(map(str, options.values())))
+def test_genie_takes_the_configuration_of_every_mode(
+    tmp_path: Path, model: Any, five: Any, options: dict[str, Any]
+) -> None:
+    tiny.export(tiny.make_job(model, five[:3], emit_qairt=tmp_path / "hand", **options), tmp_path / "out")
+    verdict = check_genie(tmp_path / "hand" / "genie_config.json")
+    libraries = VendorLibraries.find()
+    expected = ("unchecked", NOT_INSTALLED) if libraries is None else ("accepted", libraries.name)
+    assert (verdict.outcome, verdict.detail) == expected
+
+
+def test_genie_refuses_what_is_no_dialog(tmp_path: Path) -> None:
+    config = tmp_path / "genie_config.json"
+    config.write_text(json.dumps({"dialog": {"engine": {"model": {"binary": {"version": 1}}}}}))
+    verdict = check_genie(config)
+    assert verdict.outcome == ("unchecked" if VendorLibraries.find() is None else "refused")
 
 
 def test_the_line_file_has_graph_and_section(hand: Path, bundle: Any) -> None:

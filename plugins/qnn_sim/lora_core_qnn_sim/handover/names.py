@@ -13,6 +13,7 @@ TOKENIZER = "tokenizer/tokenizer.json"
 README = "README.md"
 BASE_ENCODINGS = f"{GRAPH}.encodings"
 MODEL = f"{GRAPH}.onnx"
+MODEL_DATA = f"{MODEL}.data"
 
 
 def safetensors_file(adapter: str) -> str:

@@ -14,6 +14,10 @@ vendor's SDK. What each file rests on:
 | `NAME.safetensors` | LoRA weights of a use case, float32, padded to the graph's ranks, scaling folded into B; \
 written from a stored bundle, values already on their grids | documented; \
 tensor names are those of `{names.WEIGHT_LIST}` |
+| `{names.MODEL}`, `{names.MODEL_DATA}` | converter: the graph with its LoRA branches (A and B zero), static shapes, \
+weights as numbers of their grids, under the names of the encodings; written where `onnx` is installed \
+(`pip install lora-core-qnn-sim[handover]`) | computes the simulator's numbers on ONNX Runtime; **not verified**: that \
+the vendor's converter keeps every name |
 | `{names.WEIGHT_LIST}` | converter, `--lora_weight_list` | documented |
 | `{names.BASE_ENCODINGS}`, `*_NAME.encodings` | AIMET 1.0.0 encodings of the base and of each use case | documented |
 | `{names.IMPORTER}` | importer, `--lora_config` | documented (open-licensed exporter) |
@@ -29,9 +33,7 @@ all section file names |
 of tokens that the model does not have are -1.
 
 **Not verified against the SDK**: the names of binary sections (nothing public says how the vendor's tools name them; \
-these are the simulator's), `{names.MODEL}` (the ONNX model is yours to export; its initializers must have the names \
-listed in `{names.WEIGHT_LIST}`), the graph name, and that the encodings' tensor names match those of your converted \
-graph.
+these are the simulator's), the graph name, and that the encodings' tensor names match those of the converted graph.
 
 The sections beside the simulator's context binary are the simulator's own format. A device needs sections made by \
 the vendor's tools from these files, with base and sections from one SDK version.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from lora_core_qnn_sim.encodings.grid import Encoding
 from lora_core_qnn_sim.graph.nodes import lora_weights
 from lora_core_qnn_sim.grouping import Group
 from lora_core_qnn_sim.handover import documents, names
+from lora_core_qnn_sim.handover.model import write_model
 from lora_core_qnn_sim.handover.readme import TEXT
 
 Array = npt.NDArray[Any]
@@ -45,6 +47,8 @@ def write_handover(
         directory.mkdir(parents=True, exist_ok=True)
         _write_configs(directory, context, list(used), groups, documents.Dialog.of(context.spec, base))
         _write_encodings(directory, context, foundation, used)
+        if importlib.util.find_spec("onnx") is not None:
+            write_model(directory, context.spec, foundation.base, {})
         for adapter in used:
             save_file(dict(weights(adapter)), directory / names.safetensors_file(adapter))
     except OSError as error:

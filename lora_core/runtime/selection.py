@@ -43,7 +43,7 @@ class Selection:
         """Raise `UsageError` if an adapter that takes part is not among `names`."""
         unknown = [name for name in self.strengths if name not in names]
         problems = [
-            Problem(what=f"The bundle has no adapter {name!r}", where=where, remedy=did_you_mean(name, names))
+            Problem(what=f"The bundle has no adapter {name!r}", where=where, remedy=did_you_mean(name, sorted(names)))
             for name in unknown
         ]
         if problems:

@@ -1,16 +1,14 @@
 """Chat templates, rendered as transformers does (`transformers/utils/chat_template_utils.py`).
 
-A template comes with a model or an adapter and is a stranger's code: it runs in jinja's immutable sandbox, as it does
-there, and whatever goes wrong inside one is an error of the template and not of ours.
+A template comes with a model or an adapter and is a stranger's code (`template_sandbox.py`): whatever goes wrong inside
+one is an error of the template and not of ours.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 
@@ -18,13 +16,9 @@ from lora_core.errors import BundleError, UsageError
 from lora_core.models.text.rules import read_rules
 from lora_core.models.text.stored import StoredText
 from lora_core.models.text.templates import DEFAULT, TemplateSource
-
-if TYPE_CHECKING:
-    import jinja2
+from lora_core.runtime.template_sandbox import TooMuchError, render
 
 Message = Mapping[str, Any]
-LONGEST = 10_000_000
-"""Characters of a prompt; a template that writes more is stopped."""
 
 
 @attrs.frozen(kw_only=True)
@@ -65,14 +59,7 @@ class ChatTemplate:
         plain = [{key: value for key, value in message.items() if value is not None} for message in messages]
         values = {"messages": plain, "tools": None, "documents": None, "add_generation_prompt": add_generation_prompt}
         try:
-            pieces: list[str] = []
-            length = 0
-            for piece in _environment().from_string(self.source).generate(**values, **self.special_tokens):
-                pieces.append(piece)
-                length += len(piece)
-                if length > LONGEST:
-                    raise OverflowError(f"it writes more than {LONGEST:,} characters")
-            return "".join(pieces)
+            return render(self.source, {**values, **self.special_tokens})
         except Exception as error:
             # A stranger's code: any failure in it is its own.
             raise BundleError(self._problem(error), where=self.where, remedy=_REMEDY) from error
@@ -87,7 +74,7 @@ class ChatTemplate:
     def _problem(self, error: Exception) -> str:
         import jinja2
 
-        named = "" if isinstance(error, jinja2.TemplateError) else f"{type(error).__name__}: "
+        named = "" if isinstance(error, jinja2.TemplateError | TooMuchError) else f"{type(error).__name__}: "
         line = f" (line {error.lineno})" if isinstance(error, jinja2.TemplateSyntaxError) else ""
         return f"The chat template cannot be used: {named}{error}{line}"
 
@@ -103,44 +90,3 @@ def require_system(template: ChatTemplate | None, messages: Sequence[Message]) -
     if not template.takes_system(messages):
         what = "The chat template leaves the system message out"
         raise UsageError(what, where=template.where, remedy="Leave --system out, and write it into the prompt.")
-
-
-def _environment() -> jinja2.Environment:
-    from jinja2 import TemplateError
-    from jinja2.ext import loopcontrols
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    def raise_exception(message: str) -> None:
-        raise TemplateError(message)
-
-    def tojson(
-        value: Any,
-        ensure_ascii: bool = False,
-        indent: int | None = None,
-        separators: Any = None,
-        sort_keys: bool = False,
-    ) -> str:
-        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_generation_blocks(), loopcontrols]
-    )
-    environment.filters["tojson"] = tojson
-    environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = lambda pattern: datetime.now().strftime(pattern)
-    return environment
-
-
-def _generation_blocks() -> type[jinja2.ext.Extension]:
-    """Return the extension for `{% generation %}` blocks, which mark the assistant's text for training: shown as is."""
-    from jinja2 import nodes
-    from jinja2.ext import Extension
-
-    class GenerationBlocks(Extension):
-        tags = {"generation"}  # noqa: RUF012  the base class declares it so
-
-        def parse(self, parser: jinja2.parser.Parser) -> list[nodes.Node]:
-            next(parser.stream)
-            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-    return GenerationBlocks

@@ -28,6 +28,11 @@ TEMPLATES = {
     "json": "{{ messages | tojson }}{{ messages | tojson(indent=2) }}",
     "loop controls": "{% for m in messages %}{% if loop.index > 1 %}{% break %}{% endif %}{{ m.content }}{% endfor %}",
     "generation": "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %};{% endfor %}",
+    "loop variables": "{% for m in messages %}{{ loop.length }}{{ loop.last }}{{ loop.nextitem }}{% endfor %}",
+    "chosen": "{% for m in messages if m.role == 'user' %}{{ loop.revindex }}{% else %}none{% endfor %}",
+    "pairs": "{% for key, value in messages[0].items() %}{{ key ~ '=' ~ value }}{% endfor %}",
+    "nothing to loop over": "{% for m in nothing %}{{ m }}{% else %}none{% endfor %}",
+    "macros": "{% macro of(m) %}{{ m.role }}{% endmacro %}{% for m in messages %}{{ of(m) }}{% endfor %}",
     "namespace": "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}",
     "tools": "{% if tools %}tools{% elif tools is none %}none{% endif %}{% if x is defined %}x{% endif %}",
     "date": "{{ strftime_now('%Y') }}{{ bos_token }}",
@@ -129,6 +134,14 @@ FAILING = {
     "calls itself for ever": "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}",
     "counts too far": "{% for i in range(10 ** 9) %}{% endfor %}",
     "writes without an end": "{% for i in range(9999) %}{% for j in range(9) %}{{ 'x' * 999 }}{% endfor %}{% endfor %}",
+    "turns without writing": "{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}",
+    "turns where nothing passes": "{% for i in range(9) %}{% for j in range(99999) if 0 %}{% endfor %}{% endfor %}",
+    "calls itself twice": "{% macro f(n) %}{% if n %}{{ f(n - 1) ~ f(n - 1) }}{% endif %}{% endmacro %}{{ f(99) }}",
+    "doubles a text": "{% set a = namespace(t='xx') %}{% for i in range(99) %}{% set a.t = a.t ~ a.t %}{% endfor %}",
+    "doubles a list": "{% set a = namespace(t=[1]) %}{% for i in range(99) %}{% set a.t = a.t + a.t %}{% endfor %}",
+    "multiplies a text": "{{ 'x' * 10 ** 12 }}",
+    "makes a number that is too large": "{{ 9 ** (9 ** 9) }}",
+    "asks for a wide number": "{{ '%999999999d' % 1 }}",
     "asks for a filter that there is not": "{{ messages | nonsense }}",
     "asks for another template": "{% include 'other' %}",
     "formats what does not fit": "{{ '%d' % 'x' }}",
@@ -144,6 +157,12 @@ def test_a_template_that_fails_is_an_input_error_that_names_it(directory, how):
         ChatTemplate.read(directory).render(MESSAGES)
     assert caught.value.exit_code is ExitCode.INPUT
     assert caught.value.__cause__ is not None
+
+
+def test_a_template_may_loop_as_much_as_a_long_chat_needs(directory):
+    source = "{% for m in messages %}{% for other in messages if other.role == m.role %}{% endfor %}x{% endfor %}"
+    (directory / "chat_template.jinja").write_text(source)
+    assert ChatTemplate.read(directory).render([{"role": "user", "content": "a"}] * 300) == "x" * 300
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,7 @@ class Backend(ABC):
         Adapter packages name them by hash. Default: every file with the role `template` or `relocations`.
         """
         roles = ("template", "relocations")
-        return [artifact.path for artifact in bundle.manifest.artifacts if artifact.role in roles]
+        return [artifact.path for artifact in bundle.manifest.base_artifacts if artifact.role in roles]
 
     def stored_values(self, bundle: Bundle, name: str) -> Mapping[str, Values]:
         """Return the values of every slot of the plan of the adapter `name` of `bundle`, by module, as they are stored.

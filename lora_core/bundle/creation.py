@@ -16,6 +16,7 @@ from lora_core.bundle.exchange import exchange, restore
 from lora_core.bundle.lock import locked, locked_if_free
 from lora_core.bundle.manifest import dumps, is_manifest
 from lora_core.bundle.paths import MANIFEST, STATE
+from lora_core.bundle.records import Records, difference
 from lora_core.errors import BundleError
 from lora_core.events import BundleWritten, Emit
 from lora_core.intake import limits
@@ -39,6 +40,9 @@ class Creation:
         with storage_errors("write", self.target):
             data = dumps(manifest)
             (self.out / MANIFEST).write_bytes(data)
+            for name, node in difference(Records.of(()), manifest.records).files.items():
+                (self.out / name).parent.mkdir(exist_ok=True)
+                (self.out / name).write_bytes(node.data)
             flush_tree(self.out)
             _raise(refusal(self.target, force=self.force))
             written = False

@@ -1,4 +1,4 @@
-"""The JSON Schema of `manifest.json`, made from the classes that the manifest is read into.
+"""The JSON Schemas of `manifest.json` and of files of records, made from the classes that they are read into.
 
 Format: https://json-schema.org/draft/2020-12. It says what one manifest looks like on its own; that names are not
 repeated and references lead somewhere is checked by `lora_core.bundle.manifest` alone.
@@ -9,14 +9,15 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
 
 from lora_core.adapters.slots.kinds import KINDS
-from lora_core.bundle.bundle import SCHEMA_VERSION, Manifest
+from lora_core.bundle.bundle import SCHEMA_VERSION, Artifact, Branch, BundledAdapter, Manifest, Method
 from lora_core.bundle.manifest import FORMAT
+from lora_core.bundle.records import FORMAT as RECORDS_FORMAT
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -29,11 +30,14 @@ _SCALARS: Mapping[Any, Mapping[str, Any]] = {
 }
 # What `lora_core.bundle.paths.why_unsafe` refuses, as one expression.
 _PART = r"(?!\.{1,2}(/|$))[^/\\\u0000]+"
-_SAFE_PATH = rf"^(?!manifest\.json$)(?!\.lora-core(/|$))(?!.:){_PART}(/{_PART})*$"
+_SAFE_PATH = rf"^(?!manifest\.json$)(?!manifest(/|$))(?!\.lora-core(/|$))(?!.:){_PART}(/{_PART})*$"
+_PREFIX = "^[0-9a-f]{1,64}$"
 _NARROWER: Mapping[tuple[str, str], Mapping[str, Any]] = {
     ("Manifest", "schema_version"): {"const": SCHEMA_VERSION},
     ("Artifact", "path"): {"pattern": _SAFE_PATH},
     ("Artifact", "sha256"): {"pattern": "^[0-9a-f]{64}$"},
+    ("Branch", "prefix"): {"pattern": _PREFIX},
+    ("Branch", "sha256"): {"pattern": "^[0-9a-f]{64}$"},
     ("Slot", "kind"): {"enum": list(KINDS)},
 }
 """What a field's type does not say."""
@@ -43,12 +47,38 @@ def manifest_schema() -> dict[str, Any]:
     """Return the schema of the manifests that this lora-core writes, as plain JSON data."""
     definitions: dict[str, Any] = {}
     document = _record(Manifest, definitions)
-    document["properties"] = {"format": {"const": FORMAT}, **document["properties"]}
-    document["required"] = ["format", *document["required"]]
+    properties = {"format": {"const": FORMAT}}
+    for name, schema in document["properties"].items():
+        properties[name] = schema
+        if name == "methods":
+            properties["branches"] = _type(Sequence[Branch], definitions)
+    title = f"Manifest of a lora-core bundle, schema version {SCHEMA_VERSION}"
+    return _document(title, properties, definitions) | {"description": document["description"]}
+
+
+def records_schema() -> dict[str, Any]:
+    """Return the schema of files of records (`manifest/*.json`) that this lora-core writes, as plain JSON data."""
+    definitions: dict[str, Any] = {}
+    properties = {
+        "format": {"const": RECORDS_FORMAT},
+        "schema_version": {"const": SCHEMA_VERSION},
+        "prefix": {"type": "string", "pattern": _PREFIX},
+        "artifacts": _type(Sequence[Artifact], definitions),
+        "adapters": _type(Sequence[BundledAdapter], definitions),
+        "methods": _type(Sequence[Method], definitions),
+        "branches": _type(Sequence[Branch], definitions),
+    }
+    return _document(f"Records of a lora-core bundle, schema version {SCHEMA_VERSION}", properties, definitions)
+
+
+def _document(title: str, properties: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "$schema": DIALECT,
-        "title": f"Manifest of a lora-core bundle, schema version {SCHEMA_VERSION}",
-        **document,
+        "title": title,
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
         "$defs": dict(sorted(definitions.items())),
     }
 
@@ -76,7 +106,7 @@ def _type(hint: Any, definitions: dict[str, Any]) -> dict[str, Any]:
         return {"anyOf": [_type(each, definitions) for each in arguments]}
     if origin is typing.Literal:
         return {"enum": list(arguments)}
-    if origin is tuple:
+    if origin in (tuple, Sequence):
         return {"type": "array", "items": _type(arguments[0], definitions)}
     if origin is Mapping:
         values = _type(arguments[1], definitions)

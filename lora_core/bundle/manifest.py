@@ -5,36 +5,48 @@ Written by hand and not with cattrs: importing that costs as much as half of wha
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import attrs
 
 from lora_core.adapters.adapter import LOW_RANK
-from lora_core.adapters.names import is_name
 from lora_core.adapters.slots.kinds import KINDS
 from lora_core.adapters.slots.plan import Slot, SlotPlan
-from lora_core.bundle.bundle import SCHEMA_VERSION, Artifact, BundledAdapter, Manifest, Method
+from lora_core.bundle.bundle import SCHEMA_VERSION, Manifest
+from lora_core.bundle.entry_fields import EntryLists, check_branches, read_prompting
 from lora_core.bundle.fields import Fields, Problems
+from lora_core.bundle.listing import Listing
 from lora_core.bundle.paths import why_unsafe
-from lora_core.errors import BundleError, LoraCoreError, Problem
-from lora_core.intake.limits import DIGITS
+from lora_core.bundle.record_files import RecordFiles
+from lora_core.bundle.records import NOT_CANONICAL, RecordNode, Records, flat
+from lora_core.bundle.rendering import plain, rendered
+from lora_core.errors import BundleError, Problem
 from lora_core.intake.plain_json import parse_json
 from lora_core.layers import LayerInfo, ModelSummary
-from lora_core.prompting import Prompting
 
 FORMAT = "lora-core bundle"
 _WITHOUT_PATHS = _WITH_KINDS = 2
 """From this schema on, layers no longer say what one runtime calls them, and slots say their kind."""
-_WITH_PROMPTING = 3
-"""From this schema on, bundle and adapters say how they are prompted."""
+_WITH_BRANCHES = 4
+"""From this schema on, the records of many adapters are in files of their own."""
 
-_RECORDS = (Artifact, BundledAdapter, LayerInfo, Method, ModelSummary, Prompting, Slot, SlotPlan)
+
+@attrs.frozen(kw_only=True)
+class Whereabouts:
+    """Where a manifest was read, for what it does not hold itself: as `RecordFiles` has it."""
+
+    root: Path
+    reopen: Callable[[Path], Records] | None = None
+    pending: Path | None = None
 
 
 def normalized(manifest: Manifest) -> Manifest:
     """Return `manifest` with everything whose order has no meaning in the order in which it is written."""
+    lists = (manifest.artifacts, manifest.adapters, manifest.methods)
+    if all(isinstance(each, Listing) for each in lists):
+        return manifest
     return attrs.evolve(
         manifest,
         artifacts=tuple(sorted(manifest.artifacts, key=lambda artifact: artifact.path)),
@@ -46,18 +58,25 @@ def normalized(manifest: Manifest) -> Manifest:
 def dumps(manifest: Manifest) -> bytes:
     """Return the bytes of `manifest.json`: one line for each record, mappings sorted by key, a newline at the end.
 
-    Raises `LoraCoreError` if a free-form field (`options`, `detail`, ...) holds anything but plain JSON data.
+    Records of adapters that have files of their own are named by those. Raises `LoraCoreError` if a free-form field
+    (`options`, `detail`, ...) holds anything but plain JSON data.
     """
+    root = manifest.records.root
+    if root.branches:
+        manifest = attrs.evolve(manifest, artifacts=manifest.base_artifacts, adapters=(), methods=manifest.base_methods)
     manifest = normalized(manifest)
     document: dict[str, Any] = {"format": FORMAT, "schema_version": manifest.schema_version}
     for field in attrs.fields(Manifest):
-        document.setdefault(field.name, _plain(getattr(manifest, field.name), field.name))
-    return ("".join(_render(document)) + "\n").encode()
+        document.setdefault(field.name, plain(getattr(manifest, field.name), field.name))
+        if field.name == "methods":
+            document["branches"] = plain(root.named, "branches")
+    return rendered(document)
 
 
-def loads(data: bytes, where: str) -> Manifest:
+def loads(data: bytes, where: str, whereabouts: Whereabouts | None = None) -> Manifest:
     """Return the manifest in `data`; `where` names the file in messages.
 
+    `whereabouts` say where records of adapters are that are not in `data`; they are read when they are asked for.
     Raises `BundleError` naming every field that is missing, of the wrong type or contradictory.
     """
     document = _document(data, where)
@@ -65,6 +84,7 @@ def loads(data: bytes, where: str) -> Manifest:
     fields = Fields(document, "", problems)
     fields.text("format")
     version = fields.number("schema_version")
+    lists = EntryLists.read(fields, version)
     manifest = Manifest(
         backend=fields.text("backend"),
         base=_summary(fields.object("base"), version),
@@ -73,19 +93,39 @@ def loads(data: bytes, where: str) -> Manifest:
         plans=tuple(_plan(entry, version) for entry in fields.objects("plans")),
         options=fields.mapping("options"),
         versions=fields.text_mapping("versions"),
-        artifacts=tuple(_artifact(entry) for entry in fields.objects("artifacts")),
-        adapters=tuple(_adapter(entry, version) for entry in fields.objects("adapters")),
-        methods=tuple(_method(entry) for entry in fields.objects("methods")),
+        artifacts=lists.artifacts,
+        adapters=lists.adapters,
+        methods=lists.methods,
         kv_cache=fields.text("kv_cache"),
         detail=fields.mapping("detail"),
-        prompting=_prompting(fields, version),
+        prompting=read_prompting(fields, version),
     )
     fields.finish()
     if not problems.found:
-        _cross_check(manifest, problems)
+        lists.check(problems, plans=len(manifest.plans), promptings=[manifest.prompting])
+    if not problems.found and version >= _WITH_BRANCHES:
+        check_branches(lists.branches, "", problems)
+        if not RecordNode(prefix="", records=manifest.records.all, branches=lists.branches).canonical:
+            problems.add("branches", NOT_CANONICAL)
     if problems.found:
         raise BundleError(problems.found)
-    return manifest
+    return _branched(manifest, lists, whereabouts) if lists.branches else manifest
+
+
+def _branched(manifest: Manifest, lists: EntryLists, whereabouts: Whereabouts | None) -> Manifest:
+    """Return `manifest` with the records that its branches lead to."""
+    paths = frozenset(each.path for each in manifest.artifacts)
+    source = None
+    if whereabouts is not None:
+        source = RecordFiles(
+            root=whereabouts.root,
+            paths=paths,
+            plans=len(manifest.plans),
+            reopen=whereabouts.reopen,
+            pending=whereabouts.pending,
+        )
+    records = Records(root=RecordNode(prefix="", branches=lists.branches), source=source)
+    return manifest.listing(manifest.artifacts, records, manifest.methods)
 
 
 def is_manifest(data: bytes) -> bool:
@@ -115,54 +155,6 @@ def _document(data: bytes, where: str) -> dict[str, Any]:
             remedy="Update lora-core, or use the version that made the bundle.",
         )
     return document
-
-
-def _plain(value: object, name: str) -> Any:
-    """Turn a value into plain JSON data: fields of records in their declared order, keys of mappings sorted."""
-    if value is None or isinstance(value, bool | str) or (isinstance(value, int) and abs(value) < 10**DIGITS):
-        return value
-    if isinstance(value, float) and value - value == 0:  # neither infinite nor NaN, which JSON does not have
-        return value
-    if isinstance(value, _RECORDS):
-        return {f.name: _plain(getattr(value, f.name), f"{name}.{f.name}") for f in attrs.fields(type(value))}
-    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-        return {key: _plain(value[key], f"{name}.{key}") for key in sorted(value)}
-    if isinstance(value, list | tuple):
-        return [_plain(item, name) for item in value]
-    raise LoraCoreError(f"Manifest field '{name}' holds {value!r}, which is not plain JSON data.", where=name)
-
-
-def _render(value: Any, indent: str = "") -> Iterator[str]:
-    """Yield JSON text that keeps one record (a layer, a slot, an artifact) on one line.
-
-    A line for each record reads and compares well, and the records themselves are left to json's fast encoder.
-    """
-    inner = indent + "  "
-    if isinstance(value, dict) and value and (len(indent) < 4 or _holds_records(value)):
-        start = "{\n"
-        for key, item in value.items():
-            yield f"{start}{inner}{_compact(key)}: "
-            yield from _render(item, inner)
-            start = ",\n"
-        yield f"\n{indent}}}"
-    elif isinstance(value, list) and value and isinstance(value[0], dict | str):
-        start = "[\n"
-        for item in value:
-            yield start + inner
-            yield from _render(item, inner) if _holds_records(item) else (_compact(item),)
-            start = ",\n"
-        yield f"\n{indent}]"
-    else:
-        yield _compact(value)
-
-
-def _holds_records(value: Any) -> bool:
-    return isinstance(value, dict) and any(
-        isinstance(item, list) and item and isinstance(item[0], dict) for item in value.values()
-    )
-
-
-_compact = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
 def _summary(fields: Fields, version: int) -> ModelSummary:
@@ -222,101 +214,21 @@ def _slot(fields: Fields, version: int) -> Slot:
     return slot
 
 
-def _artifact(fields: Fields) -> Artifact:
-    artifact = Artifact(
-        path=fields.text("path"),
-        role=fields.text("role"),
-        sha256=fields.text("sha256"),
-        size=fields.number("size"),
-        adapter=fields.optional_text("adapter"),
-    )
-    unsafe = why_unsafe(artifact.path)
-    if unsafe:
-        fields.problem("path", f"is {artifact.path!r}, which {unsafe}.")
-    if len(artifact.sha256) != 64 or set(artifact.sha256) - set("0123456789abcdef"):
-        fields.problem("sha256", "must be 64 lower-case hexadecimal digits.")
-    fields.finish()
-    return artifact
-
-
-def _adapter(fields: Fields, version: int) -> BundledAdapter:
-    adapter = BundledAdapter(
-        name=fields.text("name"),
-        digest=fields.text("digest"),
-        foundation=fields.text("foundation"),
-        rank=fields.number("rank"),
-        modules=fields.number("modules"),
-        plan=fields.number("plan"),
-        detail=fields.mapping("detail"),
-        prompting=_prompting(fields, version),
-    )
-    if not is_name(adapter.name):
-        fields.problem("name", f"is {adapter.name!r}, which cannot be an adapter's name.")
-    fields.finish()
-    return adapter
-
-
-def _prompting(fields: Fields, version: int) -> Prompting | None:
-    """Return the record in field `prompting`, or None where it is null or the schema has none."""
-    inner = fields.optional_object("prompting") if version >= _WITH_PROMPTING else None
-    if inner is None:
-        return None
-    prompting = Prompting(
-        tokenizer=inner.text("tokenizer"),
-        chat_templates=inner.text_mapping("chat_templates"),
-        special_tokens=inner.text_mapping("special_tokens"),
-        bos_id=inner.optional_number("bos_id"),
-        eos_ids=inner.numbers("eos_ids"),
-    )
-    inner.finish()
-    return prompting
-
-
-def _method(fields: Fields) -> Method:
-    method = Method(name=fields.text("name"), program=fields.text("program"), adapter=fields.optional_text("adapter"))
-    fields.finish()
-    return method
-
-
-def _cross_check(manifest: Manifest, problems: Problems) -> None:
-    paths = [artifact.path for artifact in manifest.artifacts]
-    adapters = [adapter.name for adapter in manifest.adapters]
-    for field, names in (
-        ("artifacts", paths),
-        ("adapters", adapters),
-        ("methods", [method.name for method in manifest.methods]),
-    ):
-        for name in _repeated(names):
-            problems.add(field, f"lists {name!r} more than once.")
-    known, present = set(adapters), set(paths)
-    for artifact in manifest.artifacts:
-        if artifact.adapter is not None and artifact.adapter not in known:
-            problems.add("artifacts", f"gives {artifact.path!r} to adapter {artifact.adapter!r}, which is not listed.")
-    for method in manifest.methods:
-        if method.program not in present:
-            problems.add("methods", f"has {method.name!r} in program {method.program!r}, which is not listed.")
-        if method.adapter is not None and method.adapter not in known:
-            problems.add("methods", f"has {method.name!r} for adapter {method.adapter!r}, which is not listed.")
-    for prompting in (manifest.prompting, *(adapter.prompting for adapter in manifest.adapters)):
-        for path in prompting.files if prompting is not None else ():
-            if path not in present:
-                problems.add("prompting", f"names {path!r}, which is not listed.")
-    for adapter in manifest.adapters:
-        if manifest.plans and adapter.plan >= len(manifest.plans):
-            problems.add("adapters", f"has {adapter.name!r} on plan {adapter.plan} of {len(manifest.plans)}.")
-
-
-def _repeated(names: Sequence[str]) -> list[str]:
-    seen: set[str] = set()
-    return sorted({name for name in names if name in seen or seen.add(name)})  # type: ignore[func-returns-value]
-
-
 def check(manifest: Manifest) -> Sequence[Problem]:
-    """Return what would make `manifest` unreadable once written: repeated names, unsafe paths, dangling references."""
+    """Return what would make `manifest` unreadable once written: repeated names, unsafe paths, dangling references.
+
+    Of a large bundle, the base and the adapters at hand are looked at.
+    """
     problems = Problems("manifest")
-    for artifact in manifest.artifacts:
+    artifacts, adapters, methods = flat(manifest.records.in_memory)
+    lists = EntryLists(
+        artifacts=(*manifest.base_artifacts, *artifacts),
+        adapters=adapters,
+        methods=(*manifest.base_methods, *methods),
+    )
+    for artifact in lists.artifacts:
         unsafe = why_unsafe(artifact.path)
         if unsafe:
             problems.add("artifacts", f"lists {artifact.path!r}, which {unsafe}.")
-    _cross_check(manifest, problems)
+    lists.check(problems, plans=len(manifest.plans), promptings=[manifest.prompting])
     return problems.found

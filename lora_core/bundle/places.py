@@ -6,11 +6,13 @@ import os
 import stat
 from pathlib import Path
 
+from lora_core.bundle.entries import Artifact
 from lora_core.bundle.paths import JOURNAL, LOCK, STAGING, STATE
 from lora_core.errors import BundleError, Problem
 from lora_core.intake.files import irregular
 
 _REMEDY = "A bundle is files and directories only: copy it with its links followed (`cp -rL`)."
+_RESTORE = "Export the bundle again, or restore the file."
 _PARTS = {LOCK: stat.S_ISREG, STAGING: stat.S_ISDIR, JOURNAL: stat.S_ISDIR}
 
 
@@ -37,6 +39,18 @@ class Places:
             return Problem(what=f"{above!r} is {kind}, not a directory", where=str(self._root / above), remedy=_REMEDY)
         self._plain.add(above)
         return None
+
+    def problem(self, artifact: Artifact) -> Problem | None:
+        """Return what is wrong with the file of an artifact as far as its size tells, None if nothing is."""
+        found, where = self.size(artifact.path), str(self._root / artifact.path)
+        if isinstance(found, Problem):
+            return found
+        if found is None:
+            return Problem(what=f"{artifact.path!r} is missing", where=where, remedy=_RESTORE)
+        if found == artifact.size:
+            return None
+        what = f"{artifact.path!r} has {found} bytes, the manifest says {artifact.size}"
+        return Problem(what=what, where=where, remedy=_RESTORE)
 
     def size(self, path: str) -> int | Problem | None:
         """Return the size of the regular file at `path` (relative), what is wrong with it, or None if it is missing."""

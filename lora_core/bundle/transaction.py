@@ -12,19 +12,20 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
 
 import attrs
 
 from lora_core.bundle.bundle import Bundle, Manifest
+from lora_core.bundle.differences import BundleDifference
 from lora_core.bundle.durable import flush_directory, flush_tree, storage_error, storage_errors, walk
 from lora_core.bundle.exchange import restore
 from lora_core.bundle.journal import FILES, REMOVED, Journal, read_journal
 from lora_core.bundle.lock import locked
-from lora_core.bundle.manifest import dumps, loads
-from lora_core.bundle.paths import JOURNAL, MANIFEST, STAGING, STATE
+from lora_core.bundle.manifest import Whereabouts, dumps, loads
+from lora_core.bundle.paths import JOURNAL, MANIFEST, STAGING, STATE, is_records_file
 from lora_core.bundle.places import Places, require_plain_state
 from lora_core.errors import BundleError, Problem
 from lora_core.events import BundleWritten, Emit, ignore
@@ -48,10 +49,13 @@ class Change:
         """
         root = self.bundle.path
         staging = self.out.parent
-        old = {artifact.path for artifact in self.bundle.manifest.artifacts}
-        removed = sorted(old - {artifact.path for artifact in manifest.artifacts})
+        changes = BundleDifference.of(self.bundle.manifest, manifest)
+        removed = changes.removed
         with storage_errors("write the change of", root):
-            _refuse_obstacles(root, self.out, old, removed)
+            for name, node in changes.records.files.items():
+                (self.out / name).parent.mkdir(exist_ok=True)
+                (self.out / name).write_bytes(node.data)
+            _refuse_obstacles(root, self.out, changes.own, removed)
             (staging / MANIFEST).write_bytes(dumps(manifest))
             if removed:
                 (staging / REMOVED).write_text(json.dumps(removed), encoding="utf-8")
@@ -95,7 +99,8 @@ def change(path: Path, emit: Emit) -> Iterator[Change]:
 def read_manifest(root: Path) -> Manifest:
     """Read the manifest of the bundle at `root`; raises `BundleError` for what is none, `OSError` without one."""
     file = root / MANIFEST
-    return loads(read_regular(file, limits.MANIFEST, BundleError, links=False), str(file))
+    data = read_regular(file, limits.MANIFEST, BundleError, links=False)
+    return loads(data, str(file), Whereabouts(root=root))
 
 
 def settle(path: Path) -> None:
@@ -113,12 +118,16 @@ def settle(path: Path) -> None:
 
 def _finish(path: Path, left: Journal) -> None:
     journal, state = path / STATE / JOURNAL, path / STATE
-    touched = _move_files(journal / FILES, path, left.files)
-    for name in left.removed:
-        touched |= _delete(path, name)
-    for directory in sorted(touched):
-        if directory.exists():
-            flush_directory(directory)
+    # Records go last and after the rest is durable: as long as there is anything else to do, those of the bundle and of
+    # the journal are whole, and say what may be done.
+    for records in (False, True):
+        touched = _move_files(journal / FILES, path, [each for each in left.files if is_records_file(each) == records])
+        for name in left.removed:
+            if is_records_file(name) == records:
+                touched |= _delete(path, name)
+        for directory in sorted(touched):
+            if directory.exists():
+                flush_directory(directory)
     # Last and after the rest is durable: a journal without a manifest has nothing left to delete.
     if (journal / MANIFEST).exists():
         (journal / MANIFEST).replace(path / MANIFEST)
@@ -170,7 +179,7 @@ def _delete(root: Path, name: str) -> set[Path]:
     return {parent for parent in target.parents if parent.is_relative_to(root)}
 
 
-def _refuse_obstacles(root: Path, files: Path, own: set[str], removed: Sequence[str]) -> None:
+def _refuse_obstacles(root: Path, files: Path, own: Set[str], removed: Sequence[str]) -> None:
     """Refuse, before the commit, whatever would stop the moves after it, or be lost by them."""
     places = Places(root)
     problems = [linked for name in removed if (linked := places.linked(name)) is not None]

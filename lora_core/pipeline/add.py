@@ -105,8 +105,10 @@ def _check(bundle: Bundle, spec: BackendSpec, references: Sequence[AdapterRefere
         what = "The bundle has no template: it was exported without adapters and without room for any"
         remedy = "Export again with --max-rank and --targets, for instance --max-rank 16 --targets all-linear."
         complaints.add(BundleError, [Problem(what=what, where=str(bundle.path), remedy=remedy)])
-    taken = [adapter.name for adapter in bundle.manifest.adapters]
-    complaints.add(UsageError, name_problems([each.name for each in references], taken=taken, reserved=spec.reserved))
+    names = [each.name for each in references]
+    found = [bundle.manifest.records.find(name, like=True) for name in names]
+    taken = [record.name for record in found if record is not None]
+    complaints.add(UsageError, name_problems(names, taken=taken, reserved=spec.reserved))
     complaints.raise_any()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -114,7 +114,7 @@ def _write(adapter: Adapter, source: Source, out: Path | None, key: SigningKey |
 
 def template_digest(bundle: Bundle, backend: Backend, plan: int) -> str:
     """Return the SHA-256 of the hashes of a plan's template files, one a line in the order of their paths."""
-    known = {artifact.path: artifact.sha256 for artifact in bundle.manifest.artifacts}
+    known = {artifact.path: artifact.sha256 for artifact in bundle.manifest.base_artifacts}
     lines = "".join(f"{known[path]}\n" for path in sorted(backend.template_files(bundle, plan)))
     return hashlib.sha256(lines.encode("ascii")).hexdigest()
 
@@ -140,7 +140,7 @@ def refuse_packages(
     problems: list[Problem] = []
     for reference in references:
         if reference.package is not None:
-            problems += _package_problems(bundle, backend, reference.package, trust)
+            problems += package_problems(bundle, backend, reference.package, trust)
         elif trust is not None and not reference.parts:
             what = f"Adapter {reference.name!r} is no package, and --trust asks for a signature"
             problems.append(Problem(what=what, remedy="Add it without --trust, or pack and sign it."))
@@ -148,7 +148,8 @@ def refuse_packages(
         raise AdapterError(problems)
 
 
-def _package_problems(bundle: Bundle, backend: Backend, path: Path, trust: Trust | None) -> Iterator[Problem]:
+def package_problems(bundle: Bundle, backend: Backend, path: Path, trust: Trust | None) -> Iterator[Problem]:
+    """Yield what is wrong with the package at `path` for `bundle`: the file itself, whom it is from, what it is for."""
     try:
         package = AdapterPackage.open(path)
     except AdapterError as error:
@@ -168,9 +169,8 @@ def _package_problems(bundle: Bundle, backend: Backend, path: Path, trust: Trust
 
 
 def _entry(bundle: Bundle, name: str) -> BundledAdapter:
-    entries: Sequence[BundledAdapter] = bundle.manifest.adapters
-    for entry in entries:
-        if entry.name == name:
-            return entry
-    remedy = did_you_mean(name, [entry.name for entry in entries], nothing="It has none: pack NAME=DIR.")
+    if (record := bundle.record(name)) is not None:
+        return record.adapter
+    known = [entry.name for entry in bundle.manifest.adapters]
+    remedy = did_you_mean(name, known, nothing="It has none: pack NAME=DIR.")
     raise UsageError(f"The bundle has no adapter {name!r}", where=str(bundle.path), remedy=remedy)

@@ -12,7 +12,7 @@ import attrs
 from lora_core.adapters.slots.choice import PlacedAdapter
 from lora_core.adapters.slots.kinds import max_rank
 from lora_core.backend import Artifacts, WrittenFile
-from lora_core.bundle.bundle import Artifact, BundledAdapter, Manifest, Method
+from lora_core.bundle.bundle import AdapterRecord, Artifact, BundledAdapter, Manifest, Method
 from lora_core.bundle.durable import storage_errors, walk
 from lora_core.bundle.hashing import file_sha256
 from lora_core.bundle.manifest import check
@@ -80,22 +80,54 @@ def updated(manifest: Manifest, changed: Changed) -> Manifest:
     if changed.foundation != manifest.foundation:
         what = f"The foundation is {changed.foundation} after the change and was {manifest.foundation}"
         blame(manifest.backend, [Problem(what=what)])
-    return attrs.evolve(
-        manifest,
-        artifacts=_merged(manifest.artifacts, changed.artifacts, "path"),
-        adapters=_merged(manifest.adapters, changed.adapters, "name"),
-        methods=_merged(manifest.methods, changed.methods, "name"),
-        detail={**manifest.detail, **changed.detail},
-    )
+    paths, names = {each.path for each in changed.artifacts}, {each.name for each in changed.methods}
+    entries = {each.name: each for each in changed.adapters}
+    put = []
+    for name in sorted({*entries, *_owners(manifest, changed)}):
+        old = manifest.record(name)
+        entry = entries[name] if name in entries or old is None else old.adapter
+        kept = old or AdapterRecord(adapter=entry)
+        artifacts = [each for each in kept.artifacts if each.path not in paths]
+        artifacts += [each for each in changed.artifacts if each.adapter == name]
+        methods = [each for each in kept.methods if each.name not in names]
+        methods += [each for each in changed.methods if each.adapter == name]
+        put.append(AdapterRecord(adapter=entry, artifacts=tuple(artifacts), methods=tuple(methods)))
+    known = {each.name for each in put}
+    base = [each for each in manifest.base_artifacts if each.path not in paths]
+    base += [each for each in changed.artifacts if each.adapter not in known]
+    entry_points = [each for each in manifest.base_methods if each.name not in names]
+    entry_points += [each for each in changed.methods if each.adapter not in known]
+    detail = {**manifest.detail, **changed.detail}
+    return attrs.evolve(manifest.listing(base, manifest.records.changed(put), entry_points), detail=detail)
+
+
+def _owners(manifest: Manifest, changed: Changed) -> set[str]:
+    """Return the adapters of the bundle that own anything of what changed, or owned it."""
+    named = {each.adapter for each in changed.artifacts} | {each.adapter for each in changed.methods}
+    owners = {name for name in named if name is not None and manifest.record(name) is not None}
+    paths = {each.path for each in changed.artifacts if each.adapter is None}
+    names = {each.name for each in changed.methods if each.adapter is None}
+    paths -= {each.path for each in manifest.base_artifacts}
+    names -= {each.name for each in manifest.base_methods}
+    if paths or names:  # new in the base, so they may have been an adapter's
+        owners |= {
+            record.name
+            for record in manifest.records.all
+            if paths & {each.path for each in record.artifacts} or names & {each.name for each in record.methods}
+        }
+    return owners
 
 
 def checked(manifest: Manifest) -> Manifest:
-    """Return `manifest` if it can be read again; raises `PluginError`, because backends filled it."""
+    """Return `manifest` if it can be read again; raises `PluginError`, because backends filled it.
+
+    Of a large bundle, the base and the adapters at hand are looked at.
+    """
     problems = [*check(manifest)]
     problems += [
-        Problem(what=f"Adapter {adapter.name!r} is for foundation {adapter.foundation}, the bundle has another")
-        for adapter in manifest.adapters
-        if adapter.foundation != manifest.foundation
+        Problem(what=f"Adapter {each.name!r} is for foundation {each.adapter.foundation}, the bundle has another")
+        for each in manifest.records.in_memory
+        if each.adapter.foundation != manifest.foundation
     ]
     blame(manifest.backend, problems)
     return manifest
@@ -143,12 +175,6 @@ def _plain(_instance: object, _field: object, value: Any) -> Any:
     if isinstance(value, Enum):
         return value.value
     return sorted(value) if isinstance(value, set | frozenset) else value
-
-
-def _merged(old: Iterable[Any], new: Iterable[Any], key: str) -> tuple[Any, ...]:
-    merged = {getattr(entry, key): entry for entry in old}
-    merged.update((getattr(entry, key), entry) for entry in new)
-    return tuple(merged.values())
 
 
 def blame(backend: str, problems: Iterable[Problem]) -> None:

@@ -6,10 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import attrs
-
-from lora_core.bundle.bundle import Bundle, Manifest
-from lora_core.bundle.store import size_problems
+from lora_core.bundle.bundle import Bundle
+from lora_core.bundle.store import base_problems
 from lora_core.bundle.transaction import change
 from lora_core.errors import BundleError, Problem, UsageError
 from lora_core.events import Emit, stage
@@ -28,23 +26,21 @@ def remove(path: Path, names: Sequence[str], *, emit: Emit, hub: PluginHub) -> B
         raise UsageError("There is no adapter to remove.")
     with change(path, emit) as changing, stage(emit, "Remove"):
         bundle = changing.bundle
-        known = [adapter.name for adapter in bundle.manifest.adapters]
-        unknown = [
-            Problem(
-                what=f"The bundle has no adapter {name!r}",
-                where=str(path),
-                remedy=did_you_mean(name, known, nothing="It has none."),
+        if unknown := [name for name in wanted if bundle.record(name) is None]:
+            known = [adapter.name for adapter in bundle.manifest.adapters]
+            raise UsageError(
+                Problem(
+                    what=f"The bundle has no adapter {name!r}",
+                    where=str(path),
+                    remedy=did_you_mean(name, known, nothing="It has none."),
+                )
+                for name in unknown
             )
-            for name in wanted
-            if name not in known
-        ]
-        if unknown:
-            raise UsageError(unknown)
-        _require(size_problems(bundle))
+        _require(base_problems(bundle))
         backend = hub.backend(hub.spec_of(bundle).name, check_requirements=False)
         with blaming_damage(bundle):
             rewritten = backend.unlink(bundle, wanted, changing.out, emit)
-        manifest = _without(bundle.manifest, frozenset(wanted))
+        manifest = bundle.manifest.with_records(dropped=wanted)
         if rewritten is not None:
             changed = Changed.of(rewritten, (), changing.out, bundle.manifest.backend)
             _require(rewritten_damage(bundle, changed.artifacts))
@@ -55,12 +51,3 @@ def remove(path: Path, names: Sequence[str], *, emit: Emit, hub: PluginHub) -> B
 def _require(problems: Iterable[Problem]) -> None:
     if found := list(problems):
         raise BundleError(found)
-
-
-def _without(manifest: Manifest, names: frozenset[str]) -> Manifest:
-    return attrs.evolve(
-        manifest,
-        artifacts=tuple(each for each in manifest.artifacts if each.adapter not in names),
-        adapters=tuple(each for each in manifest.adapters if each.name not in names),
-        methods=tuple(each for each in manifest.methods if each.adapter not in names),
-    )

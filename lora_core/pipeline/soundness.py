@@ -7,24 +7,25 @@ from contextlib import contextmanager
 
 from lora_core.bundle.bundle import Artifact, Bundle
 from lora_core.bundle.paths import MANIFEST
-from lora_core.bundle.store import hash_problems, size_problems, verify_hashes
+from lora_core.bundle.store import base_problems, hash_problems, verify_hashes
 from lora_core.errors import BundleError, LoraCoreError, PluginError, Problem
 
 
 def damage(bundle: Bundle) -> Iterator[Problem]:
     """Yield what is wrong with the files that adapters are linked against.
 
-    Sizes always; the bytes of what linking reads (templates), and of every file of the base that changed after the
-    manifest was written: the foundation is far too large to be read each time.
+    Sizes always, those of adapters as far as opening a bundle looks at them; the bytes of what linking reads
+    (templates), and of every file of the base that changed after the manifest was written: the foundation is far too
+    large to be read each time.
     """
     wrong = set()
-    for problem in size_problems(bundle):
+    for problem in base_problems(bundle):
         wrong.add(problem.where)
         yield problem
     written = (bundle.path / MANIFEST).stat().st_ctime_ns
-    for artifact in bundle.manifest.artifacts:
+    for artifact in bundle.manifest.base_artifacts:
         file = bundle.file(artifact)
-        if artifact.adapter is not None or str(file) in wrong or not file.exists():
+        if str(file) in wrong or not file.exists():
             continue
         if artifact.role in ("template", "relocations") or file.stat().st_ctime_ns > written:
             yield from _foreign(bundle, artifact)
@@ -35,9 +36,12 @@ def rewritten_damage(bundle: Bundle, written: Iterable[Artifact]) -> Iterator[Pr
 
     What is written anew was read: damaged bytes would get new hashes, and never be told again.
     """
-    anew = {artifact.path for artifact in written}
-    for artifact in bundle.manifest.artifacts:
-        if artifact.path in anew:
+    anew, manifest = tuple(written), bundle.manifest
+    owners = {artifact.adapter for artifact in anew} - {None}
+    records = [record for name in sorted(map(str, owners)) if (record := manifest.record(name)) is not None]
+    paths = {artifact.path for artifact in anew}
+    for artifact in (*manifest.base_artifacts, *(each for record in records for each in record.artifacts)):
+        if artifact.path in paths:
             yield from hash_problems(bundle, artifact)
 
 

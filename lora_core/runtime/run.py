@@ -102,15 +102,15 @@ def _tokenizers(
     """Return what each adapter is prompted with; those that say nothing share the base's."""
     if given is not None:
         return dict.fromkeys(adapters, given)
-    own = {each.name: each.prompting for each in bundle.manifest.adapters if each.prompting is not None}
     found: dict[str | None, TextTokenizer] = {}
     shared: TextTokenizer | None = None
     for adapter in adapters:
         names = list(Selection.parse(adapter).strengths)
-        if any(own.get(name) != own.get(names[0]) for name in names):
+        own = [None if (record := bundle.manifest.record(name)) is None else record.adapter.prompting for name in names]
+        if any(each != own[0] for each in own):
             what = f"The adapters of {adapter!r} are prompted in different ways, so nothing says how they are together"
             raise UsageError(what, remedy="Use a bundle whose adapters are prompted as the base, or one adapter.")
-        if names and names[0] in own:
+        if own and own[0] is not None:
             found[adapter] = TextTokenizer.of_bundle(bundle, names[0])
         else:
             shared = shared or TextTokenizer.of_bundle(bundle)

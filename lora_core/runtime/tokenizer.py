@@ -55,8 +55,8 @@ class TextTokenizer:
     def of_bundle(cls, bundle: Bundle, adapter: str | None = None) -> TextTokenizer:
         """Read what `adapter` (None: the base) of `bundle` is prompted with; raises `BundleError`."""
         manifest = bundle.manifest
-        own = {each.name: each.prompting for each in manifest.adapters}.get(adapter or "")
-        told = own or manifest.prompting
+        record = None if adapter is None else manifest.record(adapter)
+        told = (record.adapter.prompting if record is not None else None) or manifest.prompting
         if told is not None:
             return cls._of_prompting(bundle, told)
         tokenizer = cls.read(bundle.path / TOKENIZER_DIRECTORY, config=manifest.base.config)

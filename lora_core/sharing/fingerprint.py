@@ -12,7 +12,7 @@ def foundation_file_fingerprint(bundle: Bundle) -> str:
 
     For backends whose bundles have exactly one artifact with the role `foundation`; raises `BundleError` otherwise.
     """
-    files = [artifact for artifact in bundle.manifest.artifacts if artifact.role == "foundation"]
+    files = [artifact for artifact in bundle.manifest.base_artifacts if artifact.role == "foundation"]
     if len(files) != 1:
         raise BundleError(
             f"The bundle has {len(files)} foundation files where one is expected.", where=str(bundle.path)

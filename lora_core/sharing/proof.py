@@ -19,8 +19,10 @@ def foundation_problems(bundle: Bundle, stored: str | None = None, *, adapter: s
     if stored not in (None, recorded):
         what = f"The stored foundation has fingerprint {stored}, the manifest says {recorded}"
         yield Problem(what=what, where=where, remedy="Restore the foundation that was exported.")
-    for each in bundle.manifest.adapters:
-        if adapter in (None, each.name) and each.foundation != recorded:
+    record = None if adapter is None else bundle.record(adapter)
+    looked_at = bundle.manifest.adapters if adapter is None else [record.adapter] if record is not None else []
+    for each in looked_at:
+        if each.foundation != recorded:
             what = f"Adapter {each.name!r} was linked against foundation {each.foundation}, not {recorded}"
             yield Problem(what=what, where=where, remedy="Remove it and add it again from its source.")
 

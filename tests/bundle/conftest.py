@@ -69,6 +69,24 @@ class Bundles:
             self.write(changing.out, {name: data for name, data in files.items() if not self.has(path, name, data)})
             changing.commit(self.manifest(files))
 
+    def add(self, path: Path, name: str) -> Bundle:
+        """Add one adapter as the pipeline does: what is known of the others is left alone."""
+        files = {f"adapters/{name}.bin": name.encode()}
+        with change(path, ignore) as changing:
+            self.write(changing.out, files)
+            return changing.commit(changing.bundle.manifest.with_records([*self.manifest(files).records.all]))
+
+    @staticmethod
+    def remove(path: Path, *names: str) -> Bundle:
+        """Remove adapters as the pipeline does."""
+        with change(path, ignore) as changing:
+            return changing.commit(changing.bundle.manifest.with_records(dropped=names))
+
+    @staticmethod
+    def bytes_of(path: Path) -> dict[str, bytes]:
+        """Return the bytes of every file below `path`."""
+        return {found.relative_to(path).as_posix(): found.read_bytes() for found in path.rglob("*") if found.is_file()}
+
     @staticmethod
     def has(path: Path, name: str, data: bytes) -> bool:
         """Say whether the bundle has a file of these bytes."""
@@ -167,6 +185,30 @@ def dies_at(number: int, below: Path, act: Callable[[], None]) -> bool:
     ended = run_child(doomed)
     assert ended in (0, -signal.SIGKILL)
     return ended != 0
+
+
+_WATCHED: list[list[str]] = []
+
+
+def _watch_opening(event: str, args: tuple[object, ...]) -> None:
+    if event == "open" and _WATCHED and isinstance(args[0], str | bytes):
+        _WATCHED[-1].append(os.fsdecode(args[0]))
+
+
+@pytest.fixture
+def opened() -> Callable[[Path, Callable[[], object]], list[str]]:
+    """Return a function that says which files below a directory something opens, to read or to write them."""
+    if not _WATCHED:
+        sys.addaudithook(_watch_opening)  # one for all tests, as none can be taken off again
+
+    def watch(below: Path, act: Callable[[], object]) -> list[str]:
+        _WATCHED.append([])
+        act()
+        found = [path for path in _WATCHED.pop() if Path(path).is_relative_to(below)]
+        _WATCHED.append([])
+        return [path for path in found if not Path(path).is_dir()]
+
+    return watch
 
 
 @pytest.fixture

@@ -329,7 +329,7 @@ def test_contradictions_are_named(changes, message):
 
 
 def test_a_newer_schema_is_refused_and_says_what_to_do():
-    with pytest.raises(BundleError, match=r"schema version 4.*reads up to 3.*Update lora-core"):
+    with pytest.raises(BundleError, match=r"schema version 5.*reads up to 4.*Update lora-core"):
         loads(broken(schema_version=SCHEMA_VERSION + 1, backend=KeyError, new_field=[]), "manifest.json")
 
 

@@ -32,7 +32,7 @@ def validator() -> Draft202012Validator:
 
 @pytest.fixture
 def golden() -> dict[str, Any]:
-    document: dict[str, Any] = json.loads((GOLDEN / "manifest-schema-3.json").read_text("utf-8"))
+    document: dict[str, Any] = json.loads((GOLDEN / "manifest-schema-4.json").read_text("utf-8"))
     return document
 
 
@@ -60,7 +60,7 @@ def test_the_manifest_of_a_new_export_is_valid(
 
 BROKEN: dict[str, Callable[[dict[str, Any]], object]] = {
     "another format": lambda m: m.update(format="zip"),
-    "a newer schema": lambda m: m.update(schema_version=4),
+    "a newer schema": lambda m: m.update(schema_version=5),
     "a field missing": lambda m: m.pop("foundation"),
     "a field unknown": lambda m: m.update(made_at="today"),
     "a number for a string": lambda m: m.update(backend=1),
@@ -88,7 +88,9 @@ def test_a_broken_manifest_is_refused_by_schema_and_reader(
     "path",
     [
         *("a", "a/b.pte", "dir/.hidden", "manifest.json/x", "x/manifest.json", "..a/b..", ".lora-cores", "ä b"),
+        *("manifests", "manifests/0", "manifest.d"),
         *("", "/a", "a//b", "a/", "./a", "a/..", "..", "a\\b", "c:x", "manifest.json", ".lora-core", ".lora-core/lock"),
+        *("manifest", "manifest/0.json", "manifest/x/y"),
     ],
 )
 def test_the_schema_takes_the_paths_that_the_reader_takes(

@@ -237,8 +237,8 @@ def test_a_missing_foundation_is_refused(export, add, make_adapter, contents, tm
 def test_a_newer_schema_is_refused(export, add, make_adapter, contents, tmp_path):
     export("b", {"a": make_adapter("a")})
     manifest = tmp_path / "b/manifest.json"
-    manifest.write_text(manifest.read_text().replace('"schema_version": 3', '"schema_version": 4'))
-    assert "schema version 4" in refused(tmp_path, contents, add, {"b": make_adapter("b")}, BundleError)
+    manifest.write_text(manifest.read_text().replace('"schema_version": 4', '"schema_version": 5'))
+    assert "schema version 5" in refused(tmp_path, contents, add, {"b": make_adapter("b")}, BundleError)
 
 
 @pytest.mark.parametrize(("adapters", "jobs"), [({}, 1), ((), 1), ({"x": "nowhere"}, 0)])

@@ -10,7 +10,7 @@ from refdocs.adapters import adapters_page
 from refdocs.cli_help import cli_help
 from refdocs.failures import errors_page
 from refdocs.interface import backends, descriptors, events_page, hooks
-from refdocs.manifest import manifest_page, schema_file
+from refdocs.manifest import manifest_page, records_schema_file, schema_file
 from refdocs.modules import modules_page
 from refdocs.options import options_page
 from refdocs.projects import ROOT
@@ -26,6 +26,7 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "docs/reference/options.md": options_page,
     "docs/reference/manifest.md": manifest_page,
     "docs/reference/manifest.schema.json": schema_file,
+    "docs/reference/records.schema.json": records_schema_file,
     "docs/reference/public-modules.md": modules_page,
 }
 

@@ -18,7 +18,8 @@ def remove(console: Console, *, bundle: Path, names: tuple[str, ...]) -> None:
     import lora_core
 
     changed = lora_core.remove(bundle, names, emit=console.emit, hub=console.hub)
-    left = ", ".join(each.name for each in changed.manifest.adapters) or "none"
+    adapters = changed.manifest.adapters
+    left = f"{len(adapters)} adapters" if len(adapters) > 10 else ", ".join(each.name for each in adapters) or "none"
     console.result(f"{bundle}: removed {', '.join(names)}; adapters left: {left}")
 
 

@@ -63,7 +63,7 @@ class OnnxSession(Session):
             raise UsageError("The session is closed", remedy="Open the bundle again.")
         if adapter not in self._loads:
             selection = Selection.parse(adapter)
-            selection.require_known([each.name for each in self._bundle.manifest.adapters], str(self._bundle.path))
+            selection.require_known(self._bundle.manifest.names, str(self._bundle.path))
             start = time.perf_counter()
             engine = self._load_base()
             self._prepared[adapter] = engine.prepared(self._shelf.inputs(selection, engine.slots))

@@ -31,7 +31,6 @@ class QnnSimSession(Session):
         """Load foundation and context binary of `bundle`."""
         self._bundle = bundle
         self._context = SimulatedContext.create(bundle.file(CONTEXT), bundle.file(FOUNDATION))
-        self._details = {adapter.name: adapter.detail for adapter in bundle.manifest.adapters}
         self._cache = self._context.new_cache()
         self._io = self._context.read_io_encodings()
         self._current: str | None = None
@@ -124,7 +123,9 @@ class QnnSimSession(Session):
 
     def _select(self, selection: Selection) -> None:
         members = self._context.binary.adapters
-        selection.require_known({*self._details, *members})
+        names = self._bundle.manifest.names
+        # The members of a concurrency need not be adapters of the manifest.
+        selection.require_known({*members, *names} if members else names)
         self._context.check_alphas(alphas_of(selection, members))
         if not members and single_of(selection) != single_of(self._selection):
             self._switched = self._apply(single_of(selection))
@@ -136,7 +137,9 @@ class QnnSimSession(Session):
         if adapter is None:
             default = self._bundle.manifest.detail["default"]
             return [self._context.apply(self._bundle.file(default))]
-        detail = self._details[adapter]
+        record = self._bundle.record(adapter)
+        assert record is not None, "the selection is of known adapters"
+        detail = record.adapter.detail
         sections = detail["sections"]
         if "combined" in sections:
             return [self._context.apply(self._bundle.file(sections["combined"]))]

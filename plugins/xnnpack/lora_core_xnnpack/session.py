@@ -140,10 +140,11 @@ class XnnpackSession(Session):
         return packed
 
     def _method(self, adapter: str | None) -> Method:
-        methods = {method.adapter: method for method in self._bundle.manifest.methods}
-        if adapter not in methods:
-            raise self._unknown(str(adapter), [name for name in methods if name is not None])
-        return methods[adapter]
+        record = None if adapter is None else self._bundle.record(adapter)
+        methods = self._bundle.manifest.base_methods if adapter is None else record.methods if record else ()
+        if not methods:
+            raise self._unknown(str(adapter), [each.name for each in self._bundle.manifest.adapters])
+        return methods[-1]
 
     def _unknown(self, adapter: str, names: Sequence[str]) -> UsageError:
         where = str(self._bundle.path)

@@ -33,7 +33,9 @@ def stored_values(bundle: Bundle, name: str, *, in_one_program: bool) -> Mapping
 
     Raises `BundleError` naming the file that is damaged.
     """
-    plan = next(adapter.plan for adapter in bundle.manifest.adapters if adapter.name == name)
+    record = bundle.record(name)
+    assert record is not None, "the caller names an adapter of the bundle"
+    plan = record.adapter.plan
     keys = (_keys_in_one_program if in_one_program else _keys_of_program)(bundle, name, plan)
     stored = {key: (data, blob) for data, blobs in _places(bundle, name, in_one_program) for key, blob in blobs.items()}
     values: dict[str, dict[str, np.ndarray]] = {}
@@ -59,7 +61,8 @@ def _places(bundle: Bundle, name: str, in_one_program: bool) -> Iterator[tuple[B
         program: program_blobs,
         f"{name}.ptd": stored_blobs,
     }
-    for artifact in bundle.manifest.artifacts:
+    record = bundle.record(name)
+    for artifact in (*bundle.manifest.base_artifacts, *(record.artifacts if record is not None else ())):
         if artifact.path in readers:
             data = mapped(bundle.file(artifact))
             yield data, {blob.key: blob for blob in readers[artifact.path](data, bundle.file(artifact))}

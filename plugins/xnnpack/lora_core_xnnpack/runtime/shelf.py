@@ -60,13 +60,14 @@ class ProgramShelf:
         return program.load(method.name if method.name in program.names() else FORWARD)
 
     def _foundation(self) -> Path:
-        found = [artifact for artifact in self._bundle.manifest.artifacts if artifact.role == "foundation"]
+        found = [artifact for artifact in self._bundle.manifest.base_artifacts if artifact.role == "foundation"]
         if len(found) != 1:
             raise BundleError(f"The bundle has {len(found)} foundation files, and needs one", where="manifest.json")
         return self._whole(found[0])
 
     def _program_file(self, method: Method) -> contextlib.AbstractContextManager[Path]:
-        artifacts = self._bundle.manifest.artifacts
+        record = None if method.adapter is None else self._bundle.record(method.adapter)
+        artifacts = (*self._bundle.manifest.base_artifacts, *(record.artifacts if record is not None else ()))
         program = next(artifact for artifact in artifacts if artifact.path == method.program)
         data = [each for each in artifacts if each.role == "adapter-data" and each.adapter == method.adapter]
         path = self._whole(program)

@@ -1,13 +1,13 @@
 """One base model, any number of LoRA adapters, files that on-device runtimes load.
 
-The library face: `export`, `add`, `remove`, `convert`, `pack`, `ship`, `inspect`, `open`, `verify` and `bench`.
-Importing this package imports nothing heavy; each function imports what it needs. Every error is a
-`lora_core.errors.LoraCoreError`; progress comes as events (`lora_core.events`) to `emit`; nothing is printed.
+The library face: `export`, `add`, `remove`, `convert`, `catalogue`, `pack`, `pack_all`, `ship`, `inspect`, `open`,
+`verify` and `bench`. Importing this package imports nothing heavy; each function imports what it needs. Every error is
+a `lora_core.errors.LoraCoreError`; progress comes as events (`lora_core.events`) to `emit`; nothing is printed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from lora_core.adapters.adapter import Adapter
     from lora_core.adapters.reference import AdapterReference
     from lora_core.bundle.bundle import Bundle
+    from lora_core.fleet.fleet_report import FleetReport
     from lora_core.hub import PluginHub
     from lora_core.models.base import ModelHandle
+    from lora_core.pipeline.catalogue import CatalogueEntry
     from lora_core.pipeline.inspect import InspectReport
     from lora_core.pipeline.packing import PackedAdapter
     from lora_core.pipeline.shipping import Shipment
@@ -36,11 +38,13 @@ __all__ = [
     "__version__",
     "add",
     "bench",
+    "catalogue",
     "convert",
     "export",
     "inspect",
     "open",
     "pack",
+    "pack_all",
     "remove",
     "ship",
     "verify",
@@ -166,6 +170,23 @@ def convert(
     return run(Path(adapter), Path(out), model=model, download=download, force=force, emit=emit, hub=_hub(hub))
 
 
+def catalogue(
+    source: str | Path,
+    *,
+    bundles: Sequence[str | Path | Bundle] = (),
+    emit: Emit = ignore,
+    hub: PluginHub | None = None,
+) -> Iterator[CatalogueEntry]:
+    """Yield every adapter and package below `source`: what it is, and which template of each of `bundles` it fits.
+
+    What cannot be read, or does not fit, is told in its entry and does not stop the rest. Raises `UsageError` if there
+    is none, and as `open` for a bundle that cannot be read.
+    """
+    from lora_core.pipeline.catalogue import catalogue as run
+
+    return run(Path(source), [_path(each) for each in bundles], emit=emit, hub=_hub(hub))
+
+
 def pack(
     bundle: str | Path | Bundle,
     adapter: str | AdapterReference,
@@ -186,6 +207,43 @@ def pack(
 
     target, key = (None if each is None else Path(each) for each in (out, sign))
     return run(_path(bundle), adapter, target, key=key, emit=emit, hub=_hub(hub))
+
+
+def pack_all(
+    source: str | Path,
+    bundle: str | Path | Bundle,
+    *,
+    out: str | Path,
+    sign: str | Path | None = None,
+    executor: str = "local",
+    processes: int | None = None,
+    address: str | None = None,
+    emit: Emit = ignore,
+    hub: PluginHub | None = None,
+) -> FleetReport:
+    """Write a package for `bundle` of every adapter below `source` to `out/packages`, and return what came of each.
+
+    `source` is a directory, or a URL that fsspec reads. `out` is new, empty or of an earlier run, also one that was
+    killed: what that has done, and nothing has changed since, is left alone. `executor` says who works: `local` or
+    one that a plugin offers; `processes` how many at a time (None: as many as there are cores), `address` on which
+    cluster. An adapter that cannot be packed is in the report and stops no other. Raises `UsageError`, `BundleError`,
+    `UnsupportedError`, `PluginError` or `StorageError`.
+    """
+    from lora_core.executor import ExecutorSettings
+    from lora_core.fleet.packing_all import pack_all as run
+
+    settings = ExecutorSettings(processes=processes, address=address)
+    key = None if sign is None else Path(sign)
+    return run(
+        str(source),
+        _path(bundle),
+        Path(out),
+        sign=key,
+        executor=executor,
+        settings=settings,
+        emit=emit,
+        hub=_hub(hub),
+    )
 
 
 def ship(

@@ -9,7 +9,7 @@ import pluggy
 from lora_core.events import Event
 from lora_core.models.families import ModelFamily
 from lora_core.quant.policy import QuantPolicy
-from lora_core.specs import AdapterFormatSpec, BackendSpec, CommandSpec, ModelSourceSpec
+from lora_core.specs import AdapterFormatSpec, BackendSpec, CommandSpec, ExecutorSpec, ModelSourceSpec
 
 ENTRY_POINT_GROUP = "lora_core"
 
@@ -65,6 +65,11 @@ def lora_core_register_commands() -> Sequence[CommandSpec]:  # type: ignore[empt
 
     `--help` lists them with the plugin's distribution. `lora_core.cli.command.Command` is the class to derive from.
     """
+
+
+@hookspec
+def lora_core_register_executors() -> Sequence[ExecutorSpec]:  # type: ignore[empty-body]
+    """Return the executors this plugin offers: other processes or machines for `lora-core pack-all`."""
 
 
 @hookspec

@@ -16,13 +16,14 @@ from lora_core.plugin.discovery import Fault, Plugin, admit, discover
 from lora_core.plugin.offers import collect
 from lora_core.plugin.registry import Entry, Origin, Registry
 from lora_core.quant.policy import QuantPolicy
-from lora_core.specs import AdapterFormatSpec, BackendSpec, CommandSpec, ModelSourceSpec
+from lora_core.specs import AdapterFormatSpec, BackendSpec, CommandSpec, ExecutorSpec, ModelSourceSpec
 from lora_core.version import __version__
 
 if TYPE_CHECKING:
     from lora_core.adapters.format import AdapterFormat
     from lora_core.backend import Backend
     from lora_core.bundle.bundle import Bundle
+    from lora_core.executor import TaskExecutor
     from lora_core.models.base import ModelSource
 
 T = TypeVar("T")
@@ -62,6 +63,9 @@ class PluginHub:
         )
         self.policies: Registry[QuantPolicy] = self._registry(
             "quantization policy", "lora_core_register_quant_policies", QuantPolicy, error=PolicyError
+        )
+        self.executors: Registry[ExecutorSpec] = self._registry(
+            "executor", "lora_core_register_executors", ExecutorSpec, named_by_plugin=True
         )
         self.commands: Registry[CommandSpec] = self._registry("command", "lora_core_register_commands", CommandSpec)
 
@@ -166,6 +170,15 @@ class PluginHub:
 
         entry = self.adapter_formats.entry(name)
         made: AdapterFormat = loading.make(entry.value.target, AdapterFormat, f"adapter format {name!r}", entry.origin)
+        return made
+
+    def executor(self, name: str) -> TaskExecutor:
+        """Import and make the executor `name`."""
+        from lora_core.executor import TaskExecutor
+
+        entry = self.executors.entry(name)
+        what, remedy = f"executor {name!r}", entry.value.install_hint
+        made: TaskExecutor = loading.make(entry.value.target, TaskExecutor, what, entry.origin, remedy=remedy)
         return made
 
     def command(self, name: str) -> Any:

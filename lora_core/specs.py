@@ -75,6 +75,17 @@ class AdapterFormatSpec:
 
 
 @attrs.frozen(kw_only=True)
+class ExecutorSpec:
+    """A way to run many tasks (`lora-core pack-all --executor`); `target` is a `lora_core.executor.TaskExecutor`."""
+
+    name: str
+    summary: str
+    target: str
+    install_hint: str = ""
+    api_version: int = API_VERSION
+
+
+@attrs.frozen(kw_only=True)
 class CommandSpec:
     """A command added to the command line; `target` is a `click.Command`."""
 

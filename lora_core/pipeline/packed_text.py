@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from lora_core.bundle.bundle import Bundle
@@ -31,11 +31,16 @@ def packed(bundle: Bundle, prompting: Prompting, files: Mapping[str, bytes]) -> 
         with storage_errors("read", bundle.file(path)):
             return read_regular(bundle.file(path), TOKENIZER, BundleError).decode("utf-8", "replace")
 
+    base = bundle.manifest.prompting
+    return packed_fields(prompting, None if base is None else base.tokenizer, content)
+
+
+def packed_fields(prompting: Prompting, base_tokenizer: str | None, content: Callable[[str], str]) -> dict[str, str]:
+    """Return the fields for `prompting`; `content` gives the text of a file, `base_tokenizer` is the base's."""
     told = {"special_tokens": prompting.special_tokens, "bos_id": prompting.bos_id, "eos_ids": prompting.eos_ids}
     fields = {_RECORD: json.dumps(told, sort_keys=True, separators=(",", ":"))}
     fields |= {f"{_TEMPLATE}{name}": content(path) for name, path in prompting.chat_templates.items()}
-    base = bundle.manifest.prompting
-    if base is None or prompting.tokenizer != base.tokenizer:
+    if prompting.tokenizer != base_tokenizer:
         fields[_TOKENIZER] = content(prompting.tokenizer)
     return fields
 

@@ -8,14 +8,16 @@ from lora_core.hookspecs import hookimpl
 from lora_core.models.families import FAMILIES, ModelFamily
 from lora_core.quant.policies import POLICIES
 from lora_core.quant.policy import QuantPolicy
-from lora_core.specs import AdapterFormatSpec, CommandSpec, ModelSourceSpec
+from lora_core.specs import AdapterFormatSpec, CommandSpec, ExecutorSpec, ModelSourceSpec
 
 COMMANDS = {
     "export": "Export a model with its adapters to a bundle.",
     "add": "Link adapters into a bundle, in milliseconds.",
     "remove": "Remove adapters from a bundle.",
     "convert": "Write an adapter of any format as PEFT saves it.",
+    "list": "List adapters of a directory and what they fit.",
     "pack": "Write one adapter as a package.",
+    "pack-all": "Write a package for every adapter of a source.",
     "ship": "Split a bundle into the app's part and packages.",
     "inspect": "Show files, methods, adapters and the sharing proof.",
     "verify": "Compare a bundle's numbers with a reference.",
@@ -31,8 +33,16 @@ COMMANDS = {
 def lora_core_register_commands() -> Sequence[CommandSpec]:
     """Return the commands of the core."""
     return [
-        CommandSpec(name=name, summary=summary, target=f"lora_core.cli.commands.{name}:command")
+        CommandSpec(name=name, summary=summary, target=f"lora_core.cli.commands.{name.replace('-', '_')}:command")
         for name, summary in COMMANDS.items()
+    ]
+
+
+@hookimpl
+def lora_core_register_executors() -> Sequence[ExecutorSpec]:
+    """Return the executor of this machine."""
+    return [
+        ExecutorSpec(name="local", summary="processes on this machine", target="lora_core.fleet.local:LocalExecutor")
     ]
 
 

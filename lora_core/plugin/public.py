@@ -13,6 +13,7 @@ PUBLIC: Mapping[str, str] = {
     "lora_core.capability": "what a backend can declare",
     "lora_core.limits": "how far a policy's numbers may be from full precision",
     "lora_core.backend": "the interface of backends, and what they are given and give back",
+    "lora_core.executor": "the interface of executors, and what they are told",
     "lora_core.errors": "the error tree and `Problem`",
     "lora_core.events": "events, `Emit` and `stage`",
     "lora_core.suggestions": "`did_you_mean`",

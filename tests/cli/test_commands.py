@@ -51,6 +51,15 @@ def test_a_package_is_added_by_the_name_that_it_or_the_command_says(shell: Shell
     assert added.out == "bundle: added bob, other; it has 3 now\n"
 
 
+def test_list_says_what_each_adapter_is_and_whether_it_fits(shell: Shell) -> None:
+    listed = shell.run("list", "adapters", "--bundle", "bundle")
+    assert listed.code == 0
+    assert [line.split()[0] for line in listed.out.splitlines()] == ["adapter", "alice", "bob"]
+    assert all(line.endswith("template 0") for line in listed.out.splitlines()[1:])
+    (entry,) = json.loads(shell.run("list", "adapters/bob", "--json").out)
+    assert (entry["name"], entry["place"], entry["modules"], entry["fits"]) == ("bob", ".", 4, [])
+
+
 def test_adapter_files_are_as_good_as_a_directory(shell: Shell) -> None:
     files = ("adapters/bob/adapter_model.safetensors", "adapters/bob/adapter_config.json")
     assert shell.run("add", "bundle", "--adapter-files", "bob", *files).code == 0

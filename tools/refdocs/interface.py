@@ -26,6 +26,7 @@ def descriptors() -> str:
         specs.ReservedNames,
         specs.ModelSourceSpec,
         specs.AdapterFormatSpec,
+        specs.ExecutorSpec,
         specs.CommandSpec,
     )
     capabilities = [[code(each.name), code(each.value)] for each in capability.Capability]

@@ -16,7 +16,7 @@ from lora_core.errors import AdapterError, Problem, StorageError
 from lora_core.intake.files import open_regular
 from lora_core.intake.limits import HEADER, raised
 from lora_core.intake.plain_json import parse_json
-from lora_core.layers import ModelSummary
+from lora_core.layers import LayerInfo, ModelSummary
 from lora_core.tensors import READABLE, StoredTensor, open_tensors, scan
 
 _COPY_AGAIN = "Copy or download it again."
@@ -59,6 +59,25 @@ class AdapterPackage:
             raise AdapterError(what, where=str(path), remedy=_COPY_AGAIN)
         signer, signature = fields.get("signer"), fields.get(SIGNATURE)
         return cls(path=path, header=header, digest=digest, tensors=tensors, signer=signer, signature=signature)
+
+    def implied_base(self) -> ModelSummary:
+        """Return a base as far as the package itself tells it: the layers that its matrices are for."""
+        layers: dict[str, LayerInfo] = {}
+        for (module, kind), parts in self.tensors.items():
+            try:
+                extent = kind_of(kind).extent(Update(module=module, kind=kind, tensors=parts, scaling=1.0))
+            except (KeyError, ValueError) as error:
+                what = f"Its tensors are no update of kind {kind!r}"
+                raise AdapterError(what, where=f"{self.path}: {module}/{kind}", remedy=_PACK_AGAIN) from error
+            known = layers.get(module)
+            layers[module] = LayerInfo(
+                name=module,
+                kind="linear",
+                in_features=extent.in_features or (known.in_features if known is not None else 0),
+                out_features=extent.out_features,
+            )
+        name = self.header.base_model or self.path.name
+        return ModelSummary(name=name, family="", layers=tuple(layers.values()), module_names=tuple(layers))
 
     def distrust(self, trust: Trust) -> Problem | None:
         """Return why `trust` does not accept this package, if it does not."""

@@ -55,8 +55,9 @@ XNNPACK = Distribution(name="lora-core-xnnpack", directory=ROOT / "plugins/xnnpa
 COREML = Distribution(name="lora-core-coreml", directory=ROOT / "plugins/coreml")
 QNN_SIM = Distribution(name="lora-core-qnn-sim", directory=ROOT / "plugins/qnn_sim")
 ONNX = Distribution(name="lora-core-onnx", directory=ROOT / "plugins/onnx")
+RAY = Distribution(name="lora-core-ray", directory=ROOT / "plugins/ray")
 PLAIN = Distribution(name="lora-core-plain", directory=ROOT / "examples/plugin")
-PLUGINS = (XNNPACK, COREML, QNN_SIM, ONNX)
+PLUGINS = (XNNPACK, COREML, QNN_SIM, ONNX, RAY)
 ALL = (CORE, *PLUGINS, PLAIN)
 
 

@@ -1,0 +1,97 @@
+"""Tasks on Ray."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from lora_core.errors import UnsupportedError
+from lora_core.executor import ExecutorSettings, LostTask, TaskExecutor
+
+ATTEMPTS = 3
+"""How often a task is tried whose process dies."""
+AHEAD = 2
+"""Tasks that are handed to each process at a time, so that none waits for the next."""
+
+
+class RayExecutor(TaskExecutor):
+    """Ray's processes: its own on this machine (`ray.init()`), or those of the cluster at an address.
+
+    What every task is given is put into Ray's store once. A caller that has called `ray.init` before is not disturbed.
+    """
+
+    def check(self, settings: ExecutorSettings) -> None:  # noqa: ARG002 - any settings make sense
+        """Raise `UnsupportedError` where Ray is not installed."""
+        try:
+            import ray  # noqa: F401 heavy, and only wanted here
+        except ImportError as error:
+            raise UnsupportedError(f"Ray cannot be imported: {error}", remedy="pip install lora-core-ray.") from error
+
+    def shares_files(self, settings: ExecutorSettings) -> bool:
+        """Workers of a cluster are on other machines."""
+        return settings.address is None
+
+    def run(
+        self, work: Callable[[Any, Any], Any], given: Any, tasks: Sequence[Any], settings: ExecutorSettings
+    ) -> Iterator[tuple[int, Any]]:
+        """Run the tasks; those that wait are not handed out yet, so that memory does not grow with their number."""
+        import ray
+
+        with _ray(settings):
+            remote = ray.remote(num_cpus=1, max_retries=ATTEMPTS - 1)(_answered)
+            shared = ray.put(given)
+            processes = settings.processes or int(ray.cluster_resources().get("CPU", 1))
+            waiting = iter(range(len(tasks)))
+            running: dict[Any, int] = {}
+            try:
+                for _ in tasks:
+                    while len(running) < processes * AHEAD and (index := next(waiting, None)) is not None:
+                        running[remote.remote(work, shared, tasks[index])] = index
+                    (done,), _ = ray.wait(list(running), num_returns=1)
+                    yield running.pop(done), _result(done)
+            finally:
+                for reference in running:
+                    ray.cancel(reference, force=True)
+
+
+def _answered(work: Callable[[Any, Any], Any], given: Any, task: Any) -> Any:
+    return work(given, task)
+
+
+def _result(reference: Any) -> Any:
+    """Return what came of a task; raises what the task raised."""
+    import ray
+
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from error
+    except ray.exceptions.RayError as error:
+        return LostTask(why=f"{str(error).splitlines()[0]}, {ATTEMPTS} times")
+
+
+@contextmanager
+def _ray(settings: ExecutorSettings) -> Iterator[None]:
+    """Have Ray for a block: the caller's, else one that is started for it."""
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    # The workers of this machine import what this process imports, wherever that was put.
+    here = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    ray.init(
+        address=settings.address or "local",
+        num_cpus=settings.processes if settings.address is None else None,
+        runtime_env={"env_vars": here} if settings.address is None else None,
+        include_dashboard=False if settings.address is None else None,
+        log_to_driver=False,
+        logging_level="warning",
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()

@@ -21,7 +21,8 @@ from lora_core_xnnpack.stamping.shallow import LayeredBase
 from lora_core_xnnpack.stamping.stretching import Stretch
 
 # What spans two layers (a delegate does) is irregular between the first two, one of which reads the embedding: a copy
-# of what is regular has its like before it from three layers on.
+# of what is regular has its like before it from three layers on. From two on, ExecuTorch 1.5.1 lets all but one number
+# of a Llama be predicted: which value the second delegate adds its own result to.
 _STARTS = (3, 4)
 _FEWEST = 12  # layers of the three models from which all follows, if every layer is alike
 _MOST_DETAIL = 2

@@ -21,7 +21,7 @@ _TOOLS = 750_000_000
 """What torch, ExecuTorch and torchao take before there is a model, and the graphs of the lowering."""
 _PACKING = 3
 """Bytes that a value of a quantized weight takes while ExecuTorch 1.5.1 packs it (`convert_to_qc4w`)."""
-FEWEST, DEEPEST = 12, 5
+FEWEST, DEEPEST = 9, 4
 """Blocks of alike layers: how many are lowered as they are, and else in the deepest model that is lowered."""
 _BLOCK = re.compile(r"\.(\d+)\.")
 

@@ -20,14 +20,14 @@ FP32, INT4 = POLICY_REGISTRY["fp32"], POLICY_REGISTRY["8da4w"]
 
 
 def test_split_programs_equal_a_full_lowering(tmp_path: Path) -> None:
-    base = streamed([48] * 13, INT4)
+    base = streamed([48] * 11, INT4)
     plans = (plan(base, lambda _, name: 2 * (name == "up")),)
     derived = stamp_split(LayeredBase.of(base), plans, ignore)
     assert_equal_sets(derived, whole_split(base, plans, tmp_path))
 
 
 def test_a_program_of_several_methods_equals_a_full_lowering(tmp_path: Path) -> None:
-    base = streamed([64] * 13, INT4)
+    base = streamed([64] * 11, INT4)
     plans = (plan(base, lambda _, name: 2 * (name == "down")),)
     derived = stamp_together(LayeredBase.of(base), plans, ignore)
     assert_equal_together(derived, whole_together(base, plans, tmp_path))
@@ -35,14 +35,14 @@ def test_a_program_of_several_methods_equals_a_full_lowering(tmp_path: Path) -> 
 
 def test_layers_that_do_not_repeat_are_all_lowered_and_the_reason_is_told() -> None:
     events: list[Event] = []
-    base = streamed([48] * 13, FP32, Dense)
+    base = streamed([48] * 10, FP32, Dense)
     assert stamped(base, lambda layers, emit: stamp_split(layers, (), emit), events.append) is None
     (note,) = [event.message for event in events if isinstance(event, Noted)]
     assert note.startswith("Every layer is lowered, because the others do not follow from a few: ")
 
 
 def test_layers_of_as_many_kinds_as_layers_are_not_derived() -> None:
-    base = streamed([32 + 16 * layer for layer in range(13)], FP32)
+    base = streamed([32 + 16 * layer for layer in range(10)], FP32)
     with pytest.raises(NotStampableError, match="no layers repeat"):
         stamp_split(LayeredBase.of(base), (), ignore)
 

@@ -37,7 +37,7 @@ def every_other(layer: int, name: str) -> int:
 
 
 def two_halves(layer: int, name: str) -> int:
-    return {"q_proj": 4, "v_proj": 2}.get(name, 0) if layer < 16 else 3 * (name == "up_proj")
+    return {"q_proj": 4, "v_proj": 2}.get(name, 0) if layer < 12 else 3 * (name == "up_proj")
 
 
 def checkpoint(directory: Path, layers: int, family: str) -> Path:
@@ -86,8 +86,8 @@ def job(model: Path, ranks: Ranks, policy: str, embedding: str | None) -> Export
         (14, "llama", everywhere, "8da4w", "8,0"),
         (14, "llama", everywhere, "8da8w", "4,32"),
         (14, "qwen3", everywhere, "fp32", None),
-        (26, "llama", every_other, "8da4w", None),
-        (32, "llama", two_halves, "fp32", None),
+        (20, "llama", every_other, "8da4w", None),
+        (24, "llama", two_halves, "fp32", None),
     ],
 )
 def test_split_programs_of_a_decoder_equal_a_full_lowering(

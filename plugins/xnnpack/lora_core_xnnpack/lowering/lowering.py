@@ -41,7 +41,8 @@ def _trace(module: torch.nn.Module, model: BaseModel) -> ExportedProgram:
     """Trace `module` to the operators that ExecuTorch lowers, without transposes that undo each other.
 
     ExecuTorch's exporter traces with dynamo, makes the graph functional, and decomposes it in a third tracing. Without
-    dynamo, and with both done at once, the lowered programs are the same, byte for byte (seen on 1.5.1).
+    dynamo, and with both done at once, the lowered programs are the same, byte for byte (seen on 1.5.1), but for the
+    debug handles of quantized layers, which dynamo gives to a whole layer.
     """
     import torch
     from executorch.extension.llm.export.export_passes import RemoveRedundantTransposes

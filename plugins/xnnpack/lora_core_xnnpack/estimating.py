@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 
 from lora_core.adapters.slots.kinds import FLOAT32_SIZE
 from lora_core.adapters.slots.plan import SlotPlan
@@ -16,14 +17,57 @@ _GROUP_SCALE = 2
 """Bytes of a group's scale in a linear layer (bfloat16); one of a whole channel, or of an embedding, is float32."""
 _PROGRAM_BYTES = 1500
 """Of a program for each linear layer: tables of its delegate, its tensors and calls, seen on ExecuTorch 1.5.1."""
+_TOOLS = 750_000_000
+"""What torch, ExecuTorch and torchao take before there is a model, and the graphs of the lowering."""
+_PACKING = 3
+"""Bytes that a value of a quantized weight takes while ExecuTorch 1.5.1 packs it (`convert_to_qc4w`)."""
+FEWEST, DEEPEST = 9, 4
+"""Blocks of alike layers: how many are lowered as they are, and else in the deepest model that is lowered."""
+_BLOCK = re.compile(r"\.(\d+)\.")
 
 
 def estimate(job: ExportJob) -> Estimated:
-    """Return about how many bytes the foundation, the programs and the adapters of `job` will take."""
+    """Return about how many bytes `job` will write, foundation, programs and adapters, and hold at most."""
     programs = 1 + len(job.plans) + len(job.adapters)
     linears = sum(layer.kind == "linear" for layer in job.model.summary.layers)
     adapters = sum(_matrices(adapter.plan) for adapter in job.adapters)
-    return Estimated(written=foundation_bytes(job) + programs * linears * _PROGRAM_BYTES + adapters)
+    written = foundation_bytes(job) + programs * linears * _PROGRAM_BYTES + adapters
+    return Estimated(written=written, memory=_most_held(job))
+
+
+def _most_held(job: ExportJob) -> int | None:
+    """Return about how many bytes are held at once; None for a module that a caller brings, whose layers none counts.
+
+    That is while the deepest of the models is lowered from which the programs follow: its stand-in, what is stored of
+    it, and the largest weight while it is packed.
+    """
+    if job.model.summary.family == "module":
+        return None
+    lowered = _lowered(job.model.summary.layers)
+    schemes = job.policy.assign(job.model.summary.layers).schemes
+    held = sum(_held(layer, schemes) + _stored(layer, schemes) for layer in lowered)
+    packed = max((_weights(layer) for layer in lowered if layer.kind == "linear" and schemes[layer.name]), default=0)
+    return _TOOLS + held + _PACKING * packed + sum(_matrices(plan) for plan in job.plans)
+
+
+def _lowered(layers: Sequence[LayerInfo]) -> list[LayerInfo]:
+    """Return those of the deepest model that is lowered, if all blocks of the base are alike."""
+    numbers = {layer.name: _BLOCK.search(layer.name) for layer in layers}
+    blocks = {int(number[1]) for number in numbers.values() if number}
+    kept = DEEPEST if len(blocks) > FEWEST else len(blocks)
+    return [layer for layer in layers if (number := numbers[layer.name]) is None or int(number[1]) < kept]
+
+
+def _held(layer: LayerInfo, schemes: Mapping[str, Scheme | None]) -> int:
+    """Return the bytes of a layer's stand-in: torchao keeps a value of a quantized linear layer in a byte."""
+    scheme = schemes[layer.name]
+    if scheme is None or layer.kind == "embedding":
+        return _stored(layer, schemes)
+    return _stored(layer, schemes) + _weights(layer) * (8 - scheme.bits) // 8
+
+
+def _weights(layer: LayerInfo) -> int:
+    return layer.in_features * layer.out_features
 
 
 def foundation_bytes(job: ExportJob) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import pickle
 import threading
+from importlib import import_module
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -255,25 +257,6 @@ def test_decomposing_again_still_decomposes_what_the_table_names() -> None:
         assert "aten.sigmoid.default" in targets(first.run_decompositions(torch.export.default_decompositions()))
 
 
-def test_tracing_copies_no_parameter(monkeypatch: pytest.MonkeyPatch) -> None:
-    from torch._dynamo.variables import builder
-
-    layer = torch.nn.Linear(24, 40).eval().requires_grad_(False)
-    copied: list[torch.Size] = []
-
-    def traced(patches: list[str]) -> list[torch.Size]:
-        copied.clear()
-        torch._dynamo.reset()
-        with fast_lowering(only=patches):
-            torch.export.export(layer, (torch.zeros(2, 24),), strict=True)
-        return list(copied)
-
-    clone = builder.clone_input
-    monkeypatch.setattr(builder, "clone_input", lambda value: copied.append(value.shape) or clone(value))
-    assert (40, 24) in traced(["collector"])
-    assert (40, 24) not in traced(["copies"])
-
-
 def test_a_backend_gets_a_program_of_its_own_with_the_same_tensors() -> None:
     from executorch.exir.backend.backend_details import BackendDetails
 
@@ -284,3 +267,50 @@ def test_a_backend_gets_a_program_of_its_own_with_the_same_tensors() -> None:
     assert own.graph_module is not program.graph_module
     assert own.state_dict is not program.state_dict
     assert all(own.state_dict[name] is tensor for name, tensor in program.state_dict.items())
+
+
+def described(value: object) -> list[tuple[object, ...]]:
+    tensors = value if isinstance(value, tuple | list) else [value]
+    return [(tuple(each.shape), each.stride(), each.dtype) for each in tensors]
+
+
+def test_remembered_arithmetic_gives_a_graph_of_the_same_sizes() -> None:
+    class Halves(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            halves = x.view(2, -1, x.shape[1])
+            return torch.cat([halves, halves * 2], 0).view(-1, 2 * x.shape[1] + x.shape[0])
+
+    def sizes() -> list[str]:
+        shapes = ({0: 2 * torch.export.Dim("half", min=2, max=8)},)
+        graph = torch.export.export(Halves(), (torch.ones(4, 4),), dynamic_shapes=shapes).graph
+        return [f"{node.target} {getattr(node.meta.get('val'), 'shape', '')}" for node in graph.nodes]
+
+    plain = sizes()
+    with fast_lowering(only=["symbols"]):
+        assert sizes() == plain
+
+
+def test_an_operator_that_comes_while_lowering_is_found() -> None:
+    from torch._export.utils import _collect_all_valid_cia_ops
+
+    with fast_lowering(only=["operators"]):
+        before = set(_collect_all_valid_cia_ops())
+        library = torch.library.Library("lora_core_fast_test", "DEF")
+        library.define("twice(Tensor x) -> Tensor")
+        library.impl("twice", lambda x: x + x, "CompositeImplicitAutograd")
+        new = set(_collect_all_valid_cia_ops()) - before
+    assert [operator.name() for operator in new] == ["lora_core_fast_test::twice"]
+
+
+def test_a_delegate_answers_as_its_graph_would() -> None:
+    module = import_module("torch._higher_order_ops.executorch_call_delegate")
+    shapes = ({0: torch.export.Dim("rows", min=2, max=8)},)
+    program = torch.export.export(torch.nn.Linear(4, 3), (torch.zeros(5, 4),), dynamic_shapes=shapes)
+    program = program.run_decompositions({})
+    given = next(node.meta["val"] for node in program.graph.nodes if node.name == "input")
+    lowered = SimpleNamespace(original_module=program)
+    ran = module.call_delegate_cpu(lowered, given)
+    with fast_lowering(only=["delegates"]):
+        answered = module.call_delegate_cpu(lowered, given)
+    assert answered is not ran
+    assert described(answered) == described(ran)

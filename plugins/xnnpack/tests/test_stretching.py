@@ -43,6 +43,23 @@ def test_hints_tell_entries_apart_that_look_alike() -> None:
     assert seeing.predict([2]) == tables(4)
 
 
+def test_what_a_layer_reads_of_the_one_before_it_is_that_layers_though_the_first_reads_something_else() -> None:
+    def values(layers: int) -> Elements:
+        return tuple(Element(kind=kind) for kind in ["embedding", "table", *["weight", "output"] * layers])
+
+    def calls(layers: int) -> Elements:
+        reads = [0, *(3 + 2 * layer for layer in range(layers - 1))]
+        return tuple(
+            Element(kind="layer", numbers=(read, 1, 2 + 2 * layer, 3 + 2 * layer), references=4)
+            for layer, read in enumerate(reads)
+        )
+
+    stretch = Stretch.derive("calls", calls(1), [calls(2)], detail=0)
+    listed = Stretch.derive("values", values(1), [values(2)], detail=0)
+    assert stretch.predict([3]) != calls(4)
+    assert stretch.predict([3], listed) == calls(4)
+
+
 def test_insertions_are_copies_as_few_and_as_late_as_possible() -> None:
     assert insertions("xabab", "xababab") == (Insertion(before=5, start=5, length=2),)
     assert insertions("kkvv", "kkkvvv") == (

@@ -54,8 +54,10 @@ class BaseTensor:
         )
 
 
-def trace_foundation(module: torch.nn.Module, data: Buffer, blobs: Sequence[NamedBlob]) -> tuple[BaseTensor, ...]:
-    """Trace every blob of a foundation file, whose bytes are `data`, to a tensor of `module`.
+def trace_foundation(
+    module: torch.nn.Module, blobs: Sequence[NamedBlob], digests: Sequence[str]
+) -> tuple[BaseTensor, ...]:
+    """Trace every blob of a foundation file, whose bytes have the SHA-256 in `digests`, to a tensor of `module`.
 
     Raises `DependsOnWeightsError` if a blob is no stored form of a tensor, or of several that are equal by chance.
     """
@@ -63,7 +65,16 @@ def trace_foundation(module: torch.nn.Module, data: Buffer, blobs: Sequence[Name
     keys = {blob.key for blob in blobs}
     # What kernels read by name is not delegated: a delegated tensor that equals it (a tied head) is the other one.
     delegated = {digest: [form for form in found if form.path not in keys] or found for digest, found in known.items()}
-    return tuple(_trace(module, blob, data, delegated if is_content_key(blob.key) else known) for blob in blobs)
+    return tuple(
+        _trace(module, blob, (delegated if is_content_key(blob.key) else known).get(digest, []))
+        for blob, digest in zip(blobs, digests, strict=True)
+    )
+
+
+def digests_of(data: Buffer, blobs: Sequence[NamedBlob]) -> list[str]:
+    """Return the SHA-256 of each blob of a file whose bytes are `data`."""
+    view = memoryview(data)
+    return [hashlib.sha256(view[blob.offset : blob.offset + blob.size]).hexdigest() for blob in blobs]
 
 
 def is_content_key(key: str) -> bool:
@@ -76,9 +87,7 @@ def key_offsets(payload: bytes, key: str) -> Iterator[int]:
     yield from (offset + 4 for offset in occurrences(payload, string_bytes(key.encode("ascii"))))
 
 
-def _trace(module: torch.nn.Module, blob: NamedBlob, data: Buffer, known: dict[str, list[Form]]) -> BaseTensor:
-    digest = hashlib.sha256(memoryview(data)[blob.offset : blob.offset + blob.size]).hexdigest()
-    candidates = known.get(digest, [])
+def _trace(module: torch.nn.Module, blob: NamedBlob, candidates: Sequence[Form]) -> BaseTensor:
     content = _CONTENT_KEY.fullmatch(blob.key)
     if not content:
         candidates = [form for form in candidates if form.path == blob.key] or candidates

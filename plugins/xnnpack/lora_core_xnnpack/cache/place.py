@@ -7,7 +7,7 @@ from lora_core.models.base import BaseModel
 from lora_core.template_cache.identity import template_identity
 from lora_core.template_cache.kept import KeptTemplates
 
-_CONTENT = 5
+_CONTENT = 6
 """Goes up with what is kept of a program, and with the graph that is lowered."""
 _DISTRIBUTIONS = ("lora-core", "lora-core-xnnpack", "executorch", "torch", "torchao", "numpy", "flatbuffers")
 

@@ -106,7 +106,8 @@ class LeanDecoder(torch.nn.Module):  # type: ignore[misc]  # torch is untyped he
 
     def __init__(self, decoder: Transformer) -> None:
         super().__init__()
-        self.tok_embeddings, self.layers, self.rope = decoder.tok_embeddings, decoder.layers, decoder.rope
+        # In the order of their first use: programs and files list buffers in that of the module.
+        self.rope, self.tok_embeddings, self.layers = decoder.rope, decoder.tok_embeddings, decoder.layers
         self.norm, self.output = decoder.norm, decoder.output
         self.full_logits, self.max_context_len = decoder.generate_full_logits, decoder.max_context_len
 

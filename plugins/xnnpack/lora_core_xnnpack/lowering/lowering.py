@@ -8,7 +8,7 @@ partitioner.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -38,7 +38,14 @@ class Lowered:
 
 
 def _trace(module: torch.nn.Module, model: BaseModel) -> ExportedProgram:
+    """Trace `module` to the operators that ExecuTorch lowers, without transposes that undo each other.
+
+    ExecuTorch's exporter traces with dynamo, makes the graph functional, and decomposes it in a third tracing. Without
+    dynamo, and with both done at once, the lowered programs are the same, byte for byte (seen on 1.5.1), but for the
+    debug handles of quantized layers, which dynamo gives to a whole layer.
+    """
     import torch
+    from executorch.extension.llm.export.export_passes import RemoveRedundantTransposes
     from torch.nn.attention import SDPBackend
 
     # The math kernel is for tracing only; ExecuTorch's exporter does the same (builder.py, `_export`).
@@ -49,9 +56,23 @@ def _trace(module: torch.nn.Module, model: BaseModel) -> ExportedProgram:
                 model.example_args,
                 kwargs=model.example_kwargs,
                 dynamic_shapes=model.dynamic_shapes,
-                strict=True,
+                strict=False,
             )
-        return program.run_decompositions({})
+        RemoveRedundantTransposes()(program.graph_module)
+        return program.run_decompositions(_decompositions(program))
+
+
+def _decompositions(program: ExportedProgram) -> dict[Any, Any]:
+    """Return what ExecuTorch decomposes first for XNNPACK (1.5.1, `_gen_edge_manager_for_partitioners`)."""
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir.program._program import _remove_invalid_ops_for_not_decompose
+    from executorch.exir.tracer import _default_decomposition_table
+
+    table = _default_decomposition_table()
+    kept, _ = XnnpackPartitioner().ops_to_not_decompose(program)
+    for operator in _remove_invalid_ops_for_not_decompose(kept):
+        table.pop(operator, None)
+    return dict(table)
 
 
 def _tagged(module: torch.nn.Module, model: BaseModel, lora: set[str], lora_tag: str | None) -> ExportedProgram:
@@ -61,12 +82,9 @@ def _tagged(module: torch.nn.Module, model: BaseModel, lora: set[str], lora_tag:
     ExecuTorch's exporter traces, edits the unlifted graph and traces the result again. Editing the traced graph itself
     gives the same program, byte for byte (seen on 1.5.1, float and quantized), in less time.
     """
-    from executorch.extension.llm.export.export_passes import RemoveRedundantTransposes
-
     from lora_core.models.injection import slot_parameters
 
     program = _trace(module, model)
-    RemoveRedundantTransposes()(program.graph_module)
     signature = program.graph_signature
     parameters, slots = signature.inputs_to_parameters, slot_parameters(module)
     constants = {*parameters, *signature.inputs_to_buffers, *signature.inputs_to_lifted_tensor_constants}

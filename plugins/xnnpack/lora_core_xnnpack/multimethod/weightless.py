@@ -12,6 +12,7 @@ from lora_core.pte import Buffer
 from lora_core_xnnpack.cache.origins import (
     BaseTensor,
     DependsOnWeightsError,
+    digests_of,
     is_content_key,
     key_offsets,
     trace_foundation,
@@ -54,7 +55,7 @@ class WeightlessTogether:
 
         Raises `DependsOnWeightsError`, also if putting the program together again does not give its bytes.
         """
-        return cls.of(lowered, trace_foundation(module, data, blobs), [blob.key for blob in blobs])
+        return cls.of(lowered, trace_foundation(module, blobs, digests_of(data, blobs)), [blob.key for blob in blobs])
 
     @classmethod
     def of(cls, lowered: LoweredTogether, foundation: Sequence[BaseTensor], keys: Sequence[str]) -> Self:

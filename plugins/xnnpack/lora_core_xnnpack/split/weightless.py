@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import attrs
 
 from lora_core.pte import Buffer
-from lora_core_xnnpack.cache.origins import BaseTensor, is_content_key, key_offsets, trace_foundation
+from lora_core_xnnpack.cache.origins import BaseTensor, digests_of, is_content_key, key_offsets, trace_foundation
 from lora_core_xnnpack.files.named_blobs import NamedBlob
 from lora_core_xnnpack.files.program_root import ProgramRoot
 from lora_core_xnnpack.slot_tensors import KeySite
@@ -53,7 +53,7 @@ class WeightlessSet:
 
         Raises `DependsOnWeightsError`.
         """
-        foundation = trace_foundation(module, data, blobs)
+        foundation = trace_foundation(module, blobs, digests_of(data, blobs))
         keys = [blob.key for blob in blobs]
         stripped = tuple(WeightlessProgram(template=program, sites=sites_of(program, keys)) for program in programs)
         return cls(foundation=foundation, programs=stripped, planned_memory=planned_memory)

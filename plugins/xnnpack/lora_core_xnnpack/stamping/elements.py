@@ -25,12 +25,14 @@ class Element:
     """One entry of a list of a program.
 
     `kind` is what is the same in every layer. `numbers` are what differs: indices, offsets, the numbers of layers in
-    names. `hints` tell entries apart that look alike; they are no part of the program.
+    names; the first `references` of them are places in the method's list of values. `hints` tell entries apart that
+    look alike; they are no part of the program.
     """
 
     kind: object
     numbers: tuple[int, ...] = ()
     hints: tuple[object, ...] = attrs.field(default=(), eq=False)
+    references: int = 0
 
     def likeness(self, detail: int) -> object:
         """Return what the entry has in common with its copies in other layers, `detail` hints included."""

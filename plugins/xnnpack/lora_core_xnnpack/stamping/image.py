@@ -27,6 +27,8 @@ from lora_core_xnnpack.stamping.keys import StoredKey, Texts
 from lora_core_xnnpack.stamping.planning import Requests
 from lora_core_xnnpack.stamping.values import Uses
 
+VALUES, INSTRUCTIONS = "values", "instructions"
+"""The names of two lists of each method, after the method's and a colon."""
 _USES = 2
 _REST = "parts that are the same at every depth"
 
@@ -74,8 +76,8 @@ def _method(method: ExecutionPlan, calls: Sequence[Call], requests: Requests) ->
     if next(places, None) is not None:
         raise NotStampableError("the program and its memory plan name different tensors")
     return {
-        "values": tuple(value_elements),
-        "instructions": tuple(
+        VALUES: tuple(value_elements),
+        INSTRUCTIONS: tuple(
             instruction_element(call, tuple(uses[index] for index in call.arguments if index in new))
             for call, new in zip(calls, _new_values(calls), strict=True)
         ),
@@ -124,7 +126,7 @@ def program(like: Program, stretched: Lists, texts: Texts) -> Program:
     made.execution_plan = []
     stored: dict[bytes, int] = {}
     for method in like.execution_plan:
-        if f"{method.name}: values" in stretched:
+        if f"{method.name}: {VALUES}" in stretched:
             method = _made(method, stretched, texts, stored)
         made.execution_plan.append(method)
     made.backend_delegate_data = [BackendDelegateInlineData(data=data) for data in stored]
@@ -144,11 +146,11 @@ def _made(like: ExecutionPlan, stretched: Lists, texts: Texts, stored: dict[byte
     pieces = [planning.piece(each.kind, each.numbers) for each in of("planned memory")]
     offsets, planned = planning.plan(pieces)
     made = copy.copy(like)
-    made.values = [values.value(each, offsets) for each in of("values")]
+    made.values = [values.value(each, offsets) for each in of(VALUES)]
     made.inputs, made.outputs = ([each.numbers[0] for each in of(name)] for name in ("inputs", "outputs"))
     sizes = [each.numbers[0] for each in of("other memory")]
     made.non_const_buffer_sizes = [planned if index == planning.ARENA else size for index, size in enumerate(sizes)]
-    _add_instructions(made, of("instructions"), texts, stored)
+    _add_instructions(made, of(INSTRUCTIONS), texts, stored)
     return made
 
 

@@ -81,7 +81,7 @@ def instruction_element(call: Call, uses: tuple[object, ...]) -> Element:
         length=len(payload.data) if payload else None,
         keys=tuple(keys),
     )
-    return Element(kind=kind, numbers=tuple(numbers), hints=(uses,))
+    return Element(kind=kind, numbers=tuple(numbers), hints=(uses,), references=len(call.arguments))
 
 
 def read_instruction(element: Element) -> Call:

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+import mmap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from lora_core.models.injection import eject
 from lora_core.pte import SEGMENT_ALIGNMENT
 from lora_core_xnnpack.cache.origins import BaseTensor, DependsOnWeightsError, is_content_key, trace_foundation
 from lora_core_xnnpack.files.data_file import stored_blobs
+from lora_core_xnnpack.files.named_blobs import NamedBlob
 from lora_core_xnnpack.lowering.lowering import FOUNDATION_TAG, LORA_TAG, Lowered, lower
 from lora_core_xnnpack.slot_tensors import tensor_blob
 from lora_core_xnnpack.stamping import image, planning
@@ -86,10 +90,9 @@ def slots_of(lists: Lists) -> tuple[SlotKey, ...]:
 
 
 def _base_keys(lowered: Lowered, module: torch.nn.Module) -> tuple[tuple[BaseTensor, ...], dict[str, StoredKey]]:
-    data = bytes(lowered.manager._tensor_data[FOUNDATION_TAG])
-    blobs = stored_blobs(data, Path(FOUNDATION_TAG))
+    blobs, digests = _stored(lowered)
     try:
-        tensors = trace_foundation(module, data, blobs)
+        tensors = trace_foundation(module, blobs, digests)
     except DependsOnWeightsError as error:
         raise NotStampableError(str(error)) from error
     known: dict[str, StoredKey] = {
@@ -98,6 +101,20 @@ def _base_keys(lowered: Lowered, module: torch.nn.Module) -> tuple[tuple[BaseTen
     if len(set(known.values())) != len(known):
         raise NotStampableError("a tensor of the base is stored twice")
     return tensors, known
+
+
+def _stored(lowered: Lowered) -> tuple[list[NamedBlob], list[str]]:
+    """Return what the foundation file would hold, with the SHA-256 of each; it is as large as the weights, so it is not
+    put together.
+    """
+    file = lowered.manager._tensor_data[FOUNDATION_TAG]
+    tables, *segments = file._buffers
+    with mmap.mmap(-1, len(file)) as empty:  # pages that nobody writes take no memory
+        empty.write(tables)
+        blobs = stored_blobs(empty, Path(FOUNDATION_TAG))
+    starts = itertools.accumulate(map(len, segments), initial=len(tables))
+    placed = dict(zip(starts, segments, strict=False))
+    return blobs, [hashlib.sha256(placed[blob.offset]).hexdigest() for blob in blobs]
 
 
 def key_of(tensor: BaseTensor) -> BaseKey:

@@ -20,10 +20,10 @@ from lora_core_xnnpack.stamping.sample import Sample
 from lora_core_xnnpack.stamping.shallow import LayeredBase
 from lora_core_xnnpack.stamping.stretching import Stretch
 
-# What spans two layers (a delegate does) is irregular between the first two, one of which reads the embedding: a copy
-# of what is regular has its like before it from three layers on.
-_STARTS = (3, 4)
-_FEWEST = 12  # layers of the three models from which all follows, if every layer is alike
+# What spans two layers (a delegate does) is there once in two layers, and before its copy in three. Where the first two
+# are irregular (one of them reads the embedding), what is regular comes later.
+_STARTS = (2, 3, 4)
+_FEWEST = 9  # layers of the three models from which all follows, if every layer is alike
 _MOST_DETAIL = 2
 
 
@@ -145,7 +145,14 @@ class _Attempt:
         shallow, *one_more, proof = (lowering.sample(keep) for keep in self.choices)
         more = [self.runs[number].repeats - self.start for number in self.stretched]
         try:
-            lists = {name: _predict(name, shallow, one_more, proof, more) for name in shallow.lists}
+            lists: dict[str, Elements] = {}
+            values: dict[str, Stretch] = {}
+            for name in shallow.lists:
+                method, _, kind = name.rpartition(": ")
+                used = values.get(method) if kind == image.INSTRUCTIONS else None
+                lists[name], stretch = _predict(name, shallow, one_more, proof, more, used)
+                if kind == image.VALUES:
+                    values[method] = stretch
         except NotStampableError as error:
             raise _NotYetError(str(error)) from error
         return Stamped(like=shallow.program, lists=lists)
@@ -157,8 +164,18 @@ class _Attempt:
         return tuple(kept)
 
 
-def _predict(name: str, shallow: Sample, one_more: Sequence[Sample], proof: Sample, more: Sequence[int]) -> Elements:
-    """Return a list with `more` units of each run, derived so that it also predicts that of `proof`."""
+def _predict(
+    name: str,
+    shallow: Sample,
+    one_more: Sequence[Sample],
+    proof: Sample,
+    more: Sequence[int],
+    values: Stretch | None,
+) -> tuple[Elements, Stretch]:
+    """Return a list with `more` units of each run, derived so that it also predicts that of `proof`, and how.
+
+    With `values`, references to them go by constants, or else where these go.
+    """
     reason = NotStampableError(f"one more layer adds {name}")
     for detail in range(_MOST_DETAIL + 1):
         try:
@@ -166,7 +183,8 @@ def _predict(name: str, shallow: Sample, one_more: Sequence[Sample], proof: Samp
         except (NotStampableError, KeyError) as error:
             reason = error if isinstance(error, NotStampableError) else reason
             continue
-        if stretch.predict([2] * len(more)) == proof.lists.get(name):
-            return stretch.predict(more)
+        for followed in (None,) if values is None else (None, values):
+            if stretch.predict([2] * len(more), followed) == proof.lists.get(name):
+                return stretch.predict(more, followed), stretch
         reason = NotStampableError(f"the {name} of a deeper model are not what those of shallower ones predict")
     raise reason

@@ -12,11 +12,14 @@ import attrs
 from lora_core_xnnpack.lowering.fast.collector import collect_rarely
 from lora_core_xnnpack.lowering.fast.copies import share_parameters
 from lora_core_xnnpack.lowering.fast.decompositions import decompose_once
+from lora_core_xnnpack.lowering.fast.delegates import answer_for_delegates
+from lora_core_xnnpack.lowering.fast.operators import list_operators_once
 from lora_core_xnnpack.lowering.fast.partitions import describe_nothing, sort_in_place
 from lora_core_xnnpack.lowering.fast.patching import Patches
 from lora_core_xnnpack.lowering.fast.provenance import share_provenance
 from lora_core_xnnpack.lowering.fast.recompile import recompile_lazily
 from lora_core_xnnpack.lowering.fast.replay import replay_from_memory
+from lora_core_xnnpack.lowering.fast.symbols import remember_arithmetic
 from lora_core_xnnpack.lowering.fast.xnnpack_passes import skip_idle_passes
 
 PROVEN_VERSIONS: Mapping[str, str] = {"torch": "2.13.0", "executorch": "1.5.1"}
@@ -31,6 +34,9 @@ PATCHES: Mapping[str, Callable[[Patches], None]] = {
     "sort": sort_in_place,
     "collector": collect_rarely,
     "copies": share_parameters,
+    "symbols": remember_arithmetic,
+    "operators": list_operators_once,
+    "delegates": answer_for_delegates,
 }
 
 # Patches are process-wide, so two blocks never overlap: a second thread waits.

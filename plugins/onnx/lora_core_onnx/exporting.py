@@ -15,7 +15,7 @@ from lora_core_onnx.graph.assembly import Assembly
 from lora_core_onnx.graph.decoder import DecoderGraph, DecoderSpec
 from lora_core_onnx.graph.weights import StoredBase
 from lora_core_onnx.linking import link_all
-from lora_core_onnx.names import GENAI, MODEL, WEIGHTS
+from lora_core_onnx.names import GENAI, GENAI_TEXT, MODEL, WEIGHTS
 from lora_core_onnx.options import OnnxOptions
 from lora_core_onnx.storage.model_file import FOUNDATION
 from lora_core_onnx.storage.weights import WeightsFile
@@ -37,14 +37,18 @@ def export(job: ExportJob, out: Path, emit: Emit) -> Artifacts:
         lora=options.lora == "inputs",
     )
     foundation = _write_base(job, spec, out, emit)
-    (out / GENAI).write_bytes(genai_config(summary, architecture, options.max_context_len))
+    configuration = genai_config(summary, architecture, options.max_context_len)
+    places = (GENAI,) if job.model.tokenizer is None else (GENAI, GENAI_TEXT)
+    for place in places:
+        (out / place).parent.mkdir(exist_ok=True)
+        (out / place).write_bytes(configuration)
     linked = link_all(foundation, job.adapters, out, emit)
     return Artifacts(
         foundation=foundation,
         files=(
             WrittenFile(path=WEIGHTS, role="foundation", sha256=foundation),
             WrittenFile(path=MODEL, role="program"),
-            WrittenFile(path=GENAI, role="program"),
+            *(WrittenFile(path=place, role="program") for place in places),
             *linked.files,
         ),
         methods=(Method(name="forward", program=MODEL), *linked.methods),

@@ -5,6 +5,8 @@ from __future__ import annotations
 MODEL = "model.onnx"
 WEIGHTS = "model.onnx.data"
 GENAI = "genai_config.json"
+GENAI_TEXT = f"tokenizer/{GENAI}"
+"""The same beside the tokenizer files, where onnxruntime-genai's tokenizer looks for it."""
 ADAPTERS = "adapters"
 SUFFIX = ".onnx_adapter"
 PARTS = {"a": "lora_A.weight", "b": "lora_B.weight"}

@@ -8,10 +8,12 @@ from collections.abc import Iterator, Mapping
 
 from lora_core.bundle.bundle import Bundle
 from lora_core.pte import Buffer
-from lora_core.sharing.blobs import Blob, WeightSharing
+from lora_core.sharing.blobs import Blob, Part, WeightSharing
 from lora_core.sharing.fingerprint import foundation_file_fingerprint
 from lora_core_xnnpack.files.data_file import stored_blobs
+from lora_core_xnnpack.files.marks import MARKS, require_true_marks
 from lora_core_xnnpack.files.named_blobs import mapped, named_strings
+from lora_core_xnnpack.files.parts import data_parts, program_parts
 from lora_core_xnnpack.files.program_root import program_blobs
 from lora_core_xnnpack.multimethod.reading import method_texts
 
@@ -37,16 +39,34 @@ class XnnpackSharing(WeightSharing):
             path = bundle.file(artifact)
             data = programs[artifact.path] if artifact.path in programs else mapped(path)
             stored = program_blobs(data, path) if artifact.role == "program" else stored_blobs(data, path)
-            for blob in stored:
+            digests = {
+                blob.key: hashlib.sha256(data[blob.offset : blob.offset + blob.size]).hexdigest() for blob in stored
+            }
+            if artifact.role == "foundation":
+                require_true_marks(path, digests, [bundle.file(program) for program in programs])
+            for blob in (each for each in stored if each.key not in MARKS):
                 yield Blob(
                     key=blob.key,
                     file=artifact.path,
                     offset=blob.offset,
                     size=blob.size,
-                    sha256=hashlib.sha256(data[blob.offset : blob.offset + blob.size]).hexdigest(),
+                    sha256=digests[blob.key],
                     methods=readers.of_key(blob.key, artifact.adapter),
                     group=_group(blob.key) if artifact.role == "foundation" else "lora",
                 )
+
+    def parts(self, bundle: Bundle) -> Iterator[Part]:
+        """Yield fronts of data files, programs (templates too) with what their plans refer to, relocation tables."""
+        for artifact in bundle.manifest.artifacts:
+            if artifact.role == "relocations":
+                yield Part(file=artifact.path, offset=0, size=artifact.size, what="relocations")
+                continue
+            if artifact.role not in (*_DATA_ROLES, "program", "template"):
+                continue
+            path = bundle.file(artifact)
+            read = data_parts if artifact.role in _DATA_ROLES else program_parts
+            for offset, size, what in read(mapped(path), path):
+                yield Part(file=artifact.path, offset=offset, size=size, what=what)
 
 
 def _group(key: str) -> str:

@@ -64,18 +64,24 @@ class ChatTemplate:
         """
         plain = [{key: value for key, value in message.items() if value is not None} for message in messages]
         values = {"messages": plain, "tools": None, "documents": None, "add_generation_prompt": add_generation_prompt}
+        from lora_core.runtime.bounds import bounded  # not needed by anything else that opens a bundle
+
         try:
-            pieces: list[str] = []
-            length = 0
-            for piece in _environment().from_string(self.source).generate(**values, **self.special_tokens):
-                pieces.append(piece)
-                length += len(piece)
-                if length > LONGEST:
-                    raise OverflowError(f"it writes more than {LONGEST:,} characters")
-            return "".join(pieces)
+            with bounded():
+                return self._rendered({**values, **self.special_tokens})
         except Exception as error:
             # A stranger's code: any failure in it is its own.
             raise BundleError(self._problem(error), where=self.where, remedy=_REMEDY) from error
+
+    def _rendered(self, values: Mapping[str, Any]) -> str:
+        pieces: list[str] = []
+        length = 0
+        for piece in _environment().from_string(self.source).generate(**values):
+            pieces.append(piece)
+            length += len(piece)
+            if length > LONGEST:
+                raise OverflowError(f"it writes more than {LONGEST:,} characters")
+        return "".join(pieces)
 
     def takes_system(self, messages: Sequence[Message]) -> bool:
         """Say whether the text of a system message before `messages` changes the prompt; raises as `render`."""
@@ -108,7 +114,8 @@ def require_system(template: ChatTemplate | None, messages: Sequence[Message]) -
 def _environment() -> jinja2.Environment:
     from jinja2 import TemplateError
     from jinja2.ext import loopcontrols
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    from lora_core.runtime.bounds import BoundedEnvironment
 
     def raise_exception(message: str) -> None:
         raise TemplateError(message)
@@ -122,7 +129,7 @@ def _environment() -> jinja2.Environment:
     ) -> str:
         return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
-    environment = ImmutableSandboxedEnvironment(
+    environment = BoundedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_generation_blocks(), loopcontrols]
     )
     environment.filters["tojson"] = tojson

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import resource
+import sys
 import warnings
 from pathlib import Path
 
@@ -144,6 +146,33 @@ def test_a_template_that_fails_is_an_input_error_that_names_it(directory, how):
         ChatTemplate.read(directory).render(MESSAGES)
     assert caught.value.exit_code is ExitCode.INPUT
     assert caught.value.__cause__ is not None
+
+
+GREEDY = {
+    "loops in loops": (
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+        "TimeoutError: it takes longer than 0 seconds",
+    ),
+    "a power that never ends": ("{{ 9 ** (9 ** 9) }}", "OverflowError: a power is too large"),
+    "a text of ten gigabytes": ("{{ ('x' * 10_000_000_000) | length }}", "it takes more than 64 MiB"),
+    "a text that doubles": (
+        "{% set n = namespace(s='x' * 1000) %}{% for i in range(60) %}{% set n.s = n.s ~ n.s %}{% endfor %}",
+        "it takes more than 64 MiB|TimeoutError",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", GREEDY)
+def test_a_template_that_would_take_everything_is_stopped(directory, monkeypatch, case):
+    monkeypatch.setattr("lora_core.runtime.bounds.PATIENCE", 0.3)
+    monkeypatch.setattr("lora_core.runtime.bounds.MEMORY", 64 << 20)
+    source, told = GREEDY[case]
+    (directory / "chat_template.jinja").write_text(source)
+    limits, trace = resource.getrlimit(resource.RLIMIT_AS), sys.gettrace()
+    with pytest.raises(BundleError, match=told):
+        ChatTemplate.read(directory).render(MESSAGES)
+    assert resource.getrlimit(resource.RLIMIT_AS) == limits
+    assert sys.gettrace() is trace
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ _REMEDY = "Export the bundle again."
 # What is no tensor, compressed: a tiny graph, its tables; then a name and a place for each tensor that a method reads,
 # and in a large program what grows with the base. A base in any form weighs eight times that: weights do not compress.
 _GRAPH, _REFERENCE, _SHARE = 64 * 1024, 256, 8
+_SMALL_TEXT = 16 << 20
 
 
 def unaccounted_problems(bundle: Bundle, blobs: Iterable[Blob], parts: Iterable[Part] | None) -> Iterator[Problem]:
@@ -33,7 +34,9 @@ def unaccounted_problems(bundle: Bundle, blobs: Iterable[Blob], parts: Iterable[
     `parts` is what `WeightSharing.parts` gave. Files whose size is not the manifest's are left to `size_problems`.
     """
     blobs = list(blobs)
-    stored, told = _spans(blobs), _spans(parts or ())
+    known = None if parts is None else [part for part in parts if _is_what_it_says(bundle, part)]
+    stored, told = _spans(blobs), _spans(known or ())
+    copies = _spans(part for part in known or () if part.copy_of is not None)
     texts = _text_files(bundle)
     room = _Room(bundle, blobs)
     for artifact in bundle.manifest.artifacts:
@@ -42,13 +45,29 @@ def unaccounted_problems(bundle: Bundle, blobs: Iterable[Blob], parts: Iterable[
             continue
         mine = stored.get(artifact.path, [])
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            if parts is not None and (gap := _first_gap(data, [*mine, *told.get(artifact.path, [])])):
+            if known is not None and (gap := _first_gap(data, [*mine, *told.get(artifact.path, [])])):
                 what = f"{gap[1] - gap[0]} bytes of {artifact.path!r}, from byte {gap[0]} on, are in no tensor"
                 yield Problem(what=f"{what} and no known part of it", where=str(path), remedy=_REMEDY)
-            elif weight := _overweight(data, mine, room.of(artifact)):
+            elif weight := _overweight(data, [*mine, *copies.get(artifact.path, [])], room.of(artifact)):
                 what = f"{artifact.path!r} holds {weight} bytes (compressed) that are in no tensor"
                 yield Problem(what=f"{what}: more than headers and a graph need", where=str(path), remedy=_REMEDY)
     yield from _unread(bundle, blobs)
+
+
+def _is_what_it_says(bundle: Bundle, part: Part) -> bool:
+    """Say whether a part that is a copy has the bytes that it is a copy of; others are what they are."""
+    if part.copy_of is None:
+        return True
+    with bundle.file(part.file).open("rb") as one, bundle.file(part.copy_of[0]).open("rb") as other:
+        one.seek(part.offset)
+        other.seek(part.copy_of[1])
+        left = part.size
+        while left:
+            piece = one.read(min(left, 1 << 20))
+            if not piece or piece != other.read(len(piece)):
+                return False
+            left -= len(piece)
+    return True
 
 
 def _unread(bundle: Bundle, blobs: Iterable[Blob]) -> Iterator[Problem]:
@@ -69,12 +88,17 @@ def _spans(pieces: Iterable[Blob | Part]) -> dict[str, list[tuple[int, int]]]:
 
 
 def _text_files(bundle: Bundle) -> frozenset[str]:
-    """Return the files that the base or an adapter is prompted with: text, read by the core itself."""
+    """Return the files that the base or an adapter is prompted with: text, read by the core itself.
+
+    Small ones need no use: exports keep what came beside a tokenizer.
+    """
     manifest = bundle.manifest
     promptings = (manifest.prompting, *(adapter.prompting for adapter in manifest.adapters))
     # Bundles of schema 2 and older have text files and do not say what for.
-    old = [each.path for each in manifest.artifacts if each.role == "tokenizer" and manifest.prompting is None]
-    return frozenset((*old, *(file for each in promptings if each is not None for file in each.files)))
+    most = _SMALL_TEXT if manifest.prompting is not None else None
+    texts = [each for each in manifest.artifacts if each.role == "tokenizer"]
+    beside = [each.path for each in texts if most is None or each.size <= most]
+    return frozenset((*beside, *(file for each in promptings if each is not None for file in each.files)))
 
 
 def _gaps(size: int, spans: Spans) -> Iterator[tuple[int, int]]:

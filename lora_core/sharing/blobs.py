@@ -31,12 +31,17 @@ class Blob:
 
 @attrs.frozen(kw_only=True)
 class Part:
-    """Bytes of a file that are no stored tensor: `what` is a word for people (`header`, `program`, `relocations`)."""
+    """Bytes of a file that are no stored tensor: `what` is a word for people (`header`, `program`, `relocations`).
+
+    `copy_of` is where the same bytes stand in another file (and from which byte on), if the user asked for a copy of
+    what is stored: it is compared, and not weighed.
+    """
 
     file: str
     offset: int
     size: int
     what: str
+    copy_of: tuple[str, int] | None = None
 
 
 class WeightSharing(ABC):

@@ -105,3 +105,11 @@ def test_tensors_that_no_method_reads_are_told(bundle_of):
 def test_text_is_known_to_the_core_if_a_prompting_names_it(bundle_of):
     text = bundle_of({"base": b"h" * 16 + BASE, "words": b"{}"}, prompting=Prompting(tokenizer="words"))
     assert told(text, [STORED], [HEADER]) == []
+
+
+def test_a_copy_that_was_asked_for_is_compared_and_not_weighed(bundle_of):
+    files = {"base": b"h" * 16 + BASE, "a": BASE}
+    copy = Part(file="a", offset=0, size=len(BASE), what="copy", copy_of=("base", 16))
+    assert told(bundle_of(files), [STORED], [HEADER, copy]) == []
+    (what,) = told(bundle_of({**files, "a": BASE[::-1]}), [STORED], [HEADER, copy])
+    assert what.startswith(f"{len(BASE)} bytes of 'a', from byte 0 on")

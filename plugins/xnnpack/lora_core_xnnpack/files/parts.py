@@ -46,7 +46,7 @@ def program_parts(data: Buffer, path: Path) -> list[FilePart]:
         parts = [(0, root.header.program_size, "program")]
         parts += [(*root.spans[index], "delegate") for index in sorted(set(_delegated(root)))]
         tables_of_constants = [root.constant_segment, *(root.mutable_segments or ())]
-        used = {each.segment for each in tables_of_constants if each is not None and any(each.offsets)}
+        used = {each.segment for each in tables_of_constants if each is not None and each.offsets}
         parts += [(*root.spans[index], "mark") for key, index in root.named if key in MARKS]
         return parts + [(*root.spans[index], "constants") for index in sorted(used)]
     except NOT_WHOLE as error:

@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from lora_core.bundle.bundle import Artifact, Bundle
 from lora_core.errors import Problem
-from lora_core.sharing.blobs import Blob, Part
+from lora_core.sharing.blobs import Blob, FilePart
 
 Spans: TypeAlias = Sequence[tuple[int, int]]
 """Where bytes begin and end, in a file."""
@@ -28,7 +28,7 @@ _GRAPH, _REFERENCE, _SHARE = 64 * 1024, 256, 8
 _SMALL_TEXT = 16 << 20
 
 
-def unaccounted_problems(bundle: Bundle, blobs: Iterable[Blob], parts: Iterable[Part] | None) -> Iterator[Problem]:
+def unaccounted_problems(bundle: Bundle, blobs: Iterable[Blob], parts: Iterable[FilePart] | None) -> Iterator[Problem]:
     """Yield a problem for bytes that are stored and in none of `blobs` and `parts`, and for tensors that nobody reads.
 
     `parts` is what `WeightSharing.parts` gave. Files whose size is not the manifest's are left to `size_problems`.
@@ -54,7 +54,7 @@ def unaccounted_problems(bundle: Bundle, blobs: Iterable[Blob], parts: Iterable[
     yield from _unread(bundle, blobs)
 
 
-def _is_what_it_says(bundle: Bundle, part: Part) -> bool:
+def _is_what_it_says(bundle: Bundle, part: FilePart) -> bool:
     """Say whether a part that is a copy has the bytes that it is a copy of; others are what they are."""
     if part.copy_of is None:
         return True
@@ -80,7 +80,7 @@ def _unread(bundle: Bundle, blobs: Iterable[Blob]) -> Iterator[Problem]:
         yield Problem(what=what, where=str(bundle.path / file), remedy=_REMEDY)
 
 
-def _spans(pieces: Iterable[Blob | Part]) -> dict[str, list[tuple[int, int]]]:
+def _spans(pieces: Iterable[Blob | FilePart]) -> dict[str, list[tuple[int, int]]]:
     spans: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for each in pieces:
         spans[each.file].append((each.offset, each.offset + each.size))

@@ -30,7 +30,7 @@ class Blob:
 
 
 @attrs.frozen(kw_only=True)
-class Part:
+class FilePart:
     """Bytes of a file that are no stored tensor: `what` is a word for people (`header`, `program`, `relocations`).
 
     `copy_of` is where the same bytes stand in another file (and from which byte on), if the user asked for a copy of
@@ -57,7 +57,7 @@ class WeightSharing(ABC):
     def blobs(self, bundle: Bundle) -> Iterable[Blob]:
         """Yield every stored tensor, hashed from its bytes on disk, never from metadata."""
 
-    def parts(self, bundle: Bundle) -> Iterable[Part] | None:  # noqa: ARG002 - the default uses no argument
+    def parts(self, bundle: Bundle) -> Iterable[FilePart] | None:  # noqa: ARG002 - the default uses no argument
         """Yield all that the files hold beside the blobs: headers, programs, tables; from the stored bytes.
 
         Who does so promises that every byte is in a blob or a part, but for zeros that align them; `inspect` and

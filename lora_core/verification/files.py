@@ -9,7 +9,7 @@ from lora_core.bundle.bundle import Bundle
 from lora_core.bundle.store import verify_hashes
 from lora_core.layers import ModelSummary
 from lora_core.sharing.accounting import unaccounted_problems
-from lora_core.sharing.blobs import Blob, Part
+from lora_core.sharing.blobs import Blob, FilePart
 from lora_core.sharing.proof import duplicate_problems, foundation_problems
 from lora_core.sharing.report import SharingReport, owners_of
 from lora_core.verification.finding import Finding, found, unchecked
@@ -29,7 +29,7 @@ def foundation(bundle: Bundle, stored: str) -> Finding:
     return found("foundation", BUNDLE, problems, held=f"fingerprint {bundle.manifest.foundation[:16]}")
 
 
-def sharing(bundle: Bundle, blobs: Sequence[Blob], parts: Iterable[Part] | None) -> Finding:
+def sharing(bundle: Bundle, blobs: Sequence[Blob], parts: Iterable[FilePart] | None) -> Finding:
     """No byte of the base is stored twice, none is stored that nobody told of, and all methods read the base.
 
     `parts` is what `WeightSharing.parts` gave.

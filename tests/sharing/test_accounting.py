@@ -12,7 +12,7 @@ from lora_core.bundle.bundle import Artifact, Bundle, BundledAdapter, Manifest, 
 from lora_core.layers import ModelSummary
 from lora_core.prompting import Prompting
 from lora_core.sharing.accounting import PADDING, unaccounted_problems
-from lora_core.sharing.blobs import Blob, Part
+from lora_core.sharing.blobs import Blob, FilePart
 
 BASE = np.random.default_rng(0).bytes(200_000)
 Files = dict[str, bytes]
@@ -50,10 +50,10 @@ def blob(file: str, offset: int, size: int, *methods: str) -> Blob:
 
 
 STORED = blob("base", 16, len(BASE), "forward", "a")
-HEADER = Part(file="base", offset=0, size=16, what="header")
+HEADER = FilePart(file="base", offset=0, size=16, what="header")
 
 
-def told(bundle: Bundle, blobs: list[Blob], parts: list[Part] | None) -> list[str]:
+def told(bundle: Bundle, blobs: list[Blob], parts: list[FilePart] | None) -> list[str]:
     return [problem.what for problem in unaccounted_problems(bundle, blobs, parts)]
 
 
@@ -85,7 +85,7 @@ def test_a_copy_of_the_base_in_an_adapters_file_is_told_of_a_plugin_that_tells_n
 
 def test_a_copy_of_the_base_is_no_program_whatever_a_plugin_calls_it(bundle_of):
     bundle = bundle_of({"base": b"h" * 16 + BASE, "a": BASE[::-1]})
-    (what,) = told(bundle, [STORED], [HEADER, Part(file="a", offset=0, size=len(BASE), what="program")])
+    (what,) = told(bundle, [STORED], [HEADER, FilePart(file="a", offset=0, size=len(BASE), what="program")])
     assert what.startswith("'a' holds 20")
 
 
@@ -109,7 +109,7 @@ def test_text_is_known_to_the_core_if_a_prompting_names_it(bundle_of):
 
 def test_a_copy_that_was_asked_for_is_compared_and_not_weighed(bundle_of):
     files = {"base": b"h" * 16 + BASE, "a": BASE}
-    copy = Part(file="a", offset=0, size=len(BASE), what="copy", copy_of=("base", 16))
+    copy = FilePart(file="a", offset=0, size=len(BASE), what="copy", copy_of=("base", 16))
     assert told(bundle_of(files), [STORED], [HEADER, copy]) == []
     (what,) = told(bundle_of({**files, "a": BASE[::-1]}), [STORED], [HEADER, copy])
     assert what.startswith(f"{len(BASE)} bytes of 'a', from byte 0 on")

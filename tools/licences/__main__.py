@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 
-OURS = ("lora-core", "lora-core-xnnpack", "lora-core-coreml", "lora-core-qnn-sim")
+OURS = ("lora-core", "lora-core-xnnpack", "lora-core-coreml", "lora-core-qnn-sim", "lora-core-onnx")
 EXTRAS = ("download", "models", "signing", "testing", "verify")
 PERMISSIVE = re.compile(
     r"\b(mit|bsd|apache|isc|psf|python software foundation|python-2\.0|mpl|mozilla|hpnd|unlicense|zlib|cc0|0bsd|"

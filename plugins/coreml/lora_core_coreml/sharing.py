@@ -11,7 +11,7 @@ from lora_core.bundle.bundle import Bundle
 from lora_core.errors import BundleError
 from lora_core.intake.parsing import parsing
 from lora_core.pte import aligned
-from lora_core.sharing.blobs import Blob, Part, WeightSharing
+from lora_core.sharing.blobs import Blob, FilePart, WeightSharing
 from lora_core_coreml.program import naming
 from lora_core_coreml.storage import blobfile, mil, package, pte
 from lora_core_coreml.storage.blobfile import BlobKey
@@ -45,30 +45,30 @@ class CoremlSharing(WeightSharing):
                 digests.append(_foundation_digest(found))
         return fingerprint_of(digests)
 
-    def parts(self, bundle: Bundle) -> Iterator[Part]:
+    def parts(self, bundle: Bundle) -> Iterator[FilePart]:
         """Yield templates, each program's flatbuffer, its constants, and all of its packages but the weights.
 
         The packages of `--emit-mlpackage` are copies of those in the program.
         """
         for artifact in bundle.manifest.artifacts:
             if artifact.role == "template":
-                yield Part(file=artifact.path, offset=0, size=artifact.size, what="template")
+                yield FilePart(file=artifact.path, offset=0, size=artifact.size, what="template")
         for program in sorted({method.program for method in bundle.manifest.methods}):
             path = bundle.file(program)
             with parsing(path):
                 stored = pte.read(path)
                 for offset, size, what in (*pte.parts(stored), *_package_parts(stored)):
-                    yield Part(file=program, offset=offset, size=size, what=what)
+                    yield FilePart(file=program, offset=offset, size=size, what=what)
                 yield from _copies(bundle, stored, program)
 
 
-def _copies(bundle: Bundle, stored: pte.StoredProgram, program: str) -> Iterator[Part]:
+def _copies(bundle: Bundle, stored: pte.StoredProgram, program: str) -> Iterator[FilePart]:
     for index, found in enumerate(package.stored_packages(stored)):
         for artifact in bundle.manifest.artifacts:
             inside = artifact.path.removeprefix(f"{LOOSE_PACKAGES}/partition_{index}/")
             if artifact.role == LOOSE_PACKAGES and found.files.get(inside, (0, -1))[1] == artifact.size:
                 place = (program, found.files[inside][0])
-                yield Part(file=artifact.path, offset=0, size=artifact.size, what="copy", copy_of=place)
+                yield FilePart(file=artifact.path, offset=0, size=artifact.size, what="copy", copy_of=place)
 
 
 def _package_parts(stored: pte.StoredProgram) -> Iterator[tuple[int, int, str]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lora_core.bundle.bundle import Bundle
 from lora_core.pte import Buffer, ContainerHeader
-from lora_core.sharing.blobs import Blob, Part, WeightSharing
+from lora_core.sharing.blobs import Blob, FilePart, WeightSharing
 from lora_core.sharing.fingerprint import foundation_file_fingerprint
 from lora_core_xnnpack.files.data_file import stored_blobs
 from lora_core_xnnpack.files.marks import MARKS, says_true
@@ -56,18 +56,18 @@ class XnnpackSharing(WeightSharing):
                     group=_group(blob.key) if artifact.role == "foundation" else "lora",
                 )
 
-    def parts(self, bundle: Bundle) -> Iterator[Part]:
+    def parts(self, bundle: Bundle) -> Iterator[FilePart]:
         """Yield fronts of data files, programs (templates too) with what their plans refer to, relocation tables."""
         for artifact in bundle.manifest.artifacts:
             if artifact.role == "relocations":
-                yield Part(file=artifact.path, offset=0, size=artifact.size, what="relocations")
+                yield FilePart(file=artifact.path, offset=0, size=artifact.size, what="relocations")
                 continue
             if artifact.role not in (*_DATA_ROLES, "program", "template"):
                 continue
             path = bundle.file(artifact)
             read = data_parts if artifact.role in _DATA_ROLES else program_parts
             for offset, size, what in read(mapped(path), path):
-                yield Part(file=artifact.path, offset=offset, size=size, what=what)
+                yield FilePart(file=artifact.path, offset=offset, size=size, what=what)
 
 
 def _group(key: str) -> str:

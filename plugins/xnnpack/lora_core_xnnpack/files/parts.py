@@ -13,14 +13,14 @@ from lora_core_xnnpack.files.marks import MARKS
 from lora_core_xnnpack.files.named_blobs import NamedBlob, field, number, tables
 from lora_core_xnnpack.files.program_root import NOT_WHOLE, PLANS, ProgramRoot, damaged
 
-FilePart: TypeAlias = tuple[int, int, str]
+Piece: TypeAlias = tuple[int, int, str]
 """Offset from the file's start, size, and a word for it."""
 
 _DELEGATES, _PROCESSED = 7, 1  # of ExecutionPlan and BackendDelegate (program.fbs)
 _LOCATION, _INDEX, _SEGMENT = 0, 1, 1  # of BackendDelegateDataReference, and its location in a segment
 
 
-def data_parts(data: Buffer, path: Path) -> list[FilePart]:
+def data_parts(data: Buffer, path: Path) -> list[Piece]:
     """Return the front of a data file: as long as its blobs need, whatever the file says of it."""
     blobs = stored_blobs(data, path)
     marks = [(blob.offset, blob.size, "mark") for blob in blobs if blob.key in MARKS]
@@ -36,7 +36,7 @@ def _front(blobs: Sequence[NamedBlob]) -> bytes:
     return front(named, placed, [size for _, size in spans])
 
 
-def program_parts(data: Buffer, path: Path) -> list[FilePart]:
+def program_parts(data: Buffer, path: Path) -> list[Piece]:
     """Return a program's flatbuffer and those segments that its plans refer to; raises `BundleError`.
 
     A segment that no plan refers to, and no name, is none of the program's.

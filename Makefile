@@ -17,7 +17,7 @@ DISTRIBUTIONS := . plugins/xnnpack plugins/coreml plugins/qnn_sim plugins/onnx p
 # $(call logged,COMMAND) sends what COMMAND says to the log; if it fails, its last lines without pip's warnings are shown.
 logged = $(1) >>$(SETUP_LOG) 2>&1 || { grep -v '^WARNING' $(SETUP_LOG) | tail -n 20; echo "make setup failed; all of it is in $(SETUP_LOG)"; exit 1; }
 
-.PHONY: fuzz hostile help setup model demo docs reference changelog lint types test test-fast test-deep test-processors test-packaging dist clean-demo clean
+.PHONY: audit endurance fuzz hostile licences help setup model demo docs reference changelog lint types test test-fast test-deep test-processors test-packaging dist clean-demo clean
 
 help:
 	@echo "make setup           install everything into $(VENV)"
@@ -29,7 +29,10 @@ help:
 	@echo "make dist            build wheels and sdists of every distribution into $(DIST), and check them"
 	@echo "make test-packaging  test what 'make dist' builds, used in new environments"
 	@echo "make test-processors numbers and bytes as on other processors, and beside a busy machine"
-	@echo "make fuzz            damage what readers read, 100,000 times each"
+	@echo "make fuzz            damage what readers read, 1,000,000 times over all (FUZZ=N: N times)"
+	@echo "make endurance       10,000 changes of a bundle and 10,000 switches of a session"
+	@echo "make audit           known weaknesses of what is installed"
+	@echo "make licences        under which licences it is"
 	@echo "make hostile BUNDLE=DIR ADAPTER=DIR  change every field of a copy of a bundle; an adapter fits it"
 	@echo "make docs            build the documentation into build/site; no torch needed"
 	@echo "make reference       write the pages of docs/ that are made from the code"
@@ -58,9 +61,26 @@ $(MODEL)/config.json: | $(STAMP)
 demo: $(STAMP) $(MODEL)/config.json
 	@$(BIN)/python examples/demo.py --model $(MODEL) --output build/demo
 
+FUZZ := 1000000
+
 fuzz: $(STAMP)
+	@$(BIN)/python -m tests.security.fuzz $(FUZZ)
 	@FUZZ_EXAMPLES=100000 $(BIN)/python -m pytest -q plugins/xnnpack/tests/test_hostile_files.py \
 	  plugins/coreml/tests/test_hostile_packages.py tests/intake/test_plain_json.py
+
+endurance: $(STAMP)
+	@ENDURANCE=10000 $(BIN)/python -m pytest -q -s tests/endurance
+
+licences: $(STAMP)
+	@PYTHONPATH=tools $(BIN)/python -m licences
+
+AUDIT_VENV := build/audit-venv
+
+audit: $(STAMP)
+	@$(PYTHON) -m venv $(AUDIT_VENV)
+	@$(AUDIT_VENV)/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==2.9.0
+	@$(BIN)/python -m pip freeze --exclude-editable >build/installed.txt
+	@$(AUDIT_VENV)/bin/pip-audit --requirement build/installed.txt --no-deps --disable-pip
 
 hostile: $(STAMP)
 	@$(BIN)/python -m tests.security.hostile_bundles $(BUNDLE) $(ADAPTER)

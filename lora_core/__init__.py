@@ -293,6 +293,7 @@ def verify(
     prompts: Sequence[str] = (),
     tokens: int | None = None,
     reference: Literal["auto", "transformers", "eager"] = "auto",
+    inputs: Sequence[Sequence[Any]] = (),
     options: Mapping[str, Any] | None = None,
     emit: Emit = ignore,
     hub: PluginHub | None = None,
@@ -301,7 +302,8 @@ def verify(
 
     `adapters` are those of the bundle as they were given to it; one that is left out has no reference. Logits are
     compared for `tokens` steps (default 16) after each of `prompts` (default: a few texts). `reference` is transformers
-    with peft, or our own eager module; `auto` takes the first where it is installed. `options` are those of `open`.
+    with peft, or our own eager module; `auto` takes the first where it is installed. `inputs` are for a module of your
+    own that takes no tokens: the positional inputs of each call that is compared. `options` are those of `open`.
 
     Returns the report whether or not everything holds: see its `passed` and `unchecked`. Raises as `open` and `export`
     do for a bundle, model or adapter that cannot be read.
@@ -309,7 +311,9 @@ def verify(
     from lora_core.pipeline.verify import VerifySettings
     from lora_core.pipeline.verify import verify as run
 
-    settings = VerifySettings(prompts=tuple(prompts), tokens=tokens, reference=reference, session=options or {})
+    settings = VerifySettings(
+        prompts=tuple(prompts), tokens=tokens, reference=reference, inputs=tuple(inputs), session=options or {}
+    )
     return run(_path(bundle), model, adapters=adapters, settings=settings, emit=emit, hub=_hub(hub))
 
 
@@ -318,13 +322,15 @@ def bench(
     *,
     adapters: Sequence[str] | None = None,
     settings: BenchSettings | None = None,
+    inputs: Sequence[Sequence[Any]] = (),
     options: Mapping[str, Any] | None = None,
     emit: Emit = ignore,
     hub: PluginHub | None = None,
 ) -> BenchReport:
     """Measure load times, speed of every method, memory and changes of adapter of `bundle`.
 
-    `adapters` are names (None: all of the bundle); `options` are the runtime's, as for `open`. Memory is that of this
+    `adapters` are names (None: all of the bundle); `inputs` are the positional inputs of calls, for a module of your
+    own that takes no tokens; `options` are the runtime's, as for `open`. Memory is that of this
     process: measure in one that has done nothing else. Raises as `open` does, and `UsageError` for unknown names.
     """
     from lora_core.bundle.store import open_bundle
@@ -335,7 +341,7 @@ def bench(
     require_selectable(adapters or (), hub.spec_of(open_bundle(_path(bundle))))
     with open(bundle, options=options, hub=hub) as session:
         names = [adapter.name for adapter in session.bundle.manifest.adapters]
-        return run(session, names if adapters is None else adapters, settings, emit=emit)
+        return run(session, names if adapters is None else adapters, settings, inputs=inputs, emit=emit)
 
 
 def _hub(hub: PluginHub | None) -> PluginHub:

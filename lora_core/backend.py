@@ -77,7 +77,8 @@ class Artifacts:
 
     `foundation` is the fingerprint of the stored base. Every adapter of the job has at least one of `methods`. For a
     link, `files` and `methods` are those that are new or replaced (same path or name), and `detail` updates that of the
-    manifest key by key. `adapter_details` is plain data that the backend wants to find again, by adapter.
+    manifest key by key. `adapter_details` is plain data that the backend wants to find again, by adapter. `dropped`, of
+    an unlink, are paths of files that belonged to no single adapter and that nothing needs any more.
     """
 
     foundation: str
@@ -86,6 +87,7 @@ class Artifacts:
     versions: Mapping[str, str] = attrs.field(factory=dict)
     detail: Mapping[str, Any] = attrs.field(factory=dict)
     adapter_details: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict)
+    dropped: tuple[str, ...] = ()
 
 
 class Backend(ABC):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import attrs
 
 from lora_core.html.treemap import Rectangle, squarify
@@ -32,13 +30,13 @@ class Tile:
         return self.box.width > _LABEL_WIDTH * len(self.label) + 16 and self.box.height > _LABEL_HEIGHT
 
 
-def tiles(report: SharingReport, methods: Sequence[str]) -> list[Tile]:
-    """Return the tiles of `report` for a bundle with `methods`, the largest first."""
+def tiles(report: SharingReport) -> list[Tile]:
+    """Return the tiles of `report`, the largest first."""
     stored = [area for area in report.areas if area.total]
-    parts = [(area.group, *_readers(area, methods), area.total, area.blobs) for area in stored[:_MOST]]
+    parts = [(area.group, *_readers(area, len(report.unique)), area.total, area.blobs) for area in stored[:_MOST]]
     if rest := stored[_MOST:]:
         size, blobs = sum(area.total for area in rest), sum(area.blobs for area in rest)
-        parts.append((f"{len(rest)} smaller ones", "one method each, or a few", "own", size, blobs))
+        parts.append((f"{len(rest)} smaller ones", "one adapter each, or a few", "own", size, blobs))
     parts.sort(key=lambda part: -part[3])
     boxes = squarify([float(part[3]) for part in parts], width=WIDTH, height=HEIGHT)
     return [
@@ -47,11 +45,11 @@ def tiles(report: SharingReport, methods: Sequence[str]) -> list[Tile]:
     ]
 
 
-def _readers(area: Area, methods: Sequence[str]) -> tuple[str, str]:
-    if not area.methods:
-        return "no method", "unread"
-    if len(area.methods) == 1:
-        return (area.methods[0], "own" if len(methods) > 1 else "shared")
-    if len(area.methods) == len(methods):
-        return f"all {len(methods)} methods", "shared"
-    return f"{len(area.methods)} of {len(methods)} methods", "shared"
+def _readers(area: Area, owners: int) -> tuple[str, str]:
+    if not area.owners:
+        return "nobody", "unread"
+    if len(area.owners) == 1:
+        return (area.owners[0], "own" if owners > 1 else "shared")
+    if len(area.owners) == owners:
+        return "the base and every adapter", "shared"
+    return f"{len(area.owners)} of {owners}", "shared"

@@ -10,6 +10,7 @@ from lora_core.bundle.durable import storage_errors
 from lora_core.html.areas import HEIGHT, WIDTH, tiles
 from lora_core.html.files import read_reports
 from lora_core.pipeline.inspect import InspectReport
+from lora_core.sharing.report import owners_of
 from lora_core.units import size
 
 _TEMPLATE = "page.html.j2"
@@ -45,7 +46,8 @@ def render(report: InspectReport, measured: Mapping[str, Mapping[str, Any]]) -> 
         report=report,
         manifest=manifest,
         sharing=report.sharing,
-        tiles=tiles(report.sharing, [method.name for method in manifest.methods]),
+        tiles=tiles(report.sharing),
+        owners=owners_of(manifest.methods),
         width=WIDTH,
         height=HEIGHT,
         wasted=sum(duplicate.wasted for duplicate in report.sharing.duplicates),

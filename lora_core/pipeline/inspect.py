@@ -14,8 +14,9 @@ from lora_core.errors import LoraCoreError, Problem
 from lora_core.events import Emit, stage
 from lora_core.intake.parsing import parsing
 from lora_core.pipeline.soundness import blaming_damage
+from lora_core.sharing.accounting import unaccounted_problems
 from lora_core.sharing.proof import duplicate_problems, foundation_problems
-from lora_core.sharing.report import SharingReport
+from lora_core.sharing.report import SharingReport, owners_of
 
 if TYPE_CHECKING:
     from lora_core.hub import PluginHub
@@ -26,7 +27,8 @@ class InspectReport:
     """A bundle, its sharing report, and what is wrong with it.
 
     `problems` are files that differ from the manifest, a foundation other than the one that was recorded, adapters
-    linked against another one, and bytes of the base that are stored more than once.
+    linked against another one, bytes of the base that are stored more than once, and bytes that are neither a tensor
+    that is read nor a known part of their file.
     """
 
     bundle: Bundle
@@ -51,8 +53,7 @@ class InspectReport:
         own = [artifact for artifact in manifest.artifacts if artifact.adapter == name]
         text = sum(artifact.size for artifact in own if artifact.role == "tokenizer")
         files = [artifact.size for artifact in own if artifact.role != "tokenizer"]
-        methods = [method.name for method in manifest.methods if method.adapter == name]
-        return text + (sum(files) if files else sum(self.sharing.unique[method] for method in methods))
+        return text + (sum(files) if files else self.sharing.unique.get(name, 0))
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as plain data."""
@@ -110,15 +111,17 @@ _PATIENCE = 20
 
 def _inspected(bundle: Bundle, hub: PluginHub) -> InspectReport:
     sharing = hub.backend(hub.spec_of(bundle).name, check_requirements=False).sharing
-    methods = [method.name for method in bundle.manifest.methods]
     # All that is done here is to read files, so what a plugin stumbles over is in them.
     with parsing(bundle.path, "The bundle"), blaming_damage(bundle):
-        report = SharingReport.from_blobs(sharing.blobs(bundle), methods)
+        blobs = list(sharing.blobs(bundle))
+        report = SharingReport.from_blobs(blobs, owners_of(bundle.manifest.methods))
         fingerprint = sharing.fingerprint(bundle)
+        unaccounted = tuple(unaccounted_problems(bundle, blobs, sharing.parts(bundle)))
     problems = (
         *verify_hashes(bundle),
         *foundation_problems(bundle, fingerprint),
         *duplicate_problems(bundle, report),
+        *unaccounted,
     )
     return InspectReport(bundle=bundle, sharing=report, problems=problems)
 

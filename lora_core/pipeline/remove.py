@@ -45,6 +45,8 @@ def remove(path: Path, names: Sequence[str], *, emit: Emit, hub: PluginHub) -> B
             changed = Changed.of(rewritten, (), changing.out, bundle.manifest.backend)
             _require(rewritten_damage(bundle, changed.artifacts))
             manifest = updated(manifest, changed)
+            left = tuple(each for each in manifest.artifacts if each.path not in rewritten.dropped)
+            manifest = attrs.evolve(manifest, artifacts=left)
         return changing.commit(checked(manifest))
 
 

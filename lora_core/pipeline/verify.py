@@ -22,11 +22,13 @@ from lora_core.models.text.stored import files_in
 from lora_core.pipeline.given import adapter_formats, adapter_references, located, open_model
 from lora_core.pipeline.peft_forms import PeftForms
 from lora_core.runtime.run import context_len
+from lora_core.runtime.tokenizer import has_tokenizer
 from lora_core.sharing.blobs import Blob
 from lora_core.suggestions import did_you_mean
 from lora_core.verification import files, stored
 from lora_core.verification.choosing import make_reference
 from lora_core.verification.finding import Finding, found, unchecked
+from lora_core.verification.given_inputs import bench_of_inputs
 from lora_core.verification.measuring import Bench
 from lora_core.verification.prompts import make_prompts
 from lora_core.verification.tokens import compare_tokens
@@ -94,9 +96,10 @@ def _check_files(bundle: Bundle, backend: Backend, handle: ModelHandle, given: M
     damaged = any(each.failed for each in findings)
     try:
         blobs: list[Blob] = list(backend.sharing.blobs(bundle))
+        shared = files.sharing(bundle, blobs, backend.sharing.parts(bundle))
     except LoraCoreError as error:
         return [*findings, found("sharing", "bundle", [str(error)]), *files.digests(bundle, given)]
-    findings += [files.sharing(bundle, blobs), *files.digests(bundle, given)]
+    findings += [shared, *files.digests(bundle, given)]
     return [*findings, *_check_precision(bundle, backend, blobs, handle, given, damaged=damaged)]
 
 
@@ -147,13 +150,23 @@ def _measure(
         session.load(None)
     except LoraCoreError as error:
         return report.with_findings([found("runs", "bundle", [str(error)])])
-    settings, length = report.settings, context_len(session)
+    settings, read = report.settings, tuple(given.values())
+    if settings.inputs:
+        return _measured(report, bench_of_inputs(session, handle, read, settings.inputs, report.limits, emit))
+    if session.bundle.manifest.base.vocab_size is None and not has_tokenizer(session.bundle):
+        why = "not run: how many tokens the model takes is not known (from Python, inputs=[...] are calls to compare)"
+        return report.with_findings(_none_ran(session.bundle, why))
+    length = context_len(session)
     tokens = min(_TOKENS, length // 2) if settings.tokens is None else settings.tokens
     prompts = make_prompts(session.bundle, settings.prompts, context_len=length, tokens=tokens)
     longest = max(map(len, prompts)) + tokens
     with stage(emit, "Load the reference"):
-        read = tuple(given.values())
-        reference = make_reference(settings.reference, handle, references, read, length=longest, emit=emit)
+        try:
+            reference = make_reference(settings.reference, handle, references, read, length=longest, emit=emit)
+        except UnsupportedError as error:
+            if settings.reference != "auto":
+                raise
+            return report.with_findings(_none_ran(session.bundle, str(error)))
     bench = Bench(
         session=session,
         reference=reference,
@@ -163,8 +176,13 @@ def _measure(
         adapters=dict(given),
         emit=emit,
     )
+    return _measured(report, bench)
+
+
+def _measured(report: VerifyReport, bench: Bench) -> VerifyReport:
     measured = bench.measure()
-    complete = attrs.evolve(report, reference=reference.name, facts=dict(session.facts), methods=measured.methods)
+    facts, reference = dict(bench.session.facts), bench.reference.name
+    complete = attrs.evolve(report, limits=bench.limits, reference=reference, facts=facts, methods=measured.methods)
     return complete.with_findings(measured.findings)
 
 

@@ -29,6 +29,21 @@ class Blob:
     group: str = ""
 
 
+@attrs.frozen(kw_only=True)
+class FilePart:
+    """Bytes of a file that are no stored tensor: `what` is a word for people (`header`, `program`, `relocations`).
+
+    `copy_of` is where the same bytes stand in another file (and from which byte on), if the user asked for a copy of
+    what is stored: it is compared, and not weighed.
+    """
+
+    file: str
+    offset: int
+    size: int
+    what: str
+    copy_of: tuple[str, int] | None = None
+
+
 class WeightSharing(ABC):
     """How a backend stores the base once; lists the blobs of a bundle by reading the stored bytes.
 
@@ -41,6 +56,14 @@ class WeightSharing(ABC):
     @abstractmethod
     def blobs(self, bundle: Bundle) -> Iterable[Blob]:
         """Yield every stored tensor, hashed from its bytes on disk, never from metadata."""
+
+    def parts(self, bundle: Bundle) -> Iterable[FilePart] | None:  # noqa: ARG002 - the default uses no argument
+        """Yield all that the files hold beside the blobs: headers, programs, tables; from the stored bytes.
+
+        Who does so promises that every byte is in a blob or a part, but for zeros that align them; `inspect` and
+        `verify` then fail on any other byte. None (the default) promises nothing: what is in no blob is weighed.
+        """
+        return None
 
     @abstractmethod
     def fingerprint(self, bundle: Bundle) -> str:

@@ -36,7 +36,7 @@ def require_foundation(bundle: Bundle, stored: str | None = None, *, adapter: st
 
 def duplicate_problems(bundle: Bundle, report: SharingReport) -> Iterator[Problem]:
     """Yield a problem for bytes of the base that are stored more than once."""
-    base = [method.name for method in bundle.manifest.methods if method.adapter is None]
+    base = next((method.name for method in bundle.manifest.methods if method.adapter is None), "")
     for duplicate in report.duplicates_of(base):
         places = ", ".join(f"{file} at {offset}" for file, offset, _ in duplicate.places)
         what = f"{duplicate.size} bytes of the base are stored {len(duplicate.places)} times: {places}"

@@ -1,4 +1,8 @@
-"""The sharing report: how many stored bytes several methods read, and how many only one does."""
+"""The sharing report: how many stored bytes several owners read, and how many only one does.
+
+An owner is the base or an adapter, however many methods it has: decode and prefill of one adapter are one export, and
+what both read is no saving.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,13 @@ from typing import Any
 
 import attrs
 
+from lora_core.bundle.bundle import Method
 from lora_core.sharing.blobs import Blob
 
 
 @attrs.frozen(kw_only=True)
 class Row:
-    """Stored bytes of one group or file: all, those that at least two methods read, those that one method reads."""
+    """Stored bytes of one group or file: all, those that at least two owners read, those that one owner reads."""
 
     name: str
     blobs: int
@@ -24,10 +29,10 @@ class Row:
 
 @attrs.frozen(kw_only=True)
 class Area:
-    """Stored bytes of one group that exactly `methods` read (sorted; none: unread)."""
+    """Stored bytes of one group that exactly `owners` read (sorted; none: unread)."""
 
     group: str
-    methods: tuple[str, ...]
+    owners: tuple[str, ...]
     blobs: int
     total: int
 
@@ -36,13 +41,13 @@ class Area:
 class Duplicate:
     """The same bytes stored more than once: `places` are (file, offset, key); `wasted` is what one copy would save.
 
-    `methods` read any of the copies.
+    `owners` read any of the copies.
     """
 
     sha256: str
     size: int
     places: tuple[tuple[str, int, str], ...]
-    methods: frozenset[str]
+    owners: frozenset[str]
 
     @property
     def wasted(self) -> int:
@@ -54,10 +59,10 @@ class Duplicate:
 class SharingReport:
     """Blobs of a bundle, summed. Everything comes from stored bytes and their hashes, nothing from names or sizes.
 
-    `total` are the bytes of all blobs; `shared` those that at least two methods read; `unique`, by method, those that
-    only it reads; `unread` those that no method reads. They add up to `total`. `separate` is, by method, what an
-    export of this method alone would store. `duplicates` is empty when every tensor is stored once. `areas` divide
-    `total` by group and readers, the largest first.
+    Owners are called as `owners_of` says. `total` are the bytes of all blobs; `shared` those that at least two owners
+    read; `unique`, by owner, those that only it reads; `unread` those that none reads. They add up to `total`.
+    `separate` is, by owner, what an export of it alone would store. `duplicates` is empty when every tensor is stored
+    once. `areas` divide `total` by group and readers, the largest first.
     """
 
     total: int
@@ -71,20 +76,16 @@ class SharingReport:
     areas: tuple[Area, ...] = ()
 
     @classmethod
-    def from_blobs(cls, blobs: Iterable[Blob], methods: Sequence[str]) -> SharingReport:
-        """Sum `blobs` for a bundle with `methods`; raises `ValueError` if a blob names another method."""
-        stored = _by_place(blobs)
-        unknown = {method for blob in stored for method in blob.methods} - set(methods)
-        if unknown:
-            raise ValueError(f"blobs name methods that the bundle does not have: {', '.join(sorted(unknown))}")
+    def from_blobs(cls, blobs: Iterable[Blob], owners: Mapping[str, str]) -> SharingReport:
+        """Sum `blobs` for a bundle whose methods have `owners`; raises `ValueError` if a blob names another method."""
+        stored = [_owned(blob, owners) for blob in _by_place(blobs)]
+        names = tuple(dict.fromkeys(owners.values()))
         return cls(
-            total=sum(blob.size for blob in stored),
-            shared=sum(blob.size for blob in stored if len(blob.methods) > 1),
-            unique={
-                method: sum(blob.size for blob in stored if blob.methods == frozenset({method})) for method in methods
-            },
-            unread=sum(blob.size for blob in stored if not blob.methods),
-            separate={method: _distinct(blob for blob in stored if method in blob.methods) for method in methods},
+            total=sum(blob.size for blob, _ in stored),
+            shared=sum(blob.size for blob, readers in stored if len(readers) > 1),
+            unique=_by_owner(names, ((blob, readers) for blob, readers in stored if len(readers) == 1)),
+            unread=sum(blob.size for blob, readers in stored if not readers),
+            separate=_by_owner(names, _once_each(stored)),
             duplicates=_duplicates(stored),
             groups=_rows(stored, lambda blob: blob.group or "other"),
             files=_rows(stored, lambda blob: blob.file),
@@ -93,7 +94,7 @@ class SharingReport:
 
     @property
     def separately(self) -> int:
-        """Bytes of blobs that one separate export for each method would store together."""
+        """Bytes of blobs that one separate export for each owner would store together."""
         return sum(self.separate.values())
 
     @property
@@ -101,10 +102,9 @@ class SharingReport:
         """Bytes that sharing saves against separate exports."""
         return self.separately - (self.total - self.unread)
 
-    def duplicates_of(self, methods: Iterable[str]) -> tuple[Duplicate, ...]:
-        """Return the duplicates of which one of `methods` reads a copy: of the base's methods, bytes of the base."""
-        wanted = set(methods)
-        return tuple(duplicate for duplicate in self.duplicates if duplicate.methods & wanted)
+    def duplicates_of(self, owner: str) -> tuple[Duplicate, ...]:
+        """Return the duplicates of which `owner` reads a copy: of the base, bytes of the base."""
+        return tuple(duplicate for duplicate in self.duplicates if owner in duplicate.owners)
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as plain data."""
@@ -121,7 +121,7 @@ class SharingReport:
                     "sha256": duplicate.sha256,
                     "size": duplicate.size,
                     "wasted": duplicate.wasted,
-                    "methods": sorted(duplicate.methods),
+                    "owners": sorted(duplicate.owners),
                     "places": [{"file": file, "offset": at, "key": key} for file, at, key in duplicate.places],
                 }
                 for duplicate in self.duplicates
@@ -130,6 +130,41 @@ class SharingReport:
             "files": [attrs.asdict(row) for row in self.files],
             "areas": [attrs.asdict(area) for area in self.areas],
         }
+
+
+def owners_of(methods: Iterable[Method]) -> dict[str, str]:
+    """Return for each method whose it is: an adapter's name, or for the base that of its first method (`forward`)."""
+    methods = list(methods)
+    base = next((method.name for method in methods if method.adapter is None), "")
+    return {method.name: base if method.adapter is None else method.adapter for method in methods}
+
+
+_Owned = tuple[Blob, frozenset[str]]
+
+
+def _owned(blob: Blob, owners: Mapping[str, str]) -> _Owned:
+    unknown = sorted(method for method in blob.methods if method not in owners)
+    if unknown:
+        raise ValueError(f"blobs name methods that the bundle does not have: {', '.join(unknown)}")
+    return blob, frozenset(owners[method] for method in blob.methods)
+
+
+def _by_owner(names: Sequence[str], stored: Iterable[_Owned]) -> dict[str, int]:
+    """Return the bytes that each of `names` reads, equal ones each time."""
+    total = dict.fromkeys(names, 0)
+    for blob, readers in stored:
+        for owner in readers:
+            total[owner] += blob.size
+    return total
+
+
+def _once_each(stored: Iterable[_Owned]) -> list[_Owned]:
+    """Return the blobs with equal ones as one, read by all readers of any."""
+    contents: dict[str, _Owned] = {}
+    for blob, readers in stored:
+        known = contents.get(blob.sha256)
+        contents[blob.sha256] = blob, readers if known is None else known[1] | readers
+    return list(contents.values())
 
 
 def _by_place(blobs: Iterable[Blob]) -> list[Blob]:
@@ -142,46 +177,42 @@ def _by_place(blobs: Iterable[Blob]) -> list[Blob]:
     return list(places.values())
 
 
-def _distinct(blobs: Iterable[Blob]) -> int:
-    return sum({blob.sha256: blob.size for blob in blobs}.values())
-
-
-def _duplicates(blobs: Iterable[Blob]) -> tuple[Duplicate, ...]:
-    copies: dict[str, dict[tuple[str, int, str], Blob]] = defaultdict(dict)
-    for blob in blobs:
+def _duplicates(stored: Iterable[_Owned]) -> tuple[Duplicate, ...]:
+    copies: dict[str, dict[tuple[str, int, str], _Owned]] = defaultdict(dict)
+    for blob, readers in stored:
         if blob.size:
-            copies[blob.sha256][blob.file, blob.offset, blob.key] = blob
+            copies[blob.sha256][blob.file, blob.offset, blob.key] = blob, readers
     found = []
     for digest, places in copies.items():
         if len(places) > 1:
-            methods = frozenset(method for blob in places.values() for method in blob.methods)
-            size = next(iter(places.values())).size
-            found.append(Duplicate(sha256=digest, size=size, places=tuple(sorted(places)), methods=methods))
+            owners = frozenset(owner for _, readers in places.values() for owner in readers)
+            size = next(blob.size for blob, _ in places.values())
+            found.append(Duplicate(sha256=digest, size=size, places=tuple(sorted(places)), owners=owners))
     return tuple(sorted(found, key=lambda duplicate: (-duplicate.wasted, duplicate.sha256)))
 
 
-def _areas(blobs: Iterable[Blob]) -> tuple[Area, ...]:
+def _areas(stored: Iterable[_Owned]) -> tuple[Area, ...]:
     grouped: dict[tuple[str, frozenset[str]], list[int]] = defaultdict(list)
-    for blob in blobs:
-        grouped[blob.group or "other", blob.methods].append(blob.size)
+    for blob, readers in stored:
+        grouped[blob.group or "other", readers].append(blob.size)
     areas = [
-        Area(group=group, methods=tuple(sorted(methods)), blobs=len(sizes), total=sum(sizes))
-        for (group, methods), sizes in grouped.items()
+        Area(group=group, owners=tuple(sorted(readers)), blobs=len(sizes), total=sum(sizes))
+        for (group, readers), sizes in grouped.items()
     ]
-    return tuple(sorted(areas, key=lambda area: (-area.total, area.group, area.methods)))
+    return tuple(sorted(areas, key=lambda area: (-area.total, area.group, area.owners)))
 
 
-def _rows(blobs: Iterable[Blob], name: Callable[[Blob], str]) -> tuple[Row, ...]:
-    grouped: dict[str, list[Blob]] = defaultdict(list)
-    for blob in blobs:
-        grouped[name(blob)].append(blob)
+def _rows(stored: Iterable[_Owned], name: Callable[[Blob], str]) -> tuple[Row, ...]:
+    grouped: dict[str, list[_Owned]] = defaultdict(list)
+    for blob, readers in stored:
+        grouped[name(blob)].append((blob, readers))
     return tuple(
         Row(
             name=key,
             blobs=len(group),
-            total=sum(blob.size for blob in group),
-            shared=sum(blob.size for blob in group if len(blob.methods) > 1),
-            unique=sum(blob.size for blob in group if len(blob.methods) == 1),
+            total=sum(blob.size for blob, _ in group),
+            shared=sum(blob.size for blob, readers in group if len(readers) > 1),
+            unique=sum(blob.size for blob, readers in group if len(readers) == 1),
         )
         for key, group in sorted(grouped.items())
     )

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from lora_core.adapters.adapter import Adapter
 from lora_core.bundle.bundle import Bundle
 from lora_core.bundle.store import verify_hashes
 from lora_core.layers import ModelSummary
-from lora_core.sharing.blobs import Blob
+from lora_core.sharing.accounting import unaccounted_problems
+from lora_core.sharing.blobs import Blob, FilePart
 from lora_core.sharing.proof import duplicate_problems, foundation_problems
-from lora_core.sharing.report import SharingReport
+from lora_core.sharing.report import SharingReport, owners_of
 from lora_core.verification.finding import Finding, found, unchecked
 
 BUNDLE = "bundle"
@@ -28,13 +29,16 @@ def foundation(bundle: Bundle, stored: str) -> Finding:
     return found("foundation", BUNDLE, problems, held=f"fingerprint {bundle.manifest.foundation[:16]}")
 
 
-def sharing(bundle: Bundle, blobs: Sequence[Blob]) -> Finding:
-    """No byte of the base is stored twice, and all methods read the base."""
-    methods = [method.name for method in bundle.manifest.methods]
+def sharing(bundle: Bundle, blobs: Sequence[Blob], parts: Iterable[FilePart] | None) -> Finding:
+    """No byte of the base is stored twice, none is stored that nobody told of, and all methods read the base.
+
+    `parts` is what `WeightSharing.parts` gave.
+    """
     base = [method.name for method in bundle.manifest.methods if method.adapter is None]
-    report = SharingReport.from_blobs(blobs, methods)
-    problems = [problem.what for problem in duplicate_problems(bundle, report)]
-    for method in methods:
+    report = SharingReport.from_blobs(blobs, owners_of(bundle.manifest.methods))
+    found_wrong = (*duplicate_problems(bundle, report), *unaccounted_problems(bundle, blobs, parts))
+    problems = [problem.what for problem in found_wrong]
+    for method in (method.name for method in bundle.manifest.methods):
         if not any(blob.methods >= {method, *base} for blob in blobs):
             problems.append(f"method {method!r} reads nothing of what the base reads")
     return found("sharing", BUNDLE, problems, held=f"{report.shared} of {report.total} bytes are shared")

@@ -7,9 +7,14 @@ from collections.abc import Iterator
 from lora_core.adapters.adapter import Adapter
 from lora_core.adapters.slots.kinds import extent_of, kind_of
 from lora_core.limits import Limits
-from lora_core.verification.finding import Finding, found
+from lora_core.verification.finding import Finding, found, unchecked
 from lora_core.verification.numbers import Effect, Numbers
 
+# An adapter may be quantized that much worse than the base: it moves activations to where the grid is coarser.
+_MORE_NOISE = 2
+# Two directions that have nothing to do with each other have a cosine like this by chance: four prompts, and logits
+# that move together.
+_BY_CHANCE = 0.15
 # An adapter that moves logits by less than this share of their spread is too weak for its size to be judged.
 _WEAK = 1e-3
 
@@ -40,10 +45,22 @@ def takes_effect(
         if not abs(measured.ratio - 1) <= limits.effect:
             what = f"its effect is {measured.ratio:.3g} times the reference's (limit 1 +- {limits.effect:g})"
             problems.append(f"{what}: its scaling (alpha, rank, rsLoRA, patterns, strength) is another")
-        if not measured.direction >= limits.direction:
-            what = f"its effect has cosine {measured.direction:.3g} with the reference's (limit {limits.direction:g})"
+        least = least_direction(measured, limits)
+        if least < _BY_CHANCE and not problems:
+            hidden = f"the quantized base is {measured.noise:.2g} of the spread from the reference, the adapter moves"
+            why = f"{hidden} {measured.size:.2g}: whether its matrices are the right ones does not show in the logits"
+            return unchecked("effect", subject, why)
+        if not measured.direction >= least:
+            what = f"its effect has cosine {measured.direction:.3g} with the reference's (limit {least:.3g})"
             problems.append(f"{what}: its matrices are others, or on other layers")
     return found("effect", subject, problems, held=_held(nothing=nothing, measured=measured))
+
+
+def least_direction(measured: Effect, limits: Limits) -> float:
+    """Return the smallest cosine that an honest effect has: that of `limits`, or less if the base's own quantization
+    error is so large beside the effect that more cannot be expected.
+    """
+    return min(limits.direction, measured.direction_with(_MORE_NOISE * measured.noise))
 
 
 def is_zero(adapter: Adapter) -> bool:

@@ -45,7 +45,10 @@ class Measured:
 
 @attrs.define(kw_only=True)
 class Bench:
-    """Where sessions are measured: what stays the same for all methods of a bundle."""
+    """Where sessions are measured: what stays the same for all methods of a bundle.
+
+    `remembers` is False for a module that takes given inputs: what it is fed is no text that could go on.
+    """
 
     session: Session
     reference: ReferenceModel
@@ -54,6 +57,7 @@ class Bench:
     limits: Limits
     adapters: dict[str, Adapter]
     emit: Emit
+    remembers: bool = True
     _traces: dict[str | None, list[Trace]] = attrs.field(factory=dict, init=False)
     _logits: dict[str | None, list[npt.NDArray[np.float32]]] = attrs.field(factory=dict, init=False)
 
@@ -115,6 +119,8 @@ class Bench:
         return measured, finding
 
     def _kv_cache(self) -> Finding:
+        if not self.remembers:
+            return unchecked("kv-cache", "bundle", "the module is called with given inputs, and remembers nothing")
         ran = [adapter for adapter, logits in self._logits.items() if np.isfinite(np.concatenate(logits)).all()]
         if not ran:
             return unchecked("kv-cache", "bundle", "no method runs")

@@ -44,13 +44,23 @@ class Effect:
 
     `ratio` is the least-squares factor from the reference's effect to the exported one (1: the right scale, 2: twice
     as strong), `direction` their cosine. `size` is the root mean square of the reference's effect in units of the
-    spread, `exported_size` that of the exported one.
+    spread, `exported_size` that of the exported one. `noise` is the root mean square of the exported base's error at
+    the same places, in the same units: what quantization alone moves.
     """
 
     ratio: float
     direction: float
     size: float
     exported_size: float
+    noise: float = 0.0
+
+    def direction_with(self, noise: float) -> float:
+        """Return the cosine that an effect of this size keeps if base and adapter each have an error of `noise`.
+
+        Errors of two quantized models are as good as independent of each other and of the effect: their squares add.
+        """
+        power: float = self.size**2
+        return float((power / (power + 2 * noise**2)) ** 0.5) if power else 0.0
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
@@ -99,11 +109,13 @@ def effect(
     wanted, found = (_centered(adapted - base), _centered(found_adapted - found_base))
     power, found_power, product = (float((a * b).sum()) for a, b in ((wanted, wanted), (found, found), (wanted, found)))
     spread = float(base.std(axis=1).mean())
+    error = _centered(found_base - base)
     return Effect(
         ratio=product / power if power else float("nan"),
         direction=product / (power * found_power) ** 0.5 if power and found_power else float("nan"),
         size=float(np.sqrt((wanted**2).mean())) / spread,
         exported_size=float(np.sqrt((found**2).mean())) / spread,
+        noise=float(np.sqrt((error**2).mean())) / spread,
     )
 
 

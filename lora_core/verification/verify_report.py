@@ -10,6 +10,7 @@ import attrs
 from lora_core.bundle.bundle import Bundle
 from lora_core.limits import Limits
 from lora_core.outcome import Outcome
+from lora_core.runtime.given_inputs import Inputs
 from lora_core.verification.choosing import ReferenceChoice
 from lora_core.verification.finding import Finding
 from lora_core.verification.measuring import MethodNumbers
@@ -18,12 +19,14 @@ from lora_core.verification.measuring import MethodNumbers
 @attrs.frozen(kw_only=True)
 class VerifySettings:
     """How numbers are compared: `tokens` steps (None: 16, or half of a shorter context) after each of `prompts`
-    (default: the core's own), with `reference`; `session` are options of the backend's session.
+    (default: the core's own), with `reference`; `session` are options of the backend's session. `inputs`, for a module
+    that takes no tokens, are those of each call that is compared with the module itself.
     """
 
     prompts: tuple[str, ...] = ()
     tokens: int | None = None
     reference: ReferenceChoice = "auto"
+    inputs: Inputs = ()
     session: Mapping[str, Any] = attrs.field(factory=dict)
 
 

@@ -14,6 +14,7 @@ namespace lora_core {
 namespace {
 
 constexpr uint64_t kSegmentAlignment = 128;
+constexpr const char* kProgramMark = "lora_core.made_for_foundation";  // files/marks.py
 constexpr uint64_t kDataHeader = 40, kPaddedDataHeader = 48;  // extension/flat_tensor/serialize/serialize.py
 
 // The values of slots, one tensor in memory at a time; lora_core/adapters/slots/kinds.py folds the same way.
@@ -308,13 +309,17 @@ void link(const Template& found, const Adapter& adapter, double strength, Sink& 
   const Payloads made = rewrite(found, keys);
   std::vector<uint64_t> sizes;
   for (const Bytes& segment : made.segments) sizes.push_back(segment.size);
-  const std::vector<StoredSlot> named = data == nullptr ? stored : std::vector<StoredSlot>{};
+  std::vector<StoredSlot> named = data == nullptr ? stored : std::vector<StoredSlot>{};
+  if (!found.mark.empty()) named.push_back({nullptr, kProgramMark, found.mark.size()});
   for (const StoredSlot& each : named) sizes.push_back(each.size);
   const std::vector<uint8_t> front = program_front(found.tail, sizes, named, made.segments.size());
   write_program_head(found, {front.data(), front.size()}, {made.tail.data(), made.tail.size()}, sizes, program);
   Segments written(program);
   for (const Bytes& segment : made.segments) written.write(segment);
-  for (const StoredSlot& each : named) written.write(values.of(*each.tensor, found.slots.at(each.tensor->module)));
+  for (const StoredSlot& each : named) {
+    written.write(each.tensor == nullptr ? bytes_of(found.mark)
+                                         : values.of(*each.tensor, found.slots.at(each.tensor->module)));
+  }
 }
 
 }  // namespace lora_core

@@ -134,6 +134,8 @@ Table read_table(Json& json, Template& found) {
       table.in_one_program = json.string() != "split";
     } else if (key == "foundation") {
       found.foundation = json.string();
+    } else if (key == "mark") {
+      found.mark = json.string();
     } else if (key == "tail_offset") {
       found.tail.offset = json.number();
     } else if (key == "tail_size") {
@@ -224,6 +226,7 @@ Template read_template(Bytes program, Bytes table_text) {
     fail(LORA_CORE_UNSUPPORTED, "the template is of a bundle with one program for all adapters; export with --layout split");
   }
   if (found.foundation.size() != 64) damaged("the relocation table does not say for which foundation it is");
+  if (!found.mark.empty() && found.mark.size() != 64) damaged("the relocation table's mark is none");
   check_tail(found.tail, program);
   for (const Pair& segment : table.segments) found.segments.push_back(program.part(segment.first, segment.second));
   check_places(found);

@@ -56,6 +56,7 @@ struct Template {
   std::map<std::string, Slot> slots;
   std::vector<std::string> foundation_keys;  // sorted
   std::string foundation, digest;
+  std::string mark;  // what programs carry of the foundation (files/marks.py); empty in older tables
 
   bool is_in_foundation(const std::string& key) const;
 };

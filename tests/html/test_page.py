@@ -107,7 +107,9 @@ def report(bundle) -> InspectReport:
         Blob(key="n", file="foundation.ptd", offset=80_000, size=9_000, sha256="2", methods=methods, group="norms"),
         Blob(key="l", file="loud.pte", offset=0, size=1_000, sha256="3", methods=frozenset({"loud"}), group="lora"),
     ]
-    return InspectReport(bundle=bundle, sharing=SharingReport.from_blobs(blobs, sorted(methods)), problems=())
+    return InspectReport(
+        bundle=bundle, sharing=SharingReport.from_blobs(blobs, {name: name for name in sorted(methods)}), problems=()
+    )
 
 
 def test_the_page_tells_of_files_methods_adapters_and_fingerprints(report):

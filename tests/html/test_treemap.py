@@ -11,6 +11,7 @@ from lora_core.html.treemap import squarify
 from lora_core.sharing.blobs import Blob
 from lora_core.sharing.report import SharingReport
 
+OWNERS = {"forward": "forward", "a": "a"}
 VALUES = [600.0, 300, 200, 200, 50, 20, 20, 5, 1]
 
 
@@ -35,7 +36,7 @@ def test_tiles_are_nearly_square():
 
 def test_nothing_stored_is_no_tile():
     assert squarify([], width=10, height=10) == []
-    assert tiles(SharingReport.from_blobs([], ["forward"]), ["forward"]) == []
+    assert tiles(SharingReport.from_blobs([], OWNERS)) == []
 
 
 def blob(index: int, size: int, group: str, *methods: str) -> Blob:
@@ -46,11 +47,11 @@ def blob(index: int, size: int, group: str, *methods: str) -> Blob:
 
 def test_tiles_tell_who_reads_them():
     blobs = [blob(0, 700, "linear", "forward", "a"), blob(1, 200, "lora", "a"), blob(2, 100, "spare")]
-    found = tiles(SharingReport.from_blobs(blobs, ["forward", "a"]), ["forward", "a"])
+    found = tiles(SharingReport.from_blobs(blobs, OWNERS))
     assert [(tile.label, tile.readers, tile.kind, tile.size) for tile in found] == [
-        ("linear", "all 2 methods", "shared", 700),
+        ("linear", "the base and every adapter", "shared", 700),
         ("lora", "a", "own", 200),
-        ("spare", "no method", "unread", 100),
+        ("spare", "nobody", "unread", 100),
     ]
     assert sum(tile.box.width * tile.box.height for tile in found) == pytest.approx(WIDTH * HEIGHT)
 
@@ -59,8 +60,8 @@ def test_thousands_of_adapters_stay_readable_and_lose_no_byte():
     names = [f"a{index}" for index in range(1000)]
     blobs = [blob(0, 10_000, "linear", "forward", *names)]
     blobs += [blob(1 + index, 10 + index, "lora", name) for index, name in enumerate(names)]
-    report = SharingReport.from_blobs(blobs, ["forward", *names])
-    found = tiles(report, ["forward", *names])
+    report = SharingReport.from_blobs(blobs, {name: name for name in ("forward", *names)})
+    found = tiles(report)
     assert len(found) <= 41
     assert sum(tile.size for tile in found) == report.total
     assert any("smaller ones" in tile.label for tile in found)

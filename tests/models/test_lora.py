@@ -169,6 +169,20 @@ def test_state_dict_with_the_old_names_still_loads():
     assert torch.equal(module[0].bias, old["0.bias"])
 
 
+def test_state_dict_of_executorchs_lora_linear_loads():
+    from executorch.examples.models.llama.lora import LoRALinear
+
+    torch.manual_seed(3)
+    theirs = torch.nn.Sequential(LoRALinear(6, 4, rank=2, alpha=6.0, use_bias=True))
+    plan, paths = one_slot()
+    ours = inject(torch.nn.Sequential(torch.nn.Linear(6, 4)), plan, paths, {"first": random_pair()})
+    state = theirs.state_dict()
+    state["0.lora_b.weight"] = state["0.lora_b.weight"] * 3  # alpha / rank, which theirs multiplies by later
+    ours.load_state_dict(state)
+    x = torch.rand(2, 6)
+    assert apart(ours(x), theirs(x)) <= ONE_LAYER
+
+
 def test_state_dict_of_a_wrapped_module_loads_into_another():
     plan, paths = one_slot()
     first, second = (

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lora_core.bundle.bundle import Method
 from lora_core.sharing.blobs import Blob
-from lora_core.sharing.report import SharingReport
+from lora_core.sharing.report import SharingReport, owners_of
 
 
 def blob(data: str, size: int, *methods: str, file: str = "f", offset: int = 0, group: str = "") -> Blob:
@@ -24,7 +25,7 @@ def blob(data: str, size: int, *methods: str, file: str = "f", offset: int = 0, 
     )
 
 
-METHODS = ["forward", "a", "b"]
+METHODS = {name: name for name in ("forward", "a", "b")}
 
 
 def test_bytes_that_two_methods_read_are_shared_and_the_rest_are_their_own():
@@ -52,9 +53,28 @@ def test_the_same_bytes_stored_twice_are_named_with_both_places():
     (duplicate,) = report.duplicates
     assert duplicate.places == (("x", 0, "0-key"), ("y", 8, "0-key"))
     assert duplicate.wasted == 100
-    assert report.duplicates_of(["forward"]) == (duplicate,)
-    assert report.duplicates_of(["b"]) == ()
+    assert report.duplicates_of("forward") == (duplicate,)
+    assert report.duplicates_of("b") == ()
     assert report.shared == 0
+
+
+def test_what_two_methods_of_one_adapter_read_is_not_shared():
+    owners = {"forward": "forward", "prefill": "forward", "a_forward": "a", "a_prefill": "a"}
+    report = SharingReport.from_blobs(
+        [blob("0", 100, *owners), blob("1", 10, "a_forward", "a_prefill", offset=100), blob("2", 5, "prefill")],
+        owners,
+    )
+    assert (report.shared, report.unique) == (100, {"forward": 5, "a": 10})
+    assert report.saved == 100
+
+
+def test_owners_are_adapters_and_the_base_by_its_first_method():
+    methods = [
+        Method(name="forward", program="p"),
+        Method(name="prefill", program="p"),
+        Method(name="a_forward", program="p", adapter="a"),
+    ]
+    assert owners_of(methods) == {"forward": "forward", "prefill": "forward", "a_forward": "a"}
 
 
 def test_equal_names_and_sizes_are_not_sharing():
@@ -101,7 +121,7 @@ def test_a_blob_of_an_unknown_method_is_refused():
 
 
 blobs = st.lists(
-    st.tuples(st.sampled_from("0123456789abcdef"), st.sets(st.sampled_from(METHODS)), st.sampled_from("xyz")),
+    st.tuples(st.sampled_from("0123456789abcdef"), st.sets(st.sampled_from(sorted(METHODS))), st.sampled_from("xyz")),
     max_size=12,
 )
 

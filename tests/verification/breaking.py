@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping
@@ -10,12 +11,16 @@ from typing import Any
 
 import attrs
 import numpy as np
+from lora_core_xnnpack.artifacts import MARK_DETAIL
+from lora_core_xnnpack.files.data_file import stored_blobs
+from lora_core_xnnpack.files.marks import mark_of
 from safetensors.numpy import load_file, save_file
 
 import lora_core
 from lora_core.bundle.bundle import Bundle
 from lora_core.bundle.hashing import file_sha256
 from lora_core.bundle.manifest import dumps
+from lora_core.errors import BundleError
 from lora_core.pipeline.verify import VerifyReport
 
 Tensors = dict[str, np.ndarray]
@@ -92,11 +97,30 @@ def write_manifest(bundle: Bundle, **changes: Any) -> Bundle:
 
 
 def rehash(bundle: Bundle) -> Bundle:
-    """Let the manifest have the hashes of the files as they are, so that only numbers can tell."""
+    """Let manifest and files have the hashes of what is there, so that only numbers can tell."""
+    bundle = _marked_anew(bundle)
     artifacts = tuple(attrs.evolve(each, sha256=file_sha256(bundle.file(each))) for each in bundle.manifest.artifacts)
     foundation = next(each.sha256 for each in artifacts if each.role == "foundation")
     adapters = tuple(attrs.evolve(each, foundation=foundation) for each in bundle.manifest.adapters)
     return write_manifest(bundle, artifacts=artifacts, foundation=foundation, adapters=adapters)
+
+
+def _marked_anew(bundle: Bundle) -> Bundle:
+    """Let the foundation carry the mark of what it holds, and the programs with it."""
+    path = bundle.file("foundation.ptd")
+    data = path.read_bytes()
+    try:
+        blobs = stored_blobs(data, path)
+    except BundleError:
+        return bundle  # it has other faults than that
+    digests = {each.key: hashlib.sha256(data[each.offset : each.offset + each.size]).hexdigest() for each in blobs}
+    old, new = bundle.manifest.detail[MARK_DETAIL], mark_of(digests)
+    for artifact in bundle.manifest.artifacts:
+        file = bundle.file(artifact)
+        file.write_bytes(file.read_bytes().replace(old.encode(), new.encode()))
+    return attrs.evolve(
+        bundle, manifest=attrs.evolve(bundle.manifest, detail={**bundle.manifest.detail, MARK_DETAIL: new})
+    )
 
 
 def flip_bit(file: Path, position: int = -1) -> None:

@@ -97,6 +97,38 @@ def test_an_effect_that_the_reference_does_not_have_is_found(policy, moved, fail
     assert finding.failed == failed
 
 
+@pytest.mark.parametrize(
+    ("policy", "noise", "direction", "outcome"),
+    [
+        ("INT4", 0.1, 0.457, "failed"),  # a base this exact leaves an effect of 0.5 its direction
+        ("INT4", 0.4, 0.457, "passed"),  # this one does not
+        ("INT4", 0.4, 0.1, "failed"),
+        ("INT4", 4.0, 0.1, "unchecked"),
+        ("FLOAT32", 4e-5, 0.999, "failed"),
+    ],
+)
+def test_the_direction_is_held_against_the_error_of_the_base(policy, noise, direction, outcome):
+    from lora_core import limits
+    from lora_core.verification.judging import takes_effect
+    from lora_core.verification.numbers import Effect
+
+    measured = Effect(ratio=1.0, direction=direction, size=0.5, exported_size=1.0, noise=noise)
+    finding = takes_effect("a", changed=True, adapter=None, measured=measured, limits=getattr(limits, policy))
+    assert finding.outcome.value == outcome
+
+
+def test_the_noise_is_the_error_of_the_exported_base():
+    chance = np.random.default_rng(2)
+    base, change, error = chance.standard_normal((3, 3, 50))
+    before, after = [trace(row[None]) for row in base], [trace(row[None]) for row in base + change]
+    rows = base + error
+    measured = effect((before, after), ([row[None] for row in rows], [row[None] for row in rows + change]))
+    centered = error - error.mean(axis=1, keepdims=True)
+    expected = np.sqrt((centered**2).mean()) / np.float64(base.astype(np.float32).std(axis=1).mean())
+    assert measured.noise == pytest.approx(expected, rel=1e-5)  # float32 logits
+    assert measured.direction_with(0) == 1
+
+
 def test_the_size_of_an_exported_effect_is_told():
     chance = np.random.default_rng(1)
     base, change = chance.standard_normal((2, 3, 50))

@@ -26,10 +26,12 @@ class SlotModule(torch.nn.Module):  # type: ignore[misc]  # torch is untyped her
         return self.base.bias
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # Hook of nn.Module.load_state_dict, which calls it positionally.
+        # Hook of nn.Module.load_state_dict, which calls it positionally. `linear` is what ExecuTorch's LoRALinear
+        # (examples/models/llama/lora.py, 1.5.1) calls its base.
         for name in ("weight", "bias"):
-            if prefix + name in state_dict and f"{prefix}base.{name}" not in state_dict:
-                state_dict[f"{prefix}base.{name}"] = state_dict.pop(prefix + name)
+            for other in (prefix + name, f"{prefix}linear.{name}"):
+                if other in state_dict and f"{prefix}base.{name}" not in state_dict:
+                    state_dict[f"{prefix}base.{name}"] = state_dict.pop(other)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
@@ -38,7 +40,8 @@ class LoraLinear(SlotModule):
 
     `base` is the wrapped layer, untouched (it may be quantized). `lora_a` is (rank, in_features), `lora_b`
     (out_features, rank) and already scaled: the graph holds no scalar that depends on the adapter. `weight` and
-    `bias` are the base's, and state dicts that name them without `base.` still load.
+    `bias` are the base's, and state dicts that name them without `base.` still load. So do those of ExecuTorch's
+    `LoRALinear`; its `lora_b` is not scaled: multiply it by alpha / rank first.
     """
 
     PARTS: Mapping[str, str] = {"a": "lora_a.weight", "b": "lora_b.weight"}

@@ -71,10 +71,10 @@ def _sections(path: Path, report: InspectReport) -> Iterator[str]:
 def _sharing(report: SharingReport) -> Iterator[str]:
     rows = [[each.name, each.blobs, each.total, each.shared, each.unique] for each in report.groups]
     yield "Stored tensors, by the hashes of their bytes:\n" + table(
-        ["group", "tensors", "bytes", "shared", "of one method"], rows
+        ["group", "tensors", "bytes", "shared", "of one owner"], rows
     )
-    unique = [[method, report.separate[method], count] for method, count in report.unique.items()]
-    yield table(["method", "reads bytes", "of its own"], unique)
+    unique = [[owner, report.separate[owner], count] for owner, count in report.unique.items()]
+    yield table(["owner", "reads bytes", "of its own"], unique)
     wasted = sum(each.wasted for each in report.duplicates)
     yield (
         f"{size(report.total)} stored, {size(report.shared)} of it shared; separate exports would store "

@@ -16,8 +16,9 @@ from lora_core.bundle.bundle import Artifact, Bundle
 from lora_core.errors import BundleError, UnsupportedError
 from lora_core.pipeline.given import adapter_formats
 from lora_core.quant.policy import Scheme
+from lora_core.sharing.accounting import unaccounted_problems
 from lora_core.sharing.blobs import Blob
-from lora_core.sharing.report import SharingReport
+from lora_core.sharing.report import SharingReport, owners_of
 from lora_core.testing.check import Check
 from lora_core.testing.materials import ADAPTERS
 from lora_core.testing.verdict import Broken
@@ -54,8 +55,8 @@ def base_is_stored_once(workshop: Workshop) -> None:
     blobs = [blob for blob in workshop.blobs(bundle) if blob.methods <= set(methods)]
     if not any(blob.methods == set(methods) for blob in blobs):
         raise Broken("No blob is shared by all methods: the base is not stored once")
-    base = [method.name for method in bundle.manifest.methods if method.adapter is None]
-    for duplicate in SharingReport.from_blobs(blobs, methods).duplicates_of(base):
+    base = next((method.name for method in bundle.manifest.methods if method.adapter is None), "")
+    for duplicate in SharingReport.from_blobs(blobs, owners_of(bundle.manifest.methods)).duplicates_of(base):
         places = " and ".join(f"{key!r} in {file}" for file, _, key in duplicate.places)
         raise Broken(f"{duplicate.size} bytes of the base are stored more than once: {places}")
     contents = {each.path: bundle.file(each).read_bytes() for each in bundle.manifest.artifacts}
@@ -85,6 +86,8 @@ def bytes_are_accounted_for(workshop: Workshop) -> None:
     for policy in workshop.policies:
         bundle = workshop.full(policy)
         blobs = workshop.blobs(bundle)
+        for problem in unaccounted_problems(bundle, blobs, workshop.backend.sharing.parts(bundle)):
+            raise Broken(f"With policy {policy}, {problem.what}")
         for artifact in bundle.manifest.artifacts:
             if artifact.role == "tokenizer":
                 continue

@@ -20,14 +20,13 @@ from lora_core_coreml.program.naming import collisions, kinds, method_name
 from lora_core_coreml.program.object import ProgramObject
 from lora_core_coreml.program.opened import OpenedProgram
 from lora_core_coreml.program.slot_tensors import LinkAdapter
-from lora_core_coreml.sharing import CoremlSharing, fingerprint_of
+from lora_core_coreml.sharing import LOOSE_PACKAGES, CoremlSharing, fingerprint_of
 from lora_core_coreml.storage import package, pte
 
 if TYPE_CHECKING:
     from lora_core.runtime.session import Session
 
 PROGRAM = "model.pte"
-_PACKAGES = "mlpackage"
 
 
 class CoremlBackend(Backend):
@@ -117,8 +116,8 @@ def _write(
     files = [WrittenFile(path=PROGRAM, role="program", sha256=link(program, adapters, path))]
     if options.emit_mlpackage:
         for index, found in enumerate(package.stored_packages(pte.read(path))):
-            root = found.extract(out / _PACKAGES / f"partition_{index}")
-            files += [_written(out, each, "mlpackage") for each in sorted(root.rglob("*")) if each.is_file()]
+            root = found.extract(out / LOOSE_PACKAGES / f"partition_{index}")
+            files += [_written(out, each, LOOSE_PACKAGES) for each in sorted(root.rglob("*")) if each.is_file()]
     return files
 
 

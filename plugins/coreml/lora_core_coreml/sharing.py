@@ -11,11 +11,14 @@ from lora_core.bundle.bundle import Bundle
 from lora_core.errors import BundleError
 from lora_core.intake.parsing import parsing
 from lora_core.pte import aligned
-from lora_core.sharing.blobs import Blob, WeightSharing
+from lora_core.sharing.blobs import Blob, FilePart, WeightSharing
 from lora_core_coreml.program import naming
 from lora_core_coreml.storage import blobfile, mil, package, pte
 from lora_core_coreml.storage.blobfile import BlobKey
 from lora_core_coreml.storage.package import StoredPackage
+
+LOOSE_PACKAGES = "mlpackage"
+"""Role and directory of the packages that `--emit-mlpackage` writes beside the program."""
 
 
 class CoremlSharing(WeightSharing):
@@ -41,6 +44,44 @@ class CoremlSharing(WeightSharing):
             for found in package.stored_packages(pte.read(bundle.file(program))):
                 digests.append(_foundation_digest(found))
         return fingerprint_of(digests)
+
+    def parts(self, bundle: Bundle) -> Iterator[FilePart]:
+        """Yield templates, each program's flatbuffer, its constants, and all of its packages but the weights.
+
+        The packages of `--emit-mlpackage` are copies of those in the program.
+        """
+        for artifact in bundle.manifest.artifacts:
+            if artifact.role == "template":
+                yield FilePart(file=artifact.path, offset=0, size=artifact.size, what="template")
+        for program in sorted({method.program for method in bundle.manifest.methods}):
+            path = bundle.file(program)
+            with parsing(path):
+                stored = pte.read(path)
+                for offset, size, what in (*pte.parts(stored), *_package_parts(stored)):
+                    yield FilePart(file=program, offset=offset, size=size, what=what)
+                yield from _copies(bundle, stored, program)
+
+
+def _copies(bundle: Bundle, stored: pte.StoredProgram, program: str) -> Iterator[FilePart]:
+    for index, found in enumerate(package.stored_packages(stored)):
+        for artifact in bundle.manifest.artifacts:
+            inside = artifact.path.removeprefix(f"{LOOSE_PACKAGES}/partition_{index}/")
+            if artifact.role == LOOSE_PACKAGES and found.files.get(inside, (0, -1))[1] == artifact.size:
+                place = (program, found.files[inside][0])
+                yield FilePart(file=artifact.path, offset=0, size=artifact.size, what="copy", copy_of=place)
+
+
+def _package_parts(stored: pte.StoredProgram) -> Iterator[tuple[int, int, str]]:
+    for found in package.stored_packages(stored):
+        yield (*found.index, "index of a package")
+        for name in found.files:
+            start, size = found.region(name)
+            if name != package.WEIGHTS:
+                yield start, size, name
+                continue
+            yield start, blobfile.ALIGNMENT, "header"
+            for blob in stored_records(stored.path, start, size):
+                yield start + blob.offset, blobfile.ALIGNMENT, "header"
 
 
 def fingerprint_of(digests: Sequence[str]) -> str:
@@ -98,11 +139,18 @@ def _package_blobs(found: StoredPackage, program: str, index: int) -> Iterator[B
 def stored_blobs(path: Path, start: int, size: int) -> Iterator[tuple[blobfile.MilBlob, BlobKey]]:
     """Yield every blob of the blob file at `start` of `path`, one record after the other, with its hash."""
     with blobfile.mapped(path) as buffer, memoryview(buffer) as view, view[start : start + size] as weights:
+        for blob in stored_records(path, start, size):
+            yield blob, blobfile.key_of(weights, blob)
+
+
+def stored_records(path: Path, start: int, size: int) -> Iterator[blobfile.MilBlob]:
+    """Yield the record of every blob of the blob file at `start` of `path`."""
+    with blobfile.mapped(path) as buffer, memoryview(buffer) as view, view[start : start + size] as weights:
         count = int.from_bytes(weights[:4], "little")
         offset = blobfile.ALIGNMENT
         for _ in range(count):
             blob = blobfile.blob_at(weights, offset, where=str(path))
-            yield blob, blobfile.key_of(weights, blob)
+            yield blob
             offset = blob.next_offset
         if offset != aligned(size, blobfile.ALIGNMENT):
             raise BundleError(f"The blob file has {size - offset} bytes behind its last weight", where=str(path))

@@ -56,6 +56,14 @@ class QnnSimBackend(Backend):
 
         return link(bundle, adapters, out, emit)
 
+    def unlink(self, bundle: Bundle, names: Sequence[str], out: Path, emit: Emit) -> Artifacts | None:  # noqa: ARG002 - nothing is written
+        """Let go of encodings that only adapters in `names` used: they belong to no single one of their group."""
+        from lora_core_qnn_sim.linking import unneeded
+
+        dropped = unneeded(bundle, frozenset(names))
+        foundation = bundle.manifest.foundation
+        return Artifacts(foundation=foundation, files=(), methods=(), dropped=dropped) if dropped else None
+
     def links_independently(self, bundle: Bundle) -> bool:  # noqa: ARG002 - true of every bundle
         """Every adapter has section files of its own, and nothing else changes."""
         return True

@@ -87,6 +87,15 @@ def section_files(linked: Sequence[LinkedAdapter]) -> tuple[WrittenFile, ...]:
     )
 
 
+def unneeded(bundle: Bundle, gone: frozenset[str]) -> tuple[str, ...]:
+    """Return the files of no single adapter that nobody needs once the adapters `gone` are."""
+    left = [adapter.detail for adapter in bundle.manifest.adapters if adapter.name not in gone]
+    needed = {path for detail in left for path in (*detail.get("sections", {}).values(), detail.get("encodings"))}
+    needed.add(bundle.manifest.detail.get("default"))
+    shared = [each.path for each in bundle.manifest.artifacts if each.role == "adapter-data" and each.adapter is None]
+    return tuple(path for path in shared if path not in needed)
+
+
 def methods(adapters: Sequence[PlacedAdapter]) -> tuple[Method, ...]:
     """Return the method of each adapter: the one program with its sections applied."""
     return tuple(Method(name=placed.name, program=CONTEXT, adapter=placed.name) for placed in adapters)

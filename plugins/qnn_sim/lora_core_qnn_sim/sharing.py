@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from lora_core.bundle.bundle import Bundle
 from lora_core.errors import BundleError
-from lora_core.sharing.blobs import Blob, WeightSharing
+from lora_core.sharing.blobs import Blob, FilePart, WeightSharing
 from lora_core_qnn_sim.artifacts import CONTEXT, FOUNDATION
 
 if TYPE_CHECKING:
@@ -37,6 +37,13 @@ class QnnSimSharing(WeightSharing):
             for key in keys:
                 if key not in tables:
                     yield _joined(container, key, [key], file, methods, _group(kind, key))
+
+    def parts(self, bundle: Bundle) -> Iterator[FilePart]:
+        """Yield the header of every container."""
+        from lora_core_qnn_sim.artifacts.container import header_size
+
+        for file in _readers(bundle):
+            yield FilePart(file=file, offset=0, size=header_size(bundle.file(file)), what="header")
 
     def fingerprint(self, bundle: Bundle) -> str:
         """Return the digest of the stored foundation, checked against its bytes."""

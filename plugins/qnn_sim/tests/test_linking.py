@@ -13,7 +13,7 @@ from lora_core_qnn_sim.backend import QnnSimBackend
 
 from lora_core.errors import UnsupportedError
 from lora_core.events import ignore
-from lora_core.sharing.report import SharingReport
+from lora_core.sharing.report import SharingReport, owners_of
 from plugins.qnn_sim.tests import tiny
 
 
@@ -90,8 +90,8 @@ def test_no_bytes_of_the_base_are_stored_twice(tmp_path: Path, model: Any, five:
         for pattern, kind in (("foundation.bin", "foundation"), ("context.bin", "context"), ("sections/*", "section"))
         for path in bundle.path.glob(pattern)
     )
-    report = SharingReport.from_blobs(blobs, [method.name for method in bundle.manifest.methods])
-    assert report.duplicates_of(["forward"]) == ()
+    report = SharingReport.from_blobs(blobs, owners_of(bundle.manifest.methods))
+    assert report.duplicates_of("forward") == ()
 
 
 def test_encodings_that_others_need_outlive_the_leader_of_their_group(grouped: Any) -> None:

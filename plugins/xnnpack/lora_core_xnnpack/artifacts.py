@@ -12,6 +12,8 @@ from lora_core.pte import Buffer
 
 FOUNDATION_FILE = "foundation.ptd"
 LINK_STAGE = "Link adapters"
+MARK_DETAIL = "foundation_mark"
+"""Where a manifest's detail records the mark of the foundation (`files/marks.py`)."""
 
 
 def write_parts(path: Path, parts: Sequence[Buffer]) -> None:

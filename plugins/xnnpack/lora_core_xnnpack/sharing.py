@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from lora_core.bundle.bundle import Bundle
-from lora_core.pte import Buffer
-from lora_core.sharing.blobs import Blob, WeightSharing
+from lora_core.pte import Buffer, ContainerHeader
+from lora_core.sharing.blobs import Blob, FilePart, WeightSharing
 from lora_core.sharing.fingerprint import foundation_file_fingerprint
 from lora_core_xnnpack.files.data_file import stored_blobs
-from lora_core_xnnpack.files.named_blobs import mapped, named_strings
-from lora_core_xnnpack.files.program_root import program_blobs
-from lora_core_xnnpack.multimethod.reading import method_texts
+from lora_core_xnnpack.files.marks import MARKS, says_true
+from lora_core_xnnpack.files.named_blobs import content_keys, mapped, named_strings
+from lora_core_xnnpack.files.parts import data_parts, program_parts
+from lora_core_xnnpack.files.program_root import damaged, program_blobs
+from lora_core_xnnpack.multimethod.reading import method_keys
 
 _DATA_ROLES = ("foundation", "adapter-data")
 
@@ -24,29 +27,47 @@ class XnnpackSharing(WeightSharing):
     plain_weights = True
 
     def fingerprint(self, bundle: Bundle) -> str:
-        """Return the SHA-256 of the foundation file's bytes."""
-        return foundation_file_fingerprint(bundle)
+        """Return the SHA-256 of the foundation file's bytes; another one of a file whose mark is a lie."""
+        found = foundation_file_fingerprint(bundle)
+        path = next(bundle.file(each) for each in bundle.manifest.artifacts if each.role == "foundation")
+        return found if says_true(path) else hashlib.sha256(f"{found} under a false mark".encode()).hexdigest()
 
     def blobs(self, bundle: Bundle) -> Iterator[Blob]:
         """Yield every named blob of the data files and programs; a method reads a blob if its program names the key."""
         programs = {method.program: mapped(bundle.file(method.program)) for method in bundle.manifest.methods}
-        readers = _Readers(bundle, _texts(bundle, programs))
+        readers = _Readers(bundle, _keys(bundle, programs))
         for artifact in bundle.manifest.artifacts:
             if artifact.role not in (*_DATA_ROLES, "program"):
                 continue
             path = bundle.file(artifact)
             data = programs[artifact.path] if artifact.path in programs else mapped(path)
             stored = program_blobs(data, path) if artifact.role == "program" else stored_blobs(data, path)
-            for blob in stored:
+            digests = {
+                blob.key: hashlib.sha256(data[blob.offset : blob.offset + blob.size]).hexdigest() for blob in stored
+            }
+            for blob in (each for each in stored if each.key not in MARKS):
                 yield Blob(
                     key=blob.key,
                     file=artifact.path,
                     offset=blob.offset,
                     size=blob.size,
-                    sha256=hashlib.sha256(data[blob.offset : blob.offset + blob.size]).hexdigest(),
+                    sha256=digests[blob.key],
                     methods=readers.of_key(blob.key, artifact.adapter),
                     group=_group(blob.key) if artifact.role == "foundation" else "lora",
                 )
+
+    def parts(self, bundle: Bundle) -> Iterator[FilePart]:
+        """Yield fronts of data files, programs (templates too) with what their plans refer to, relocation tables."""
+        for artifact in bundle.manifest.artifacts:
+            if artifact.role == "relocations":
+                yield FilePart(file=artifact.path, offset=0, size=artifact.size, what="relocations")
+                continue
+            if artifact.role not in (*_DATA_ROLES, "program", "template"):
+                continue
+            path = bundle.file(artifact)
+            read = data_parts if artifact.role in _DATA_ROLES else program_parts
+            for offset, size, what in read(mapped(path), path):
+                yield FilePart(file=artifact.path, offset=offset, size=size, what=what)
 
 
 def _group(key: str) -> str:
@@ -57,30 +78,44 @@ def _group(key: str) -> str:
     return "linear layers"
 
 
-def _texts(bundle: Bundle, programs: Mapping[str, Buffer]) -> dict[str, Buffer]:
-    """Return for each method what names the blobs it reads: its program, or its part of a program of several."""
+def _keys(bundle: Bundle, programs: Mapping[str, Buffer]) -> dict[str, set[bytes]]:
+    """Return for each method the keys of what it reads: those in its program, or in its part of one of several."""
     methods = bundle.manifest.methods
     owners = Counter(method.program for method in methods)
-    parts = {path: method_texts(programs[path], bundle.file(path)) for path, count in owners.items() if count > 1}
+    parts = {path: method_keys(programs[path], bundle.file(path)) for path, count in owners.items() if count > 1}
+    fronts: dict[str, set[bytes]] = {}
     return {
-        method.name: parts[method.program][method.name] if method.program in parts else programs[method.program]
+        method.name: parts[method.program][method.name]
+        if method.program in parts
+        else _program_keys(programs[method.program], bundle.file(method.program), fronts)
         for method in methods
     }
 
 
-class _Readers:
-    """Which methods name a key, found with one pass over each program and not one for each key."""
+def _program_keys(program: Buffer, path: Path, fronts: dict[str, set[bytes]]) -> set[bytes]:
+    """Return the keys that a program of one method names: in its plan, which adapters of one shape have in common and
+    `fronts` remembers, and in its delegates' payloads.
+    """
+    try:
+        size = ContainerHeader.read(program).program_size
+    except ValueError as error:
+        raise damaged(path, error) from error
+    view = memoryview(program)
+    digest = hashlib.sha256(view[:size]).hexdigest()
+    if digest not in fronts:
+        fronts[digest] = named_strings(view[:size])
+    return fronts[digest] | content_keys(view[size:])
 
-    def __init__(self, bundle: Bundle, texts: Mapping[str, Buffer]) -> None:
+
+class _Readers:
+    """Which methods name a key."""
+
+    def __init__(self, bundle: Bundle, keys: Mapping[str, set[bytes]]) -> None:
         self._methods: dict[bytes, set[str]] = defaultdict(set)
         self._owned: dict[str | None, set[str]] = defaultdict(set)
-        keys: dict[int, set[bytes]] = {}  # by identity: methods may be in one text
         for method in bundle.manifest.methods:
-            text = texts[method.name]
-            if id(text) not in keys:
-                keys[id(text)] = named_strings(text)
             self._owned[method.adapter].add(method.name)
-            for key in keys[id(text)]:
+            for key in keys[method.name]:
                 self._methods[key].add(method.name)
 
     def of_key(self, key: str, owner: str | None) -> frozenset[str]:

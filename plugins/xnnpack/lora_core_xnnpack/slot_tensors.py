@@ -149,6 +149,14 @@ def occurrences(payload: bytes, text: bytes) -> Iterator[int]:
         position = payload.find(text, position + 1)
 
 
+def recorded_mark(document: Mapping[str, Any]) -> str | None:
+    """Return the mark in a relocation table's document; raises `ValueError` if it is none. Older tables have none."""
+    mark = document.get("mark")
+    if mark is not None and (not isinstance(mark, str) or len(mark) != KEY_LENGTH or not mark.isascii()):
+        raise ValueError("its mark is none")
+    return mark
+
+
 def read_table(path: Path, build: Callable[[dict[str, Any]], Table], *, foundation: str | None = None) -> Table:
     """Read the relocation table at `path` with `build`.
 

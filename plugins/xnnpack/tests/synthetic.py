@@ -21,7 +21,7 @@ from lora_core.adapters.slots.plan import Slot, SlotPlan
 from lora_core.layers import LayerInfo, ModelSummary
 from lora_core.tensors import narrow
 
-FOUNDATION = "f0" * 32
+FOUNDATION, MARK = "f0" * 32, "ab" * 32
 Array = npt.NDArray[np.float32]
 
 
@@ -81,6 +81,7 @@ def make_template(plan: SlotPlan, *, seed: int, foundation_keys: Sequence[str] =
             ),
             tensors=tuple(tensors[index] for index in order),
             foundation_keys=tuple(sorted(foundation_keys)),
+            mark=MARK if seed % 2 == 0 else None,  # older templates have none
         ),
     )
 

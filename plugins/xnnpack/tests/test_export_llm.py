@@ -1,8 +1,8 @@
 """What ExecuTorch's own LLM exporter stores for the same base and adapter, key by key and byte by byte.
 
-Three differences are wanted. Ours folds `alpha / r` into B, theirs multiplies in the graph; with `alpha == r` both are
-1. Our rotary tables are correctly rounded, theirs are what torch's cosine gives on the processor at hand. And ours has
-the three constants with which XNNPACK computes means and half-turns.
+Four differences are wanted. Ours folds `alpha / r` into B, theirs multiplies in the graph; with `alpha == r` both are
+1. Our rotary tables are correctly rounded, theirs are what torch's cosine gives on the processor at hand. Ours has the
+three constants with which XNNPACK computes means and half-turns, and the foundation's mark.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import export_llm
 import numpy as np
 import numpy.typing as npt
 from lora_core_xnnpack.files.data_file import stored_blobs
+from lora_core_xnnpack.files.marks import FOUNDATION_MARK
 from lora_core_xnnpack.files.program_root import program_blobs
 from workbench import ALL_LINEAR, TINY_OPTIONS, Workbench
 
@@ -45,6 +46,7 @@ def test_foundation_and_adapter_data_are_those_of_the_exporter_of_executorch(
     )
     assert data_of(out / "theirs.ptd") == data_of(peer.directory / "lora.ptd")
     ours, theirs = data_of(out / "foundation.ptd"), data_of(peer.directory / "foundation.ptd")
+    ours.pop(FOUNDATION_MARK)
     added = {key: ours.pop(key) for key in ours.keys() - theirs.keys()}
     assert sorted(added.values()) == sorted(constant.tobytes() for constant in lean_constants())
     assert ours.keys() == theirs.keys()

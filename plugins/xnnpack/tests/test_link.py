@@ -8,11 +8,13 @@ from pathlib import Path
 import attrs
 import pytest
 from lora_core_xnnpack.backend import XnnpackBackend
+from lora_core_xnnpack.files.marks import foundation_mark
 from lora_core_xnnpack.lowering.base import load_base
 from lora_core_xnnpack.lowering.lowering import LORA_TAG, Lowered, lower
 from lora_core_xnnpack.slot_tensors import linkable_values
 from lora_core_xnnpack.split.linking import link_values
 from lora_core_xnnpack.split.relocations import SplitTemplate
+from marked_oracle import marked
 from workbench import ALL_LINEAR, TINY_OPTIONS, Workbench
 
 from lora_core.adapters.slots.choice import PlacedAdapter
@@ -35,6 +37,13 @@ def full_lowering(job: ExportJob, adapter: PlacedAdapter, *, embed: bool = False
 
 def template_of(out: Path) -> SplitTemplate:
     return SplitTemplate.read(out / "template/0.pte", out / "template/0.json")
+
+
+def mark_of(out: Path) -> str:
+    """Return the mark of the foundation in `out`."""
+    mark = foundation_mark(out / "foundation.ptd")
+    assert mark is not None
+    return mark
 
 
 def files_of(out: Path) -> dict[str, bytes]:
@@ -70,7 +79,7 @@ def test_linked_files_equal_a_full_lowering(request: pytest.FixtureRequest, case
     job, out = request.getfixturevalue(case)
     adapter = next(each for each in job.adapters if each.name == name)
     full = full_lowering(job, adapter)
-    assert (out / f"{name}.pte").read_bytes() == full.pte
+    assert (out / f"{name}.pte").read_bytes() == marked(full, mark_of(out))[0]
     assert (out / f"{name}.ptd").read_bytes() == bytes(full.manager._tensor_data[LORA_TAG])
 
 
@@ -78,7 +87,7 @@ def test_an_embedded_program_with_equal_tensors_equals_a_full_lowering(full_prec
     job, out = full_precision
     adapter = next(each for each in job.adapters if each.name == "zeros")
     linked = link_values(template_of(out), linkable_values(adapter), embed=True)
-    assert b"".join(linked.program) == full_lowering(job, adapter, embed=True).pte
+    assert b"".join(linked.program) == marked(full_lowering(job, adapter, embed=True), mark_of(out))[0]
 
 
 @pytest.mark.parametrize("case", ["small", "quantized"])
@@ -105,7 +114,7 @@ def test_a_plan_for_each_shape_pads_nothing(one_layer: Workbench, exported: Expo
     assert {placed.index for placed in job.adapters} == {0, 1}
     costs = [placed.plan.cost(placed.adapter) for placed in job.adapters]
     assert all(cost.own == cost.padded for cost in costs)
-    assert (out / "wide.pte").read_bytes() == full_lowering(job, job.adapters[1]).pte
+    assert (out / "wide.pte").read_bytes() == marked(full_lowering(job, job.adapters[1]), mark_of(out))[0]
 
 
 def test_an_adapter_tensor_that_the_foundation_holds_is_not_stored_again(small: ExportedJob) -> None:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from lora_core_xnnpack.artifacts import FOUNDATION_FILE
 from lora_core_xnnpack.files.data_file import stored_blobs
+from lora_core_xnnpack.files.marks import MARKS
 from safetensors.numpy import load_file, save_file
 
 import lora_core
-from lora_core.errors import ModelError
+from lora_core.bundle.bundle import Bundle
+from lora_core.errors import ModelError, UsageError
 from lora_core.models.module import ModuleModel
+from lora_core.runtime.bench import BenchSettings
 from lora_core.testing.tiny import TINY_LLAMA, write_tiny_adapter
 
 WIDTH = TINY_LLAMA["hidden_size"]
@@ -54,7 +58,8 @@ def test_a_base_parameter_called_lora_a_stays_the_bases(tmp_path: Path) -> None:
         handle(Block()), adapters={"one": adapter(tmp_path / "one")}, backend="xnnpack", out=tmp_path / "bundle"
     )
     foundation = bundle.path / FOUNDATION_FILE
-    assert [blob.size for blob in stored_blobs(foundation.read_bytes(), foundation)] == [4 * WIDTH * WIDTH] * 2
+    stored = [blob for blob in stored_blobs(foundation.read_bytes(), foundation) if blob.key not in MARKS]
+    assert [blob.size for blob in stored] == [4 * WIDTH * WIDTH] * 2
     assert lora_core.inspect(bundle).passed
 
 
@@ -62,3 +67,57 @@ def test_a_module_that_cannot_be_traced_is_the_models_error_with_torchs_reason(t
     with pytest.raises(ModelError, match=r"torch\.export cannot trace model 'block'"):
         lora_core.export(handle(Branching()), backend="xnnpack", out=tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModuleModel, Path, Bundle]:
+    """A module of given inputs, an adapter for it, and a bundle of both."""
+    torch.manual_seed(1)
+    root = tmp_path_factory.mktemp("module")
+    model, directory = handle(Block()), adapter(root / "one")
+    return (
+        model,
+        directory,
+        lora_core.export(model, adapters={"one": directory}, backend="xnnpack", out=root / "bundle"),
+    )
+
+
+INPUTS = [(row[None],) for row in np.random.default_rng(0).standard_normal((3, WIDTH)).astype(np.float32)]
+
+
+def test_a_module_of_given_inputs_is_compared_with_itself(made: tuple[ModuleModel, Path, Bundle]) -> None:
+    model, directory, bundle = made
+    report = lora_core.verify(bundle, model, adapters={"one": directory}, inputs=INPUTS)
+    assert report.passed, report.failures
+    assert {each.method for each in report.methods if each.numbers is not None} == {"forward", "one"}
+    assert {each.check for each in report.unchecked} == {"kv-cache"}
+
+
+def test_another_module_is_found_by_its_outputs(made: tuple[ModuleModel, Path, Bundle]) -> None:
+    _, directory, bundle = made
+    report = lora_core.verify(bundle, handle(Block()), adapters={"one": directory}, inputs=INPUTS)
+    assert ("logits", "forward") in {(each.check, each.subject) for each in report.failures}
+
+
+def test_without_inputs_a_modules_files_are_checked_and_its_numbers_are_not(
+    made: tuple[ModuleModel, Path, Bundle],
+) -> None:
+    model, directory, bundle = made
+    report = lora_core.verify(bundle, model, adapters={"one": directory})
+    assert report.passed
+    assert not report.ran
+    assert {"hashes", "foundation", "sharing", "precision"} <= {each.check for each in report.findings}
+    assert any("inputs=" in each.detail for each in report.unchecked)
+
+
+def test_a_module_of_given_inputs_is_measured(made: tuple[ModuleModel, Path, Bundle]) -> None:
+    *_, bundle = made
+    report = lora_core.bench(bundle, inputs=INPUTS, settings=BenchSettings(decode_tokens=4, rounds=1))
+    assert [each.adapter for each in report.methods] == [None, "one"]
+    assert report.facts["given_inputs"] == 3
+
+
+def test_inputs_of_another_shape_are_the_callers_error(made: tuple[ModuleModel, Path, Bundle]) -> None:
+    *_, bundle = made
+    with lora_core.open(bundle) as session, pytest.raises(UsageError, match="inputs are not those of the module"):
+        session.call(None, [np.zeros((1, WIDTH + 1), np.float32)])

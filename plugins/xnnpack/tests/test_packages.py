@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 from device_runner import continuations, runner
+from lora_core_xnnpack.files.data_file import stored_blobs
+from lora_core_xnnpack.files.marks import MARKS
+from lora_core_xnnpack.files.program_root import program_blobs
 from toolchain import compilers
 from workbench import Workbench
 
@@ -88,7 +91,8 @@ def test_a_package_of_a_bundle_has_neither_padding_nor_modules_without_effect(bu
 def test_an_adapter_whose_tensors_were_changed_is_not_packed(bundle: Bundle, copied: Path, tmp_path: Path) -> None:
     file = next(copied / name for name in ("whole.ptd", "whole.pte", "model.pte") if (copied / name).exists())
     data = bytearray(file.read_bytes())
-    data[-1] ^= 1  # of the last tensor
+    blobs = (stored_blobs if file.suffix == ".ptd" else program_blobs)(data, file)
+    data[[blob.offset for blob in blobs if blob.key not in MARKS][-1]] ^= 1  # of the last tensor
     file.write_bytes(data)
     refused = []
     for adapter in bundle.manifest.adapters:

@@ -64,6 +64,11 @@ def read_regions(tail: bytes, *, where: str) -> list[Region]:
         return regions
 
 
+def trailer_size(tail: bytes) -> int:
+    """Return how many of the last bytes of a flattened directory, which `read_regions` reads, are its trailer."""
+    return json.JSONDecoder().raw_decode(tail[::-1].decode("latin-1"))[1]
+
+
 def _regions(nodes: list[dict[str, Any]]) -> list[Region]:
     """Return the files of the tree whose root is the last node; every node is in it once."""
     found: list[Region] = []

@@ -64,11 +64,14 @@ class Package:
 
 @attrs.frozen(kw_only=True)
 class StoredPackage:
-    """A package found in a program: files by path, as (offset in the program file, size)."""
+    """A package found in a program: files by path, as (offset in the program file, size); `index` is where that is
+    said.
+    """
 
     program: Path
     key: str
     files: Mapping[str, tuple[int, int]]
+    index: tuple[int, int]
 
     def read(self, path: str) -> bytes:
         """Read one file of the package; raises `BundleError` if it is not there."""
@@ -118,13 +121,15 @@ def _open(path: Path, key: str, start: int, size: int) -> StoredPackage:
     with path.open("rb") as file:
         length = min(size, _TAIL)
         file.seek(start + size - length)
-        regions = flatten.read_regions(file.read(length), where=str(path))
+        tail = file.read(length)
+    regions = flatten.read_regions(tail, where=str(path))
+    indexed = flatten.trailer_size(tail)
     files = {}
     for region in regions:
         if region.offset + region.size > size:
             raise BundleError(f"{region.path} lies outside its package", where=str(path))
         files[region.path] = (start + region.offset, region.size)
-    return StoredPackage(program=path, key=key, files=files)
+    return StoredPackage(program=path, key=key, files=files, index=(start + size - indexed, indexed))
 
 
 def _manifest(identifier: str, has_weights: bool) -> bytes:

@@ -11,7 +11,7 @@ import importlib.util
 import json
 import subprocess
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -47,6 +47,7 @@ class StoredProgram:
 
     path: Path
     program: Program
+    program_size: int
     segment_base: int
 
     def segment(self, index: int) -> tuple[int, int]:
@@ -80,7 +81,24 @@ def read(path: Path) -> StoredProgram:
             raise BundleError(f"The program says that it has {header.program_size} bytes", where=str(path))
         file.seek(0)
         data = file.read(header.program_size)
-    return StoredProgram(path=path, program=decode(data, where=str(path)), segment_base=header.segment_base)
+    return StoredProgram(
+        path=path,
+        program=decode(data, where=str(path)),
+        program_size=header.program_size,
+        segment_base=header.segment_base,
+    )
+
+
+def parts(stored: StoredProgram) -> Iterator[tuple[int, int, str]]:
+    """Yield (offset, size, word) of the flatbuffer and of the segments that plans refer to; raises `BundleError`."""
+    program = stored.program
+    yield 0, stored.program_size, "program"
+    delegates = [delegate["processed"] for plan in program["execution_plan"] for delegate in plan["delegates"]]
+    for index in sorted({processed["index"] for processed in delegates if processed["location"] == "SEGMENT"}):
+        yield (*stored.segment(index), "delegate")
+    constants = program.get("constant_segment") or {}
+    if constants.get("offsets"):
+        yield (*stored.segment(constants["segment_index"]), "constants")
 
 
 def decode(data: bytes, *, where: str) -> Program:

@@ -145,6 +145,12 @@ def read_container(path: Path, kind: str) -> Container:
     )
 
 
+def header_size(path: Path) -> int:
+    """Return the bytes before the tensors of a container that `read_container` opens."""
+    with path.open("rb") as file:
+        return 8 + int.from_bytes(file.read(8), "little")
+
+
 def _tensors(header: Mapping[str, Any], view: mmap.mmap, start: int) -> tuple[dict[str, Array], dict[str, int]]:
     """Return the tensors and where they begin; raises one of `UNREADABLE`."""
     if len(header) > raised(TENSORS):

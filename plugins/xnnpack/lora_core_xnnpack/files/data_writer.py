@@ -72,6 +72,12 @@ class DataWriter:
         target.hash.update(data)
         target.done += len(data)
 
+    def digests(self) -> dict[str, str]:
+        """Return the SHA-256 of what was written so far of each blob that has any, by its key."""
+        known = [(blob, self._segments[blob.segment]) for blob in self._blobs]
+        blobs = [(blob, segment.hash.hexdigest()) for blob, segment in known if segment.done]
+        return {blob.as_data(digest).key: digest for blob, digest in blobs}
+
     def finish(self) -> tuple[NamedBlob, ...]:
         """Write the front and return the blobs as they lie in the file, in the order in which they were planned.
 

@@ -133,6 +133,15 @@ def named_strings(data: Buffer) -> set[bytes]:
 _STRING = re.compile(rb"(?=(..\x00\x00)([^\x00]{1,%d})\x00)" % _LONGEST, re.DOTALL)
 
 
+def content_keys(payload: Buffer) -> set[bytes]:
+    """Return the keys of constants that a delegate's payload names: hashes, by which XNNPACK finds all of them."""
+    return {match[1] or match[2] for match in _CONTENT_KEYS.finditer(payload)}
+
+
+# Each begins with its length, by which the search is fast.
+_CONTENT_KEYS = re.compile(rb"\x40\x00\x00\x00([0-9a-f]{64})\x00|\x46\x00\x00\x00(scale_[0-9a-f]{64})\x00", re.DOTALL)
+
+
 def string_bytes(text: bytes) -> bytes:
     """Return `text` as a flatbuffer stores a string, so that a search for it does not find it inside a longer one."""
     return struct.pack("<I", len(text)) + text + b"\0"

@@ -12,8 +12,9 @@ from lora_core.bundle.bundle import Method
 from lora_core.bundle.hashing import file_sha256
 from lora_core.events import Emit, stage
 from lora_core.models.base import BaseModel
-from lora_core_xnnpack.artifacts import FOUNDATION_FILE, tool_versions
+from lora_core_xnnpack.artifacts import FOUNDATION_FILE, MARK_DETAIL, tool_versions
 from lora_core_xnnpack.files.data_file import stored_blobs
+from lora_core_xnnpack.files.marks import foundation_mark, mark_file
 from lora_core_xnnpack.files.named_blobs import mapped
 from lora_core_xnnpack.files.program import ProgramParts
 from lora_core_xnnpack.lowering.base import load_base, warn_of_undivided
@@ -38,7 +39,8 @@ def export_multimethod(job: ExportJob, out: Path, emit: Emit) -> Artifacts:
     """Lower the base and a template method for each plan together, then link every adapter."""
     warn_of_undivided(job, emit)
     lowered = _lowered(job, out, emit)
-    foundation = file_sha256(out / FOUNDATION_FILE)
+    foundation, mark = file_sha256(out / FOUNDATION_FILE), foundation_mark(out / FOUNDATION_FILE)
+    lowered = attrs.evolve(lowered, table=attrs.evolve(lowered.table, mark=mark))
     template = MultimethodTemplate(program=ProgramParts.parse(lowered.program), table=lowered.table)
     linked = link_together(MultimethodTarget(template=template, foundation=foundation), job.adapters, out, emit)
     stored = WrittenFile(path=FOUNDATION_FILE, role="foundation", sha256=foundation)
@@ -47,7 +49,7 @@ def export_multimethod(job: ExportJob, out: Path, emit: Emit) -> Artifacts:
         files=(stored, *_write_template(lowered, foundation, out), *linked.files),
         methods=(Method(name=BASE_METHOD, program=PROGRAM_FILE), *linked.methods),
         versions=tool_versions(),
-        detail={"planned_memory": {"model": dict(lowered.planned_memory)}},
+        detail={"planned_memory": {"model": dict(lowered.planned_memory)}, MARK_DETAIL: mark},
     )
 
 
@@ -68,7 +70,9 @@ def _lowered(job: ExportJob, out: Path, emit: Emit) -> LoweredTogether:
     if written is not None:
         program, blobs = written
         return program.fill(blobs)
-    return _lower(load_base(job, emit), job, out, emit)
+    made = _lower(load_base(job, emit), job, out, emit)
+    mark_file(out / FOUNDATION_FILE)
+    return made
 
 
 def _lower(model: BaseModel, job: ExportJob, out: Path, emit: Emit) -> LoweredTogether:

@@ -26,10 +26,14 @@ class MethodRelocations:
 
 @attrs.frozen(kw_only=True)
 class Relocations:
-    """The table: a method for each slot plan, and the foundation's content keys that a LoRA matrix could also have."""
+    """The table: a method for each slot plan, and the foundation's content keys that a LoRA matrix could also have.
+
+    `mark` is what programs carry of the foundation (`files/marks.py`).
+    """
 
     plans: tuple[MethodRelocations, ...]
     foundation_keys: tuple[str, ...]
+    mark: str | None = None
 
     def to_json(self, foundation: str | None = None) -> str:
         """Return the table as JSON text with the same bytes for the same table.
@@ -37,6 +41,8 @@ class Relocations:
         `foundation` is the fingerprint of the foundation that the template goes with; one without weights has none.
         """
         document = {"schema_version": SCHEMA_VERSION, "layout": "multimethod", **attrs.asdict(self)}
+        if self.mark is None:
+            del document["mark"]
         if foundation is not None:
             document["foundation"] = foundation
         return json.dumps(document, separators=(",", ":"), sort_keys=True) + "\n"
@@ -66,7 +72,9 @@ def _read(path: Path, program: ProgramParts, foundation: str | None) -> Relocati
 
 def _table(document: dict[str, Any], program: ProgramParts) -> Relocations:
     table = Relocations(
-        plans=tuple(_plan(plan) for plan in document["plans"]), foundation_keys=tuple(document["foundation_keys"])
+        plans=tuple(_plan(plan) for plan in document["plans"]),
+        foundation_keys=tuple(document["foundation_keys"]),
+        mark=slot_tensors.recorded_mark(document),
     )
     for plan in table.plans:
         payloads = program.methods[plan.method].payloads

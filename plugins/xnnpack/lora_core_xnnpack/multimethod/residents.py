@@ -12,6 +12,7 @@ from lora_core.adapters.slots.choice import PlacedAdapter
 from lora_core.errors import BundleError
 from lora_core.pte import Buffer
 from lora_core_xnnpack.files.data_file import DataBlob
+from lora_core_xnnpack.files.marks import program_marks
 from lora_core_xnnpack.files.program import PackedMethod, ProgramParts
 from lora_core_xnnpack.multimethod.relocations import MultimethodTemplate
 from lora_core_xnnpack.slot_tensors import KEY_LENGTH, linkable_values
@@ -92,4 +93,5 @@ def link_program(template: MultimethodTemplate, residents: Sequence[Resident]) -
             if key in resident.data:
                 blobs.setdefault(key, resident.data[key])
     named = [DataBlob(key=key, data=data, digest=key) for key, data in blobs.items()]
+    named += program_marks(template.table.mark)
     return template.program.assemble({BASE_METHOD: template.program.methods[BASE_METHOD], **methods}, named)

@@ -13,13 +13,15 @@ from lora_core.bundle.bundle import Method
 from lora_core.bundle.hashing import file_sha256
 from lora_core.events import Emit
 from lora_core.models.base import BaseModel
-from lora_core_xnnpack.artifacts import FOUNDATION_FILE, tool_versions
+from lora_core_xnnpack.artifacts import FOUNDATION_FILE, MARK_DETAIL, tool_versions, write_parts
 from lora_core_xnnpack.files.data_file import stored_blobs
+from lora_core_xnnpack.files.marks import foundation_mark, mark_file, program_marks
 from lora_core_xnnpack.files.named_blobs import mapped
 from lora_core_xnnpack.lowering.base import load_base, warn_of_undivided
 from lora_core_xnnpack.split.linking import SplitTarget, link_all, write_template
 from lora_core_xnnpack.split.lowering import lower_all
 from lora_core_xnnpack.split.relocations import SplitTemplate
+from lora_core_xnnpack.split.rewriting import rewrite
 from lora_core_xnnpack.split.weightless import PlannedMemory, WeightlessSet
 from lora_core_xnnpack.streaming.weightless import Lowering, streamed
 
@@ -33,16 +35,17 @@ def export_split(job: ExportJob, out: Path, emit: Emit) -> Artifacts:
     """Lower the base and a template for each plan (or take both from the cache), then link every adapter."""
     warn_of_undivided(job, emit)
     programs, planned = _programs(job, out, emit)
-    (out / BASE_PROGRAM).write_bytes(programs[0].program)
-    foundation = file_sha256(out / FOUNDATION_FILE)
+    foundation, mark = file_sha256(out / FOUNDATION_FILE), foundation_mark(out / FOUNDATION_FILE)
+    write_parts(out / BASE_PROGRAM, rewrite(programs[0], (), program_marks(mark)))
+    templates = [attrs.evolve(each, table=attrs.evolve(each.table, mark=mark)) for each in programs[1:]]
     files = [
         WrittenFile(path=FOUNDATION_FILE, role="foundation", sha256=foundation),
         WrittenFile(path=BASE_PROGRAM, role="program"),
     ]
-    for index, template in enumerate(programs[1:]):
+    for index, template in enumerate(templates):
         files += write_template(template, index, foundation, out)
     target = SplitTarget(
-        template=programs[1:].__getitem__, foundation=foundation, embed=job.options.adapter_data == "embedded"
+        template=templates.__getitem__, foundation=foundation, embed=job.options.adapter_data == "embedded"
     )
     linked = link_all(target, job.adapters, out, emit)
     return attrs.evolve(
@@ -50,7 +53,7 @@ def export_split(job: ExportJob, out: Path, emit: Emit) -> Artifacts:
         files=(*files, *linked.files),
         methods=(Method(name="forward", program=BASE_PROGRAM), *linked.methods),
         versions=tool_versions(),
-        detail={"planned_memory": planned},
+        detail={"planned_memory": planned, MARK_DETAIL: mark},
     )
 
 
@@ -71,4 +74,6 @@ def _programs(job: ExportJob, out: Path, emit: Emit) -> tuple[Sequence[SplitTemp
     if written is not None:
         programs, blobs = written
         return programs.fill(blobs), programs.planned_memory
-    return lower_all(load_base(job, emit), job.plans, out, emit)
+    made = lower_all(load_base(job, emit), job.plans, out, emit)
+    mark_file(out / FOUNDATION_FILE)
+    return made

@@ -16,6 +16,7 @@ from lora_core.intake.parsing import parsing
 from lora_core.pte import Buffer
 from lora_core_xnnpack.artifacts import LINK_STAGE, require_template, write_parts
 from lora_core_xnnpack.files.data_file import DataBlob, serialize
+from lora_core_xnnpack.files.marks import program_marks
 from lora_core_xnnpack.slot_tensors import linkable_values
 from lora_core_xnnpack.split.relocations import SplitTemplate
 from lora_core_xnnpack.split.rewriting import rewrite
@@ -86,7 +87,7 @@ def link_values(template: SplitTemplate, values: Mapping[str, Values], *, embed:
     changes = [(tensor.sites, blob.key) for tensor, blob in zip(tensors, blobs, strict=True)]
     known = set(template.table.foundation_keys)
     stored = list({blob.key: blob for blob in blobs if blob.key not in known}.values())
-    program = rewrite(template, changes, stored if embed else ())
+    program = rewrite(template, changes, [*(stored if embed else ()), *program_marks(template.table.mark)])
     return LinkedFiles(program=program, data=None if embed else serialize(stored))
 
 

@@ -14,7 +14,7 @@ from lora_core.intake.limits import TABLE
 from lora_core_xnnpack import slot_tensors
 from lora_core_xnnpack.files.program_front import ProgramTail
 from lora_core_xnnpack.files.program_root import SegmentOffsets
-from lora_core_xnnpack.slot_tensors import KEY_LENGTH, SCHEMA_VERSION, TensorRelocation, whole
+from lora_core_xnnpack.slot_tensors import KEY_LENGTH, SCHEMA_VERSION, TensorRelocation, recorded_mark, whole
 
 
 @attrs.frozen(kw_only=True)
@@ -39,7 +39,8 @@ class RelocationTable:
 
     `tensors` stand in the order in which ExecuTorch stores them; their sites count payloads by segment.
     `foundation_keys` are the content keys of the foundation whose size equals that of a LoRA matrix: an adapter's
-    tensor under such a key is already stored there.
+    tensor under such a key is already stored there. `mark` is what programs carry of the foundation
+    (`files/marks.py`).
     """
 
     tail_offset: int
@@ -49,6 +50,7 @@ class RelocationTable:
     delegates: tuple[DelegateReference, ...]
     tensors: tuple[TensorRelocation, ...]
     foundation_keys: tuple[str, ...]
+    mark: str | None = None
 
     def to_json(self, foundation: str | None = None) -> str:
         """Return the table as JSON text with the same bytes for the same table.
@@ -56,6 +58,8 @@ class RelocationTable:
         `foundation` is the fingerprint of the foundation that the template goes with; one without weights has none.
         """
         document = attrs.asdict(self, recurse=True)
+        if self.mark is None:
+            del document["mark"]
         if foundation is not None:
             document["foundation"] = foundation
         tail = document["tail"]
@@ -127,6 +131,7 @@ def _table(document: dict[str, Any], program: bytes) -> RelocationTable:
         ),
         tensors=tuple(TensorRelocation.from_json(tensor) for tensor in document["tensors"]),
         foundation_keys=tuple(document["foundation_keys"]),
+        mark=recorded_mark(document),
     )
     if any(segment.offset + segment.size > len(program) for segment in table.segments):
         raise ValueError("a segment ends behind the end of the template")

@@ -9,6 +9,7 @@ from lora_core.events import Emit, Noted, StageAdvanced, stage
 from lora_core_xnnpack.cache.forms import Form, stored
 from lora_core_xnnpack.cache.origins import BaseTensor
 from lora_core_xnnpack.files.data_writer import DataWriter, PlannedBlob
+from lora_core_xnnpack.files.marks import FOUNDATION_MARK, MARK_LENGTH, mark_of
 from lora_core_xnnpack.files.named_blobs import NamedBlob
 from lora_core_xnnpack.streaming.base import StreamedBase
 
@@ -39,7 +40,7 @@ def fill_foundation(
 def write_foundation(
     tensors: Sequence[BaseTensor], base: StreamedBase, path: Path, emit: Emit
 ) -> tuple[NamedBlob, ...]:
-    """Write `tensors` of `base` as the new data file at `path`; return what is stored for each of them.
+    """Write `tensors` of `base` and their mark as the new data file at `path`; return what is stored for each of them.
 
     Each tensor of the base is read once for all that is made of it, and no more than some rows are in memory.
     """
@@ -56,8 +57,9 @@ def write_foundation(
     for form in segments:
         readings.setdefault(base.reading(form), []).append(form)
     done, total = 0, sum(sizes)
+    mark = PlannedBlob(segment=len(sizes), name=FOUNDATION_MARK, prefix="", layout=None)
     with stage(emit, WRITE_STAGE), path.open("x+b") as file:
-        writer = DataWriter(file, blobs, sizes)
+        writer = DataWriter(file, [*blobs, mark], [*sizes, MARK_LENGTH])
         for reading, wanted in readings.items():
             for block in base.blocks(reading):
                 for form in wanted:
@@ -65,4 +67,5 @@ def write_foundation(
                     writer.write(segments[form], data)
                     done += len(data)
                 emit(StageAdvanced(stage=WRITE_STAGE, done=done, total=total, unit="bytes"))
-        return writer.finish()
+        writer.write(mark.segment, mark_of(writer.digests()).encode("ascii"))
+        return writer.finish()[:-1]

@@ -1,0 +1,122 @@
+"""Which foundation a data file is, and which one a program was made for, told by the files themselves.
+
+ExecuTorch finds XNNPACK's constants by the hash of their bytes, and all else (an embedding, norms, rotary tables) by
+names that any fine-tune of a model has too. So a foundation carries a hash of all that it holds under a name of its
+own, its *mark*, and every program that of the foundation that it was made for. Comparing them takes no reading of
+weights. The two names differ: ExecuTorch's runtime refuses files that have a name in common.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from lora_core.errors import BundleError
+from lora_core.pte import Buffer
+from lora_core_xnnpack.files.data_file import DataBlob, serialize, stored_blobs
+from lora_core_xnnpack.files.named_blobs import NamedBlob, mapped
+from lora_core_xnnpack.files.program_root import NOT_WHOLE, ProgramRoot, damaged
+
+FOUNDATION_MARK = "lora_core.foundation"
+PROGRAM_MARK = "lora_core.made_for_foundation"
+MARKS = frozenset({FOUNDATION_MARK, PROGRAM_MARK})
+MARK_LENGTH = 64
+
+
+def mark_of(digests: Mapping[str, str]) -> str:
+    """Return the mark of a foundation whose blobs have these SHA-256 hashes by key, its own mark left out."""
+    lines = "".join(f"{key} {digest}\n" for key, digest in sorted(digests.items()) if key not in MARKS)
+    return hashlib.sha256(lines.encode("utf-8")).hexdigest()
+
+
+def program_marks(mark: str | None) -> list[DataBlob]:
+    """Return what a program made for the foundation with `mark` carries (None: nothing)."""
+    return [] if mark is None else [marked(PROGRAM_MARK, mark)]
+
+
+def marked(name: str, mark: str) -> DataBlob:
+    """Return `mark` as the blob `name`."""
+    data = mark.encode("ascii")
+    return DataBlob(key=name, data=data, digest=hashlib.sha256(data).hexdigest())
+
+
+def mark_file(path: Path) -> str:
+    """Write the data file at `path`, which has no mark, anew with its mark; return that."""
+    data = memoryview(mapped(path))
+    blobs = [_hashed(data, blob) for blob in stored_blobs(data, path)]
+    mark = mark_of({blob.key: blob.digest for blob in blobs})
+    new = path.with_name(f"{path.name}.new")
+    with new.open("xb") as file:
+        file.writelines(serialize([*blobs, marked(FOUNDATION_MARK, mark)]))
+    new.replace(path)
+    return mark
+
+
+def _hashed(data: memoryview, blob: NamedBlob) -> DataBlob:
+    content = data[blob.offset : blob.offset + blob.size]
+    return DataBlob(key=blob.key, data=content, digest=hashlib.sha256(content).hexdigest(), layout=blob.layout)
+
+
+def foundation_mark(path: Path) -> str | None:
+    """Return the mark of the data file at `path`, None if it has none; raises `BundleError` if it is not whole."""
+    data = mapped(path)
+    return _mark(data, {blob.key: (blob.offset, blob.size) for blob in stored_blobs(data, path)}, FOUNDATION_MARK)
+
+
+def program_mark(path: Path) -> str | None:
+    """Return the mark of the foundation that the program at `path` was made for, None if it does not say.
+
+    Raises `BundleError` if it is no whole program.
+    """
+    data = mapped(path)
+    try:
+        root = ProgramRoot.read(data)
+        return _mark(data, {key: root.spans[index] for key, index in root.named}, PROGRAM_MARK)
+    except NOT_WHOLE as error:
+        raise damaged(path, error) from error
+
+
+def _mark(data: Buffer, places: Mapping[str, tuple[int, int]], name: str) -> str | None:
+    if name not in places:
+        return None
+    offset, size = places[name]
+    return bytes(data[offset : offset + size])[:MARK_LENGTH].decode("ascii", "replace")
+
+
+def require_mark(recorded: str | None, foundation: Path, programs: Sequence[Path] = ()) -> None:
+    """Raise `BundleError` naming the file that does not belong to the bundle whose foundation has the mark `recorded`.
+
+    With None, a bundle that does not record it, programs are held against the foundation that lies there. Files that
+    carry no mark are only refused where one is recorded for the foundation.
+    """
+    found = foundation_mark(foundation)
+    if recorded is not None and found != recorded:
+        raise BundleError(
+            f"{foundation.name} is not the foundation that this bundle was made with: {_said(found)}, and the bundle's "
+            f"has {recorded}",
+            where=str(foundation),
+            remedy="Restore the file that was exported, or export the bundle again.",
+        )
+    for program in programs:
+        made_for = program_mark(program)
+        if made_for is not None and found is not None and made_for != found:
+            raise BundleError(
+                f"{program.name} was made for another foundation: for the one with mark {made_for}, and "
+                f"{foundation.name} has {found}",
+                where=str(program),
+                remedy="Restore the file that was linked, or add the adapter again.",
+            )
+
+
+def _said(mark: str | None) -> str:
+    return "it carries no mark" if mark is None else f"its mark is {mark}"
+
+
+def says_true(path: Path) -> bool:
+    """Say whether the mark of the data file at `path`, if it has one, is that of what it holds; reads all of it."""
+    found = foundation_mark(path)
+    if found is None:
+        return True
+    data = memoryview(mapped(path))
+    return found == mark_of({blob.key: _hashed(data, blob).digest for blob in stored_blobs(data, path)})

@@ -1,0 +1,62 @@
+"""What an ExecuTorch file holds beside its named blobs: a front, programs, what delegates compile to."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from lora_core.pte import Buffer
+from lora_core_xnnpack.files.data_file import DataBlob, front, stored_blobs
+from lora_core_xnnpack.files.marks import MARKS
+from lora_core_xnnpack.files.named_blobs import NamedBlob, field, number, tables
+from lora_core_xnnpack.files.program_root import NOT_WHOLE, PLANS, ProgramRoot, damaged
+
+Piece: TypeAlias = tuple[int, int, str]
+"""Offset from the file's start, size, and a word for it."""
+
+_DELEGATES, _PROCESSED = 7, 1  # of ExecutionPlan and BackendDelegate (program.fbs)
+_LOCATION, _INDEX, _SEGMENT = 0, 1, 1  # of BackendDelegateDataReference, and its location in a segment
+
+
+def data_parts(data: Buffer, path: Path) -> list[Piece]:
+    """Return the front of a data file: as long as its blobs need, whatever the file says of it."""
+    blobs = stored_blobs(data, path)
+    marks = [(blob.offset, blob.size, "mark") for blob in blobs if blob.key in MARKS]
+    return [(0, min(len(_front(blobs)), *(blob.offset for blob in blobs), len(data)), "header"), *marks]
+
+
+def _front(blobs: Sequence[NamedBlob]) -> bytes:
+    spans = sorted({(blob.offset, blob.size) for blob in blobs})
+    index = {span: position for position, span in enumerate(spans)}
+    # What stands for a blob's hash only tells segments apart here; of content keys it is the key, which is quick.
+    named = [DataBlob(key=blob.key, data=b"", digest=blob.key, layout=blob.layout) for blob in blobs]
+    placed = {blob.key: index[blob.offset, blob.size] for blob in blobs}
+    return front(named, placed, [size for _, size in spans])
+
+
+def program_parts(data: Buffer, path: Path) -> list[Piece]:
+    """Return a program's flatbuffer and those segments that its plans refer to; raises `BundleError`.
+
+    A segment that no plan refers to, and no name, is none of the program's.
+    """
+    try:
+        root = ProgramRoot.read(data)
+        parts = [(0, root.header.program_size, "program")]
+        parts += [(*root.spans[index], "delegate") for index in sorted(set(_delegated(root)))]
+        tables_of_constants = [root.constant_segment, *(root.mutable_segments or ())]
+        used = {each.segment for each in tables_of_constants if each is not None and each.offsets}
+        parts += [(*root.spans[index], "mark") for key, index in root.named if key in MARKS]
+        return parts + [(*root.spans[index], "constants") for index in sorted(used)]
+    except NOT_WHOLE as error:
+        raise damaged(path, error) from error
+
+
+def _delegated(root: ProgramRoot) -> Iterator[int]:
+    for plan in tables(root.data, root.position, PLANS):
+        for delegate in tables(root.data, plan, _DELEGATES):
+            at = field(root.data, delegate, _PROCESSED)
+            processed = at + int(struct.unpack_from("<I", root.data, at)[0])
+            if number(root.data, processed, _LOCATION, "<B") == _SEGMENT:
+                yield number(root.data, processed, _INDEX, "<I")

@@ -1,0 +1,1 @@
+"""The licences of what the distributions of this repository need."""

@@ -45,8 +45,8 @@ def remove(path: Path, names: Sequence[str], *, emit: Emit, hub: PluginHub) -> B
             changed = Changed.of(rewritten, (), changing.out, bundle.manifest.backend)
             _require(rewritten_damage(bundle, changed.artifacts))
             manifest = updated(manifest, changed)
-            left = tuple(each for each in manifest.artifacts if each.path not in rewritten.dropped)
-            manifest = attrs.evolve(manifest, artifacts=left)
+            left = [each for each in manifest.base_artifacts if each.path not in rewritten.dropped]
+            manifest = manifest.listing(left, manifest.records, manifest.base_methods)
         return changing.commit(checked(manifest))
 
 

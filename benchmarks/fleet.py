@@ -33,7 +33,7 @@ from lora_core.bundle.transaction import change
 from lora_core.events import ignore
 
 SIZES = (10, 100, 1_000, 10_000)
-REPEATS = 5
+REPEATS = 3
 
 # Says which files of the bundle a process opens: their number and their bytes.
 COUNTER = """

@@ -29,7 +29,7 @@ VERSION = 1
 class IndexEntry:
     """An adapter that was packed: `key` stands for all that decides the package's bytes (adapter, template, lora-core),
     `work` for all of it but the adapter, `signature` for what the adapter's files looked like from outside (sizes,
-    times), None where that does not tell.
+    times), None where that does not tell. `digest` is the package's own.
     """
 
     place: str

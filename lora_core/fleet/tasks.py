@@ -14,7 +14,7 @@ import attrs
 
 from lora_core.adapters.format import AdapterFormat
 from lora_core.adapters.packages.header import SUFFIX
-from lora_core.adapters.packages.seal import SigningKey
+from lora_core.adapters.packages.seal import SigningKey, sealed_digest
 from lora_core.adapters.packages.writing import package_bytes
 from lora_core.bundle.durable import storage_errors
 from lora_core.errors import LoraCoreError, Problem
@@ -110,9 +110,6 @@ def _packed(
     target = f"{adapter.name}{SUFFIX}"
     if work.out is not None:
         write_whole(work.out / target, parts)
-    hashed = hashlib.sha256()
-    for part in parts:
-        hashed.update(part)
     entry = IndexEntry(
         place=adapter.place,
         name=adapter.name,
@@ -122,7 +119,7 @@ def _packed(
         adapter=readied.adapter.digest,
         package=target,
         size=sum(map(len, parts)),
-        digest=hashed.hexdigest(),
+        digest=sealed_digest(parts[0]),
     )
     return FleetOutcome(
         place=adapter.place,

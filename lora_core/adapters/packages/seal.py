@@ -99,6 +99,12 @@ def sealed(head: bytes, data: Sequence[bytes], key: SigningKey | None) -> bytes:
     return head if key is None else _filled(head, SIGNATURE, key.sign(digest))
 
 
+def sealed_digest(head: bytes) -> str:
+    """Return the digest that a sealed `head` says."""
+    start = head.index(b'"%s":"' % DIGEST.encode("ascii")) + len(DIGEST) + 4
+    return head[start : start + _DIGITS[DIGEST]].decode("ascii")
+
+
 def digest_of(head: bytes, path: Path) -> str:
     """Return the digest of the package at `path`, whose bytes before the data are `head`; raises `ValueError`."""
     blank = head

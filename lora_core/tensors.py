@@ -89,6 +89,10 @@ class StoredTensor:
         raw = self._read(start * row, (stop - start) * row)
         return widen(raw, self.dtype).reshape(stop - start, *self.shape[1:])
 
+    def read_bytes(self) -> npt.NDArray[np.uint8]:
+        """Return the bytes as they are stored, of whatever type; raises `error` if the file changed since."""
+        return self._read(0, self.size)
+
     def _read(self, start: int, size: int) -> npt.NDArray[np.uint8]:
         try:
             with self.path.open("rb", buffering=0) as file:

@@ -3,25 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 
 from lora_core.errors import Problem
 from lora_core.intake.limits import LAYERS, raised
-from lora_core.models.families import ModelFamily
-from lora_core.models.rope import Rope, read_rope
+from lora_core.layers import ModelSummary
+from lora_core.models.families import FAMILIES, ModelFamily
+from lora_core.models.layer_kinds import LayerKind, read_kinds
+from lora_core.models.rope import Rope, read_rope, read_ropes
 
-_SILU = ("silu", "swish")
+Activation = Literal["silu", "gelu_tanh", "gelu"]
+_ACTIVATIONS: Mapping[str, Activation] = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+    "gelu": "gelu",
+}
 _SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+
+
+@attrs.frozen(kw_only=True)
+class DeltaSizes:
+    """Sizes of layers that keep a state by the gated delta rule; `taps` is the length of their convolution."""
+
+    key_heads: int
+    value_heads: int
+    key_dim: int
+    value_dim: int
+    taps: int
+
+    @property
+    def channels(self) -> int:
+        """Queries, keys and values together."""
+        return 2 * self.key_heads * self.key_dim + self.value_heads * self.value_dim
 
 
 @attrs.frozen(kw_only=True)
 class Architecture:
     """What is needed to build the module and to know which tensors the checkpoint must hold.
 
-    `window` is the sliding attention window in tokens: no context longer than it is exact. `o_bias`, `qkv_bias` and
-    `mlp_bias` say which linear layers have a bias, `tied` that the output head is the embedding.
+    `kinds` has an entry for each block. `local_rope` is that of blocks whose positions are local. `o_bias`, `qkv_bias`
+    and `mlp_bias` say which linear layers have a bias, `tied` that the output head is the embedding. Embeddings are
+    multiplied by `embedding_scale`, what a block adds to the stream by `residual_scale`, scores by `attention_scale`,
+    logits divided by `logit_divisor`; a softcap s turns x into s * tanh(x / s). A
+    convolution sums `taps` tokens. For the rest see `ModelFamily`.
     """
 
     family: str
@@ -35,31 +63,95 @@ class Architecture:
     norm_eps: float
     rope: Rope
     context_len: int
+    kinds: tuple[LayerKind, ...]
+    local_rope: Rope | None = None
     tied: bool = False
     qkv_bias: bool = False
     o_bias: bool = False
     mlp_bias: bool = False
+    activation: Activation = "silu"
+    norms: Literal["before", "around", "after"] = "before"
+    norm_offset: bool = False
     qk_norm: bool = False
-    window: int | None = None
+    qk_norm_whole: bool = False
+    fused: bool = False
+    attention_scale: float
+    embedding_scale: float = 1.0
+    residual_scale: float = 1.0
+    logit_divisor: float = 1.0
+    attention_softcap: float | None = None
+    logit_softcap: float | None = None
+    taps: int = 0
+    conv_bias: bool = False
+    delta: DeltaSizes | None = None
+    gated_queries: bool = False
+    names: Mapping[str, str] = attrs.field(factory=dict)
     definition: Mapping[str, Any] = attrs.field(factory=dict)
+
+    @property
+    def window(self) -> int | None:
+        """The shortest sliding attention window in tokens: up to it, every block sees the whole context."""
+        return min((kind.window for kind in self.kinds if kind.window is not None), default=None)
+
+    def window_of(self, kind: LayerKind, context_len: int) -> int | None:
+        """Return the window of a block of `kind` if it hides anything of `context_len` tokens."""
+        return kind.window if kind.window is not None and kind.window < context_len else None
+
+    @property
+    def keeps_state(self) -> bool:
+        """Whether blocks keep more than keys and values: what was fed cannot be taken back."""
+        return any(kind.mixes != "attention" for kind in self.kinds)
+
+    @property
+    def beyond_llama(self) -> tuple[str, ...]:
+        """What it has that Llama does not, in words, apart from windows; biases and normalized heads do not count."""
+        found = {
+            f"{self.activation.replace('_', ' ')} activation": self.activation != "silu",
+            f"norms {self.norms} attention and MLP": self.norms != "before",
+            "queries and keys normalized as a whole": self.qk_norm and self.qk_norm_whole,
+            "fused layers": self.fused,
+            "rotary embeddings of two kinds": self.local_rope is not None,
+            "layers without positions": any(kind.positions == "none" for kind in self.kinds),
+            "partly rotated heads": self.rope.part != 1.0,
+            "LongRoPE": self.rope.kind == "longrope",
+            "multipliers": (self.embedding_scale, self.residual_scale, self.logit_divisor) != (1.0, 1.0, 1.0)
+            or self.attention_scale != self.head_dim**-0.5,
+            "convolutions": any(kind.mixes == "convolution" for kind in self.kinds),
+            "the gated delta rule": self.delta is not None,
+            "gated queries": self.gated_queries,
+            "soft caps": self.attention_softcap is not None or self.logit_softcap is not None,
+        }
+        return tuple(words for words, there in found.items() if there)
 
 
 def read_architecture(
     config: Mapping[str, Any], family: ModelFamily, where: str
 ) -> tuple[Architecture | None, list[Problem]]:
     """Return the architecture that `config` describes for `family`, or None and everything that stands against it."""
-    config = {**family.defaults, **config}
-    problems = _check_sizes(config, where)
-    problems += _check_layers(config, where)
-    problems += _check_refused(config, where)
-    window, window_problems = _window(config, family, where)
-    problems += window_problems
+    config = _llama_fields({**family.defaults, **config}, family)
+    wrong_sizes = _check_sizes(config, where) + _check_layers(config, where)
+    problems = wrong_sizes + _check_refused(config, family, where)
+    countable = isinstance(config.get("num_hidden_layers"), int) and not _check_layers(config, where)
+    kinds, kind_problems = read_kinds(config, family, where) if countable else ((), [])
     context_len = config.get("max_position_embeddings")
+    problems += kind_problems
     if not isinstance(context_len, int) or context_len < 1:
         problems.append(_not_a_size("max_position_embeddings", context_len, where))
         context_len = 1
-    rope, rope_problems = read_rope(config, context_len, where)
-    problems += rope_problems
+    head_dim = 0 if wrong_sizes else config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    local: Rope | None = None
+    if family.local_theta is None:
+        rope, rope_problems = read_rope(config, context_len, where, head_dim=head_dim, partial=family.partial_rotary)
+    else:
+        rope, local, rope_problems = read_ropes(
+            config, context_len, where, head_dim=head_dim, local_theta=family.local_theta
+        )
+    factors, factor_problems = _read_factors(config, family, head_dim or 1, where)
+    delta, delta_problems = _read_delta(config, family, where)
+    problems += rope_problems + factor_problems + delta_problems
+    taps = config.get("conv_L_cache")
+    if family.convolutions and (not isinstance(taps, int) or taps < 2):
+        problems.append(Problem(what=f"conv_L_cache is {taps!r}; it must be 2 or more", where=f"{where}: conv_L_cache"))
     if problems:
         return None, problems
     bias = family.attention_bias == "config" and bool(config.get("attention_bias"))
@@ -70,19 +162,92 @@ def read_architecture(
         layers=config["num_hidden_layers"],
         heads=config["num_attention_heads"],
         kv_heads=config.get("num_key_value_heads") or config["num_attention_heads"],
-        head_dim=config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"],
+        head_dim=head_dim,
         vocab_size=config["vocab_size"],
         norm_eps=float(config["rms_norm_eps"]),
         rope=rope,
-        context_len=context_len,
+        local_rope=local,
+        # Beyond, transformers changes the frequencies of a text while it grows, which no table of positions can.
+        context_len=min(context_len, rope.original_context_len) if rope.kind == "longrope" else context_len,
+        kinds=kinds,
         tied=bool(config.get("tie_word_embeddings", False)),
         qkv_bias=bias or family.attention_bias == "qkv",
         o_bias=bias,
         mlp_bias=family.mlp_bias and bool(config.get("mlp_bias")),
+        activation=_activation(config, family),
+        norms=family.norms,
+        norm_offset=family.norm_offset,
         qk_norm=family.qk_norm,
-        window=window,
+        qk_norm_whole=family.qk_norm_whole,
+        fused=family.fused,
+        **factors,
+        taps=int(config["conv_L_cache"]) if family.convolutions else 0,
+        conv_bias=family.convolutions and bool(config.get("conv_bias")),
+        delta=delta,
+        gated_queries=family.gated_queries,
+        names=family.names,
         definition=family.definition,
     ), []
+
+
+_DELTA = {
+    "key_heads": "linear_num_key_heads",
+    "value_heads": "linear_num_value_heads",
+    "key_dim": "linear_key_head_dim",
+    "value_dim": "linear_value_head_dim",
+    "taps": "linear_conv_kernel_dim",
+}
+
+
+def _read_delta(config: Mapping[str, Any], family: ModelFamily, where: str) -> tuple[DeltaSizes | None, list[Problem]]:
+    if not family.delta:
+        return None, []
+    sizes = {name: config.get(field) for name, field in _DELTA.items()}
+    wrong = [name for name, size in sizes.items() if not isinstance(size, int) or size < 1]
+    if wrong:
+        return None, [_not_a_size(_DELTA[name], sizes[name], where) for name in wrong]
+    found = DeltaSizes(**sizes)  # type: ignore[arg-type]  # checked just before
+    if found.value_heads % found.key_heads:
+        what = f"linear_num_value_heads ({found.value_heads}) is not a multiple of {found.key_heads} key heads"
+        return None, [Problem(what=what, where=f"{where}: linear_num_key_heads")]
+    return found, []
+
+
+def _llama_fields(config: Mapping[str, Any], family: ModelFamily) -> dict[str, Any]:
+    """Return `config` with what `family` calls otherwise under Llama's names."""
+    own = {name: config[field] for name, field in family.fields.items() if config.get(field) is not None}
+    found = {**config, **own}
+    inner = found.get("intermediate_size")
+    if family.rounded_mlp and found.get("block_auto_adjust_ff_dim") and isinstance(inner, int):
+        # As transformers' Lfm2MLP has it.
+        inner = int((found.get("block_ffn_dim_multiplier") or 1.0) * int(2 * inner / 3))
+        multiple = found["block_multiple_of"]
+        found["intermediate_size"] = multiple * -(-inner // multiple)
+    return found
+
+
+def _read_factors(
+    config: Mapping[str, Any], family: ModelFamily, head_dim: int, where: str
+) -> tuple[dict[str, Any], list[Problem]]:
+    """Return the numbers that `family` has fields for, by their names in `Architecture`; a field that is null is not
+    there.
+    """
+    given: dict[str, Any] = {name: config[field] for name, field in family.factors.items() if config.get(field)}
+    wrong = [name for name, value in given.items() if not isinstance(value, int | float) or value <= 0]
+    if wrong:
+        fields = [family.factors[name] for name in wrong]
+        return {}, [Problem(what=f"{each} must be a positive number", where=f"{where}: {each}") for each in fields]
+    found = {name: float(value) for name, value in given.items()}
+    scalar = found.pop("query_scalar", head_dim)
+    found.setdefault("attention_scale", scalar**-0.5)
+    if family.root_scaled_embedding and isinstance(config.get("hidden_size"), int):
+        found["embedding_scale"] = config["hidden_size"] ** 0.5
+    return found, []
+
+
+def _activation(config: Mapping[str, Any], family: ModelFamily) -> Activation:
+    named = _ACTIVATIONS[config.get(family.activation) or "silu"]
+    return "gelu_tanh" if family.tanh_gelu and named == "gelu" else named
 
 
 def _check_layers(config: Mapping[str, Any], where: str) -> list[Problem]:
@@ -123,16 +288,19 @@ def _check_sizes(config: Mapping[str, Any], where: str) -> list[Problem]:
     return problems
 
 
-def _check_refused(config: Mapping[str, Any], where: str) -> list[Problem]:
+def _check_refused(config: Mapping[str, Any], family: ModelFamily, where: str) -> list[Problem]:
     problems = []
-    activation = config.get("hidden_act") or "silu"
-    if activation not in _SILU:
+    activation = config.get(family.activation) or "silu"
+    if activation not in _ACTIVATIONS:
         problems.append(
             Problem(
-                what=f"Activation {activation!r} is not supported. Supported: {', '.join(_SILU)}",
-                where=f"{where}: hidden_act",
+                what=f"Activation {activation!r} is not supported. Supported: {', '.join(_ACTIVATIONS)}",
+                where=f"{where}: {family.activation}",
             )
         )
+    if config.get("use_bidirectional_attention"):
+        what = "Attention that looks ahead (use_bidirectional_attention) is not supported"
+        problems.append(Problem(what=what, where=f"{where}: use_bidirectional_attention"))
     if config.get("quantization_config"):
         method = dict(config["quantization_config"]).get("quant_method", "unknown")
         problems.append(
@@ -145,19 +313,7 @@ def _check_refused(config: Mapping[str, Any], where: str) -> list[Problem]:
     return problems
 
 
-def _window(config: Mapping[str, Any], family: ModelFamily, where: str) -> tuple[int | None, list[Problem]]:
-    if family.sliding_window == "never":
-        return None, []
-    window = config.get("sliding_window")
-    if family.sliding_window == "all":
-        return window, []
-    window = window if config.get("use_sliding_window") else None
-    kinds = config.get("layer_types")
-    if kinds is None:
-        sliding = config.get("max_window_layers", 0) < config.get("num_hidden_layers", 0)
-        return window if sliding else None, []
-    strange = sorted({str(kind) for kind in kinds} - {"full_attention", "sliding_attention"})
-    if strange:
-        what = f"Layers of type {', '.join(strange)} are not supported"
-        return None, [Problem(what=what, where=f"{where}: layer_types")]
-    return window if "sliding_attention" in kinds else None, []
+def architecture_of(summary: ModelSummary) -> Architecture | None:
+    """Return the decoder that a base of one of the core's families is; None for another, or one that is refused."""
+    family = next((family for family in FAMILIES if family.name == summary.family), None)
+    return None if family is None else read_architecture(summary.config, family, summary.name)[0]

@@ -90,6 +90,11 @@ class ModelHandle(ABC):
     def tokenizer(self) -> TokenizerFiles | None:
         """The tokenizer files, if the source has any."""
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What whoever exports this base should know, a sentence each."""
+        return ()
+
     @abstractmethod
     def tensors(self) -> Mapping[str, LazyTensor]:
         """Return the stored tensors by name, none of them read yet.

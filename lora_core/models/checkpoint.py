@@ -13,7 +13,7 @@ import attrs
 from lora_core.errors import ModelError, Problem, StorageError
 from lora_core.intake.limits import TABLE
 from lora_core.intake.plain_json import read_json
-from lora_core.tensors import READABLE, StoredTensor, open_tensors, row_blocks
+from lora_core.tensors import READABLE, LazyTensor, StoredTensor, open_tensors, row_blocks
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +29,7 @@ class Checkpoint:
     """The tensors of one checkpoint by name. Only headers have been read."""
 
     directory: Path
-    tensors: Mapping[str, StoredTensor]
+    tensors: Mapping[str, LazyTensor]
 
     def standing_for(self, name: str, other: str) -> Checkpoint:
         """Return this checkpoint with the tensor stored as `other` under `name`, if that is not stored itself."""
@@ -158,7 +158,7 @@ def _read_shards(directory: Path, ignorable: re.Pattern[str]) -> tuple[dict[str,
     return tensors, problems
 
 
-def _equal(one: StoredTensor, other: StoredTensor) -> bool:
+def _equal(one: LazyTensor, other: LazyTensor) -> bool:
     import numpy as np
 
     pairs = zip(row_blocks(one, _COMPARED), row_blocks(other, _COMPARED), strict=True)

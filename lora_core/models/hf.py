@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from lora_core.errors import ModelError, Problem
+from lora_core.errors import ModelError, Problem, UnsupportedError
 from lora_core.intake.files import read_regular
 from lora_core.intake.limits import CONFIG
 from lora_core.intake.plain_json import parse_json
@@ -19,11 +19,14 @@ from lora_core.models import hf_names, hub_cache
 from lora_core.models.architecture import Architecture, read_architecture
 from lora_core.models.base import BaseModel, ModelHandle, ModelOptions, ModelSource, TokenizerFiles
 from lora_core.models.checkpoint import Checkpoint, open_checkpoint
+from lora_core.models.derived_tensors import LastIndexTensor, OffsetTensor, derived_values
 from lora_core.models.families import FAMILIES, ModelFamily, find_family, supported
 from lora_core.models.outline import Outline
+from lora_core.models.quantized.reading import dequantized
 from lora_core.models.text.rules import TextRules, read_rules
 from lora_core.models.text.stored import VOCABULARIES, StoredText, files_in
-from lora_core.tensors import LazyTensor
+from lora_core.models.wrappers import OTHER_PARTS, text_config, text_part, told_tied
+from lora_core.tensors import LazyTensor, StoredTensor
 
 if TYPE_CHECKING:
     import torch
@@ -31,8 +34,9 @@ if TYPE_CHECKING:
     from lora_core.adapters.reference import AdapterReference
     from lora_core.models.reference_model import ReferenceModel, ReferenceText
 
-# Buffers that older versions of transformers saved; they follow from the configuration.
-_DERIVED = re.compile(r"\.rotary_emb\.inv_freq$|\.masked_bias$")
+# Buffers that older versions of transformers saved, which follow from the configuration, and heads that guess more than
+# one token ahead (`mtp`), which transformers leaves out.
+_DERIVED = re.compile(r"\.rotary_emb\.inv_freq$|\.masked_bias$|^mtp\.")
 _TIED_HEAD = re.compile(rf"{_DERIVED.pattern}|^{re.escape(hf_names.OUTPUT)}\.weight$")
 # Fields of config.json that say where it came from, not what it is.
 _VOLATILE = ("_name_or_path", "_model_name_or_path", "transformers_version")
@@ -68,15 +72,24 @@ class HfModelSource(ModelSource):
 
     def _open(self, directory: Path, identities: tuple[str, ...]) -> HfModel:
         where = str(directory / "config.json")
-        config = _read_config(directory, self.families)
+        config: Mapping[str, Any] = _read_config(directory, self.families)
+        inner = text_config(config, self.families)
+        quantization = config.get("quantization_config") or (inner or {}).get("quantization_config")
+        config = {name: value for name, value in (inner or config).items() if name != "quantization_config"}
         architecture = None
         family, problems = find_family(config, self.families, where)
         if family is not None:
+            config = config if inner is None else told_tied(config, family, directory)
             config = {**family.defaults, **config}
             architecture, problems = read_architecture(config, family, where)
         tied = architecture is not None and architecture.tied
         ignorable = _TIED_HEAD if tied else _DERIVED
-        checkpoint, stored_problems = open_checkpoint(directory, ignorable)
+        checkpoint, stored_problems = open_checkpoint(directory, ignorable if inner is None else _inside(ignorable))
+        if inner is not None:
+            checkpoint = text_part(checkpoint)
+        stored_as = None
+        if quantization and not stored_problems:
+            checkpoint, stored_as, stored_problems = dequantized(checkpoint, quantization, where)
         if tied:  # one tensor under either of its names is what transformers loads
             checkpoint = checkpoint.standing_for(f"{hf_names.EMBEDDING}.weight", f"{hf_names.OUTPUT}.weight")
         problems += stored_problems
@@ -90,18 +103,38 @@ class HfModelSource(ModelSource):
             architecture=architecture,
             checkpoint=checkpoint,
             identities=identities,
+            stored_as=stored_as,
         )
+
+
+def _inside(ignorable: re.Pattern[str]) -> re.Pattern[str]:
+    """Return the names that an index may list in vain if it is of a model with others inside."""
+    head = rf"{re.escape(hf_names.OUTPUT)}\.weight$"
+    return re.compile("|".join([ignorable.pattern, OTHER_PARTS.pattern] + ([head] if ignorable is _TIED_HEAD else [])))
 
 
 @attrs.frozen(kw_only=True, slots=False)
 class HfModel(ModelHandle):
-    """A Hugging Face checkpoint, opened. `config` is `config.json` with the family's defaults filled in."""
+    """A Hugging Face checkpoint, opened. `config` is `config.json` with the family's defaults filled in; `stored_as` is
+    the quantized format that its weights are read from, if they are.
+    """
 
     directory: Path
     config: Mapping[str, Any]
     architecture: Architecture
     checkpoint: Checkpoint
     identities: tuple[str, ...] = ()
+    stored_as: str | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What whoever exports it should know."""
+        if self.stored_as is None:
+            return ()
+        return (
+            f"The base is stored quantized ({self.stored_as}): its weights are what those stand for in float32, "
+            "not those it was trained with.",
+        )
 
     @cached_property
     def summary(self) -> ModelSummary:
@@ -145,17 +178,34 @@ class HfModel(ModelHandle):
     def tensors(self) -> Mapping[str, LazyTensor]:
         """Return the tensors that the architecture uses, by their names in the checkpoint.
 
-        Raises `ModelError` for a head that is stored although the configuration ties it, and is not the embedding.
+        A norm's weight is what the norm multiplies by, whatever the checkpoint stores. Raises `ModelError` for a head
+        that is stored although the configuration ties it, and is not the embedding.
         """
         self._check_tied()
-        return {name: self.checkpoint.tensors[name] for name in hf_names.tensor_shapes(self.architecture)}
+        return {name: self._read_as[name] for name in hf_names.tensor_shapes(self.architecture)}
+
+    @cached_property
+    def _read_as(self) -> Mapping[str, LazyTensor]:
+        stored: dict[str, LazyTensor] = {
+            name: self.checkpoint.tensors[name] for name in hf_names.tensor_shapes(self.architecture)
+        }
+        if self.architecture.norm_offset:
+            for norm in hf_names.norms(self.architecture):
+                stored[f"{norm}.weight"] = OffsetTensor(stored=stored[f"{norm}.weight"], offset=1.0)
+        for name in hf_names.mixing_tensors(self.architecture):
+            for tap in range(self.architecture.taps) if name.endswith(f".{hf_names.CONVOLUTION}") else ():
+                key = hf_names.tap(name, tap)
+                stored[key] = LastIndexTensor(stored=stored[name], name=key, index=tap)
+        return stored
 
     def load(self, options: ModelOptions) -> BaseModel:
         """Read the weights and build ExecuTorch's Llama, in the form that `ExecutorchOptions` ask for, else with plain
         torch operators; raises `ModelError`.
         """
         outline = self.outline(options)
-        return outline.fill(self.checkpoint.read(each.name for each in outline.sources.values()))
+        sources = outline.sources.values()
+        values = self.checkpoint.read(each.name for each in sources if isinstance(each, StoredTensor))
+        return outline.fill(values | derived_values(sources))
 
     def outline(self, options: ModelOptions) -> Outline:
         """Build what `load` builds, without reading weights; raises `ModelError`."""
@@ -165,7 +215,7 @@ class HfModel(ModelHandle):
         asked = ExecutorchOptions.of(options)
         self._check_tied()
         module = transformer.build_structure(self.architecture, asked)
-        block = names.block_names(asked)
+        block = names.block_names(self.architecture, asked)
         base = BaseModel(
             summary=self.summary,
             module=module,
@@ -173,16 +223,23 @@ class HfModel(ModelHandle):
             example_args=inputs.example_args(module, asked),
             example_kwargs={},
             dynamic_shapes=inputs.dynamic_shapes(asked),
-            metadata=inputs.metadata(self.summary, self.architecture.layers, asked),
+            metadata=inputs.metadata(
+                self.summary, self.architecture.layers, asked, keeps_state=self.architecture.keeps_state
+            ),
         )
         stored = names.parameter_names(self.architecture, block)
         _tie(module, stored)
-        return Outline(base=base, sources={path: self.checkpoint.tensors[name] for path, name in stored.items()})
+        return Outline(base=base, sources={path: self._read_as[name] for path, name in stored.items()})
 
     def reference(self, references: Sequence[AdapterReference]) -> ReferenceModel:
         """Return transformers (with peft if there are adapters) reading this checkpoint's own directory."""
         from lora_core.models.transformers_reference import open_reference
 
+        if self.stored_as is not None:
+            raise UnsupportedError(
+                f"transformers computes {self.stored_as} checkpoints with kernels and roundings of their own.",
+                remedy="Use eager.",
+            )
         return open_reference(self.directory, references)
 
     def reference_text(self, adapter: Path | None) -> ReferenceText:

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 
 from lora_core.layers import LayerInfo
 from lora_core.models.architecture import Architecture
+from lora_core.models.layer_kinds import LayerKind
 
 EMBEDDING = "model.embed_tokens"
 OUTPUT = "lm_head"
 FINAL_NORM = "model.norm"
 BLOCKS = "model.layers."
+CONVOLUTION, CONVOLUTION_BIAS = "conv.conv.weight", "conv.conv.bias"
 
 
 def layers(architecture: Architecture) -> tuple[LayerInfo, ...]:
@@ -33,20 +35,20 @@ def layers(architecture: Architecture) -> tuple[LayerInfo, ...]:
     return (embedding, *blocks, output)
 
 
+def spelled(architecture: Architecture, name: str) -> str:
+    """Return what the checkpoint calls the module that Llama calls `name`, in a block or outside."""
+    return architecture.names.get(name, name)
+
+
+def final_norm(architecture: Architecture) -> str:
+    """Return the name of the last normalization."""
+    return spelled(architecture, FINAL_NORM)
+
+
 def _block(architecture: Architecture, index: int) -> Iterator[LayerInfo]:
-    dim, hidden, head_dim = architecture.dim, architecture.hidden_dim, architecture.head_dim
-    attention, mlp = architecture.qkv_bias, architecture.mlp_bias
-    for name, in_features, out_features, bias in (
-        ("self_attn.q_proj", dim, architecture.heads * head_dim, attention),
-        ("self_attn.k_proj", dim, architecture.kv_heads * head_dim, attention),
-        ("self_attn.v_proj", dim, architecture.kv_heads * head_dim, attention),
-        ("self_attn.o_proj", architecture.heads * head_dim, dim, architecture.o_bias),
-        ("mlp.gate_proj", dim, hidden, mlp),
-        ("mlp.up_proj", dim, hidden, mlp),
-        ("mlp.down_proj", hidden, dim, mlp),
-    ):
+    for name, (in_features, out_features, bias) in _linears(architecture, index).items():
         yield LayerInfo(
-            name=f"{BLOCKS}{index}.{name}",
+            name=f"{BLOCKS}{index}.{spelled(architecture, name)}",
             kind="linear",
             in_features=in_features,
             out_features=out_features,
@@ -54,17 +56,89 @@ def _block(architecture: Architecture, index: int) -> Iterator[LayerInfo]:
         )
 
 
+def _linears(architecture: Architecture, index: int) -> dict[str, tuple[int, int, bool]]:
+    """Return the linear layers of a block by Llama's names, in the module's order: sizes, and whether with a bias."""
+    dim, hidden, bias = architecture.dim, architecture.hidden_dim, architecture.mlp_bias
+    mlp = {"mlp.gate_proj": (dim, hidden, bias), "mlp.up_proj": (dim, hidden, bias)}
+    if architecture.fused:
+        mlp = {"mlp.gate_up_proj": (dim, 2 * hidden, bias)}
+    return {**_mixing(architecture, index), **mlp, "mlp.down_proj": (hidden, dim, bias)}
+
+
+def _mixing(architecture: Architecture, index: int) -> dict[str, tuple[int, int, bool]]:
+    dim, bias = architecture.dim, architecture.qkv_bias
+    q, kv = architecture.heads * architecture.head_dim, architecture.kv_heads * architecture.head_dim
+    delta = architecture.delta
+    if architecture.kinds[index].mixes == "delta" and delta is not None:
+        values = delta.value_heads * delta.value_dim
+        widths = {"qkv": delta.channels, "z": values, "b": delta.value_heads, "a": delta.value_heads}
+        ins = {f"linear_attn.in_proj_{name}": (dim, width, False) for name, width in widths.items()}
+        return {"linear_attn.out_proj": (values, dim, False), **ins}
+    if architecture.kinds[index].mixes == "convolution":
+        bias = architecture.conv_bias
+        return {"conv.in_proj": (dim, 3 * dim, bias), "conv.out_proj": (dim, dim, bias)}
+    output = {"self_attn.o_proj": (q, dim, architecture.o_bias)}
+    if architecture.fused:  # in the order of Phi-3's module, where the output comes first
+        return {**output, "self_attn.qkv_proj": (dim, q + 2 * kv, bias)}
+    widths = {"q_proj": q * (2 if architecture.gated_queries else 1), "k_proj": kv, "v_proj": kv}
+    return {**{f"self_attn.{name}": (dim, width, bias) for name, width in widths.items()}, **output}
+
+
+def mixing_tensors(architecture: Architecture) -> dict[str, tuple[int, ...]]:
+    """Return the tensors of what mixes tokens that are of no linear layer and no norm, with their shapes."""
+    found: dict[str, tuple[int, ...]] = {}
+    for index, kind in enumerate(architecture.kinds):
+        for name, shape in _own_tensors(architecture, kind).items():
+            found[f"{BLOCKS}{index}.{name}"] = shape
+    return found
+
+
+def _own_tensors(architecture: Architecture, kind: LayerKind) -> dict[str, tuple[int, ...]]:
+    if kind.mixes == "convolution":
+        bias = {CONVOLUTION_BIAS: (architecture.dim,)} if architecture.conv_bias else {}
+        return {CONVOLUTION: (architecture.dim, 1, architecture.taps), **bias}
+    if kind.mixes == "delta" and architecture.delta is not None:
+        delta = architecture.delta
+        return {
+            "linear_attn.conv1d.weight": (delta.channels, 1, delta.taps),
+            "linear_attn.dt_bias": (delta.value_heads,),
+            "linear_attn.A_log": (delta.value_heads,),
+            "linear_attn.norm.weight": (delta.value_dim,),
+        }
+    return {}
+
+
+def tap(name: str, index: int) -> str:
+    """Return what the weights of one tap of the convolution that is stored as `name` are called."""
+    return f"{name}[..., {index}]"
+
+
+def block_norms(architecture: Architecture) -> tuple[str, ...]:
+    """Return the names of a block's normalizations of the stream, in the module's order."""
+    return {
+        "before": ("input_layernorm", "post_attention_layernorm"),
+        "around": (
+            "input_layernorm",
+            "post_attention_layernorm",
+            "pre_feedforward_layernorm",
+            "post_feedforward_layernorm",
+        ),
+        "after": ("post_attention_layernorm", "post_feedforward_layernorm"),
+    }[architecture.norms]
+
+
 def norms(architecture: Architecture) -> dict[str, int]:
     """Return the normalizations with their widths."""
     found: dict[str, int] = {}
-    for index in range(architecture.layers):
-        block = f"{BLOCKS}{index}"
-        if architecture.qk_norm:
-            found[f"{block}.self_attn.q_norm"] = architecture.head_dim
-            found[f"{block}.self_attn.k_norm"] = architecture.head_dim
-        found[f"{block}.input_layernorm"] = architecture.dim
-        found[f"{block}.post_attention_layernorm"] = architecture.dim
-    found[FINAL_NORM] = architecture.dim
+    head_dim, whole = architecture.head_dim, architecture.qk_norm_whole
+    for index, kind in enumerate(architecture.kinds):
+        widths = dict.fromkeys(block_norms(architecture), architecture.dim)
+        if architecture.qk_norm and kind.mixes == "attention":
+            heads = (architecture.heads, architecture.kv_heads) if whole else (1, 1)
+            of_heads = {"self_attn.q_norm": head_dim * heads[0], "self_attn.k_norm": head_dim * heads[1]}
+            widths = {**of_heads, **widths}
+        found |= {f"{BLOCKS}{index}.{spelled(architecture, name)}": width for name, width in widths.items()}
+    found[final_norm(architecture)] = architecture.dim
     return found
 
 
@@ -79,22 +153,35 @@ def tensor_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
         if layer.has_bias:
             shapes[f"{layer.name}.bias"] = (layer.out_features,)
     shapes.update({f"{name}.weight": (width,) for name, width in norms(architecture).items()})
-    return shapes
+    return shapes | mixing_tensors(architecture)
 
 
 def module_names(architecture: Architecture) -> tuple[str, ...]:
     """Return every module name of the Hugging Face model in its own order: what PEFT matches patterns against."""
-    attention = ["q_proj", "k_proj", "v_proj", "o_proj"] + (["q_norm", "k_norm"] if architecture.qk_norm else [])
-    block = (
-        "self_attn",
-        *(f"self_attn.{name}" for name in attention),
-        "mlp",
-        *(f"mlp.{name}" for name in ("gate_proj", "up_proj", "down_proj", "act_fn")),
-        "input_layernorm",
-        "post_attention_layernorm",
-    )
     names = ["model", EMBEDDING, BLOCKS.removesuffix(".")]
     for index in range(architecture.layers):
         names.append(f"{BLOCKS}{index}")
-        names.extend(f"{BLOCKS}{index}.{name}" for name in block)
-    return (*names, FINAL_NORM, "model.rotary_emb", OUTPUT)
+        names += [f"{BLOCKS}{index}.{spelled(architecture, name)}" for name in _block_modules(architecture, index)]
+    last = [final_norm(architecture), "model.rotary_emb"]
+    if architecture.taps:  # Liquid's module has its last norm behind the rotary tables
+        last.reverse()
+    return (*names, *last, OUTPUT)
+
+
+def _block_modules(architecture: Architecture, index: int) -> list[str]:
+    linear = list(_linears(architecture, index))
+    mlp = [name for name in linear if name.startswith("mlp.")]
+    if architecture.kinds[index].mixes == "convolution":
+        mixing = ["conv", "conv.conv", "conv.in_proj", "conv.out_proj"]
+    elif architecture.kinds[index].mixes == "delta":
+        ins = [name for name in linear if name.startswith("linear_attn.in_")]
+        mixing = ["linear_attn", "linear_attn.conv1d", "linear_attn.norm", "linear_attn.out_proj", *ins]
+    else:
+        mixing = ["self_attn", *(name for name in linear if name.startswith("self_attn."))]
+        mixing += ["self_attn.q_norm", "self_attn.k_norm"] if architecture.qk_norm else []
+    norms = list(block_norms(architecture))
+    if architecture.taps:  # Liquid's MLP calls its activation, and has w1, w3, w2
+        return [*mixing, "mlp", *mlp, *norms]
+    if architecture.fused:  # Phi-3's module has dropout in its blocks
+        return [*mixing, "mlp", *mlp, "mlp.activation_fn", *norms, "resid_attn_dropout", "resid_mlp_dropout"]
+    return [*mixing, "mlp", *mlp, "mlp.act_fn", *norms]

@@ -13,12 +13,14 @@ from lora_core.elementary import Float32, cosines, powers, sines
 from lora_core.errors import Problem
 
 DEFAULT_THETA = 10000.0
-SUPPORTED_TYPES = ("default", "linear", "llama3")
+SUPPORTED_TYPES = ("default", "linear", "llama3", "longrope")
 _REQUIRED = {
     "default": (),
     "linear": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+    "longrope": (),
 }
+_LAYER_TYPES = ("full_attention", "sliding_attention")
 
 
 @attrs.frozen(kw_only=True)
@@ -26,25 +28,40 @@ class Rope:
     """Parameters of the rotary embedding, as transformers names them.
 
     `linear` divides every frequency by `factor`. `llama3` divides those of long wavelength, leaves those of short
-    wavelength, and blends between, relative to `original_context_len`. Neither depends on the sequence length.
+    wavelength, and blends between, relative to `original_context_len`. `longrope` divides each by a factor of its own:
+    by `long_factors` where the tables are longer than `original_context_len`, else by `short_factors`; cosines and
+    sines are multiplied by `scale`. `part` is the share of a head's values that is rotated, from the first on.
     """
 
     theta: float = DEFAULT_THETA
-    kind: Literal["default", "linear", "llama3"] = "default"
+    kind: Literal["default", "linear", "llama3", "longrope"] = "default"
     factor: float = 1.0
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
     original_context_len: int = 8192
+    short_factors: tuple[float, ...] = ()
+    long_factors: tuple[float, ...] = ()
+    scale: float = 1.0
+    part: float = 1.0
 
-    def frequencies(self, head_dim: int) -> Float32:
-        """Return the `head_dim / 2` inverse frequencies in float32, computed in the order of transformers'
-        `modeling_rope_utils.py`.
+    def width(self, head_dim: int) -> int:
+        """Return how many values of a head are rotated."""
+        return int(head_dim * self.part)
+
+    def frequencies(self, head_dim: int, length: int = 0) -> Float32:
+        """Return half as many inverse frequencies as values are rotated, float32, computed in the order of
+        transformers' `modeling_rope_utils.py`, for tables of `length` positions.
 
         transformers' own differ by at most a unit in the last place, and from processor to processor: torch's power
         is not correctly rounded, this one is.
         """
-        exponents = np.arange(0, head_dim, 2).astype(np.float32) / np.float32(head_dim)
-        plain = np.float32(1.0) / powers(float(np.float32(self.theta)), exponents.tolist())
+        width = self.width(head_dim)
+        exponents = np.arange(0, width, 2).astype(np.float32) / np.float32(width)
+        wavelengths = powers(float(np.float32(self.theta)), exponents.tolist())
+        if self.kind == "longrope":
+            chosen = self.long_factors if length > self.original_context_len else self.short_factors
+            return np.float32(1.0) / (np.array(chosen, np.float32) * wavelengths)
+        plain = np.float32(1.0) / wavelengths
         if self.kind == "linear":
             return plain / np.float32(self.factor)
         if self.kind == "llama3":
@@ -73,45 +90,123 @@ class Rope:
         return [dividend / divisor for dividend, divisor in zip(plain, own, strict=True)]
 
     def tables(self, head_dim: int, length: int) -> tuple[Float32, Float32]:
-        """Return cosines and sines of positions 0 to `length`, each (length, head_dim), float32, correctly rounded.
+        """Return cosines and sines of positions 0 to `length`, each (length, rotated values), float32, correctly
+        rounded.
 
         They are stored, so they must not depend on the processor, as torch's do.
         """
-        angles = np.outer(np.arange(length).astype(np.float32), self.frequencies(head_dim))
-        cos, sin = cosines(angles), sines(angles)
+        angles = np.outer(np.arange(length).astype(np.float32), self.frequencies(head_dim, length))
+        scale = np.float32(self.scale)
+        cos, sin = cosines(angles) * scale, sines(angles) * scale
         return np.concatenate((cos, cos), axis=-1), np.concatenate((sin, sin), axis=-1)
 
 
-def read_rope(config: Mapping[str, Any], context_len: int, where: str) -> tuple[Rope, list[Problem]]:
+def read_rope(
+    config: Mapping[str, Any], context_len: int, where: str, *, head_dim: int = 0, partial: bool = False
+) -> tuple[Rope, list[Problem]]:
     """Read `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (before), as transformers does.
 
-    Of both spellings `rope_scaling` wins; what the dictionary leaves out comes from the top level.
+    Of both spellings `rope_scaling` wins; what the dictionary leaves out comes from the top level. A `head_dim` is
+    needed for scalings that say something of each frequency; `partial` says that a part of a head may be rotated.
     """
-    parameters = config.get("rope_scaling") or config.get("rope_parameters") or {}
-    if not isinstance(parameters, Mapping) or any(isinstance(value, Mapping) for value in parameters.values()):
+    given = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    if not isinstance(given, Mapping) or any(isinstance(value, Mapping) for value in given.values()):
         return Rope(), [
             Problem(
                 what="Rotary embeddings that differ from layer to layer are not supported",
                 where=f"{where}: rope_parameters",
             )
         ]
+    return _rope(given, config, context_len, head_dim, where, partial=partial)
+
+
+def read_ropes(
+    config: Mapping[str, Any], context_len: int, where: str, *, head_dim: int, local_theta: float
+) -> tuple[Rope, Rope, list[Problem]]:
+    """Read the rotary embeddings of a decoder whose layers with a window have one of their own: that of the others, and
+    theirs.
+
+    Either `rope_parameters` has both by type of layer, or `rope_scaling` is that of the others and
+    `rope_local_base_freq` (else `local_theta`) the base of theirs, as transformers' Gemma 3 has it.
+    """
+    given = config.get("rope_parameters") or {}
+    if isinstance(given, Mapping) and given.keys() & set(_LAYER_TYPES):
+        both = [given.get(kind) or {} for kind in _LAYER_TYPES]
+    else:
+        own = config.get("rope_local_base_freq") or local_theta
+        both = [config.get("rope_scaling") or given, {"rope_theta": own}]
+    if not all(isinstance(each, Mapping) for each in both):
+        return Rope(), Rope(), [Problem(what="rope_parameters is no table", where=f"{where}: rope_parameters")]
+    both[1] = {"rope_theta": local_theta, **both[1]}
+    (others, problems), (own, more) = (_rope(each, config, context_len, head_dim, where) for each in both)
+    return others, own, problems + more
+
+
+def _rope(
+    parameters: Mapping[str, Any],
+    config: Mapping[str, Any],
+    context_len: int,
+    head_dim: int,
+    where: str,
+    *,
+    partial: bool = False,
+) -> tuple[Rope, list[Problem]]:
     kind = parameters.get("rope_type", parameters.get("type", "default"))
-    problems = _check(parameters, config, kind, where)
+    if kind in ("su", "yarn") and "short_factor" in parameters and "long_factor" in parameters:
+        kind = "longrope"  # Phi-3's first names for it, which transformers reads so
+    part = parameters.get("partial_rotary_factor", config.get("partial_rotary_factor"))
+    part = 1.0 if part is None else part
+    problems = _check(parameters, kind, where)
+    if kind in SUPPORTED_TYPES:
+        problems = _check_part(part, head_dim if partial else 0, where) + problems
     if problems:
         return Rope(), problems
     original = config.get("original_max_position_embeddings") or parameters.get("original_max_position_embeddings")
     rope = Rope(
         theta=float(parameters.get("rope_theta") or config.get("rope_theta") or DEFAULT_THETA),
         kind=kind,
-        factor=float(parameters.get("factor", 1.0)),
+        factor=float(parameters.get("factor") or 1.0),
         low_freq_factor=float(parameters.get("low_freq_factor", 1.0)),
         high_freq_factor=float(parameters.get("high_freq_factor", 4.0)),
         original_context_len=int(original or context_len),
+        part=float(part),
     )
-    return rope, []
+    if kind != "longrope":
+        return rope, []
+    return _long(rope, parameters, context_len, head_dim, where)
 
 
-def _check(parameters: Mapping[str, Any], config: Mapping[str, Any], kind: object, where: str) -> list[Problem]:
+def _long(
+    rope: Rope, parameters: Mapping[str, Any], context_len: int, head_dim: int, where: str
+) -> tuple[Rope, list[Problem]]:
+    """Return `rope` with what LongRoPE says besides (arXiv 2402.13753; transformers `_compute_longrope_parameters`)."""
+    factors = {}
+    for name in ("short_factor", "long_factor"):
+        found = parameters.get(name)
+        wanted = rope.width(head_dim) // 2
+        if not isinstance(found, list) or len(found) != wanted or not all(isinstance(x, int | float) for x in found):
+            what = f"{name} must have a number for each of the {wanted} frequencies"
+            return rope, [Problem(what=what, where=f"{where}: rope_parameters.{name}")]
+        factors[name] = tuple(map(float, found))
+    ratio = parameters.get("factor") or context_len / rope.original_context_len
+    scale = parameters.get("attention_factor")
+    if scale is None:
+        scale = math.sqrt(1 + math.log(ratio) / math.log(rope.original_context_len)) if ratio > 1 else 1.0
+    return attrs.evolve(
+        rope, short_factors=factors["short_factor"], long_factors=factors["long_factor"], scale=float(scale)
+    ), []
+
+
+def _check_part(part: object, head_dim: int, where: str) -> list[Problem]:
+    if part in (1, 1.0):
+        return []
+    if head_dim and isinstance(part, int | float) and 0 < part < 1 and int(head_dim * part) % 2 == 0:
+        return []
+    what = f"Partial rotary embeddings (partial_rotary_factor={part}) are not supported"
+    return [Problem(what=what, where=f"{where}: partial_rotary_factor")]
+
+
+def _check(parameters: Mapping[str, Any], kind: object, where: str) -> list[Problem]:
     if kind not in SUPPORTED_TYPES:
         return [
             Problem(
@@ -119,21 +214,12 @@ def _check(parameters: Mapping[str, Any], config: Mapping[str, Any], kind: objec
                 where=f"{where}: rope_parameters.rope_type",
             )
         ]
-    problems = []
-    partial = parameters.get("partial_rotary_factor", config.get("partial_rotary_factor"))
-    if partial not in (None, 1, 1.0):
-        problems.append(
-            Problem(
-                what=f"Partial rotary embeddings (partial_rotary_factor={partial}) are not supported",
-                where=f"{where}: partial_rotary_factor",
-            )
-        )
     missing = [name for name in _REQUIRED[str(kind)] if not isinstance(parameters.get(name), int | float)]
-    if missing:
-        problems.append(
-            Problem(
-                what=f"Rotary embedding type {kind!r} needs {', '.join(missing)}, which the configuration lacks",
-                where=f"{where}: rope_parameters",
-            )
+    if not missing:
+        return []
+    return [
+        Problem(
+            what=f"Rotary embedding type {kind!r} needs {', '.join(missing)}, which the configuration lacks",
+            where=f"{where}: rope_parameters",
         )
-    return problems
+    ]

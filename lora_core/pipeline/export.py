@@ -151,7 +151,7 @@ def _own_embedding(policy: QuantPolicy, hub: PluginHub) -> Scheme | None:
 
 
 def _announce(job: ExportJob, texts: _Texts, emit: Emit) -> None:
-    for message in describe(job.plans, job.adapters):
+    for message in (*job.model.notes, *describe(job.plans, job.adapters)):
         emit(Noted(message=message))
     for placed in job.adapters:
         contradiction = other_base(placed.adapter, job.model.summary)

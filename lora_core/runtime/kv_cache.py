@@ -14,8 +14,11 @@ class KvCache:
     continue past what is filled: attention would read positions that were never written.
     """
 
-    def __init__(self, policy: str, context_len: int) -> None:
-        """`policy` is the manifest's; raises `BundleError` for one this version does not know."""
+    def __init__(self, policy: str, context_len: int, *, rewinds: bool = True) -> None:
+        """`policy` is the manifest's; raises `BundleError` for one this version does not know.
+
+        `rewinds` says that tokens may be written over: not where a model keeps a state of all that was fed.
+        """
         if policy != RESET_ON_ADAPTER_CHANGE:
             raise BundleError(
                 f"The bundle asks for the KV cache policy {policy!r}, which this version does not know",
@@ -23,6 +26,7 @@ class KvCache:
                 remedy="Use a newer lora-core.",
             )
         self._context_len = context_len
+        self._rewinds = rewinds
         self._owner: str | None = None
         self._filled = 0
 
@@ -53,6 +57,12 @@ class KvCache:
             raise UsageError(
                 f"Position {position} cannot follow a KV cache that is filled to {self._filled}",
                 remedy="Feed the tokens before it first.",
+            )
+
+        if not self._rewinds and position not in (0, self._filled):
+            raise UsageError(
+                f"This model keeps a state of all {self._filled} tokens that were fed, so none can follow {position}",
+                remedy="Feed the tokens again from position 0.",
             )
 
     def wrote(self, adapter: str | None, position: int, count: int) -> None:

@@ -25,6 +25,16 @@ LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,
 }
+GEMMA = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
+
+
+def longrope(frequencies: int, **more: object) -> dict[str, object]:
+    """Return LongRoPE's parameters with factors of no pattern."""
+    short = [1.0 + 0.13 * ((3 * index) % 5) for index in range(frequencies)]
+    long = [1.5 + 0.4 * ((2 * index) % 7) for index in range(frequencies)]
+    return {"rope_type": "longrope", "rope_theta": 10000.0, "short_factor": short, "long_factor": long, **more}
+
+
 FAMILIES = {
     "llama2": ("LlamaConfig", {"num_key_value_heads": 4}),
     "llama3.1-scaled-rope": ("LlamaConfig", {"rope_parameters": LLAMA3_ROPE}),
@@ -48,6 +58,77 @@ FAMILIES = {
     "qwen2": ("Qwen2Config", {"rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0}}),
     "qwen2.5-tied": ("Qwen2Config", {"tie_word_embeddings": True, "rms_norm_eps": 1e-5}),
     "qwen3-own-head-dim-tied": ("Qwen3Config", {"head_dim": 32, "tie_word_embeddings": True}),
+    "mistral-beyond-window": ("MistralConfig", {"sliding_window": 12}),
+    "qwen2-windows-by-layer": (
+        "Qwen2Config",
+        {"sliding_window": 10, "use_sliding_window": True, "max_window_layers": 1},
+    ),
+    "gemma": ("GemmaConfig", {"head_dim": 16, **GEMMA}),
+    "gemma2": ("Gemma2Config", {"head_dim": 16, "query_pre_attn_scalar": 24, "sliding_window": 12, **GEMMA}),
+    "gemma3": (
+        "Gemma3TextConfig",
+        {
+            "head_dim": 16,
+            "query_pre_attn_scalar": 20,
+            "sliding_window": 12,
+            "layer_types": ["sliding_attention", "full_attention"],
+            **GEMMA,
+        },
+    ),
+    "phi3": ("Phi3Config", {"pad_token_id": 0, "sliding_window": 20}),
+    "phi3.5-longrope": (
+        "Phi3Config",
+        {"pad_token_id": 0, "original_max_position_embeddings": 128, "rope_parameters": longrope(6)},
+    ),
+    "phi3.5-longrope-long": (
+        "Phi3Config",
+        {"pad_token_id": 0, "original_max_position_embeddings": 32, "rope_parameters": longrope(6)},
+    ),
+    "phi4-mini-partial-rotary": (
+        "Phi3Config",
+        {
+            "pad_token_id": 0,
+            "head_dim": 16,
+            "hidden_size": 64,
+            "tie_word_embeddings": True,
+            "original_max_position_embeddings": 128,
+            "rope_parameters": longrope(6, partial_rotary_factor=0.75),
+        },
+    ),
+    "smollm3": ("SmolLM3Config", {"no_rope_layers": [1, 0], "pad_token_id": 0}),
+    "granite": (
+        "GraniteConfig",
+        {
+            "embedding_multiplier": 3.0,
+            "residual_multiplier": 0.3,
+            "attention_multiplier": 0.11,
+            "logits_scaling": 2.5,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "olmo2": ("Olmo2Config", {"eos_token_id": 2}),
+    "qwen3.5": (
+        "Qwen3_5TextConfig",
+        {
+            "head_dim": 24,
+            "layer_types": ["linear_attention", "full_attention"],
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+            "linear_key_head_dim": 8,
+            "linear_value_head_dim": 12,
+            "eos_token_id": 2,
+        },
+    ),
+    "lfm2": (
+        "Lfm2Config",
+        {
+            "layer_types": ["conv", "full_attention"],
+            "conv_bias": True,
+            "intermediate_size": 100,
+            "block_multiple_of": 16,
+            "block_ffn_dim_multiplier": 1.2,
+        },
+    ),
     "qwen3-attention-bias": ("Qwen3Config", {"head_dim": 16, "attention_bias": True}),
 }
 

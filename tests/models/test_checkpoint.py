@@ -209,3 +209,47 @@ def test_output_head_that_contradicts_the_tie_is_refused(tied):
 def test_untied_model_without_output_head_is_refused(llama_directory):
     rewrite(llama_directory, lambda tensors: tensors.pop("lm_head.weight"))
     assert problems_of(llama_directory) == ["The checkpoint lacks tensor lm_head.weight. (DIR)"]
+
+
+def inside(directory, prefix, *, others=("vision_tower.patch.weight",), **outer):
+    """Make of a checkpoint the language model inside another, under `prefix`, beside parts that are not of it."""
+    path = directory / "config.json"
+    config = json.loads(path.read_text())
+    config.pop("tie_word_embeddings", None)
+    path.write_text(json.dumps({"model_type": "outer", "architectures": ["Outer"], "text_config": config, **outer}))
+    tensors = load_file(directory / "model.safetensors")
+    renamed = {prefix(name): tensor for name, tensor in tensors.items()}
+    save_file({**renamed, **{name: torch.zeros(2, 2) for name in others}}, directory / "model.safetensors")
+
+
+NESTED = {
+    "as transformers 4 wrote it": lambda name: f"language_model.{name}",
+    "as transformers 5 writes it": lambda name: name.replace("model.", "model.language_model.", 1),
+    "as SmolVLM has it": lambda name: name.replace("model.", "model.text_model.", 1),
+    "beside the others": lambda name: name,
+}
+
+
+@pytest.mark.parametrize("prefix", NESTED.values(), ids=NESTED)
+def test_the_language_model_inside_another_is_the_one_alone(tiny, llama_directory, prefix):
+    alone = HfModelSource().open(str(tiny("llama2").directory))
+    inside(llama_directory, prefix)
+    model = HfModelSource().open(str(llama_directory))
+    assert model.summary.layers == alone.summary.layers
+    ours, theirs = model.tensors(), alone.tensors()
+    assert list(ours) == list(theirs)
+    assert [name for name in ours if not (ours[name].read() == theirs[name].read()).all()] == []
+
+
+def test_what_no_configuration_says_of_the_head_the_checkpoint_shows(tied):
+    inside(tied, NESTED["as transformers 4 wrote it"])
+    assert HfModelSource().open(str(tied)).architecture.tied
+
+
+def test_a_part_of_the_language_model_that_is_missing_is_named(llama_directory):
+    inside(llama_directory, lambda name: f"language_model.{name}".replace("model.norm", "model.other"))
+    assert problems_of(llama_directory) == [
+        "The checkpoint lacks tensor model.norm.weight. (DIR)",
+        "The checkpoint holds tensor model.other.weight that this architecture does not use. "
+        "Check that config.json belongs to these weights. (DIR)",
+    ]

@@ -6,9 +6,11 @@ import pytest
 import torch
 import transformers
 
+from lora_core.errors import ModelError
 from lora_core.models.executorch.options import ExecutorchOptions
 from lora_core.models.hf import HfModelSource
 from tests.models.conftest import SIZES
+from tests.models.static_runner import fed
 from tests.numeric import apart, decoder_tolerance
 
 pytestmark = pytest.mark.processors
@@ -33,6 +35,23 @@ FAMILIES = [
     "qwen3-own-head-dim-tied",
     "qwen3-attention-bias",
 ]
+OWN = [
+    "mistral-beyond-window",
+    "qwen2-windows-by-layer",
+    "gemma",
+    "gemma2",
+    "gemma3",
+    "phi3",
+    "phi3.5-longrope",
+    "phi3.5-longrope-long",
+    "phi4-mini-partial-rotary",
+    "smollm3",
+    "granite",
+    "olmo2",
+    "lfm2",
+    "qwen3.5",
+]
+STATES = ("lfm2", "qwen3.5")
 
 
 def tokens_of(model, seed: int = 1) -> torch.Tensor:
@@ -56,7 +75,7 @@ def prefill_then_decode(module: torch.nn.Module, tokens: torch.Tensor) -> torch.
 
 
 @pytest.mark.parametrize("attention", ["custom_sdpa", "sdpa"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FAMILIES + OWN)
 def test_prefill_and_decode_equal_transformers(tiny, family, attention):
     model = tiny(family)
     tokens = tokens_of(model.reference)
@@ -79,9 +98,10 @@ def test_a_thousandth_of_any_weight_is_beyond_the_tolerance(tiny):
     assert apart(prefill_then_decode(module, tokens), theirs) <= TOLERANCE
 
 
+@pytest.mark.parametrize("family", ["qwen3-own-head-dim-tied", "gemma3"])
 @pytest.mark.parametrize("attention", ["custom_sdpa", "sdpa"])
-def test_fixed_sequence_length_decodes_token_by_token(tiny, attention):
-    model = tiny("qwen3-own-head-dim-tied")
+def test_fixed_sequence_length_decodes_token_by_token(tiny, family, attention):
+    model = tiny(family)
     tokens = tokens_of(model.reference)[:, :8]
     base = load(model.directory, attention=attention, dynamic_seq_len=False)
     assert base.dynamic_shapes is None
@@ -106,6 +126,40 @@ def test_static_attention_equals_transformers(tiny, family):
     )
     ours = manager.prefill(base.module, tokens[0].tolist())
     assert apart(ours[:, -1], model.reference(tokens).logits[:, -1]) <= TOLERANCE
+
+
+@pytest.mark.parametrize("family", [family for family in OWN if family not in STATES])
+def test_static_attention_of_other_families_equals_transformers(tiny, family):
+    model = tiny(family)
+    handle = HfModelSource().open(str(model.directory))
+    context = min(CONTEXT, handle.architecture.window or CONTEXT)
+    # A call reads as many tokens before its own as the cache holds: the last one begins there.
+    tokens = tokens_of(model.reference)[:, : context // 4 * 4]
+    options = ExecutorchOptions(max_context_len=context, max_seq_len=4, attention="static", full_logits=True)
+    assert apart(fed(handle.load(options), tokens, 4), model.reference(tokens).logits) <= TOLERANCE
+
+
+@pytest.mark.parametrize("family", STATES)
+def test_static_attention_refuses_what_keeps_a_state(tiny, family):
+    model = HfModelSource().open(str(tiny(family).directory))
+    with pytest.raises(ModelError, match="Some layers keep a state"):
+        model.load(ExecutorchOptions(max_context_len=16, max_seq_len=4, attention="static"))
+
+
+@pytest.mark.parametrize("family", STATES)
+@pytest.mark.parametrize("attention", ["custom_sdpa", "sdpa"])
+def test_a_text_begins_with_no_state_of_the_one_before(tiny, family, attention):
+    model = tiny(family)
+    tokens = tokens_of(model.reference)
+    module = load(model.directory, attention=attention, full_logits=True).module
+    first = prefill_then_decode(module, tokens)
+    assert torch.equal(prefill_then_decode(module, tokens), first)
+
+
+def test_static_attention_refuses_a_context_beyond_the_window(tiny):
+    model = HfModelSource().open(str(tiny("mistral-beyond-window").directory))
+    with pytest.raises(ModelError, match=r"max_context_len \(13\) is longer than the model's sliding attention window"):
+        model.load(ExecutorchOptions(max_context_len=13, max_seq_len=4, attention="static"))
 
 
 @pytest.mark.parametrize("attention", ["custom_sdpa", "sdpa"])

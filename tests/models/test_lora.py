@@ -15,6 +15,7 @@ from lora_core.models.executorch.options import ExecutorchOptions
 from lora_core.models.hf import HfModelSource
 from lora_core.models.injection import eject, inject, slot_modules
 from tests.adapters.peft_cases import CASES, SHAPE, peft_model, tiny_model
+from tests.models.conftest import SIZES
 from tests.numeric import apart, decoder_tolerance, tolerance
 
 COUNT = 24
@@ -25,6 +26,15 @@ TOLERANCE = decoder_tolerance(
     inner=SHAPE["intermediate_size"],
     context=COUNT,
     rank=16,
+)
+
+BEYOND_LLAMA = ["gemma", "gemma2", "gemma3", "phi3", "smollm3", "granite", "olmo2", "lfm2", "qwen3.5"]
+OTHER_FAMILIES = decoder_tolerance(
+    layers=SIZES["num_hidden_layers"],
+    hidden=SIZES["hidden_size"],
+    inner=SIZES["intermediate_size"],
+    context=COUNT,
+    rank=3,
 )
 
 
@@ -77,6 +87,32 @@ def test_injected_logits_equal_peft(checkpoint, tmp_path, case):
     plan = SlotPlan.from_adapters([adapter], base.summary.layers)
     ours = run(inject(base.module, plan, base.paths, bound(plan, adapter)))
     assert apart(ours, expected) <= TOLERANCE
+
+
+@pytest.mark.parametrize("attention", ["custom_sdpa", "sdpa"])
+@pytest.mark.parametrize(
+    "family", ["gemma", "gemma2", "gemma3", "phi3", "smollm3", "granite", "olmo2", "lfm2", "qwen3.5"]
+)
+def test_adapters_on_every_layer_of_other_families_equal_peft(tiny, tmp_path, family, attention):
+    import peft
+    import transformers
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(tiny(family).directory, dtype=torch.float32)
+    config = peft.LoraConfig(r=3, lora_alpha=5, target_modules="all-linear", task_type="CAUSAL_LM")
+    adapted = peft.get_peft_model(model, config).eval()
+    generator = torch.Generator().manual_seed(4)
+    for name, parameter in adapted.named_parameters():
+        if "lora_" in name:
+            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.1
+    adapted.save_pretrained(tmp_path)
+    expected = adapted(tokens()).logits.detach()
+    base = load(str(tiny(family).directory), attention)
+    adapter = PeftFormat().read("tested", tmp_path, base.summary)
+    plan = SlotPlan.from_adapters([adapter], base.summary.layers)
+    blocks = sum(layer.kind == "linear" and not layer.is_output for layer in base.summary.layers)
+    assert len(plan.slots) == blocks
+    ours = run(inject(base.module, plan, base.paths, bound(plan, adapter)))
+    assert apart(ours, expected) <= OTHER_FAMILIES
 
 
 CASE_BY_NAME = {case.name: case for case in CASES}

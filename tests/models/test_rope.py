@@ -5,7 +5,7 @@ import pytest
 import torch
 import transformers
 
-from lora_core.models.rope import Rope, read_rope
+from lora_core.models.rope import Rope, read_rope, read_ropes
 
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 
@@ -96,11 +96,11 @@ def test_missing_parameters_mean_the_default():
     assert (rope.theta, rope.kind, rope.divisors(64)) == (10000.0, "default", None)
 
 
-@pytest.mark.parametrize("kind", ["yarn", "dynamic", "longrope", "proportional", "su"])
+@pytest.mark.parametrize("kind", ["yarn", "dynamic", "proportional", "su"])
 def test_rotary_types_that_are_not_computed_are_refused_by_name(kind):
     _, problems = read_rope({"rope_scaling": {"type": kind, "factor": 2.0}}, 2048, "dir/config.json")
     assert [str(problem) for problem in problems] == [
-        f"Rotary embedding type {kind!r} is not supported. Supported: default, linear, llama3. "
+        f"Rotary embedding type {kind!r} is not supported. Supported: default, linear, llama3, longrope. "
         "(dir/config.json: rope_parameters.rope_type)"
     ]
 
@@ -118,3 +118,53 @@ def test_every_problem_of_the_rotary_parameters_is_reported():
 def test_parameters_nested_by_layer_type_are_refused():
     _, problems = read_rope({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, 2048, "config.json")
     assert "from layer to layer" in problems[0].what
+
+
+@pytest.mark.parametrize("factors", [None, [1.0] * 7, [1.0] * 7 + ["1"]])
+def test_longrope_needs_a_factor_for_each_frequency(factors):
+    scaling = {"type": "longrope", "short_factor": factors, "long_factor": [1.0] * 8}
+    _, problems = read_rope({"rope_scaling": scaling}, 2048, "config.json", head_dim=16)
+    assert [problem.what for problem in problems] == ["short_factor must have a number for each of the 8 frequencies"]
+
+
+@pytest.mark.parametrize("length", [64, 65], ids=["short factors", "long factors"])
+@pytest.mark.parametrize("part", [1.0, 0.75])
+def test_longrope_tables_equal_those_of_transformers(length, part):
+    from transformers.models.phi3.modeling_phi3 import Phi3RotaryEmbedding
+
+    scaling = {"rope_type": "longrope", "rope_theta": 10000.0, "partial_rotary_factor": part}
+    count = int(32 * part) // 2
+    factors = {
+        "short_factor": [1.0 + 0.1 * each for each in range(count)],
+        "long_factor": [2.0 + 0.3 * each for each in range(count)],
+    }
+    config = transformers.Phi3Config(
+        hidden_size=128,
+        num_attention_heads=4,
+        max_position_embeddings=512,
+        original_max_position_embeddings=64,
+        rope_parameters={**scaling, **factors},
+    )
+    theirs = Phi3RotaryEmbedding(config)(torch.zeros(1), torch.arange(length)[None])
+    fields = {"rope_parameters": {**scaling, **factors}, "original_max_position_embeddings": 64}
+    rope, problems = read_rope(fields, 512, "config.json", head_dim=32, partial=True)
+    assert problems == []
+    assert rope.width(32) == 2 * count
+    for own, their in zip(rope.tables(32, length), theirs, strict=True):
+        # The power is off by a unit in the last place here and there, which an angle of up to 64 multiplies.
+        assert np.abs(own - their[0].numpy()).max() < 64 * 2**-23
+
+
+def test_layers_with_a_window_have_tables_of_their_own_in_both_spellings():
+    old = {"rope_theta": 1e6, "rope_local_base_freq": 2e4, "rope_scaling": {"rope_type": "linear", "factor": 8.0}}
+    new = {
+        "rope_parameters": {
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 2e4},
+        }
+    }
+    for config in (old, new):
+        others, own, problems = read_ropes(config, 512, "config.json", head_dim=16, local_theta=1e4)
+        assert problems == []
+        assert (others.theta, others.kind, others.factor) == (1e6, "linear", 8.0)
+        assert (own.theta, own.kind) == (2e4, "default")

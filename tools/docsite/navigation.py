@@ -19,6 +19,7 @@ NAVIGATION: Mapping[str, Sequence[str]] = {
     "Reference": (
         "reference/cli",
         "reference/cli-help",
+        "reference/families",
         "reference/adapters",
         "reference/options",
         "reference/verify",

@@ -9,6 +9,7 @@ from refdocs import listings
 from refdocs.adapters import adapters_page
 from refdocs.cli_help import cli_help
 from refdocs.failures import errors_page
+from refdocs.families import families_page
 from refdocs.interface import backends, descriptors, events_page, hooks
 from refdocs.manifest import manifest_page, records_schema_file, schema_file
 from refdocs.modules import modules_page
@@ -17,6 +18,7 @@ from refdocs.projects import ROOT
 
 PAGES: Mapping[str, Callable[[], str]] = {
     "docs/reference/adapters.md": adapters_page,
+    "docs/reference/families.md": families_page,
     "docs/reference/cli-help.md": cli_help,
     "docs/reference/hooks.md": hooks,
     "docs/reference/descriptors.md": descriptors,

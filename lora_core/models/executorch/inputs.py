@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lora_core.layers import ModelSummary
-from lora_core.models.executorch.options import ExecutorchOptions
+from lora_core.models.executorch.options import KEEPS_STATE, ExecutorchOptions
 
 
 def example_args(module: Any, options: ExecutorchOptions) -> tuple[Any, ...]:
@@ -33,8 +33,10 @@ def dynamic_shapes(options: ExecutorchOptions) -> Any:
     return {1: torch.export.Dim("token_dim", max=options.max_seq_len - 1)}, {"input_pos": {0: 1}}
 
 
-def metadata(summary: ModelSummary, layers: int, options: ExecutorchOptions) -> dict[str, Any]:
-    """Return what ExecuTorch's LLM runners read, by the names they read it under."""
+def metadata(
+    summary: ModelSummary, layers: int, options: ExecutorchOptions, *, keeps_state: bool = False
+) -> dict[str, Any]:
+    """Return what ExecuTorch's LLM runners read, by the names they read it under, and `KEEPS_STATE` where it holds."""
     methods: dict[str, Any] = {
         "get_max_seq_len": options.max_seq_len,
         "get_max_context_len": options.max_context_len,
@@ -48,7 +50,7 @@ def metadata(summary: ModelSummary, layers: int, options: ExecutorchOptions) -> 
         methods["get_bos_id"] = summary.bos_id
     if summary.eos_ids:
         methods["get_eos_ids"] = list(summary.eos_ids)
-    return methods
+    return methods | ({KEEPS_STATE: 1} if keeps_state else {})
 
 
 def _static_args(module: Any, options: ExecutorchOptions) -> tuple[Any, ...]:

@@ -8,6 +8,9 @@ import attrs
 
 from lora_core.models.base import ModelOptions
 
+KEEPS_STATE = "use_recurrent_state"
+"""The metadata by which a program says that it keeps more than keys and values: what was fed cannot be taken back."""
+
 Attention = Literal["custom_sdpa", "sdpa", "static"]
 
 

@@ -1,4 +1,4 @@
-"""ExecuTorch's own Llama definition, built for an architecture."""
+"""The module for an architecture: ExecuTorch's own Llama definition where it is one, else ours of its parts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from lora_core.errors import ModelError
 from lora_core.models import hf_names
 from lora_core.models.architecture import Architecture
-from lora_core.models.executorch.names import BlockNames, block_names, path_of
+from lora_core.models.executorch.names import BlockNames, block_names, is_llama, path_of
 from lora_core.models.executorch.options import ExecutorchOptions
 
 if TYPE_CHECKING:
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 
 def build_structure(architecture: Architecture, options: ExecutorchOptions) -> torch.nn.Module:
-    """Return ExecuTorch's `Transformer` in eval mode, its parameters on the meta device.
+    """Return ExecuTorch's `Transformer`, or our `FamilyDecoder` that is called as it is, in eval mode, its parameters
+    on the meta device.
 
     Raises `ModelError` if the context asked for is one that the architecture cannot compute exactly.
     """
@@ -24,11 +25,15 @@ def build_structure(architecture: Architecture, options: ExecutorchOptions) -> t
     from executorch.examples.models.llama.model_args import ModelArgs  # heavy
 
     check_options(architecture, options)
+    if not is_llama(architecture, options.max_context_len):
+        from lora_core.models.executorch.decoder import build_decoder
+
+        return build_decoder(architecture, options, ModelArgs(**model_args(architecture, options)))
     if options.attention == "static":
         import executorch.examples.models.llama.static_attention  # noqa: F401 - registers the attention types
     with torch.device("meta"):
         module: torch.nn.Module = construct_transformer(ModelArgs(**model_args(architecture, options)))
-        _add_biases(module, architecture, block_names(options))
+        _add_biases(module, architecture, block_names(architecture, options))
     _set_rope(module, architecture)
     if options.attention == "custom_sdpa":
         _use_custom_sdpa(module)
@@ -43,11 +48,14 @@ def check_options(architecture: Architecture, options: ExecutorchOptions) -> Non
     # The example input has three tokens and torch.export needs room above it (see inputs.py beside this).
     if options.dynamic_seq_len and options.attention != "static" and sequence < 5:
         raise ModelError(f"max_seq_len ({sequence}) must be at least 5 when the sequence length is dynamic.")
-    if architecture.window is not None and context > architecture.window:
+    if options.attention == "static" and architecture.keeps_state:
+        raise ModelError("Some layers keep a state of their own, for which static attention has no inputs and outputs.")
+    window = architecture.window
+    if options.attention == "static" and window is not None and context > window:
         raise ModelError(
-            f"max_context_len ({context}) is longer than the model's sliding attention window "
-            f"({architecture.window}), which is not supported.",
-            remedy=f"Ask for a context of at most {architecture.window} tokens.",
+            f"max_context_len ({context}) is longer than the model's sliding attention window ({window}), which static "
+            "attention does not support.",
+            remedy=f"Ask for a context of at most {window} tokens.",
         )
 
 
@@ -75,9 +83,17 @@ def model_args(architecture: Architecture, options: ExecutorchOptions) -> dict[s
         "use_sdpa_with_kv_cache_op": options.attention == "custom_sdpa",
         "enable_dynamic_shape": options.dynamic_seq_len and not static,
     }
+    if architecture.delta is not None:
+        arguments |= {
+            "linear_num_key_heads": architecture.delta.key_heads,
+            "linear_num_value_heads": architecture.delta.value_heads,
+            "linear_key_head_dim": architecture.delta.key_dim,
+            "linear_value_head_dim": architecture.delta.value_dim,
+            "linear_conv_kernel_dim": architecture.delta.taps,
+        }
     if static:
         arguments["attention_type"] = "static_mha"
-    divisors = architecture.rope.divisors(architecture.head_dim)
+    divisors = architecture.rope.divisors(architecture.head_dim) if not architecture.beyond_llama else None
     if divisors is not None:
         # ExecuTorch 1.5.1 ignores use_scaled_rope when use_hf_rope is set (rope.py). Its LongRoPE path divides each
         # frequency by a given factor, which expresses any scaling that does not depend on the sequence length.

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from lora_core.backend import ExportJob
 from lora_core.errors import Problem
+from lora_core.layers import ModelSummary
+from lora_core.models.architecture import architecture_of
+from lora_core.models.context import context_problems
 from lora_core_coreml import quant
 from lora_core_coreml.options import CoremlOptions
 
@@ -13,13 +16,25 @@ def problems(job: ExportJob) -> list[Problem]:
     options: CoremlOptions = job.options
     found = options.problems()
     found += quant.policy_problems(job.policy)
-    context = job.model.summary.context_len
-    if context is not None and options.context_len(context) > context:
-        what = f"--max-context-len {options.max_context_len} is longer than the {context} tokens of the base"
-        found.append(Problem(what=what, remedy=f"Give at most {context}.", where="--max-context-len"))
+    trained, window = context_limits(job.model.summary)
+    found += context_problems(options.max_context_len, "--max-context-len", trained=trained, window=window)
+    context = options.context_len(trained, window)
+    if options.max_context_len is None and context <= options.input_len:
+        what = f"--input-len {options.input_len} leaves no cache in the base's context of {context} tokens"
+        found.append(Problem(what=what, remedy="Give less.", where="--input-len"))
+    architecture = architecture_of(job.model.summary)
+    if architecture is not None and architecture.keeps_state:
+        what = f"Static attention has no inputs and outputs for the state that layers of {architecture.family} keep"
+        found.append(Problem(what=what, remedy="Use another backend for this model."))
     if job.model.summary.family == "module" and options.multifunction:
         what = "--multifunction needs a language model with static attention; this base is a module of its own"
         found.append(
             Problem(what=what, remedy="Leave it out: the module's one method is forward.", where="--multifunction")
         )
     return found
+
+
+def context_limits(summary: ModelSummary) -> tuple[int | None, int | None]:
+    """Return the tokens that a base was trained for, and its sliding attention window: static attention has none."""
+    architecture = architecture_of(summary)
+    return summary.context_len, None if architecture is None else architecture.window

@@ -7,6 +7,7 @@ from typing import Literal
 import attrs
 
 from lora_core.errors import Problem
+from lora_core.models.context import usual_context
 from lora_core_coreml.program.naming import METHOD_HELP
 
 DEFAULT_CONTEXT = 1024
@@ -57,11 +58,9 @@ class CoremlOptions:
             found.append(Problem(what=what, remedy=remedy, where="--max-context-len"))
         return found
 
-    def context_len(self, trained: int | None) -> int:
-        """Return the tokens of prompt and answer together for a base trained on `trained` tokens."""
-        if self.max_context_len is not None:
-            return self.max_context_len
-        return min(DEFAULT_CONTEXT, trained or DEFAULT_CONTEXT)
+    def context_len(self, *limits: int | None) -> int:
+        """Return the tokens of prompt and answer together, for a base with `limits` (None limits nothing)."""
+        return usual_context(DEFAULT_CONTEXT, *limits) if self.max_context_len is None else self.max_context_len
 
     @property
     def float16(self) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from lora_core.backend import ExportJob
 from lora_core.errors import LoraCoreError, Problem
-from lora_core_qnn_sim.graph.base_model import architecture_of, family_problems
+from lora_core.models.context import context_problems
+from lora_core_qnn_sim.graph.base_model import context_limits, family_problems
 from lora_core_qnn_sim.grouping import group_problems, parse_groups, read_groups
 from lora_core_qnn_sim.options import AUTO, QnnSimOptions
 from lora_core_qnn_sim.quant import policy_problems, widths
@@ -41,17 +42,13 @@ def _width_problems(job: ExportJob) -> list[Problem]:
 def _length_problems(job: ExportJob, *, windowed: bool) -> list[Problem]:
     options: QnnSimOptions = job.options
     problems = []
-    if options.input_len > options.context_len:
-        what = f"--input-len {options.input_len} is more than --context-len {options.context_len}"
-        problems.append(Problem(what=what))
     summary = job.model.summary
     # A static graph attends to all it holds, which is exact up to the sliding window.
-    window = architecture_of(summary).window if windowed else None
-    limit = min((length for length in (summary.context_len, window) if length is not None), default=None)
-    if limit is not None and options.context_len > limit:
-        what = f"--context-len {options.context_len} is more than the model's {limit}"
-        problems.append(Problem(what=what, remedy=f"Ask for at most {limit}."))
-    return problems
+    trained, window = context_limits(summary) if windowed else (summary.context_len, None)
+    if options.input_len > options.positions(trained, window):
+        what = f"--input-len {options.input_len} is more than --context-len {options.positions(trained, window)}"
+        problems.append(Problem(what=what))
+    return problems + context_problems(options.context_len, "--context-len", trained=trained, window=window)
 
 
 def _group_problems(job: ExportJob) -> list[Problem]:

@@ -8,8 +8,10 @@ from typing import Any, Literal, get_args
 import attrs
 
 from lora_core.errors import UsageError
+from lora_core.models.context import usual_context
 
 AUTO = "auto"
+DEFAULT_CONTEXT = 512
 Mode = Literal["none", "adapter_only", "all"]
 
 
@@ -79,8 +81,13 @@ class QnnSimOptions:
     input_len: int = attrs.field(
         default=32, validator=_positive, metadata={"help": "Static number of tokens of the prefill graph."}
     )
-    context_len: int = attrs.field(
-        default=512, validator=_positive, metadata={"help": "Static number of positions in the KV cache."}
+    context_len: int | None = attrs.field(
+        default=None,
+        validator=_positive,
+        metadata={
+            "help": "Static number of positions in the KV cache. "
+            f"[default: {DEFAULT_CONTEXT}, or as many as the base has if less]"
+        },
     )
     rotate: bool | None = attrs.field(
         default=None,
@@ -98,6 +105,10 @@ class QnnSimOptions:
         converter=attrs.converters.optional(Path),
         metadata={"help": "Also write the files that the vendor's tools take into this directory."},
     )
+
+    def positions(self, *limits: int | None) -> int:
+        """Return the positions in the KV cache, for a base with `limits` (None limits nothing)."""
+        return usual_context(DEFAULT_CONTEXT, *limits) if self.context_len is None else self.context_len
 
     @property
     def rotates(self) -> bool:

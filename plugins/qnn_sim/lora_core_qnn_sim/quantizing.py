@@ -17,7 +17,14 @@ from lora_core_qnn_sim.artifacts.foundation import FoundationBinary, read_founda
 from lora_core_qnn_sim.calibrate.calibrate import calibrate_base
 from lora_core_qnn_sim.calibrate.prompts import calibration_prompts
 from lora_core_qnn_sim.calibrate.rounding import compensated, observe_inputs
-from lora_core_qnn_sim.graph.base_model import RealWeights, architecture_of, dims_of, quantize_base, rope_tables
+from lora_core_qnn_sim.graph.base_model import (
+    RealWeights,
+    architecture_of,
+    context_limits,
+    dims_of,
+    quantize_base,
+    rope_tables,
+)
 from lora_core_qnn_sim.graph.basis import Basis
 from lora_core_qnn_sim.graph.rotation import rotated_base
 from lora_core_qnn_sim.graph.spec import GraphSpec
@@ -39,7 +46,7 @@ def base_spec(job: ExportJob) -> GraphSpec:
     return GraphSpec(
         dims=attrs.evolve(dims, tied=dims.tied and not options.rotates, rotated=options.rotates),
         slots=(),
-        context_len=options.context_len,
+        context_len=options.positions(*context_limits(job.model.summary)),
         input_len=options.input_len,
         act_bits=bits.activations,
         lora_bits=bits.lora,
@@ -49,7 +56,8 @@ def base_spec(job: ExportJob) -> GraphSpec:
 def build_foundation(job: ExportJob, out: Path, emit: Emit) -> FoundationBinary:
     """Quantize and calibrate the base with zero LoRA, write `foundation.bin` and open it again."""
     options: QnnSimOptions = job.options
-    spec, length = base_spec(job), options.context_len
+    spec = base_spec(job)
+    length = spec.context_len
     longest = min(_LONGEST_PROMPT, length)
     prompts = calibration_prompts(options.calibration, job.model.tokenizer, spec.dims.vocab_size, longest)
     with stage(emit, "quantize base"):

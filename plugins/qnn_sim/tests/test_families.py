@@ -26,6 +26,7 @@ from lora_core.adapters.slots.plan import SlotPlan
 from lora_core.backend import ExportJob
 from lora_core.errors import ModelError
 from lora_core.models.executorch.options import ExecutorchOptions
+from lora_core.models.families import FAMILIES
 from lora_core.models.module import ModuleModel
 from lora_core.quant.policies import POLICIES, parse_embedding
 from plugins.qnn_sim.tests import tiny
@@ -87,10 +88,29 @@ def test_float_logits_equal_the_modules(
             assert apart(ours, theirs) <= TOLERANCE
 
 
-def test_another_family_is_refused_naming_those_there_are() -> None:
+def test_a_module_of_the_callers_own_is_refused() -> None:
     module = ModuleModel(module=torch.nn.Linear(2, 2), example_args=(torch.zeros(1, 2),))
     job = ExportJob(model=module, adapters=(), plans=(), policy=tiny.POLICY["w8a16"], options=QnnSimOptions())
-    assert "llama, mistral, qwen2, qwen3" in str(QnnSimBackend().check(job)[0])
+    assert "decoders as Llama is one, not for 'module'" in str(QnnSimBackend().check(job)[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "lacks"),
+    [
+        ("gemma3", "no gelu tanh activation"),
+        ("phi3", "no fused layers"),
+        ("smollm3", "no layers without positions"),
+        ("granite", "no multipliers"),
+        ("olmo2", "no norms after attention and MLP"),
+    ],
+)
+def test_a_family_that_is_no_llama_is_refused_with_what_the_graph_lacks(model: Any, name: str, lacks: str) -> None:
+    family = next(family for family in FAMILIES if family.name == name)
+    config = {**family.defaults, **model.summary.config}
+    config |= {"hidden_activation": "gelu_pytorch_tanh", "attention_multiplier": 3.0, "num_hidden_layers": 4}
+    (problem,) = family_problems(attrs.evolve(model.summary, family=name, config=config))
+    assert lacks in problem.what
+    assert problem.what.endswith(f"which {name} needs")
 
 
 def test_a_configuration_that_lacks_a_size_is_refused_naming_it(model: Any) -> None:
@@ -109,7 +129,7 @@ def test_a_configuration_that_lacks_a_size_is_refused_naming_it(model: Any) -> N
 def test_a_context_beyond_the_sliding_window_is_refused(tmp_path: Path, family: str, changes: dict[str, Any]) -> None:
     model = tiny.open_model(tiny.write_checkpoint(tmp_path / "model", model_type=family, **changes))
     (problem,) = QnnSimBackend().check(tiny.make_job(model, context_len=25))
-    assert "--context-len 25 is more than the model's 24" in problem.what
+    assert problem.what == "--context-len 25 is more than the base's sliding attention window of 24 tokens"
     assert not QnnSimBackend().check(tiny.make_job(model, context_len=24))
 
 

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from lora_core.backend import ExportJob
 from lora_core.errors import Problem
+from lora_core.models.context import context_problems
 from lora_core_xnnpack.quant import unsupported
 
 
 def problems(job: ExportJob) -> list[Problem]:
     """Return what the policy, the options or the model rule out."""
     found = unsupported(job.policy)
-    options = job.options
-    if options.max_seq_len > options.max_context_len:
+    options, trained = job.options, job.model.summary.context_len
+    found += context_problems(options.max_context_len, "--max-context-len", trained=trained)
+    if options.seq_len(trained) > options.context_len(trained):
         found.append(
             Problem(
-                what=f"--max-seq-len {options.max_seq_len} is more than --max-context-len {options.max_context_len}; "
+                what=f"--max-seq-len {options.max_seq_len} is more than a context of {options.context_len(trained)}; "
                 "one call cannot be longer than the KV cache",
-                remedy="Lower the first or raise the second.",
+                remedy="Lower it, or raise --max-context-len.",
             )
         )
     if options.layout == "multimethod" and options.adapter_data != "embedded":

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import attrs
 
+from lora_core.models.context import usual_context
+
+DEFAULT_CONTEXT = 2048
+
 
 def _usual_adapter_data(options: XnnpackOptions) -> str:
     return "embedded" if options.layout == "multimethod" else "external"
@@ -31,15 +35,20 @@ class XnnpackOptions:
             "choices": ("external", "embedded"),
         },
     )
-    max_context_len: int = attrs.field(
-        default=2048,
-        validator=attrs.validators.ge(2),
-        metadata={"help": "Positions that the KV cache holds: prompt and answer together."},
+    max_context_len: int | None = attrs.field(
+        default=None,
+        validator=attrs.validators.optional(attrs.validators.ge(2)),
+        metadata={
+            "help": "Positions that the KV cache holds: prompt and answer together. "
+            f"[default: {DEFAULT_CONTEXT}, or the base's if less]"
+        },
     )
-    max_seq_len: int = attrs.field(
-        default=2048,
-        validator=attrs.validators.ge(2),
-        metadata={"help": "The longest input of one call; a longer prompt is fed in parts."},
+    max_seq_len: int | None = attrs.field(
+        default=None,
+        validator=attrs.validators.optional(attrs.validators.ge(2)),
+        metadata={
+            "help": "The longest input of one call; a longer prompt is fed in parts. [default: --max-context-len]"
+        },
     )
     scale_search: str = attrs.field(
         default="affine",
@@ -50,3 +59,11 @@ class XnnpackOptions:
             "choices": ("affine", "hqq"),
         },
     )
+
+    def context_len(self, trained: int | None) -> int:
+        """Return the positions of the KV cache for a base trained on `trained` tokens (None: unknown)."""
+        return usual_context(DEFAULT_CONTEXT, trained) if self.max_context_len is None else self.max_context_len
+
+    def seq_len(self, trained: int | None) -> int:
+        """Return the longest input of one call."""
+        return self.context_len(trained) if self.max_seq_len is None else self.max_seq_len

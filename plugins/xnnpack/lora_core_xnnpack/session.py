@@ -11,6 +11,7 @@ import numpy as np
 
 from lora_core.bundle.bundle import Bundle, Method
 from lora_core.errors import BundleError, UsageError
+from lora_core.models.executorch.options import KEEPS_STATE
 from lora_core.runtime.kv_cache import KvCache
 from lora_core.runtime.session import Loaded, Session
 from lora_core.sharing.proof import require_foundation
@@ -94,7 +95,8 @@ class XnnpackSession(Session):
         seconds = time.perf_counter() - start
         if self._cache is None:
             self._context_len = self._read_context_len(method)
-            self._cache = KvCache(self._bundle.manifest.kv_cache, self._context_len)
+            keeps_state = bool(self._shelf.metadata(method, KEEPS_STATE))
+            self._cache = KvCache(self._bundle.manifest.kv_cache, self._context_len, rewinds=not keeps_state)
         self._loads[adapter] = Loaded.measured(adapter, seconds)
         return self._loads[adapter]
 

@@ -11,6 +11,7 @@ from lora_core_xnnpack.backend import XnnpackBackend
 from lora_core_xnnpack.files.marks import foundation_mark
 from lora_core_xnnpack.lowering.base import load_base
 from lora_core_xnnpack.lowering.lowering import LORA_TAG, Lowered, lower
+from lora_core_xnnpack.options import XnnpackOptions
 from lora_core_xnnpack.slot_tensors import linkable_values
 from lora_core_xnnpack.split.linking import link_values
 from lora_core_xnnpack.split.relocations import SplitTemplate
@@ -150,6 +151,17 @@ def test_a_slot_without_effect_adds_exactly_nothing(full_precision: ExportedJob)
 def test_max_seq_len_beyond_the_cache_is_a_problem(one_layer: Workbench) -> None:
     job = attrs.evolve(one_layer.job([]), options=attrs.evolve(TINY_OPTIONS, max_seq_len=64))
     assert [str(problem) for problem in XnnpackBackend().check(job)] == [
-        "--max-seq-len 64 is more than --max-context-len 32; one call cannot be longer than the KV cache. "
-        "Lower the first or raise the second."
+        "--max-seq-len 64 is more than a context of 32; one call cannot be longer than the KV cache. "
+        "Lower it, or raise --max-context-len."
+    ]
+
+
+def test_context_is_the_models_own_unless_asked_for_and_never_longer(one_layer: Workbench) -> None:
+    options = XnnpackOptions()
+    assert (options.context_len(64), options.seq_len(64)) == (64, 64)
+    assert (options.context_len(8192), options.context_len(None)) == (2048, 2048)
+    assert XnnpackOptions(max_context_len=48).seq_len(64) == 48
+    job = attrs.evolve(one_layer.job([]), options=XnnpackOptions(max_context_len=65))
+    assert [str(problem) for problem in XnnpackBackend().check(job)] == [
+        "--max-context-len 65 is more than the base's 64 tokens. Give at most 64. (--max-context-len)"
     ]

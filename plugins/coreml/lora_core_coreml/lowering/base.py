@@ -15,6 +15,7 @@ from lora_core.models.base import BaseModel, ModelHandle
 from lora_core.models.executorch.options import ExecutorchOptions
 from lora_core.quant.policy import Assignment, Scheme
 from lora_core_coreml import quant
+from lora_core_coreml.checks import context_limits
 from lora_core_coreml.lowering import breaks, inputs, norms, splitting
 from lora_core_coreml.lowering.inputs import MethodShape
 from lora_core_coreml.options import CoremlOptions
@@ -53,7 +54,7 @@ class PreparedBase:
 def prepare(job: ExportJob) -> PreparedBase:
     """Load and prepare the base of `job`. Nothing here depends on adapters or slot plans."""
     options: CoremlOptions = job.options
-    context = options.context_len(job.model.summary.context_len)
+    context = options.context_len(*context_limits(job.model.summary))
     dtype = torch.float16 if options.float16 else torch.float32
     loaded = _loaded(job.model, model_options(options, context), dtype)
     static = hasattr(loaded.module, "params") and hasattr(loaded.module, "rope")

@@ -18,15 +18,20 @@ from lora_core_qnn_sim.graph.spec import LlamaDims, graph_name
 from lora_core_qnn_sim.runtime.weights import BaseWeights
 
 Float32 = npt.NDArray[np.float32]
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 
 
 def family_problems(summary: ModelSummary) -> list[Problem]:
     """Return what keeps `summary` from being a graph of the simulator."""
-    if summary.family not in FAMILIES:
-        what = f"The simulator builds its graph for {', '.join(FAMILIES)}, not for {summary.family!r}"
+    if summary.family not in {family.name for family in families.FAMILIES}:
+        what = f"The simulator builds its graph for decoders as Llama is one, not for {summary.family!r}"
         return [Problem(what=what, remedy="Use another backend for this model.")]
-    return _architecture(summary)[1]
+    architecture, problems = _architecture(summary)
+    if architecture is None:
+        return problems
+    if architecture.beyond_llama:
+        what = f"The simulator's graph has no {', no '.join(architecture.beyond_llama)}, which {summary.family} needs"
+        return [Problem(what=what, remedy="Use another backend for this model.")]
+    return []
 
 
 def architecture_of(summary: ModelSummary) -> Architecture:
@@ -35,6 +40,11 @@ def architecture_of(summary: ModelSummary) -> Architecture:
     if architecture is None:
         raise ModelError(problems)
     return architecture
+
+
+def context_limits(summary: ModelSummary) -> tuple[int | None, int | None]:
+    """Return the tokens that a base without `family_problems` was trained for, and its sliding attention window."""
+    return summary.context_len, architecture_of(summary).window
 
 
 def _architecture(summary: ModelSummary) -> tuple[Architecture | None, list[Problem]]:

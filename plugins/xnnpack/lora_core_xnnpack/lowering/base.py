@@ -42,7 +42,8 @@ def warn_of_undivided(job: ExportJob, emit: Emit) -> None:
 
 
 def _model_options(job: ExportJob) -> ExecutorchOptions:
-    return ExecutorchOptions(max_context_len=job.options.max_context_len, max_seq_len=job.options.max_seq_len)
+    trained = job.model.summary.context_len
+    return ExecutorchOptions(max_context_len=job.options.context_len(trained), max_seq_len=job.options.seq_len(trained))
 
 
 def _make_lean(base: BaseModel) -> None:

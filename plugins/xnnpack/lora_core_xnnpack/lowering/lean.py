@@ -25,6 +25,8 @@ from executorch.examples.models.llama.source_transformation.custom_kv_cache impo
 from executorch.examples.models.llama.source_transformation.sdpa import SDPACustom
 from torch.nn import functional
 
+from lora_core.models.executorch.attention import RotateHalf
+
 
 class MeanPlusEpsilon(torch.nn.Module):  # type: ignore[misc]  # torch is untyped here
     """The mean over the last axis plus epsilon; the axis stays, with one value.
@@ -44,12 +46,15 @@ class MeanPlusEpsilon(torch.nn.Module):  # type: ignore[misc]  # torch is untype
 
 
 class HalfTurn(torch.nn.Module):  # type: ignore[misc]  # torch is untyped here
-    """`(x1, x2)` to `(-x2, x1)`, halves of the last axis: `rotate_half` of ExecuTorch's `rope.py`."""
+    """`(x1, x2)` to `(-x2, x1)`, halves of the last axis: `rotate_half` of ExecuTorch's `rope.py`. Of heads that are
+    rotated up to a `width` only, the rest becomes zero: their sines are zero too.
+    """
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, width: int | None = None) -> None:
         super().__init__()
-        identity, nothing = torch.eye(dim // 2), torch.zeros(dim // 2, dim // 2)
-        weight = torch.cat([torch.cat([nothing, -identity], 1), torch.cat([identity, nothing], 1)])
+        half = (dim if width is None else width) // 2
+        weight = torch.zeros(dim, dim)
+        weight[:half, half : 2 * half], weight[half : 2 * half, :half] = -torch.eye(half), torch.eye(half)
         self.register_buffer("weight", weight + 0.0, persistent=False)  # no zero with a sign
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -130,8 +135,11 @@ class LeanDecoder(torch.nn.Module):  # type: ignore[misc]  # torch is untyped he
 
 
 def lean(module: torch.nn.Module) -> torch.nn.Module:
-    """Return `module` with what ExecuTorch's Llama has in it made lean, in place; other parts stay as they are."""
+    """Return `module` with what ExecuTorch's Llama and the core's decoder have in it made lean, in place; other parts
+    stay as they are.
+    """
     _replace_norms(module)
+    _replace_turns(module)
     if not (type(module) is Transformer and _understood(module)):
         return module
     half_turn = HalfTurn(module.params.head_dim)
@@ -148,6 +156,14 @@ def _replace_norms(module: torch.nn.Module) -> None:
         parent, _, name = path.rpartition(".")
         mean = MeanPlusEpsilon(shares[norm.dim], epsilons[norm.eps])
         setattr(module.get_submodule(parent), name, LeanNorm(norm, mean))
+
+
+def _replace_turns(module: torch.nn.Module) -> None:
+    turns = [(path, turn) for path, turn in module.named_modules() if type(turn) is RotateHalf]
+    made = {(dim, width): HalfTurn(dim, width) for dim, width in {(turn.dim, turn.width) for _, turn in turns}}
+    for path, turn in turns:
+        parent, _, name = path.rpartition(".")
+        setattr(module.get_submodule(parent), name, made[turn.dim, turn.width])
 
 
 def _understood(decoder: Transformer) -> bool:

@@ -1,0 +1,30 @@
+"""Families that are often asked for and are not read, each with what stands against it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+_EXPERTS = "adapters hang on its experts, which are no layers of their own and have no slots"
+_NARROW = "it has embeddings for each layer, and layers that share keys and values with others of another width"
+
+REASONS: Mapping[str, str] = {
+    "gemma3n": f"{_NARROW}, and several streams side by side (AltUp)",
+    "gemma3n_text": f"{_NARROW}, and several streams side by side (AltUp)",
+    "gemma4": _NARROW,
+    "gemma4_text": _NARROW,
+    "gpt_oss": _EXPERTS,
+    "granitemoe": _EXPERTS,
+    "granitemoehybrid": _EXPERTS,
+    "lfm2_moe": _EXPERTS,
+    "mixtral": _EXPERTS,
+    "phimoe": _EXPERTS,
+    "qwen2_moe": _EXPERTS,
+    "qwen3_moe": _EXPERTS,
+    "qwen3_next": _EXPERTS,
+    "qwen3_5_moe": _EXPERTS,
+    "qwen3_5_moe_text": _EXPERTS,
+    "qwen2_vl": "its rotary embedding has an axis for each of time, height and width",
+    "qwen2_5_vl": "its rotary embedding has an axis for each of time, height and width",
+    "mllama": "some of its layers attend to images alone",
+}
+"""By `model_type`."""

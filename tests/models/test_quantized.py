@@ -1,0 +1,216 @@
+"""Checkpoints that are stored quantized: the weights that they stand for, as their own formats define them."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from lora_core.errors import ModelError
+from lora_core.models.hf import HfModelSource
+from lora_core.models.quantized.weights import _float8
+from lora_core.testing.families import write_tiny_family
+
+LAYER = "model.layers.1.mlp.down_proj"
+GROUP = 16
+
+
+@pytest.fixture
+def base(tmp_path):
+    return write_tiny_family(tmp_path / "base", "llama")
+
+
+def rewrite(base, settings, make):
+    """Store every linear layer of the blocks as `make` does, which returns tensors by ending; return what it kept."""
+    tensors, kept = load_file(base / "model.safetensors"), {}
+    for name in list(tensors):
+        if name.endswith("_proj.weight"):
+            layer = name.removesuffix(".weight")
+            parts, kept[name] = make(tensors.pop(name))
+            tensors |= {f"{layer}.{ending}": part for ending, part in parts.items()}
+    save_file(tensors, base / "model.safetensors")
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**config, "quantization_config": settings}))
+    return kept
+
+
+def packed(values, bits, axis):
+    """Put values of `bits` into 32-bit words along `axis`, the first in the lowest bits."""
+    values = values.movedim(axis, -1).to(torch.int64)
+    words = values.reshape(*values.shape[:-1], -1, 32 // bits)
+    joined = sum(words[..., place] << (bits * place) for place in range(32 // bits))
+    return joined.to(torch.int32).movedim(-1, axis).contiguous()
+
+
+def grouped(weight, bits):
+    """Return integers (in, out), zero points and scales (groups, out), and the weight that they stand for."""
+    turned = weight.T.reshape(-1, GROUP, len(weight))
+    top = 2**bits - 1
+    scale = ((turned.amax(1) - turned.amin(1)) / top).half().float()
+    zero = (-turned.amin(1) / scale).round().clamp(1, top)
+    q = (turned / scale[:, None] + zero[:, None]).round().clamp(0, top)
+    stands = ((q - zero[:, None]) * scale[:, None]).reshape(weight.shape[1], -1).T
+    return q.reshape(weight.shape[1], -1), zero, scale, stands
+
+
+def gptq(bits, version):
+    def make(weight):
+        q, zero, scale, stands = grouped(weight, bits)
+        # Groups in another order, as act-order leaves them.
+        order = torch.arange(len(q)) // GROUP
+        order = order.flip(0)
+        parts = {
+            "qweight": packed(q.flip(0), bits, 0),
+            "qzeros": packed(zero - int(version == "gptq"), bits, 1),
+            "scales": scale.half(),
+            "g_idx": order.to(torch.int32),
+        }
+        return parts, stands.flip(1)
+
+    return {"quant_method": "gptq", "bits": bits, "group_size": GROUP, "checkpoint_format": version}, make
+
+
+def awq():
+    order = torch.tensor([0, 2, 4, 6, 1, 3, 5, 7])
+
+    def words(values):
+        shuffled = values.reshape(len(values), -1, 8)[:, :, order].reshape(len(values), -1)
+        return packed(shuffled, 4, 1)
+
+    def make(weight):
+        q, zero, scale, stands = grouped(weight, 4)
+        return {"qweight": words(q), "qzeros": words(zero), "scales": scale.half()}, stands
+
+    return {"quant_method": "awq", "bits": 4, "group_size": GROUP, "version": "gemm"}, make
+
+
+def fp8(block):
+    def make(weight):
+        rows, columns = weight.shape
+        if block is None:
+            scale = weight.abs().amax(1, keepdim=True) / 448
+            wide = scale.expand_as(weight)
+        else:
+            scale = torch.rand(-(-rows // block), -(-columns // block)) * 1e-3 + 1e-3
+            wide = scale.repeat_interleave(block, 0)[:rows].repeat_interleave(block, 1)[:, :columns]
+        stored = (weight / wide).clamp(-448, 448).to(torch.float8_e4m3fn)
+        ending = "weight_scale" if block is None else "weight_scale_inv"
+        return {"weight": stored, ending: scale}, stored.float() * wide
+
+    size = None if block is None else [block, block]
+    return {"quant_method": "fp8", "weight_block_size": size}, make
+
+
+def compressed():
+    def make(weight):
+        groups = weight.reshape(len(weight), -1, GROUP)
+        scale = (groups.abs().amax(-1) / 7).half().float()
+        q = (groups / scale[..., None]).round().clamp(-8, 7)
+        stands = (q * scale[..., None]).reshape(weight.shape)
+        parts = {
+            "weight_packed": packed(q.reshape(weight.shape) + 8, 4, 1),
+            "weight_scale": scale.half(),
+            "weight_shape": torch.tensor(weight.shape),
+        }
+        return parts, stands
+
+    weights = {"num_bits": 4, "symmetric": True, "group_size": GROUP}
+    groups = {"group_0": {"weights": weights, "targets": ["Linear"]}}
+    return {"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": groups}, make
+
+
+def bnb_int8():
+    def make(weight):
+        largest = weight.abs().amax(1)
+        q = (weight * 127 / largest[:, None]).round().to(torch.int8)
+        parts = {"weight": q, "SCB": largest, "weight_format": torch.tensor(0, dtype=torch.uint8)}
+        return parts, q.float() * (largest / 127)[:, None]
+
+    return {"quant_method": "bitsandbytes", "load_in_8bit": True, "load_in_4bit": False}, make
+
+
+def bnb_4bit(*, nested):
+    def make(weight):
+        codes = torch.linspace(-1, 1, 16) ** 3
+        blocks = weight.reshape(-1, 64)
+        absmax = blocks.abs().amax(1)
+        state = {"quant_type": "nf4", "blocksize": 64, "dtype": "bfloat16", "shape": list(weight.shape)}
+        parts = {"weight.quant_map": codes}
+        if nested:
+            nested_codes = torch.linspace(-1, 1, 256)
+            offset, nested_absmax = absmax.mean(), torch.tensor([1.5, 2.5])[: -(-len(absmax) // 256)]
+            wide = nested_absmax.repeat_interleave(256)[: len(absmax)]
+            chosen = ((absmax - offset) / wide)[:, None].sub(nested_codes).abs().argmin(1)
+            absmax = nested_codes[chosen] * wide + offset
+            state |= {"nested_blocksize": 256, "nested_dtype": "float32", "nested_offset": float(offset)}
+            parts |= {"weight.absmax": chosen.to(torch.uint8), "weight.nested_absmax": nested_absmax}
+            parts |= {"weight.nested_quant_map": nested_codes}
+        else:
+            parts |= {"weight.absmax": absmax}
+        q = (blocks / absmax[:, None])[..., None].sub(codes).abs().argmin(-1)
+        flat = q.reshape(-1, 2)
+        parts["weight"] = (flat[:, :1] * 16 + flat[:, 1:]).to(torch.uint8)
+        told = np.frombuffer(json.dumps(state).encode(), np.uint8)
+        parts["weight.quant_state.bitsandbytes__nf4"] = torch.from_numpy(told.copy())
+        return parts, (codes[q] * absmax[:, None]).reshape(weight.shape)
+
+    return {"quant_method": "bitsandbytes", "load_in_4bit": True}, make
+
+
+FORMATS = {
+    "gptq": gptq(4, "gptq"),
+    "gptq v2": gptq(4, "gptq_v2"),
+    "gptq 8 bits": gptq(8, "gptq"),
+    "awq": awq(),
+    "fp8 blocks": fp8(12),
+    "fp8 rows": fp8(None),
+    "compressed-tensors": compressed(),
+    "bitsandbytes 8 bits": bnb_int8(),
+    "bitsandbytes 4 bits": bnb_4bit(nested=False),
+    "bitsandbytes 4 bits, nested": bnb_4bit(nested=True),
+}
+
+
+@pytest.mark.parametrize(("settings", "make"), FORMATS.values(), ids=FORMATS)
+def test_a_quantized_checkpoint_is_read_as_the_weights_it_stands_for(base, settings, make):
+    plain = HfModelSource().open(str(base))
+    kept = rewrite(base, settings, make)
+    model = HfModelSource().open(str(base))
+    assert model.summary.layers == plain.summary.layers
+    assert "quantization_config" not in model.summary.config
+    ours = model.tensors()
+    assert len(kept) == 14
+    for name, expected in kept.items():
+        # Products and sums of two float32 numbers each, in another order.
+        assert np.allclose(ours[name].read(), expected.numpy(), rtol=1e-5, atol=1e-6), name
+    assert "stored quantized" in model.notes[0]
+
+
+def test_a_quantized_checkpoint_is_loaded_with_those_weights(base):
+    kept = rewrite(base, *FORMATS["gptq"])
+    from lora_core.models.base import ModelOptions
+
+    loaded = HfModelSource().open(str(base)).load(ModelOptions(max_context_len=16, max_seq_len=8))
+    weight = loaded.module.get_submodule(loaded.paths[LAYER]).weight
+    assert torch.allclose(weight, kept[f"{LAYER}.weight"], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"quant_method": "hqq"}, "(hqq), and is of a format that is not read"),
+        ({"quant_method": "gptq", "bits": 3}, "(gptq), and of GPTQ, 2, 4, 8 bits are read, not 3"),
+        ({"quant_method": "awq", "version": "gemv"}, "(awq), and of AWQ, version gemm with 4 bits is read"),
+    ],
+)
+def test_another_format_is_refused_with_the_reason(base, settings, said):
+    rewrite(base, settings, FORMATS["gptq"][1])
+    with pytest.raises(ModelError) as raised:
+        HfModelSource().open(str(base))
+    assert raised.value.problems[0].what == f"The checkpoint is already quantized {said}"
+
+
+def test_every_byte_is_the_8_bit_float_that_torch_reads():
+    theirs = torch.arange(256).to(torch.uint8).view(torch.float8_e4m3fn).float().numpy()
+    assert np.array_equal(_float8(), theirs, equal_nan=True)

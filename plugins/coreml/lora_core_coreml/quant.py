@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from lora_core.errors import Problem
 from lora_core.layers import LayerInfo
@@ -11,6 +11,7 @@ from lora_core.quant.policy import QuantPolicy, Scheme
 
 if TYPE_CHECKING:
     import torch
+    from torchao.quantization.quant_api import IntxWeightOnlyConfig
 
 _CHANNEL4 = Scheme(bits=4, granularity="channel")
 _BLOCK4 = Scheme(bits=4, granularity="group", group_size=32)
@@ -76,17 +77,48 @@ def apply(
     which is exact for scales per channel or per group of inputs.
     """
     import torch
-    from torchao.quantization.granularity import PerAxis, PerGroup
-    from torchao.quantization.quant_api import IntxWeightOnlyConfig, quantize_
+    from torchao.quantization.quant_api import quantize_
 
     for layer in layers:
         scheme = schemes.get(layer.name)
-        if scheme is None or scheme.bits == 16:
+        if scheme is None or not quantizes(scheme):
             continue
-        granularity = PerGroup(scheme.group_size) if scheme.group_size else PerAxis(0)
-        config = IntxWeightOnlyConfig(weight_dtype=getattr(torch, f"int{scheme.bits}"), granularity=granularity)
         kind = torch.nn.Embedding if layer.kind == "embedding" else torch.nn.Linear
-        quantize_(module, config, _chooser(paths[layer.name], kind))
+        quantize_(module, _config(scheme), _chooser(paths[layer.name], kind))
+
+
+def quantizes(scheme: Scheme) -> bool:
+    """Say whether a scheme is more than the precision of the program."""
+    return scheme.bits != 16
+
+
+def quantized(rows: torch.Tensor, kind: Literal["linear", "embedding"], scheme: Scheme) -> torch.Tensor:
+    """Return some rows (out_features by in_features; of an embedding, tokens by features) of a layer's weight, as
+    torchao's tensor: each row is quantized by itself.
+    """
+    import torch
+    from torchao.quantization.quant_api import quantize_
+
+    count, width = rows.shape
+    layer: torch.nn.Module
+    if kind == "embedding":
+        layer = torch.nn.Embedding(count, width, _weight=rows)
+    else:
+        layer = torch.nn.Linear(width, count, bias=False, device="meta")
+        layer.weight = torch.nn.Parameter(rows, requires_grad=False)
+    layer.requires_grad_(False)
+    quantize_(layer, _config(scheme), lambda _module, _name: True)
+    made: torch.Tensor = layer.weight
+    return made
+
+
+def _config(scheme: Scheme) -> IntxWeightOnlyConfig:
+    import torch
+    from torchao.quantization.granularity import PerAxis, PerGroup
+    from torchao.quantization.quant_api import IntxWeightOnlyConfig
+
+    granularity = PerGroup(scheme.group_size) if scheme.group_size else PerAxis(0)
+    return IntxWeightOnlyConfig(weight_dtype=getattr(torch, f"int{scheme.bits}"), granularity=granularity)
 
 
 def _chooser(path: str, kind: type[torch.nn.Module]) -> Callable[[torch.nn.Module, str], bool]:

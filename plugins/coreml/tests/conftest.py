@@ -1,6 +1,7 @@
 """Tiny Llamas and adapters as their own tools save them, and bundles exported from them once a session."""
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -171,7 +172,9 @@ def exporter(
         "pirate": tiny_adapter("pirate", seed=2),
         "whole": tiny_adapter("whole", seed=3, rank=12, targets=("q_proj", "k_proj", "v_proj", "o_proj", "down_proj")),
     }
-    cache = tmp_path_factory.mktemp("cache")
+    # Workers of one run have the directory above theirs in common: what one lowers the others need not.
+    shared = tmp_path_factory.getbasetemp().parent if os.environ.get("PYTEST_XDIST_WORKER") else None
+    cache = shared / "coreml-methods" if shared else tmp_path_factory.mktemp("cache")
     return Exporter(model=tiny_model.directory, adapters=adapters, folder=tmp_path_factory.mktemp, cache=cache)
 
 

@@ -18,6 +18,7 @@ from lora_core_coreml.stamping.choosing import choose
 from lora_core_coreml.stamping.items import Item, NotDerivableError, item
 from lora_core_coreml.stamping.layers import kinds_of, with_layers
 from lora_core_coreml.stamping.prediction import Example, predict
+from lora_core_coreml.weightless.lowering import StandInLowering
 
 from lora_core.adapters.slots.plan import Slot, SlotPlan
 from lora_core.backend import ExportJob
@@ -25,12 +26,12 @@ from lora_core.events import Event, Noted, StageAdvanced
 from lora_core.models.hf import HfModelSource
 
 POLICY = {policy.name: policy for policy in POLICIES}
-DEPTH = 14
+DEPTH = stamp.FEWEST  # thirteen: names of layers have one and two digits
 
 
 @pytest.fixture(scope="session")
 def deep_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Llama of fourteen small layers, so that names of layers have one and two digits."""
+    """A Llama of the fewest layers for which it is worth it, small ones."""
     directory = tmp_path_factory.mktemp("model") / "deep"
     config = transformers.LlamaConfig(
         vocab_size=96,
@@ -83,15 +84,15 @@ def lowerings(events: list[Event]) -> int:
 def stamped_and_full(
     job: ExportJob, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[dict[str, bytes], dict[str, bytes], int]:
-    """Return the files of a stamped export and of a full one, and how often the former lowered."""
+    """Return the files of a stamped export and of a full one with weights, and how often the former lowered."""
     stamped, events = exported(job, folder / "stamped")
-    monkeypatch.setattr(stamp, "FEWEST", DEPTH + 1)
+    monkeypatch.setattr(StandInLowering, "weightless", lambda self, always: None)
     full, _ = exported(job, folder / "full")
     assert [event for event in events if isinstance(event, Noted)] == []
     return stamped, full, lowerings(events)
 
 
-def test_fourteen_layers_follow_from_three_and_four(
+def test_thirteen_layers_follow_from_three_and_four(
     deep_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = deep_job(deep_model, dict.fromkeys(range(DEPTH), 4))
@@ -113,7 +114,7 @@ def test_a_policy_changes_nothing_in_that(
 @pytest.mark.deep
 def test_decode_and_prefill_follow_too(deep_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Layers with slots lie between layers without: the base follows, and the template is as deep as its examples."""
-    job = deep_job(deep_model, {0: 2, 13: 4}, "c4w", multifunction=True)
+    job = deep_job(deep_model, {0: 2, DEPTH - 1: 4}, "c4w", multifunction=True)
     stamped, full, count = stamped_and_full(job, tmp_path, monkeypatch)
     assert count == 2 * (3 + 1)
     assert stamped == full
@@ -136,15 +137,15 @@ def test_layers_of_one_kind_differ_in_their_weights_only(deep_model: Path) -> No
     job = deep_job(deep_model, {3: 4, 4: 8, 5: 4})
     prepared = base.prepare(job)
     assert len(set(kinds_of(prepared, None))) == 1
-    assert kinds_of(prepared, job.plans[0]) == (0, 0, 0, 1, 2, 1, *(0,) * 8)
+    assert kinds_of(prepared, job.plans[0]) == (0, 0, 0, 1, 2, 1, *(0,) * (DEPTH - 6))
     prepared.module.layers[7].ffn_norm.weight.data.fill_(1.0)
-    assert kinds_of(prepared, None) == (0,) * 7 + (1,) + (0,) * 6
+    assert kinds_of(prepared, None) == (0,) * 7 + (1,) + (0,) * (DEPTH - 8)
 
 
 def test_a_module_of_few_layers_has_stand_ins_of_its_own(deep_model: Path) -> None:
     prepared = base.prepare(deep_job(deep_model, {}))
     before = {name: parameter.clone() for name, parameter in prepared.module.named_parameters()}
-    few = with_layers(prepared, (0, 5, 5, 13)).module
+    few = with_layers(prepared, (0, 5, 5, 12)).module
     assert [layer.attention.layer_id for layer in few.layers] == [0, 1, 2, 3]
     weights = [layer.attention.wo.weight for layer in few.layers]
     assert not any(torch.equal(weights[i], weights[j]) for i in range(4) for j in range(i))

@@ -28,7 +28,7 @@ from lora_core_qnn_sim.graph.base_model import (
 from lora_core_qnn_sim.graph.basis import Basis
 from lora_core_qnn_sim.graph.rotation import rotated_base
 from lora_core_qnn_sim.graph.spec import GraphSpec
-from lora_core_qnn_sim.graph.splitting import find_splits, split_base, split_moments
+from lora_core_qnn_sim.graph.splitting import SplitBase, find_splits, split_moments
 from lora_core_qnn_sim.options import QnnSimOptions
 from lora_core_qnn_sim.quant import weight_bits, widths
 from lora_core_qnn_sim.runtime.weights import BaseWeights
@@ -88,7 +88,6 @@ def _quantized(
         weights, gains = rotated_base(weights, spec.dims.n_layers)
     seen = observe_inputs(spec, weights, *rope, prompts)
     splits = find_splits(seen.peaks) if options.splits else {}
-    weights, moments = split_base(weights, splits), split_moments(seen.moments, splits)
-    base = quantize_base(weights, *rope, bits)
-    linears = compensated(spec, weights, base.linears, moments)
-    return attrs.evolve(base, linears=linears), Basis(gains=gains, splits=splits)
+    weights, moments = SplitBase(weights=weights, splits=splits), split_moments(seen.moments, splits)
+    rounded = compensated(spec, weights, bits, moments)
+    return quantize_base(weights, *rope, bits, rounded), Basis(gains=gains, splits=splits)

@@ -15,7 +15,7 @@ from lora_core_qnn_sim.graph.base_model import RealWeights, dims_of, family_prob
 from lora_core_qnn_sim.graph.basis import Basis
 from lora_core_qnn_sim.graph.rotation import rotated_base
 from lora_core_qnn_sim.graph.spec import GraphSpec
-from lora_core_qnn_sim.graph.splitting import split_base
+from lora_core_qnn_sim.graph.splitting import SplitBase
 from lora_core_qnn_sim.lora import graph_slots, real_lora
 from lora_core_qnn_sim.options import QnnSimOptions
 from lora_core_qnn_sim.runtime.floating import FloatRun
@@ -64,7 +64,7 @@ def test_float_logits_equal_the_modules(
     cos, sin = rope_tables(model.architecture, 16)
     if rotated:
         weights, gains = rotated_base(weights, dims.n_layers)
-    weights, basis = split_base(weights, splits), Basis(gains=gains, splits=splits)
+    weights, basis = SplitBase(weights=weights, splits=splits), Basis(gains=gains, splits=splits)
     adapter = tiny.adapter("one", model.summary, seed=4, targets=TARGETS)
     plan = SlotPlan.from_adapters([adapter], model.summary.layers)
     spec = GraphSpec(dims=dims, slots=graph_slots(plan, basis), context_len=16, input_len=8, act_bits=16, lora_bits=16)

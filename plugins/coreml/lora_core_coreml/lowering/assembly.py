@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 from lora_core.adapters.slots.plan import SlotPlan
 from lora_core.errors import Problem, UnsupportedError
 from lora_core.pte import aligned
-from lora_core_coreml.lowering.constants import Constant, LoweredPackage
+from lora_core_coreml.lowering.constants import Constant, ConstantData, LoweredPackage
 from lora_core_coreml.lowering.method import LoweredMethod
 from lora_core_coreml.lowering.program import LoweredProgram, Methods
 from lora_core_coreml.program.compaction import compact
@@ -112,6 +113,7 @@ class _Merger:
         self._file = path.open("wb")
         self._file.write(blobfile.header(0))
         self._end = blobfile.ALIGNMENT
+        self._digest = hashlib.sha256()
         self._blobs: list[MilBlob] = []
         self._offsets: dict[BlobKey, int] = {}
         self._shell: MilModel | None = None
@@ -121,19 +123,20 @@ class _Merger:
             self._shell = _shell(package.model)
         function = package.function
         for constant, (_, value) in zip(package.constants, mil.blob_references(function), strict=True):
-            if constant.key not in self._offsets:
-                self._offsets[constant.key] = self._append(constant)
-            value.offset = self._offsets[constant.key]
+            value.offset = self._place(constant.data)
         compact(function, keep_weight_names=True)
         return Function(message=function, description=_description(package.model))
 
     def finish(self) -> PartitionFoundation:
         assert self._shell is not None, "the base has a method"
         self._file.close()
-        with blobfile.mapped(self._path) as buffer, memoryview(buffer) as view, view[blobfile.ALIGNMENT :] as body:
-            digest = hashlib.sha256(body).hexdigest()
         return PartitionFoundation(
-            path=self._path, start=0, size=self._end, blobs=tuple(self._blobs), sha256=digest, shell=self._shell
+            path=self._path,
+            start=0,
+            size=self._end,
+            blobs=tuple(self._blobs),
+            sha256=self._digest.hexdigest(),
+            shell=self._shell,
         )
 
     def add_template(self, lowered: LoweredMethod, index: int) -> Function:
@@ -159,18 +162,35 @@ class _Merger:
         description = _description(package.model)
         return Function(message=function, description=description, relocations=relocations, embedded=embedded)
 
-    def _append(self, constant: Constant) -> int:
-        data, key = constant.read(), constant.key
-        data_offset = self._end + blobfile.ALIGNMENT
+    def _place(self, data: ConstantData) -> int:
+        """Return where `data` is stored; bytes that are not known yet are written, and cut off again if another
+        constant has the same.
+        """
+        if data.read_key is None or data.read_key not in self._offsets:
+            before = self._digest.copy()
+            blob = self._append(data)
+            if data.key in self._offsets:
+                self._digest = before
+                self._file.seek(self._end)
+                self._file.truncate()
+            else:
+                self._offsets[data.key] = blob.offset
+                self._blobs.append(blob)
+                self._end = blob.next_offset
+        return self._offsets[data.key]
+
+    def _append(self, data: ConstantData) -> MilBlob:
         blob = MilBlob(
-            offset=self._end, dtype=key.dtype, data_offset=data_offset, size=key.size, padding_bits=key.padding_bits
+            offset=self._end,
+            dtype=data.dtype,
+            data_offset=self._end + blobfile.ALIGNMENT,
+            size=data.size,
+            padding_bits=data.padding_bits,
         )
-        self._file.write(blobfile.record(blob))
-        self._file.write(data)
-        self._file.write(bytes(blob.next_offset - blob.end))
-        self._blobs.append(blob)
-        self._end = blob.next_offset
-        return blob.offset
+        for piece in chain([blobfile.record(blob)], data.read(), [bytes(blob.next_offset - blob.end)]):
+            self._digest.update(piece)
+            self._file.write(piece)
+        return blob
 
 
 def _own_references(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,9 +10,11 @@ import torch  # noqa: TID253 - this module is only imported to lower a model
 
 from lora_core.backend import ExportJob
 from lora_core.layers import LayerInfo
-from lora_core.models.base import BaseModel, ModelHandle
+from lora_core.models.base import BaseModel
 from lora_core.models.executorch.options import ExecutorchOptions
+from lora_core.models.outline import Outline
 from lora_core.quant.policy import Assignment, Scheme
+from lora_core.tensors import LazyTensor
 from lora_core_coreml import quant
 from lora_core_coreml.checks import context_limits
 from lora_core_coreml.lowering import breaks, inputs, norms, splitting
@@ -53,10 +54,25 @@ class PreparedBase:
 
 def prepare(job: ExportJob) -> PreparedBase:
     """Load and prepare the base of `job`. Nothing here depends on adapters or slot plans."""
+    asked = model_options(job)
+    dtype = torch.float16 if job.options.float16 else torch.float32
+    outline = job.model.outline(asked)
+    if outline is None:
+        return prepared(job, job.model.load(asked), quantize=True)
+    return prepared(job, _filled(outline, dtype), quantize=True, sources=outline.sources)
+
+
+def prepared(
+    job: ExportJob, loaded: BaseModel, *, quantize: bool, sources: Mapping[str, LazyTensor] | None = None
+) -> PreparedBase:
+    """Prepare a loaded base, or one whose parameters are on the meta device, in place.
+
+    Parameters that one of `sources` fills, and are used as they are, become one. Without `quantize` layers are left as
+    they are; the policy's assignment says how they are to be quantized.
+    """
     options: CoremlOptions = job.options
     context = options.context_len(*context_limits(job.model.summary))
     dtype = torch.float16 if options.float16 else torch.float32
-    loaded = _loaded(job.model, model_options(options, context), dtype)
     static = hasattr(loaded.module, "params") and hasattr(loaded.module, "rope")
     module, layers, paths = loaded.module, loaded.summary.layers, loaded.paths
     assignment = job.policy.assign(layers)
@@ -64,12 +80,14 @@ def prepare(job: ExportJob) -> PreparedBase:
         if options.float16:
             norms.replace_norms(module)
         module = module.to(dtype).eval()
+        _tie(module, sources or {})
         if static:
             _decompose_attention(module)
         if options.linear_split:
             divisible = [paths[layer.name] for layer in layers if _divisible(layer, assignment.schemes)]
             splitting.split_linears(module, divisible, options.split_size, options.max_splits)
-        quant.apply(module, assignment.schemes, layers, paths)
+        if quantize:
+            quant.apply(module, assignment.schemes, layers, paths)
         if options.graph_breaks:
             paths = breaks.add(module, paths)
     return PreparedBase(
@@ -84,10 +102,11 @@ def prepare(job: ExportJob) -> PreparedBase:
     )
 
 
-def model_options(options: CoremlOptions, context: int) -> ExecutorchOptions:
+def model_options(job: ExportJob) -> ExecutorchOptions:
     """Return what is asked of the model source: logits of all positions unless decode and prefill are separate."""
+    options: CoremlOptions = job.options
     return ExecutorchOptions(
-        max_context_len=context,
+        max_context_len=options.context_len(job.model.summary.context_len),
         max_seq_len=options.input_len,
         attention="static",
         full_logits=not options.multifunction,
@@ -95,23 +114,27 @@ def model_options(options: CoremlOptions, context: int) -> ExecutorchOptions:
     )
 
 
-def _loaded(model: ModelHandle, options: ExecutorchOptions, dtype: torch.dtype) -> BaseModel:
+def _filled(outline: Outline, dtype: torch.dtype) -> BaseModel:
     """Load a base tensor by tensor, matrices in `dtype` at once, so that it is never held in two precisions.
 
-    Vectors stay float32, since a norm may add one to its own; so does what several parameters share, which a conversion
-    of the whole module gives each a copy of.
+    Vectors stay float32, since a norm may add one to its own.
     """
-    outline = model.outline(options) if dtype != torch.float32 else None
-    if outline is None:
-        return model.load(options)
-    uses = Counter(source.name for source in outline.sources.values())
     values: dict[str, torch.Tensor] = {}
     for source in outline.sources.values():
         if source.name not in values:
             tensor = torch.from_numpy(source.read())
-            alone = tensor.dim() > 1 and uses[source.name] == 1
-            values[source.name] = tensor.to(dtype) if alone else tensor
+            values[source.name] = tensor.to(dtype) if tensor.dim() > 1 else tensor
     return outline.fill(values)
+
+
+def _tie(module: torch.nn.Module, sources: Mapping[str, LazyTensor]) -> None:
+    """Let matrices of `module` that one of `sources` fills be one parameter, which is lowered once."""
+    first: dict[str, torch.nn.Parameter] = {}
+    for path, source in sources.items():
+        owner, _, name = path.rpartition(".")
+        parent = module.get_submodule(owner)
+        if len(source.shape) > 1:
+            setattr(parent, name, first.setdefault(source.name, getattr(parent, name)))
 
 
 def _shapes(options: CoremlOptions, context: int, static: bool) -> tuple[MethodShape, ...]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from lora_core.errors import PluginError
+from lora_core.fast_lowering import PATCHES, patched
 from lora_core.pte import ContainerHeader
 from lora_core_coreml.lowering.constants import LoweredPackage, read_package
 from lora_core_coreml.lowering.sentinels import Sentinels
@@ -48,7 +49,7 @@ def export_method(module: torch.nn.Module, inputs: tuple[Any, ...]) -> torch.exp
     """Return `module` as torch's exported program."""
     import torch
 
-    with quiet(), torch.no_grad():
+    with quiet(), torch.no_grad(), patched(PATCHES):
         return torch.export.export(module, inputs)
 
 
@@ -67,7 +68,7 @@ def lower_method(
     ExecuTorch or coremltools fails.
     """
     try:
-        with quiet():
+        with quiet(), patched(PATCHES):
             edge = _to_edge(name, exported, float16, constants)
             from lora_core_coreml.lowering import breaks
 

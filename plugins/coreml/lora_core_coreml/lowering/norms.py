@@ -44,9 +44,18 @@ def replace_norms(module: torch.nn.Module) -> None:
         if not isinstance(norm, RMSNorm | ScalelessRMSNorm | torch.nn.RMSNorm):
             continue
         weight = getattr(norm, "weight", None)
-        weight = None if weight is None else weight.detach()
-        if weight is not None and getattr(norm, "add_unit_offset", False):
-            weight = 1.0 + weight
+        if weight is not None:
+            weight = scaled_weight(weight.detach(), offset=adds_one(norm))
         eps = norm.eps if norm.eps is not None else torch.finfo(torch.float32).eps
         parent, _, attribute = name.rpartition(".")
         setattr(module.get_submodule(parent), attribute, ScaledRMSNorm(weight, eps))
+
+
+def adds_one(norm: torch.nn.Module) -> bool:
+    """Say whether a norm scales by one more than its weight."""
+    return bool(getattr(norm, "add_unit_offset", False))
+
+
+def scaled_weight(weight: torch.Tensor, *, offset: bool) -> torch.Tensor:
+    """Return the weight of the `ScaledRMSNorm` in place of a norm; `offset` is what `adds_one` says of that."""
+    return 1.0 + weight if offset else weight

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 import torch  # noqa: TID253 - this module is only imported to lower a model
 
 from lora_core.pte import Buffer
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 # Parts of torchao's `IntxUnpackedToInt8Tensor`, and how coremltools stores each.
 _QUANTIZED_PARTS = {"qdata": ("raw", "int4"), "scale": ("raw",), "zero_point": ("raw",)}
@@ -27,33 +31,106 @@ class TensorForm:
 def plain_tensors(module: torch.nn.Module) -> Iterator[tuple[str, str, torch.Tensor]]:
     """Yield (path, part, tensor) of every parameter of `module`: of a quantized one its parts."""
     for path, parameter in module.named_parameters(remove_duplicate=False):
-        if not hasattr(parameter, "qdata"):
-            yield path, "", parameter.detach()
-            continue
-        for part in _QUANTIZED_PARTS:
-            yield path, part, getattr(parameter, part).detach()
+        for part, tensor in parts_of(parameter).items():
+            yield path, part, tensor.detach()
+
+
+def parts_of(parameter: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return what a parameter is stored as: itself under "", or the parts of a quantized one."""
+    if not hasattr(parameter, "qdata"):
+        return {"": parameter}
+    return {part: getattr(parameter, part) for part in _QUANTIZED_PARTS}
 
 
 def is_uniform(tensor: torch.Tensor) -> bool:
     """Say whether all values are one, by which coremltools may simplify what is done with them."""
-    return bool((tensor == tensor.reshape(-1)[0]).all()) if tensor.numel() else True
+    if not tensor.numel():
+        return True
+    for axis, stride in enumerate(tensor.stride()):
+        if stride == 0:
+            tensor = tensor.narrow(axis, 0, 1)
+    first = tensor[(0,) * tensor.dim()]
+    # Most tensors tell by a few values.
+    few = tensor[(slice(0, 2),) * tensor.dim()]
+    return bool((few == first).all()) and bool((tensor == first).all())
 
 
-def stored_bytes(module: torch.nn.Module, form: TensorForm) -> Buffer:
-    """Return the bytes of a tensor in `form`; raises `KeyError` or `AttributeError` if the module has none such."""
-    parent, _, name = form.path.rpartition(".")
-    tensor: Any = module.get_submodule(parent)._parameters[name]
-    return _bytes(getattr(tensor, form.part) if form.part else tensor, form.transform)
+class Weights(Protocol):
+    """The weights of a base, in the forms in which they are stored."""
+
+    def size(self, form: TensorForm) -> int:
+        """Return how many bytes a tensor in `form` has."""
+        ...
+
+    def pieces(self, form: TensorForm) -> Iterator[Buffer]:
+        """Yield the bytes of a tensor in `form`, some at a time."""
+        ...
 
 
-def forms_by_digest(module: torch.nn.Module) -> dict[str, TensorForm]:
-    """Return the form under the SHA-256 of its bytes, of every tensor that is not uniform.
+@attrs.frozen
+class HeldWeights:
+    """The `Weights` of a module that is in memory."""
+
+    module: torch.nn.Module
+
+    def size(self, form: TensorForm) -> int:
+        """Return how many bytes a tensor in `form` has."""
+        return form_size(parts_of(self._parameter(form))[form.part], form)
+
+    def pieces(self, form: TensorForm) -> Iterator[Buffer]:
+        """Yield the bytes of a tensor in `form`."""
+        yield form_bytes(parts_of(self._parameter(form))[form.part], form)
+
+    def _parameter(self, form: TensorForm) -> torch.Tensor:
+        parent, _, name = form.path.rpartition(".")
+        parameter: torch.Tensor = self.module.get_submodule(parent)._parameters[name]
+        return parameter
+
+
+def form_size(tensor: torch.Tensor, form: TensorForm) -> int:
+    """Return how many bytes `tensor` has in `form`."""
+    size: int = tensor.numel() // 2 if form.transform == "int4" else tensor.numel() * tensor.element_size()
+    return size
+
+
+def form_bytes(tensor: torch.Tensor, form: TensorForm) -> Buffer:
+    """Return the bytes of a tensor, or of some of its rows, in `form`; of 4 bits, an even number of values."""
+    return _bytes(tensor, form.transform)
+
+
+@attrs.frozen(slots=False)
+class KnownForms:
+    """The forms of a module's tensors, which are not uniform, by SHA-256.
 
     Of tensors that share their memory, which are equal for every base, the first stands for all.
     """
+
+    module: torch.nn.Module
+
+    @cached_property
+    def by_row(self) -> Mapping[str, TensorForm]:
+        """Forms by the digest of their bytes, or of one row for tensors that repeat it."""
+        return _by_digest(self.module, whole=False)
+
+    @cached_property
+    def by_bytes(self) -> Mapping[str, TensorForm]:
+        """Forms of tensors that repeat a row, by the digest of all their bytes: tools copy those that are quantized."""
+        return _by_digest(self.module, whole=True)
+
+
+def repeats_rows(tensor: torch.Tensor | npt.NDArray[Any], strides: Sequence[int]) -> bool:
+    """Say whether a tensor is a view of one row, which `strides` say."""
+    return tensor.ndim > 1 and tensor.shape[0] > 1 and strides[0] == 0 and 0 not in strides[1:]
+
+
+def _by_digest(module: torch.nn.Module, *, whole: bool) -> dict[str, TensorForm]:
     found: dict[str, TensorForm] = {}
     for path, part, tensor in plain_tensors(module):
         if is_uniform(tensor):
+            continue
+        if repeats_rows(tensor, tensor.stride()):
+            tensor = tensor if whole else tensor[:1]
+        elif whole:
             continue
         for transform in _QUANTIZED_PARTS.get(part, ("raw",)):
             if transform == "int4" and tensor.numel() % 2:

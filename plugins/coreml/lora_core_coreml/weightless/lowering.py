@@ -17,7 +17,8 @@ from lora_core_coreml.lowering.program import LoweredProgram, Methods
 from lora_core_coreml.program.naming import Kind
 from lora_core_coreml.stamping.items import NotDerivableError
 from lora_core_coreml.stamping.stamp import Choice, Stamper
-from lora_core_coreml.weightless.program import NotWeightlessError, WeightlessMethods
+from lora_core_coreml.weightless.program import NotWeightlessError, WeightlessMethods, check_told_apart
+from lora_core_coreml.weightless.rows import one_row_each
 from lora_core_coreml.weightless.standins import with_stand_ins
 
 _STAGE = "lower methods"
@@ -34,36 +35,38 @@ class StandInLowering:
     _done: int = attrs.field(default=0, init=False)
     _total: int = attrs.field(default=0, init=False)
 
-    def with_weights(self) -> LoweredProgram:
-        """Lower everything with the base's own weights."""
+    def with_weights(self, held: PreparedBase) -> LoweredProgram:
+        """Lower everything with the base's own weights, which `held` has."""
         self._done, self._total = 0, len(self.prepared.shapes) * (1 + len(self.job.plans))
         with stage(self.emit, _STAGE):
-            return lower_all(self.job, self.prepared, self.directory / "own", self._advanced)
+            return lower_all(self.job, held, self.directory / "own", self._advanced)
 
     def weightless(self, *, always: bool) -> WeightlessMethods | None:
-        """Lower with stand-ins; None if methods depend on weights, or if nothing follows from a few layers and it need
-        not be weightless `always`.
+        """Lower with stand-ins; None if methods depend on weights, which is noted, or if nothing follows from a few
+        layers and it need not be weightless `always`.
 
         What does not follow from a few layers is noted, and lowered in full.
         """
+        try:
+            return self._weightless(always=always)
+        except NotWeightlessError as error:
+            self.emit(Noted(message=f"The base is held whole, as its lowered methods depend on its weights: {error}"))
+            return None
+
+    def _weightless(self, *, always: bool) -> WeightlessMethods | None:
         choices = [self._choice(plan) for plan in (None, *self.job.plans)]
         if not always and not any(choices):
             return None
+        check_told_apart(self.prepared.module)
         self._total = len(self.prepared.shapes) * sum(each.lowerings if each else 1 for each in choices)
-        with stage(self.emit, _STAGE):
+        with stage(self.emit, _STAGE), one_row_each():
             names: list[Callable[[Kind], str]] = [str]
             names += [partial(template_name, number) for number in range(len(self.job.plans))]
             stamped = [
                 self._stamped(plan, name, choice)
                 for plan, name, choice in zip((None, *self.job.plans), names, choices, strict=True)
             ]
-            if not always and not any(stamped):
-                return None
-            try:
-                return self._completed(stamped)
-            except NotWeightlessError as error:
-                self.emit(Noted(message=f"The lowered methods depend on the base's weights: {error}"))
-                return None
+            return self._completed(stamped) if always or any(stamped) else None
 
     @property
     def _stamper(self) -> Stamper:

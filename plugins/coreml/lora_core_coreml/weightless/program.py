@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,19 +10,17 @@ from typing import TYPE_CHECKING, Any, Self
 
 import attrs
 
-from lora_core.pte import Buffer
-from lora_core_coreml.lowering.constants import Constant, LoweredPackage
+from lora_core_coreml.lowering.constants import Constant, ConstantData, LoweredPackage
 from lora_core_coreml.lowering.method import LoweredMethod
 from lora_core_coreml.lowering.program import LoweredProgram
 from lora_core_coreml.program.object import SlotPart
 from lora_core_coreml.storage import mil
-from lora_core_coreml.storage.blobfile import BlobKey
 from lora_core_coreml.weightless.forms import (
+    KnownForms,
     TensorForm,
-    forms_by_digest,
+    Weights,
     is_uniform,
     plain_tensors,
-    stored_bytes,
 )
 
 if TYPE_CHECKING:
@@ -62,10 +59,8 @@ class WeightlessMethods:
 
         Raises `NotWeightlessError`.
         """
-        for path, part, tensor in plain_tensors(module):
-            if tensor.numel() < _STORED_APART and not is_uniform(tensor):
-                raise NotWeightlessError(f"{path} {part}".rstrip() + " is so small that functions hold its values")
-        known = forms_by_digest(module)
+        check_told_apart(module)
+        known = KnownForms(module)
         origins = {
             method.name: tuple(
                 tuple(_origin(constant, known) for constant in package.constants) for package in method.packages
@@ -81,13 +76,13 @@ class WeightlessMethods:
         origins = {name: found for group in groups for name, found in group.origins.items()}
         return cls(lowered=LoweredProgram(methods=base, templates=tuple(templates)), origins=origins)
 
-    def fill(self, module: torch.nn.Module) -> LoweredProgram:
-        """Return the program that lowering `module` would have given; its tensors are read when they are written."""
-        keys: dict[ConstantOrigin, BlobKey] = {}
+    def fill(self, weights: Weights) -> LoweredProgram:
+        """Return the program that lowering a base with `weights` would have given; reading them is left for later."""
+        known: dict[ConstantOrigin, ConstantData] = {}
 
         def filled(method: LoweredMethod) -> LoweredMethod:
             packages = tuple(
-                LoweredPackage(model=package.model, constants=tuple(_constant(o, module, keys) for o in origins))
+                LoweredPackage(model=package.model, constants=tuple(_constant(o, weights, known) for o in origins))
                 for package, origins in zip(method.packages, self.origins[method.name], strict=True)
             )
             return attrs.evolve(method, packages=packages)
@@ -146,36 +141,42 @@ class WeightlessMethods:
         return cls(lowered=lowered, origins=origins)
 
 
-def _origin(constant: Constant, known: Mapping[str, TensorForm]) -> ConstantOrigin:
+def check_told_apart(module: torch.nn.Module) -> None:
+    """Raise `NotWeightlessError` for weights that no stored constant stands for."""
+    for path, part, tensor in plain_tensors(module):
+        if tensor.numel() < _STORED_APART and not is_uniform(tensor):
+            raise NotWeightlessError(f"{path} {part}".rstrip() + " is so small that functions hold its values")
+
+
+def _origin(constant: Constant, known: KnownForms) -> ConstantOrigin:
     make: Callable[..., ConstantOrigin] = partial(
         ConstantOrigin, name=constant.name, dtype=constant.key.dtype, padding_bits=constant.key.padding_bits
     )
     if constant.slot is not None:
         return make(slot=constant.slot)
-    form = known.get(constant.key.sha256)
-    if form is not None:
+    digest = constant.key.sha256
+    if (form := known.by_row.get(digest)) is not None:
         return make(form=form)
-    data = bytes(constant.read())
+    data = constant.read()
     # What is computed from random weights is never the same all over: zero biases are, and uniform weights.
-    if not any(data == data[:size] * (len(data) // size) for size in (1, 2, 4)):
-        raise NotWeightlessError(f"constant {constant.name} is no stored form of a weight")
-    return make(data=data)
+    if any(data == data[:size] * (len(data) // size) for size in (1, 2, 4)):
+        return make(data=data)
+    if (form := known.by_bytes.get(digest)) is not None:
+        return make(form=form)
+    raise NotWeightlessError(f"constant {constant.name} is no stored form of a weight")
 
 
-def _constant(origin: ConstantOrigin, module: torch.nn.Module, keys: dict[ConstantOrigin, BlobKey]) -> Constant:
-    read: Callable[[], Buffer] = partial(bytes, origin.data)
-    if origin.form is not None:
-        read = partial(stored_bytes, module, origin.form)
+def _constant(origin: ConstantOrigin, weights: Weights, known: dict[ConstantOrigin, ConstantData]) -> Constant:
     identity = attrs.evolve(origin, name="")
-    if identity not in keys:
-        data = memoryview(read())
-        keys[identity] = BlobKey(
+    if identity not in known:
+        form = origin.form
+        known[identity] = ConstantData(
             dtype=origin.dtype,
-            size=data.nbytes,
+            size=len(origin.data) if form is None else weights.size(form),
             padding_bits=origin.padding_bits,
-            sha256=hashlib.sha256(data).hexdigest(),
+            pieces=partial(iter, (origin.data,)) if form is None else partial(weights.pieces, form),
         )
-    return Constant(name=origin.name, key=keys[identity], read=read, slot=origin.slot)
+    return Constant(name=origin.name, data=known[identity], slot=origin.slot)
 
 
 def _origin_to_json(origin: ConstantOrigin) -> Sequence[Any]:

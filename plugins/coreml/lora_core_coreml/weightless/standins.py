@@ -1,6 +1,7 @@
 """Stand-in weights: random values of the base's shapes, by which a lowered constant tells which tensor it is.
 
-A tensor whose values are all one keeps them: coremltools leaves out a multiplication by ones or an addition of zeros.
+The rows of a matrix are one row, so that it takes no memory. A tensor whose values are all one keeps them: coremltools
+leaves out a multiplication by ones or an addition of zeros.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ import numpy as np
 import torch  # noqa: TID253 - this module is only imported to lower a model
 
 from lora_core_coreml.weightless.forms import is_uniform, plain_tensors
+
+# Values that no two tensors have in common by chance.
+_TELLING = 16
 
 
 class StandIns:
@@ -78,9 +82,17 @@ def _quantized(tensor: Any, number: int) -> torch.Tensor:
 
 
 def _drawn(tensor: torch.Tensor, seed: tuple[int, ...], bits: int = 8) -> torch.Tensor:
-    """Return random values of the shape and type of `tensor`; itself if it is uniform."""
+    """Return random values of the shape and type of `tensor`, one row for all if it is long enough to tell; those of
+    `tensor` if they are all one.
+    """
     if is_uniform(tensor):
-        return tensor
+        return tensor.contiguous()
+    if tensor.dim() > 1 and tensor[0].numel() >= _TELLING and len(tensor) > 1:
+        return _random(tensor[:1], seed, bits).expand(tensor.shape)
+    return _random(tensor, seed, bits)
+
+
+def _random(tensor: torch.Tensor, seed: tuple[int, ...], bits: int) -> torch.Tensor:
     random = np.random.default_rng((*seed, 0x5EED))
     raw = torch.frombuffer(bytearray(random.bytes(tensor.numel() * tensor.element_size())), dtype=torch.uint8)
     if tensor.dtype == torch.int8:

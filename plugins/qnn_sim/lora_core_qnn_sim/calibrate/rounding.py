@@ -14,7 +14,7 @@ import attrs
 import numpy as np
 import numpy.typing as npt
 
-from lora_core_qnn_sim.encodings.grid import ChannelWeight
+from lora_core_qnn_sim.encodings.grid import ChannelWeight, quantize_channels
 from lora_core_qnn_sim.graph.nodes import Node, build_nodes
 from lora_core_qnn_sim.graph.spec import GraphSpec
 from lora_core_qnn_sim.graph.splitting import PRODUCT
@@ -71,16 +71,17 @@ def rounded_nodes(spec: GraphSpec) -> list[Node]:
 
 
 def compensated(
-    spec: GraphSpec, weights: Mapping[str, Array], plain: Mapping[str, ChannelWeight], moments: Mapping[str, Array]
+    spec: GraphSpec, weights: Mapping[str, Array], bits: Mapping[str, int], moments: Mapping[str, Array]
 ) -> dict[str, ChannelWeight]:
-    """Return `plain` with the integers of every linear layer chosen with compensation."""
+    """Return the matrix of every linear layer in `bits` (by tensor name), its integers chosen with compensation."""
     factors: dict[str, Array] = {}
-    out = dict(plain)
+    out = {}
     for node in rounded_nodes(spec):
         source, name = node.inputs[0], node.weights["weight"]
         if source not in factors:
             factors = {source: _inverse_factor(moments[source])}
-        out[name] = _round(np.asarray(weights[name], np.float64), plain[name], factors[source])
+        weight = weights[name]
+        out[name] = _round(np.asarray(weight, np.float64), quantize_channels(weight, bits[name]), factors[source])
     return out
 
 

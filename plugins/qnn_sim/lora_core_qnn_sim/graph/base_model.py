@@ -13,7 +13,7 @@ from lora_core.layers import ModelSummary
 from lora_core.models import families
 from lora_core.models.architecture import Architecture, read_architecture
 from lora_core.tensors import LazyTensor
-from lora_core_qnn_sim.encodings.grid import quantize_channels
+from lora_core_qnn_sim.encodings.grid import ChannelWeight, quantize_channels
 from lora_core_qnn_sim.graph.spec import LlamaDims, graph_name
 from lora_core_qnn_sim.runtime.weights import BaseWeights
 
@@ -110,8 +110,24 @@ def rope_tables(architecture: Architecture, context_len: int) -> tuple[Float32, 
     return np.ascontiguousarray(cos[:, :half]), np.ascontiguousarray(sin[:, :half])
 
 
-def quantize_base(weights: Mapping[str, Float32], cos: Float32, sin: Float32, bits: Mapping[str, int]) -> BaseWeights:
-    """Quantize every matrix per output channel to `bits` (by tensor name); vectors stay float32."""
-    linears = {name: quantize_channels(array, bits[name]) for name, array in weights.items() if array.ndim == 2}
-    vectors = {name: array for name, array in weights.items() if array.ndim == 1}
+def quantize_base(
+    weights: Mapping[str, Float32],
+    cos: Float32,
+    sin: Float32,
+    bits: Mapping[str, int],
+    rounded: Mapping[str, ChannelWeight] | None = None,
+) -> BaseWeights:
+    """Quantize every matrix per output channel to `bits` (by tensor name); vectors stay float32.
+
+    One weight is held at a time. Matrices in `rounded` are taken from there.
+    """
+    linears: dict[str, ChannelWeight] = {}
+    vectors: dict[str, Float32] = {}
+    for name in weights:
+        if rounded is not None and name in rounded:
+            linears[name] = rounded[name]
+        elif (array := weights[name]).ndim == 2:
+            linears[name] = quantize_channels(array, bits[name])
+        else:
+            vectors[name] = array
     return BaseWeights(linears=linears, vectors=vectors, cos=cos, sin=sin)

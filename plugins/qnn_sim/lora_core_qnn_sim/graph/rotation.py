@@ -15,10 +15,11 @@ matrix of its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
+import attrs
 import numpy as np
 import numpy.typing as npt
 
@@ -27,6 +28,7 @@ from lora_core.elementary import cosines_of_turns
 Array = npt.NDArray[Any]
 _READS = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "lm_head")
 _WRITES = ("o_proj", "down_proj")
+_HEAD = "lm_head.weight"
 _LARGEST_HADAMARD = 64
 _CHUNK = 1 << 16  # elements that are rotated at a time: they stay in the cache
 
@@ -65,26 +67,51 @@ def _rotated(rows: Array) -> Array:
     return rows
 
 
-def rotated_base(weights: Mapping[str, Array], n_layers: int) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Return the float32 weights of the rotated base, without gains, and the gains by the layer that reads them."""
+@attrs.frozen(kw_only=True)
+class RotatedBase(Mapping[str, Array]):
+    """The float32 weights of the rotated base, without gains: each is made when it is asked for and kept by nobody."""
+
+    weights: Mapping[str, Array]
+    gains: Mapping[str, Array]
+
+    def __getitem__(self, name: str) -> Array:
+        """Read one weight and rotate it."""
+        if name == _HEAD and name not in self.weights:
+            return rotated_matrix("lm_head", self.weights["embed_tokens.weight"], self.gains)
+        array = self.weights[name]
+        layer, _, last = name.rpartition(".")
+        if last != "bias":
+            return rotated_matrix(layer, array, self.gains)
+        return rotate(array).astype(np.float32) if layer.endswith(_WRITES) else array
+
+    def __contains__(self, name: object) -> bool:
+        """Say whether there is such a weight, without reading it."""
+        return name == _HEAD or (name in self.weights and not _is_gain(str(name)))
+
+    def __iter__(self) -> Iterator[str]:
+        """Name every weight."""
+        yield from (name for name in self.weights if not _is_gain(name))
+        if _HEAD not in self.weights:
+            yield _HEAD
+
+    def __len__(self) -> int:
+        """Count the weights."""
+        return sum(1 for _ in self)
+
+
+def _is_gain(name: str) -> bool:
+    return name.endswith(("layernorm.weight", "norm.weight")) and "_norm." not in name
+
+
+def rotated_base(weights: Mapping[str, Array], n_layers: int) -> tuple[RotatedBase, dict[str, Array]]:
+    """Return the rotated base, and its gains by the layer that reads them."""
     gains = {
         f"layers.{n}.{kind}": weights[f"layers.{n}.{norm}.weight"]
         for n in range(n_layers)
         for kind, norm in (("self_attn", "input_layernorm"), ("mlp", "post_attention_layernorm"))
     }
     gains["lm_head"] = weights["norm.weight"]
-    out: dict[str, Array] = {}
-    for name, array in weights.items():
-        if name.endswith(("layernorm.weight", "norm.weight")) and "_norm." not in name:
-            continue
-        if name.endswith(".bias"):
-            layer = name.removesuffix(".bias")
-            out[name] = rotate(array).astype(np.float32) if layer.endswith(_WRITES) else array
-        else:
-            out[name] = rotated_matrix(name.removesuffix(".weight"), array, gains)
-    if "lm_head.weight" not in weights:
-        out["lm_head.weight"] = rotated_matrix("lm_head", weights["embed_tokens.weight"], gains)
-    return out, gains
+    return RotatedBase(weights=weights, gains=gains), gains
 
 
 def rotated_matrix(layer: str, matrix: Array, gains: Mapping[str, Array]) -> Array:

@@ -14,9 +14,10 @@ A split is stored as the channel that each column of the wider layer comes from:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import attrs
 import numpy as np
 import numpy.typing as npt
 
@@ -48,14 +49,30 @@ def find_splits(peaks: Mapping[str, Array]) -> dict[str, npt.NDArray[np.int32]]:
     return splits
 
 
-def split_base(weights: Mapping[str, Array], splits: Splits) -> dict[str, Array]:
-    """Return the weights of the wider base."""
-    out = {}
-    for name, array in weights.items():
+@attrs.frozen(kw_only=True)
+class SplitBase(Mapping[str, Array]):
+    """The weights of the wider base: each is made when it is asked for and kept by nobody."""
+
+    weights: Mapping[str, Array]
+    splits: Splits
+
+    def __getitem__(self, name: str) -> Array:
+        """Read one weight and split it."""
         layer = name.rpartition(".")[0]
-        rows = split_b(layer, array, splits)
-        out[name] = split_a(layer, rows, splits) if rows.ndim == 2 else rows
-    return out
+        rows = split_b(layer, self.weights[name], self.splits)
+        return split_a(layer, rows, self.splits) if rows.ndim == 2 else rows
+
+    def __contains__(self, name: object) -> bool:
+        """Say whether there is such a weight, without reading it."""
+        return name in self.weights
+
+    def __iter__(self) -> Iterator[str]:
+        """Name every weight."""
+        return iter(self.weights)
+
+    def __len__(self) -> int:
+        """Count the weights."""
+        return len(self.weights)
 
 
 def split_moments(moments: Mapping[str, Array], splits: Splits) -> dict[str, Array]:

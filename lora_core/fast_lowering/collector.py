@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 
-from lora_core_xnnpack.lowering.fast.patching import Patches
+from lora_core.fast_lowering.patching import Patches
 
 
 def collect_rarely(patches: Patches) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from lora_core_xnnpack.lowering.fast.patching import Patches
+from lora_core.fast_lowering.patching import Patches
 
 
 @attrs.frozen(kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lora_core_xnnpack.lowering.fast.patching import Patches
+from lora_core.fast_lowering.patching import Patches
 
 _MARK = "_fast_lowering_decomposed"
 

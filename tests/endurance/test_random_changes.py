@@ -28,7 +28,7 @@ def test_random_adds_and_removes_end_where_a_model_in_memory_does(
     layout: str, export: Callable[..., Bundle], make_adapter: Callable[..., Path], hub
 ) -> None:
     sources = {f"a{index}": make_adapter(f"a{index}", seed=index) for index in range(ADAPTERS)}
-    path = export("bundle", options={"layout": layout}, max_rank=2, targets="q_proj,v_proj").path
+    path = export("bundle", options={"layout": layout}, max_rank=2, targets=("q_proj", "v_proj")).path
     empty = contents(path)
     chance, there = random.Random(f"endurance {layout}"), set[str]()
     started, slowest = time.process_time(), 0.0

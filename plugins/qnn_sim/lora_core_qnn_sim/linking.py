@@ -89,10 +89,13 @@ def section_files(linked: Sequence[LinkedAdapter]) -> tuple[WrittenFile, ...]:
 
 def unneeded(bundle: Bundle, gone: frozenset[str]) -> tuple[str, ...]:
     """Return the files of no single adapter that nobody needs once the adapters `gone` are."""
+    default = bundle.manifest.detail.get("default")
+    shared = [each.path for each in bundle.manifest.base_artifacts if each.role == "adapter-data"]
+    shared = [path for path in shared if path != default]
+    if not shared:  # looking at every adapter takes as long as there are adapters
+        return ()
     left = [adapter.detail for adapter in bundle.manifest.adapters if adapter.name not in gone]
     needed = {path for detail in left for path in (*detail.get("sections", {}).values(), detail.get("encodings"))}
-    needed.add(bundle.manifest.detail.get("default"))
-    shared = [each.path for each in bundle.manifest.artifacts if each.role == "adapter-data" and each.adapter is None]
     return tuple(path for path in shared if path not in needed)
 
 

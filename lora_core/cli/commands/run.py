@@ -34,6 +34,7 @@ def run(
 ) -> None:
     """Answer every prompt with every adapter: text on stdout as it comes, speed and memory on stderr at the end."""
     import lora_core
+    from lora_core.bundle.store import open_bundle
     from lora_core.events import stage
     from lora_core.runtime.run import RunListener, RunSettings
     from lora_core.runtime.run import run as answer
@@ -47,8 +48,6 @@ def run(
         system=system,
     )
     names = [None if name == BASE else name for name in adapter or (BASE,)]
-    from lora_core.bundle.store import open_bundle
-
     require_selectable(names, console.hub.spec_of(open_bundle(bundle)))
     with stage(console.emit, "open the bundle"):
         session = lora_core.open(bundle, options=options, hub=console.hub)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from lora_core.errors import UnsupportedError
 from lora_core.runtime.memory import measure
 
 if TYPE_CHECKING:
@@ -77,6 +78,13 @@ class Session(ABC):
     @abstractmethod
     def step(self, adapter: str | None, tokens: Sequence[int], position: int) -> npt.NDArray[np.float32]:
         """Feed `tokens` at `position` and return the logits of the last of them, shape (vocab_size,)."""
+
+    def call(self, adapter: str | None, inputs: Sequence[Any]) -> Sequence[npt.NDArray[Any]]:  # noqa: ARG002 - the default uses none
+        """Call the method of `adapter` with `inputs`, arrays or tensors as the exported module takes them.
+
+        Returns its outputs. For modules that take no tokens; raises `UnsupportedError` by default.
+        """
+        raise UnsupportedError("This session takes tokens alone, no inputs of a module of your own.")
 
     @abstractmethod
     def close(self) -> None:

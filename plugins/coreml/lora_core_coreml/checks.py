@@ -22,4 +22,5 @@ def problems(job: ExportJob) -> list[Problem]:
         found.append(
             Problem(what=what, remedy="Leave it out: the module's one method is forward.", where="--multifunction")
         )
-    return found
+    assignment = job.policy.assign(job.model.summary.layers)
+    return found + options.how_to_round.problems(job.model, assignment)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lora_core_coreml.lowering.base import PreparedBase
 
 _DISTRIBUTIONS = ("lora-core", "lora-core-coreml", "executorch", "torch", "torchao", "coremltools", "numpy")
-_AFTERWARDS = ("emit_mlpackage",)
+_AFTERWARDS = ("calibration", "emit_mlpackage", "rounding")
 
 
 @contextmanager
@@ -43,7 +43,7 @@ def _prepared(job: ExportJob, emit: Emit) -> PreparedBase:
     from lora_core_coreml.lowering import base
 
     with stage(emit, "load and prepare the base"):
-        prepared = base.prepare(job)
+        prepared = base.prepare(job, emit)
     for message in describe_undivided(job.policy, prepared.assignment):
         emit(Warned(message=message))
     names = [placed.name for placed in job.adapters]

@@ -12,6 +12,8 @@ from lora_core.quant.policy import QuantPolicy, Scheme
 if TYPE_CHECKING:
     import torch
 
+    from lora_core.preparation.rounded import RoundedLayers
+
 _CHANNEL4 = Scheme(bits=4, granularity="channel")
 _BLOCK4 = Scheme(bits=4, granularity="group", group_size=32)
 _CHANNEL8 = Scheme(bits=8, granularity="channel")
@@ -87,6 +89,30 @@ def apply(
         config = IntxWeightOnlyConfig(weight_dtype=getattr(torch, f"int{scheme.bits}"), granularity=granularity)
         kind = torch.nn.Embedding if layer.kind == "embedding" else torch.nn.Linear
         quantize_(module, config, _chooser(paths[layer.name], kind))
+
+
+def put_rounded(module: torch.nn.Module, layers: RoundedLayers, paths: Mapping[str, str]) -> None:
+    """Give layers that `apply` has quantized the integers and scales of `layers`; parts of one that was split, those of
+    their rows.
+    """
+    import torch
+    from torchao.quantization import IntxUnpackedToInt8Tensor
+
+    for name in layers.names:
+        start = 0
+        for part in module.get_submodule(paths[name]).modules():
+            if isinstance(part, torch.nn.Linear):
+                old = part.weight
+                integers, scales = layers.rows(name, start, start + len(old))
+                start += len(old)
+                fields = {field: getattr(old, field) for field in old.tensor_attribute_names}
+                made = IntxUnpackedToInt8Tensor(
+                    qdata=torch.from_numpy(integers),
+                    scale=torch.from_numpy(scales).to(old.scale.dtype),
+                    zero_point=torch.zeros_like(old.zero_point),
+                    **fields,
+                )
+                part.weight = torch.nn.Parameter(made, requires_grad=False)
 
 
 def _chooser(path: str, kind: type[torch.nn.Module]) -> Callable[[torch.nn.Module, str], bool]:

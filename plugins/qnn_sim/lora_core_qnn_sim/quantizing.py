@@ -12,11 +12,11 @@ import numpy.typing as npt
 
 from lora_core.backend import ExportJob
 from lora_core.events import Emit, stage
+from lora_core.preparation.prompts import calibration_prompts
 from lora_core_qnn_sim.artifacts import FOUNDATION
 from lora_core_qnn_sim.artifacts.foundation import FoundationBinary, read_foundation, write_foundation
 from lora_core_qnn_sim.calibrate.calibrate import calibrate_base
-from lora_core_qnn_sim.calibrate.prompts import calibration_prompts
-from lora_core_qnn_sim.calibrate.rounding import compensated, observe_inputs
+from lora_core_qnn_sim.calibrate.rounding import compensated_base, observe_inputs
 from lora_core_qnn_sim.graph.base_model import RealWeights, architecture_of, dims_of, quantize_base, rope_tables
 from lora_core_qnn_sim.graph.basis import Basis
 from lora_core_qnn_sim.graph.rotation import rotated_base
@@ -82,5 +82,5 @@ def _quantized(
     splits = find_splits(seen.peaks) if options.splits else {}
     weights, moments = split_base(weights, splits), split_moments(seen.moments, splits)
     base = quantize_base(weights, *rope, bits)
-    linears = compensated(spec, weights, base.linears, moments)
+    linears = compensated_base(spec, weights, base.linears, moments)
     return attrs.evolve(base, linears=linears), Basis(gains=gains, splits=splits)

@@ -120,6 +120,14 @@ class XnnpackSession(Session):
         cache.wrote(adapter, position, len(tokens))
         return logits
 
+    def call(self, adapter: str | None, inputs: Sequence[Any]) -> Sequence[npt.NDArray[Any]]:
+        """Call the method of `adapter` with `inputs` and return its outputs; raises `UsageError` if they do not fit."""
+        self.load(adapter)
+        try:
+            return self._methods[adapter].call(inputs)
+        except RuntimeError as error:
+            raise UsageError(f"The inputs are not those of the module: {error}") from error
+
     def close(self) -> None:
         """Release the programs and their memory."""
         self._closed = True

@@ -28,7 +28,8 @@ from workbench import POLICY_REGISTRY
 from lora_core.adapters.slots.plan import SlotPlan
 from lora_core.events import Event, Noted, ignore
 
-FP32, INT4 = POLICY_REGISTRY["fp32"], POLICY_REGISTRY["8da4w"]
+FP32 = POLICY_REGISTRY["fp32"]
+INT4 = parse_policy("8da4w", POLICY_REGISTRY, head="4,32", embedding="float")
 
 
 def stored(tensors: Sequence[BaseTensor]) -> tuple[NamedBlob, ...]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import attrs
 import torch  # noqa: TID253 - this module is only imported to lower a model
 
 from lora_core.backend import ExportJob
+from lora_core.events import Emit, ignore
 from lora_core.layers import LayerInfo
 from lora_core.models.base import BaseModel, ModelHandle
 from lora_core.models.executorch.options import ExecutorchOptions
@@ -50,7 +53,7 @@ class PreparedBase:
         return self.example_args
 
 
-def prepare(job: ExportJob) -> PreparedBase:
+def prepare(job: ExportJob, emit: Emit = ignore) -> PreparedBase:
     """Load and prepare the base of `job`. Nothing here depends on adapters or slot plans."""
     options: CoremlOptions = job.options
     context = options.context_len(job.model.summary.context_len)
@@ -69,6 +72,12 @@ def prepare(job: ExportJob) -> PreparedBase:
             divisible = [paths[layer.name] for layer in layers if _divisible(layer, assignment.schemes)]
             splitting.split_linears(module, divisible, options.split_size, options.max_splits)
         quant.apply(module, assignment.schemes, layers, paths)
+        with (
+            tempfile.TemporaryDirectory() as work,
+            options.how_to_round.layers(job.model, assignment, Path(work), emit) as rounded,
+        ):
+            if rounded is not None:
+                quant.put_rounded(module, rounded, paths)
         if options.graph_breaks:
             paths = breaks.add(module, paths)
     return PreparedBase(

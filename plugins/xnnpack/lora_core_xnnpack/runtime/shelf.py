@@ -11,7 +11,9 @@ from types import ModuleType
 
 from lora_core.bundle.bundle import Artifact, Bundle, Method
 from lora_core.errors import BundleError
+from lora_core_xnnpack.artifacts import MARK_DETAIL
 from lora_core_xnnpack.files.joining import join_program
+from lora_core_xnnpack.files.marks import require_mark
 from lora_core_xnnpack.runtime.mapped_pages import drop_pages
 from lora_core_xnnpack.runtime.open_program import LoadedMethod, OpenProgram, open_program
 from lora_core_xnnpack.runtime.packed_cache import PackedCache
@@ -38,6 +40,8 @@ class ProgramShelf:
             with _blamed(self._bundle.file(method.program), foundation):
                 loaded = self._load(method)
         else:
+            program = self._bundle.file(method.program)
+            require_mark(self._bundle.manifest.detail.get(MARK_DETAIL), foundation, [program])
             with self._program_file(method) as path, _blamed(path, foundation):
                 self._programs[method.program] = open_program(
                     self._runtime, path, foundation, self._packed, share_arena=self._share_arena

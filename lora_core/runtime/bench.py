@@ -12,7 +12,6 @@ import numpy as np
 
 from lora_core.errors import UsageError
 from lora_core.events import Emit, StageAdvanced, ignore, stage
-from lora_core.runtime.given_inputs import GivenInputsSession, Inputs
 from lora_core.runtime.memory import Memory, measure
 from lora_core.runtime.run import context_len
 from lora_core.runtime.session import Loaded, Session
@@ -100,26 +99,17 @@ class BenchReport:
 
 
 def bench(
-    session: Session,
-    adapters: Sequence[str],
-    settings: BenchSettings | None = None,
-    *,
-    inputs: Inputs = (),
-    emit: Emit = ignore,
+    session: Session, adapters: Sequence[str], settings: BenchSettings | None = None, *, emit: Emit = ignore
 ) -> BenchReport:
     """Load the base and then `adapters`, and measure. The session must not have loaded anything.
 
-    With `inputs`, of a module that takes no tokens, a token is one call with the next of them, and a prompt is one
-    token. Methods take turns in every round, so that a slower or faster machine in between concerns all of them. Raises
+    Methods take turns in every round, so that a slower or faster machine in between concerns all of them. Raises
     `UsageError` if the tokens do not fit the context.
     """
     settings = settings or BenchSettings()
-    if inputs:
-        session, settings = GivenInputsSession(session, inputs), attrs.evolve(settings, prompt_tokens=1)
     before = measure()
     loads = [session.load(None)]
-    calls = [index % len(inputs) for index in range(1 + settings.decode_tokens)] if inputs else None
-    tokens = _tokens(session, settings) if calls is None else calls
+    tokens = _tokens(session, settings)
     with stage(emit, "Measure the base alone"):
         base_alone = _speeds(session, [None], tokens, settings, emit, "Measure the base alone")[0]
     with stage(emit, "Load the adapters"):
@@ -144,7 +134,7 @@ def _tokens(session: Session, settings: BenchSettings) -> list[int]:
     if vocabulary is None:
         raise UsageError(
             "The bundle does not say how large its vocabulary is, so there are no tokens to measure with",
-            remedy="Give inputs of the module, or export it with ModuleModel(vocab_size=...).",
+            remedy="Export a module of your own with ModuleModel(vocab_size=...).",
         )
     count = settings.prompt_tokens + settings.decode_tokens
     if count > context_len(session):

@@ -71,6 +71,16 @@ class Session(ABC):
     def load(self, adapter: str | None) -> Loaded:
         """Make an adapter resident; loading one again is free. Raises `UsageError` for an unknown name."""
 
+    def unload(self, adapter: str | None) -> None:
+        """Let go of an adapter and its memory, and of the KV cache if it is its own; one that is not loaded stays so.
+
+        Loading it again is a load like the first. Raises `UnsupportedError` where methods stay until the session ends.
+        """
+        raise UnsupportedError(
+            f"Backend {self.bundle.manifest.backend!r} keeps what it has loaded, {adapter or 'the base'} too",
+            remedy="Close the session, and open the bundle again.",
+        )
+
     @abstractmethod
     def reset(self) -> None:
         """Forget the KV cache of every method."""
@@ -78,13 +88,6 @@ class Session(ABC):
     @abstractmethod
     def step(self, adapter: str | None, tokens: Sequence[int], position: int) -> npt.NDArray[np.float32]:
         """Feed `tokens` at `position` and return the logits of the last of them, shape (vocab_size,)."""
-
-    def call(self, adapter: str | None, inputs: Sequence[Any]) -> Sequence[npt.NDArray[Any]]:  # noqa: ARG002 - the default uses none
-        """Call the method of `adapter` with `inputs`, arrays or tensors as the exported module takes them.
-
-        Returns its outputs. For modules that take no tokens; raises `UnsupportedError` by default.
-        """
-        raise UnsupportedError("This session takes tokens alone, no inputs of a module of your own.")
 
     @abstractmethod
     def close(self) -> None:

@@ -17,6 +17,7 @@ from lora_core.sharing.proof import require_foundation
 from lora_core.suggestions import did_you_mean
 from lora_core_xnnpack.runtime.library import load_runtime
 from lora_core_xnnpack.runtime.open_program import LoadedMethod
+from lora_core_xnnpack.runtime.openmp import openmp_threads
 from lora_core_xnnpack.runtime.packed_cache import PackedCache, PackedState
 from lora_core_xnnpack.runtime.shelf import ProgramShelf
 from lora_core_xnnpack.runtime.weight_cache import WeightCacheState, switch_weight_cache, workspace_sharing
@@ -73,6 +74,7 @@ class XnnpackSession(Session):
             "packed_cache": "off" if self.packed is None else str(self.packed),
             "workspace_sharing": workspace_sharing(),
             "threads": self._runtime._threadpool_get_thread_count(),
+            "openmp_threads": openmp_threads(),
             "kv_cache": self._bundle.manifest.kv_cache,
         }
         return facts if self._context_len is None else facts | {"context_len": self._context_len}
@@ -98,6 +100,15 @@ class XnnpackSession(Session):
         self._loads[adapter] = Loaded.measured(adapter, seconds)
         return self._loads[adapter]
 
+    def unload(self, adapter: str | None) -> None:
+        """Let go of the method of `adapter`, and of its program if no other method of it is loaded."""
+        if adapter not in self._loads:
+            return
+        if self._cache is not None and self._cache.owner == adapter:
+            self.reset()
+        del self._methods[adapter], self._loads[adapter]
+        self._shelf.unload(self._method(adapter), keep={self._method(name).program for name in self._loads})
+
     def reset(self) -> None:
         """Forget the KV cache: every adapter starts again at position 0."""
         if self._cache is not None:
@@ -119,14 +130,6 @@ class XnnpackSession(Session):
             logits = method(tokens[start : start + method.longest_step], position + start)
         cache.wrote(adapter, position, len(tokens))
         return logits
-
-    def call(self, adapter: str | None, inputs: Sequence[Any]) -> Sequence[npt.NDArray[Any]]:
-        """Call the method of `adapter` with `inputs` and return its outputs; raises `UsageError` if they do not fit."""
-        self.load(adapter)
-        try:
-            return self._methods[adapter].call(inputs)
-        except RuntimeError as error:
-            raise UsageError(f"The inputs are not those of the module: {error}") from error
 
     def close(self) -> None:
         """Release the programs and their memory."""

@@ -22,23 +22,11 @@ PACKED_CACHE_PATH = "packed_cache_path"
 
 
 class LoadedMethod:
-    """One method, ready to run: tokens in, logits out; or any tensors, for a module that takes no tokens."""
+    """One method, ready to run: tokens in, logits out. `longest_step` is the most tokens that one call takes."""
 
     def __init__(self, call: Callable[[Any], list[Any]], meta: Any) -> None:
         self._call = call
-        self._meta = meta
-
-    @property
-    def longest_step(self) -> int:
-        """The most tokens that one call takes."""
-        return int(self._meta.input_tensor_meta(0).sizes()[1])
-
-    def call(self, inputs: Sequence[Any]) -> list[npt.NDArray[Any]]:
-        """Return the outputs for `inputs`, arrays or tensors."""
-        import torch
-
-        outputs = self._call(tuple(torch.as_tensor(each) for each in inputs))
-        return [output.numpy().copy() for output in outputs if isinstance(output, torch.Tensor)]
+        self.longest_step: int = meta.input_tensor_meta(0).sizes()[1]
 
     def __call__(self, tokens: Sequence[int], position: int) -> npt.NDArray[np.float32]:
         """Return the logits of the last of at most `longest_step` tokens."""

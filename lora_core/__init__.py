@@ -68,6 +68,7 @@ def export(
     targets: str | Sequence[str] | None = None,
     group_size: int | None = None,
     embedding: str | None = None,
+    head: str | None = None,
     cache: str | Path | None = None,
     download: bool = False,
     force: bool = False,
@@ -79,8 +80,9 @@ def export(
     `model` is a checkpoint directory, a hub id (fetched only with `download`), or a handle such as
     `lora_core.models.module.ModuleModel` around your own `nn.Module`. `options` are fields of the backend's options
     class by name. `plan`, `max_rank` and `targets` say which slots the bundle has: those its adapters need, and more
-    for adapters to come. `group_size` and `embedding` ("BITS,GROUP") adjust the policy. `cache` is a directory of
-    lowered templates to reuse and fill (None: no cache). An existing `out` is refused unless `force` replaces it.
+    for adapters to come. `group_size`, `embedding` and `head` ("BITS,GROUP" or "float") adjust the policy. `cache` is a
+    directory of lowered templates to reuse and fill (None: no cache). An existing `out` is refused unless `force`
+    replaces it.
 
     Raises `UsageError`, `ModelError`, `AdapterError`, `PolicyError`, `UnsupportedError`, `PluginError` or
     `StorageError`, each with all problems found, before the long work wherever possible; `out` is then untouched.
@@ -99,6 +101,7 @@ def export(
         targets=targets,
         group_size=group_size,
         embedding=embedding,
+        head=head,
         cache=None if cache is None else Path(cache),
         download=download,
     )

@@ -25,7 +25,7 @@ FLOORS = (
     ("quant", "specs"),
     ("adapters",),
     ("models",),
-    ("bundle", "runtime"),
+    ("bundle", "preparation", "runtime"),
     ("sharing",),
     ("backend", "executor", "hookspecs", "verification"),
     ("template_cache",),

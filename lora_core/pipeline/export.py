@@ -131,7 +131,13 @@ def _policy(request: ExportRequest, spec: BackendSpec | None, hub: PluginHub) ->
     else:
         first = spec.policies[0] if spec is not None and spec.policies else "fp32"
         name = request.policy if request.policy is not None else first
-        policy = parse_policy(name, hub.policies, group_size=request.group_size, embedding=request.embedding)
+        policy = parse_policy(
+            name,
+            hub.policies,
+            group_size=request.group_size,
+            embedding=request.embedding,
+            head=request.head,
+        )
         if spec is not None and policy.name not in spec.policies:
             raise PolicyError(
                 f"Backend {spec.name!r} cannot do policy {policy.name!r}.",
@@ -140,7 +146,7 @@ def _policy(request: ExportRequest, spec: BackendSpec | None, hub: PluginHub) ->
     if spec is not None and policy.embedding not in (None, _own_embedding(policy, hub)) and not spec.embeddings:
         raise PolicyError(
             f"Backend {spec.name!r} cannot quantize embeddings, and policy {policy.name!r} asks for it.",
-            remedy="Leave --embedding out.",
+            remedy="Leave --embedding out, or give --embedding float.",
         )
     return policy
 

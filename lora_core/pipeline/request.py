@@ -28,5 +28,6 @@ class ExportRequest:
     targets: str | Sequence[str] | None = None
     group_size: int | None = None
     embedding: str | None = None
+    head: str | None = None
     cache: Path | None = None
     download: bool = False

@@ -24,19 +24,25 @@ def _dynamic(bits: int, group_size: int | None) -> Scheme:
     )
 
 
+# The head is where 4 bits cost most, and a table of rows needs no more than 8: a tied one is then stored once.
+_HEAD = _dynamic(8, None)
+_TABLE = Scheme(bits=8, granularity="channel")
+_FLOAT = "float"
+
 POLICIES: tuple[QuantPolicy, ...] = (
     QuantPolicy(name="fp32", summary="Full precision: nothing is quantized"),
     QuantPolicy(
         name="8da4w",
-        summary="4-bit linear weights in groups, activations quantized to 8 bits at run time",
+        summary="4-bit linear weights in groups, 8-bit head and embedding, activations quantized to 8 bits at run time",
         linear=_dynamic(4, DEFAULT_GROUP_SIZE),
-        output=_dynamic(4, DEFAULT_GROUP_SIZE),
+        output=_HEAD,
+        embedding=_TABLE,
     ),
     QuantPolicy(
         name="8da8w",
         summary="8-bit linear weights per channel, activations quantized to 8 bits at run time",
         linear=_dynamic(8, None),
-        output=_dynamic(8, None),
+        output=_HEAD,
     ),
 )
 
@@ -47,11 +53,13 @@ def parse_policy(
     *,
     group_size: int | None = None,
     embedding: str | None = None,
+    head: str | None = None,
 ) -> QuantPolicy:
     """Return the policy `name` of `registry` with the caller's options applied; it keeps its name.
 
-    `group_size` replaces the group size of its linear layers (0: one scale per output channel). `embedding` is
-    `BITS,GROUP` (see `parse_embedding`). None keeps what the policy says. Raises `PolicyError` with every problem.
+    `group_size` replaces the group size of its linear layers (0: one scale per output channel), and of the head where
+    it is quantized as they are. `embedding` and `head` are `BITS,GROUP` (see `parse_embedding`, `parse_head`) or
+    `float`. None keeps what the policy says. Raises `PolicyError` with every problem.
     """
     try:
         policy = registry[name]
@@ -71,28 +79,59 @@ def parse_policy(
             )
         else:
             policy = _regrouped(policy, group_size)
-    if embedding is not None:
-        try:
+    try:
+        if embedding is not None:
             policy = attrs.evolve(policy, embedding=parse_embedding(embedding))
-        except PolicyError as error:
-            problems += error.problems
+    except PolicyError as error:
+        problems += error.problems
+    try:
+        if head is not None:
+            policy = attrs.evolve(policy, output=parse_head(head, policy))
+    except PolicyError as error:
+        problems += error.problems
     if problems:
         raise PolicyError(problems)
     return policy
 
 
-def parse_embedding(text: str) -> Scheme:
-    """Return the scheme that `BITS,GROUP` asks for: 4 or 8 bits, GROUP elements a scale, 0 for one scale per row."""
+def parse_embedding(text: str) -> Scheme | None:
+    """Return the scheme that `BITS,GROUP` asks for: 4 or 8 bits, GROUP elements a scale, 0 for one scale per row.
+
+    None for `float`, which leaves embeddings as they are. Raises `PolicyError`.
+    """
+    return _parsed(text, "An embedding")
+
+
+def parse_head(text: str, policy: QuantPolicy) -> Scheme | None:
+    """Return the scheme that `BITS,GROUP` or `float` asks for an output head of `policy`, as `parse_embedding` does.
+
+    Its activations are those of the policy's linear layers. Raises `PolicyError`, also if there are none.
+    """
+    like = policy.output or policy.linear
+    scheme = _parsed(text, "An output head")
+    if like is None:
+        raise PolicyError(
+            f"Policy {policy.name!r} quantizes no linear layers, so a head has no scheme to follow",
+            remedy="Leave the head out, or choose another policy.",
+        )
+    return None if scheme is None else attrs.evolve(scheme, activations=like.activations)
+
+
+def _parsed(text: str, what: str) -> Scheme | None:
+    if text == _FLOAT:
+        return None
     bits, comma, group = text.partition(",")
     try:
         numbers = int(bits), int(group) if comma else 0
     except ValueError:
         numbers = (0, 0)
     if numbers[0] not in EMBEDDING_BITS or numbers[1] < 0:
-        what = f"An embedding is quantized as BITS,GROUP with 4 or 8 bits, not {text!r}"
-        raise PolicyError(what, remedy="For example 8,0 (one scale per row) or 4,32.")
+        raise PolicyError(
+            f"{what} is quantized as BITS,GROUP with 4 or 8 bits, not {text!r}",
+            remedy="For example 8,0 (one scale per row) or 4,32; float leaves it as it is.",
+        )
     if numbers[1] % 2:
-        raise PolicyError(f"The group size of an embedding must be even, not {numbers[1]}.")
+        raise PolicyError(f"The group size of {what[0].lower()}{what[1:]} must be even, not {numbers[1]}.")
     return Scheme(bits=numbers[0], granularity="group" if numbers[1] else "channel", group_size=numbers[1] or None)
 
 
@@ -102,4 +141,5 @@ def _regrouped(policy: QuantPolicy, group_size: int) -> QuantPolicy:
             return None
         return attrs.evolve(scheme, granularity="group" if group_size else "channel", group_size=group_size or None)
 
-    return attrs.evolve(policy, linear=regroup(policy.linear), output=regroup(policy.output))
+    head = regroup(policy.output) if policy.linear is None or policy.output == policy.linear else policy.output
+    return attrs.evolve(policy, linear=regroup(policy.linear), output=head)

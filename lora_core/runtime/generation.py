@@ -45,11 +45,13 @@ def generate(
     prompt: Sequence[int],
     limits: StopRules,
     *,
+    held: int = 0,
     sampling: Sampling | None = None,
     on_token: Callable[[int], None] | None = None,
 ) -> Generation:
     """Generate after `prompt` with `adapter` (None: the base), from position 0.
 
+    The KV cache holds the first `held` tokens of the prompt (at most all but one), which are not read again.
     `on_token` hears each new token as it is chosen. Raises `UsageError` for a prompt that is empty or leaves no room.
     """
     _check(prompt, limits)
@@ -60,7 +62,7 @@ def generate(
     decode_steps = 0
 
     start = time.perf_counter()
-    logits = session.step(adapter, prompt, 0)
+    logits = session.step(adapter, prompt[held:], held)
     prefill_seconds = time.perf_counter() - start
     token = sampler.pick(logits)
     first_token_seconds = time.perf_counter() - start

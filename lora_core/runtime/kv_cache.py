@@ -31,6 +31,11 @@ class KvCache:
         self._filled = 0
 
     @property
+    def owner(self) -> str | None:
+        """Who wrote last; None is the base."""
+        return self._owner
+
+    @property
     def filled(self) -> int:
         """How many positions the owner has filled."""
         return self._filled

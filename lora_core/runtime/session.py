@@ -71,6 +71,16 @@ class Session(ABC):
     def load(self, adapter: str | None) -> Loaded:
         """Make an adapter resident; loading one again is free. Raises `UsageError` for an unknown name."""
 
+    def unload(self, adapter: str | None) -> None:
+        """Let go of an adapter and its memory, and of the KV cache if it is its own; one that is not loaded stays so.
+
+        Loading it again is a load like the first. Raises `UnsupportedError` where methods stay until the session ends.
+        """
+        raise UnsupportedError(
+            f"Backend {self.bundle.manifest.backend!r} keeps what it has loaded, {adapter or 'the base'} too",
+            remedy="Close the session, and open the bundle again.",
+        )
+
     @abstractmethod
     def reset(self) -> None:
         """Forget the KV cache of every method."""

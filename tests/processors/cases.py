@@ -64,6 +64,7 @@ class Case:
     policy: str
     layers: int = 1
     embedding: str | None = None
+    head: str | None = None
     options: Mapping[str, Any] = attrs.field(factory=dict)
 
 
@@ -71,10 +72,11 @@ _XNNPACK = {"max_context_len": 64, "max_seq_len": 16}
 _COREML = {"max_context_len": 24, "input_len": 4}
 _QNN = {"context_len": 64, "input_len": 8}
 _HQQ = {**_XNNPACK, "scale_search": "hqq"}
+_AFFINE = {**_XNNPACK, "scale_search": "affine"}
 
 WEIGHTS: Mapping[str, Case] = {
-    "xnnpack 8da4w": Case(backend="xnnpack", policy="8da4w", embedding="4,32", options=_XNNPACK),
-    "xnnpack 8da4w hqq": Case(backend="xnnpack", policy="8da4w", embedding="4,32", options=_HQQ),
+    "xnnpack 8da4w": Case(backend="xnnpack", policy="8da4w", embedding="4,32", head="4,32", options=_AFFINE),
+    "xnnpack 8da4w hqq": Case(backend="xnnpack", policy="8da4w", embedding="4,32", head="4,32", options=_HQQ),
     "xnnpack 8da8w": Case(backend="xnnpack", policy="8da8w", embedding="8,0", options=_XNNPACK),
     "xnnpack 8da8w hqq": Case(backend="xnnpack", policy="8da8w", embedding="8,0", options=_HQQ),
     "coreml fp16": Case(backend="coreml", policy="fp16", options=_COREML),
@@ -93,7 +95,7 @@ SIMULATED: Mapping[str, Case] = {
 
 LOWERED: Mapping[str, Case] = {
     "xnnpack fp32": Case(backend="xnnpack", policy="fp32", options=_XNNPACK),
-    "xnnpack 8da4w hqq": Case(backend="xnnpack", policy="8da4w", embedding="4,32", options=_HQQ),
+    "xnnpack 8da4w hqq": Case(backend="xnnpack", policy="8da4w", embedding="4,32", head="4,32", options=_HQQ),
     "xnnpack 8da8w multimethod": Case(
         backend="xnnpack", policy="8da8w", embedding="8,0", options={**_XNNPACK, "layout": "multimethod"}
     ),
@@ -114,6 +116,7 @@ def bundle_digests(case: Case, root: Path) -> dict[str, str]:
         backend=case.backend,
         policy=case.policy,
         embedding=case.embedding,
+        head=case.head,
         out=root / "bundle",
         options=case.options,
     )
@@ -128,7 +131,7 @@ def weight_digests(case: Case, root: Path) -> dict[str, str]:
         model=HfModelSource().open(str(write_checkpoint(root / "model", layers=case.layers))),
         adapters=(),
         plans=(),
-        policy=parse_policy(case.policy, PluginHub().policies, embedding=case.embedding),
+        policy=parse_policy(case.policy, PluginHub().policies, embedding=case.embedding, head=case.head),
         options=options(**case.options),
     )
     return {name: _sha256(stored) for name, stored in _tensors(prepare(job).module.state_dict())}

@@ -26,10 +26,11 @@ def test_full_precision_decides_nothing():
     assert set(parse_policy("fp32", REGISTRY).assign(LAYERS).schemes.values()) == {None}
 
 
-def test_8da4w_quantizes_every_linear_layer_and_the_output_head_in_groups():
+def test_8da4w_quantizes_linear_layers_in_groups_and_keeps_8_bits_for_head_and_embedding():
     schemes = parse_policy("8da4w", REGISTRY).assign(LAYERS).schemes
     grouped = Scheme(bits=4, granularity="group", group_size=32, activations="int8_dynamic")
-    assert schemes == {"embed": None, "wide": grouped, "odd": None, "head": grouped}
+    head = Scheme(bits=8, activations="int8_dynamic")
+    assert schemes == {"embed": Scheme(bits=8), "wide": grouped, "odd": None, "head": head}
 
 
 def test_8da8w_quantizes_per_channel_unless_a_group_size_is_given():
@@ -43,8 +44,29 @@ def test_8da8w_quantizes_per_channel_unless_a_group_size_is_given():
 
 def test_group_size_zero_means_per_channel():
     policy = parse_policy("8da4w", REGISTRY, group_size=0)
-    assert policy.linear == policy.output == Scheme(bits=4, activations="int8_dynamic")
+    assert policy.linear == Scheme(bits=4, activations="int8_dynamic")
     assert policy.assign(LAYERS).undivided == ()
+
+
+def test_a_group_size_leaves_a_head_alone_that_is_quantized_otherwise():
+    assert parse_policy("8da4w", REGISTRY, group_size=64).output == parse_policy("8da4w", REGISTRY).output
+    assert parse_policy("8da8w", REGISTRY, group_size=64).output.group_size == 64
+
+
+def test_a_head_is_quantized_as_asked_with_the_activations_of_the_policy():
+    asked = Scheme(bits=4, granularity="group", group_size=32, activations="int8_dynamic")
+    assert parse_policy("8da4w", REGISTRY, head="4,32").output == asked
+
+
+def test_float_leaves_head_and_embedding_as_they_are():
+    policy = parse_policy("8da4w", REGISTRY, head="float", embedding="float")
+    assert policy.output is None
+    assert policy.embedding is None
+
+
+def test_a_head_of_a_policy_in_full_precision_is_refused():
+    with pytest.raises(PolicyError, match="quantizes no linear layers"):
+        parse_policy("fp32", REGISTRY, head="8,0")
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ def export(
     policy: str | None,
     group_size: int | None,
     embedding: str | None,
+    head: str | None,
     plan: Any,
     max_rank: int | None,
     targets: str | None,
@@ -54,6 +55,7 @@ def export(
         targets=None if targets is None else parse_targets(targets),
         group_size=group_size,
         embedding=embedding,
+        head=head,
         cache=None if no_cache else cache or default_cache(),
         download=download,
     )
@@ -80,7 +82,12 @@ command = ExportCommand(
         ADAPTER_FILES,
         click.Option(["--policy"], help="Quantization policy. Default: the first that the backend offers."),
         click.Option(["--group-size"], type=int, help="Group size of the policy's linear layers; 0: per channel."),
-        click.Option(["--embedding"], metavar="BITS,GROUP", help="Quantize embeddings: 8,0 is 8 bits per channel."),
+        click.Option(
+            ["--embedding"], metavar="BITS,GROUP", help="Quantize embeddings: 8,0 is 8 bits per row; float: do not."
+        ),
+        click.Option(
+            ["--head"], metavar="BITS,GROUP", help="Quantize the output head otherwise than the policy: 4,32, or float."
+        ),
         click.Option(
             ["--plan"],
             type=click.Choice(["union", "per-shape"]),

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from lora_core.cli.backend_command import SessionCommand
+from lora_core.errors import Problem, UsageError
 
 if TYPE_CHECKING:
     from lora_core.cli.console import Console
     from lora_core.runtime.bench_report import RunReport
+    from lora_core.runtime.run import RunSettings
+    from lora_core.runtime.session import Session
 
 BASE = "base"
 
@@ -29,10 +34,14 @@ def run(
     top_p: float,
     seed: int,
     raw: bool,
+    chat: bool,
     options: Mapping[str, Any],
     as_json: bool,
 ) -> None:
-    """Answer every prompt with every adapter: text on stdout as it comes, speed and memory on stderr at the end."""
+    """Answer every prompt with every adapter: text on stdout as it comes, speed and memory on stderr at the end.
+
+    With `chat`, what is said after the prompts comes from stdin.
+    """
     import lora_core
     from lora_core.bundle.store import open_bundle
     from lora_core.events import stage
@@ -47,11 +56,15 @@ def run(
         raw=raw,
         system=system,
     )
+    _check(adapter, prompt, raw=raw, chat=chat, as_json=as_json)
     names = [None if name == BASE else name for name in adapter or (BASE,)]
     require_selectable(names, console.hub.spec_of(open_bundle(bundle)))
     with stage(console.emit, "open the bundle"):
         session = lora_core.open(bundle, options=options, hub=console.hub)
     with session:
+        if chat:
+            _chat(console, session, names[0], prompt, settings)
+            return
         listener = (
             RunListener(on_note=console.note) if as_json else _listener(console, titles=len(names) * len(prompt) > 1)
         )
@@ -61,6 +74,35 @@ def run(
     else:
         console.result("")
         _summarize(console, report)
+
+
+def _check(adapter: tuple[str, ...], prompt: tuple[str, ...], *, raw: bool, chat: bool, as_json: bool) -> None:
+    if not chat:
+        if not prompt:
+            raise UsageError("There is nothing to run", remedy="Give --prompt, or --chat for a conversation.")
+        return
+    problems = [
+        Problem(what=f"A conversation {what}", remedy=remedy)
+        for wrong, what, remedy in (
+            (len(adapter) > 1, "begins with one adapter", "Give one --adapter; /adapter NAME changes it."),
+            (raw, "needs the chat template", "Leave out --raw or --chat."),
+            (as_json, "is not printed as JSON", "Leave out --json or --chat."),
+        )
+        if wrong
+    ]
+    if problems:
+        raise UsageError(problems)
+
+
+def _chat(
+    console: Console, session: Session, adapter: str | None, prompts: Sequence[str], settings: RunSettings
+) -> None:
+    from lora_core.cli.chatting import chat
+    from lora_core.runtime.conversation import Conversation
+
+    conversation = Conversation(session, settings)
+    conversation.use(adapter)
+    chat(console, conversation, chain(prompts, sys.stdin))
 
 
 def _listener(console: Console, *, titles: bool) -> Any:
@@ -120,7 +162,10 @@ command = SessionCommand(
             help="Adapter to use; `base` for none (default). Where the backend can: NAME@STRENGTH, or several at once "
             "as NAME:STRENGTH+NAME:STRENGTH. Repeatable.",
         ),
-        click.Option(["--prompt"], multiple=True, required=True, help="What to ask. Repeatable."),
+        click.Option(["--prompt"], multiple=True, help="What to ask. Repeatable."),
+        click.Option(
+            ["--chat"], is_flag=True, help="Hold a conversation: each line of stdin is said, with all before."
+        ),
         click.Option(["--system"], help="System message, for models with a chat template."),
         click.Option(["--max-new-tokens"], type=click.IntRange(min=1), default=128, show_default=True),
         click.Option(

@@ -31,6 +31,7 @@ def problems(job: ExportJob) -> list[Problem]:
         found.append(
             Problem(what=what, remedy="Leave it out: the module's one method is forward.", where="--multifunction")
         )
+    found += options.how_to_round.problems(job.model, job.policy.assign(job.model.summary.layers))
     return found
 
 

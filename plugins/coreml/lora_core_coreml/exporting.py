@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from lora_core_coreml.weightless.forms import Weights
 
 _DISTRIBUTIONS = ("lora-core", "lora-core-coreml", "executorch", "torch", "torchao", "coremltools", "numpy")
-_AFTERWARDS = ("emit_mlpackage",)
+_AFTERWARDS = ("calibration", "emit_mlpackage", "rounding")
 
 
 @attrs.frozen(kw_only=True)
@@ -62,8 +62,8 @@ def _prepared(job: ExportJob, emit: Emit) -> BaseToLower:
     from lora_core_coreml.weightless.forms import HeldWeights
 
     with stage(emit, "prepare the base"):
-        streamed = StreamedWeights.of(job)
-        prepared = base.prepare(job) if streamed is None else streamed.prepared
+        streamed = None if job.options.how_to_round.kind == "compensated" else StreamedWeights.of(job)
+        prepared = base.prepare(job, emit) if streamed is None else streamed.prepared
     for message in describe_undivided(job.policy, prepared.assignment):
         emit(Warned(message=message))
     names = [placed.name for placed in job.adapters]

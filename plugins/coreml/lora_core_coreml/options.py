@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import attrs
 
 from lora_core.errors import Problem
 from lora_core.models.context import usual_context
+from lora_core.preparation.options import CALIBRATION_HELP, ROUNDING_HELP, ROUNDINGS
 from lora_core_coreml.program.naming import METHOD_HELP
+
+if TYPE_CHECKING:
+    from lora_core.preparation.rounding import Rounding
 
 DEFAULT_CONTEXT = 1024
 
@@ -41,6 +45,21 @@ class CoremlOptions:
     emit_mlpackage: bool = attrs.field(
         default=False, metadata={"help": "Also write the CoreML packages as .mlpackage, for use in Xcode."}
     )
+
+    rounding: Literal["nearest", "compensated"] = attrs.field(
+        default="nearest",
+        validator=attrs.validators.in_(ROUNDINGS),
+        metadata={"help": ROUNDING_HELP, "choices": ROUNDINGS},
+    )
+    calibration: str | None = attrs.field(default=None, metadata={"help": CALIBRATION_HELP})
+
+    @property
+    def how_to_round(self) -> Rounding:
+        """How 4-bit weights are rounded, with scales in the precision of the program."""
+        from lora_core.preparation.rounding import Rounding
+        from lora_core.quant.fitting import as_stored, float16
+
+        return Rounding(kind=self.rounding, calibration=self.calibration, narrow=float16 if self.float16 else as_stored)
 
     def problems(self) -> list[Problem]:
         """Return what is wrong with the options."""

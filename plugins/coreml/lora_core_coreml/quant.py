@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import torch
     from torchao.quantization.quant_api import IntxWeightOnlyConfig
 
+    from lora_core.preparation.rounded import RoundedLayers
+
 _CHANNEL4 = Scheme(bits=4, granularity="channel")
 _BLOCK4 = Scheme(bits=4, granularity="group", group_size=32)
 _CHANNEL8 = Scheme(bits=8, granularity="channel")
@@ -119,6 +121,30 @@ def _config(scheme: Scheme) -> IntxWeightOnlyConfig:
 
     granularity = PerGroup(scheme.group_size) if scheme.group_size else PerAxis(0)
     return IntxWeightOnlyConfig(weight_dtype=getattr(torch, f"int{scheme.bits}"), granularity=granularity)
+
+
+def put_rounded(module: torch.nn.Module, layers: RoundedLayers, paths: Mapping[str, str]) -> None:
+    """Give layers that `apply` has quantized the integers and scales of `layers`; parts of one that was split, those of
+    their rows.
+    """
+    import torch
+    from torchao.quantization import IntxUnpackedToInt8Tensor
+
+    for name in layers.names:
+        start = 0
+        for part in module.get_submodule(paths[name]).modules():
+            if isinstance(part, torch.nn.Linear):
+                old = part.weight
+                integers, scales = layers.rows(name, start, start + len(old))
+                start += len(old)
+                fields = {field: getattr(old, field) for field in old.tensor_attribute_names}
+                made = IntxUnpackedToInt8Tensor(
+                    qdata=torch.from_numpy(integers),
+                    scale=torch.from_numpy(scales).to(old.scale.dtype),
+                    zero_point=torch.zeros_like(old.zero_point),
+                    **fields,
+                )
+                part.weight = torch.nn.Parameter(made, requires_grad=False)
 
 
 def _chooser(path: str, kind: type[torch.nn.Module]) -> Callable[[torch.nn.Module, str], bool]:

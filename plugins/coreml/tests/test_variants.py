@@ -218,6 +218,19 @@ def test_linear_split_can_be_left_out(exporter) -> None:
     assert not isinstance(split.output, SplitLinear)
 
 
+def test_layers_rounded_with_compensation_are_those_of_the_core_also_where_they_are_split(exporter, tmp_path) -> None:
+    job = exporter.job([], policy=POLICY["c4w"], split_size=32, rounding="compensated")
+    prepared = base.prepare(job)
+    with job.options.how_to_round.layers(job.model, prepared.assignment, tmp_path, ignore) as layers:
+        name = "model.layers.1.mlp.gate_proj"
+        parts = prepared.module.get_submodule(prepared.paths[name]).parts
+        integers, scales = layers.rows(name, 0)
+    assert len(parts) > 1
+    assert np.array_equal(torch.cat([part.weight.qdata for part in parts]).numpy(), integers)
+    # Scales were chosen among those that float16 holds.
+    assert np.array_equal(torch.cat([part.weight.scale for part in parts]).float().numpy(), scales)
+
+
 def test_the_package_can_be_written_for_xcode(exporter) -> None:
     bundle = exporter.export(["shout"], emit_mlpackage=True)
     root = bundle.path / "mlpackage" / "partition_0" / "model.mlpackage"

@@ -12,11 +12,11 @@ import numpy.typing as npt
 
 from lora_core.backend import ExportJob
 from lora_core.events import Emit, stage
+from lora_core.preparation.prompts import calibration_prompts
 from lora_core_qnn_sim.artifacts import FOUNDATION
 from lora_core_qnn_sim.artifacts.foundation import FoundationBinary, read_foundation, write_foundation
 from lora_core_qnn_sim.calibrate.calibrate import calibrate_base
-from lora_core_qnn_sim.calibrate.prompts import calibration_prompts
-from lora_core_qnn_sim.calibrate.rounding import compensated, observe_inputs
+from lora_core_qnn_sim.calibrate.rounding import compensated_base, observe_inputs
 from lora_core_qnn_sim.graph.base_model import (
     RealWeights,
     architecture_of,
@@ -89,5 +89,5 @@ def _quantized(
     seen = observe_inputs(spec, weights, *rope, prompts)
     splits = find_splits(seen.peaks) if options.splits else {}
     weights, moments = SplitBase(weights=weights, splits=splits), split_moments(seen.moments, splits)
-    rounded = compensated(spec, weights, bits, moments)
+    rounded = compensated_base(spec, weights, bits, moments)
     return quantize_base(weights, *rope, bits, rounded), Basis(gains=gains, splits=splits)

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from lora_core_qnn_sim.artifacts.context_binary import read_context
 from lora_core_qnn_sim.artifacts.foundation import read_foundation
 from lora_core_qnn_sim.artifacts.section import read_section
-from lora_core_qnn_sim.calibrate.prompts import calibration_prompts
 from lora_core_qnn_sim.encodings.aimet import aimet_document, read_aimet
 from lora_core_qnn_sim.encodings.grid import asymmetric, covering, quantize_channels, symmetric
 from lora_core_qnn_sim.errors import EncodingsFileError
 from lora_core_qnn_sim.graph.rotation import rotate
 
+from lora_core.preparation.prompts import calibration_prompts
 from plugins.qnn_sim.tests import tiny
 
 Q = "layers.0.self_attn.q_proj"

@@ -29,4 +29,6 @@ def problems(job: ExportJob) -> list[Problem]:
                 remedy="Leave --adapter-data out, or choose embedded.",
             )
         )
+    assignment = job.policy.assign(job.model.summary.layers)
+    found += options.how_to_round.problems(job.model, assignment)
     return found

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Literal
+
 import attrs
 
 from lora_core.models.context import usual_context
+from lora_core.preparation.options import CALIBRATION_HELP, ROUNDING_HELP, ROUNDINGS
+
+if TYPE_CHECKING:
+    from lora_core.preparation.rounding import Rounding
 
 DEFAULT_CONTEXT = 2048
 
@@ -51,14 +57,28 @@ class XnnpackOptions:
         },
     )
     scale_search: str = attrs.field(
-        default="affine",
-        validator=attrs.validators.in_(("affine", "hqq")),
+        default="fitted",
+        validator=attrs.validators.in_(("fitted", "affine", "hqq")),
         metadata={
-            "help": "How the scales of quantized weights are found: affine (from minimum and maximum), or hqq "
-            "(half-quadratic search, ExecuTorch's default: slow, closer to full precision).",
-            "choices": ("affine", "hqq"),
+            "help": "How scales are found: fitted (4-bit ones by half-quadratic search of each group, 8-bit by range), "
+            "affine (from minimum and maximum), or hqq (ExecuTorch's default: all by a search of the whole layer).",
+            "choices": ("fitted", "affine", "hqq"),
         },
     )
+    rounding: Literal["nearest", "compensated"] = attrs.field(
+        default="nearest",
+        validator=attrs.validators.in_(ROUNDINGS),
+        metadata={"help": ROUNDING_HELP, "choices": ROUNDINGS},
+    )
+    calibration: str | None = attrs.field(default=None, metadata={"help": CALIBRATION_HELP})
+
+    @property
+    def how_to_round(self) -> Rounding:
+        """How 4-bit weights are rounded; XNNPACK stores scales of groups in bfloat16."""
+        from lora_core.preparation.rounding import Rounding
+        from lora_core.quant.fitting import bfloat16
+
+        return Rounding(kind=self.rounding, calibration=self.calibration, narrow=bfloat16)
 
     def context_len(self, trained: int | None) -> int:
         """Return the positions of the KV cache for a base trained on `trained` tokens (None: unknown)."""

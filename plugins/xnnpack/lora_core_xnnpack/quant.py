@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import io
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lora_core.errors import Problem
 from lora_core.models.base import BaseModel
 from lora_core.quant.policy import Assignment, QuantPolicy, Scheme
-from lora_core_xnnpack.scale_search import order_free_scale_search
+from lora_core_xnnpack.scale_search import searching
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     import torch
 
 _LINEAR_BITS = (4, 8)
+_GROUPS_OF = 32  # ExecuTorch 1.5.1, `NodeVisitor._check_per_channel_group_params`, which asserts it half way through
 
 
 def unsupported(policy: QuantPolicy) -> list[Problem]:
     """Return what XNNPACK through ExecuTorch cannot do of `policy`."""
     problems = []
     for kind, scheme in (("linear layers", policy.linear), ("the output head", policy.output)):
-        if scheme is not None and (scheme.activations != "int8_dynamic" or scheme.bits not in _LINEAR_BITS):
+        if scheme is None:
+            continue
+        if scheme.activations != "int8_dynamic" or scheme.bits not in _LINEAR_BITS:
             problems.append(f"{kind} with {scheme.bits}-bit weights and {scheme.activations} activations")
+        elif scheme.group_size and (scheme.bits != 4 or scheme.group_size % _GROUPS_OF):
+            problems.append(f"{kind} with {scheme.bits}-bit weights in groups of {scheme.group_size}")
     if policy.embedding is not None and policy.embedding.activations != "float":
         problems.append("embeddings with quantized activations")
     if policy.lora is not None:
@@ -30,7 +37,8 @@ def unsupported(policy: QuantPolicy) -> list[Problem]:
     return [
         Problem(
             what=f"Policy {policy.name!r} asks for {what}, which the XNNPACK backend does not do",
-            remedy="It can do fp32, 8da4w and 8da8w, each with 4- or 8-bit embeddings.",
+            remedy="It can do fp32, 8da4w and 8da8w, each with 4- or 8-bit embeddings; 4-bit weights per channel or in "
+            "groups of 32, 64 and so on, 8-bit ones per channel.",
         )
         for what in problems
     ]
@@ -39,11 +47,11 @@ def unsupported(policy: QuantPolicy) -> list[Problem]:
 def quantize(base: BaseModel, assignment: Assignment, *, scale_search: str) -> None:
     """Quantize the base in place as decided, before any LoRA is attached.
 
-    `scale_search` is `affine` or `hqq` (`scale_search.py`). Embeddings come first, as in ExecuTorch's own exporter: an
-    output head tied to an embedding keeps its own float weight until it is quantized itself.
+    `scale_search` is `fitted`, `affine` or `hqq` (`scale_search.py`). Embeddings come first, as in ExecuTorch's own
+    exporter: an output head tied to an embedding keeps its own float weight until it is quantized itself.
     """
-    with order_free_scale_search():
-        _quantize(base, assignment, hqq=scale_search == "hqq")
+    with searching(scale_search):
+        _quantize(base, assignment, scale_search)
 
 
 def quantized_layer(
@@ -57,32 +65,57 @@ def quantized_layer(
 
     rows, width = weight.shape
     holder = torch.nn.Module()
-    with order_free_scale_search():
+    with searching(scale_search):
         if kind == "embedding":
             holder.layer = torch.nn.Embedding(rows, width, _weight=weight)
-            _quantize_embedding(holder, "layer", scheme, hqq=scale_search == "hqq")
+            _quantize_embedding(holder, "layer", scheme, searched=_searched(scheme, scale_search))
         else:
             holder.layer = torch.nn.Linear(width, rows, bias=False, device="meta")
             holder.layer.weight = torch.nn.Parameter(weight, requires_grad=False)
-            _quantize_linear(holder, scheme, {"layer"}, hqq=scale_search == "hqq")
+            _quantize_linear(holder, scheme, {"layer"}, searched=_searched(scheme, scale_search))
     return holder.get_submodule("layer")
 
 
-def _quantize(base: BaseModel, assignment: Assignment, *, hqq: bool) -> None:
+def rounded_weight(integers: npt.NDArray[np.int8], scales: npt.NDArray[np.float32], scheme: Scheme) -> Any:
+    """Return torchao's tensor of integers (rows, inputs) and scales (rows, groups) as `_quantize_linear` makes it."""
+    import torch
+    from torchao.quantization import IntxUnpackedToInt8Tensor
+    from torchao.quantization.quantize_.workflows.intx.intx_unpacked_to_int8_tensor import (
+        IntxUnpackedToInt8TensorActivationQuantization as Activations,
+    )
+
+    scale = torch.from_numpy(scales)
+    return IntxUnpackedToInt8Tensor(
+        qdata=torch.from_numpy(integers),
+        scale=scale,
+        zero_point=torch.zeros_like(scale, dtype=torch.int8),
+        target_dtype=torch.int4 if scheme.bits == 4 else torch.int8,
+        block_size=(1, scheme.group_size or integers.shape[1]),
+        dtype=torch.float32,
+        activation_quantization=Activations.INT8_ASYM_PER_TOKEN,
+    )
+
+
+def _searched(scheme: Scheme, scale_search: str) -> bool:
+    """Say whether scales are searched: 8 bits lose so little that `fitted` leaves them by range."""
+    return scale_search == "hqq" or (scale_search == "fitted" and scheme.bits < 8)
+
+
+def _quantize(base: BaseModel, assignment: Assignment, scale_search: str) -> None:
     module = base.module
     decided = [(layer, assignment.schemes.get(layer.name)) for layer in base.summary.layers]
     for layer, scheme in decided:
         if layer.kind == "embedding" and scheme is not None:
-            _quantize_embedding(module, base.paths[layer.name], scheme, hqq=hqq)
+            _quantize_embedding(module, base.paths[layer.name], scheme, searched=_searched(scheme, scale_search))
     linear: dict[Scheme, set[str]] = {}
     for layer, scheme in decided:
         if layer.kind == "linear" and scheme is not None:
             linear.setdefault(scheme, set()).add(base.paths[layer.name])
     for scheme, paths in linear.items():
-        _quantize_linear(module, scheme, paths, hqq=hqq)
+        _quantize_linear(module, scheme, paths, searched=_searched(scheme, scale_search))
 
 
-def _quantize_linear(module: torch.nn.Module, scheme: Scheme, paths: set[str], *, hqq: bool) -> None:
+def _quantize_linear(module: torch.nn.Module, scheme: Scheme, paths: set[str], *, searched: bool) -> None:
     import torch
     from torchao.quantization import Int8DynamicActivationIntxWeightConfig, quantize_
     from torchao.quantization.granularity import PerAxis, PerGroup
@@ -90,13 +123,13 @@ def _quantize_linear(module: torch.nn.Module, scheme: Scheme, paths: set[str], *
     config = Int8DynamicActivationIntxWeightConfig(
         weight_dtype=torch.int4 if scheme.bits == 4 else torch.int8,
         weight_granularity=PerGroup(scheme.group_size) if scheme.group_size else PerAxis(0),
-        intx_choose_qparams_algorithm="hqq_scale_only" if hqq else "affine",
+        intx_choose_qparams_algorithm="hqq_scale_only" if searched else "affine",
     )
 
     quantize_(module, config, filter_fn=lambda _layer, path: path in paths)
 
 
-def _quantize_embedding(module: torch.nn.Module, path: str, scheme: Scheme, *, hqq: bool) -> None:
+def _quantize_embedding(module: torch.nn.Module, path: str, scheme: Scheme, *, searched: bool) -> None:
     import torch
     from executorch.examples.models.llama.source_transformation.quantize import EmbeddingQuantHandler
 
@@ -107,7 +140,7 @@ def _quantize_embedding(module: torch.nn.Module, path: str, scheme: Scheme, *, h
         bitwidth=scheme.bits,
         group_size=scheme.group_size,
         packed=scheme.bits == 4,
-        quantize_with_hqq=hqq,
+        quantize_with_hqq=searched,
     )
     with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does
         handler.quantized_model()

@@ -1,20 +1,21 @@
-"""The half-quadratic scale search (HQQ) with the same scales on every processor.
+"""Searches for scales that take torchao's place, with the same scales on every processor.
 
-torchao 0.18's search (`_choose_qparams_and_quantize_scale_only_hqq` of `quant_primitives.py`) fits the scale of each
-group by least squares, `s = sum(w q) / sum(q q)`, and sums in float32, in an order that follows the width of the
-vector registers: another order, another last bit of a scale. The same search is made here with sums that have no order:
-weights are brought to integers so small that every partial sum is an exact double.
+torchao 0.18's half-quadratic search (HQQ, `_choose_qparams_and_quantize_scale_only_hqq` of `quant_primitives.py`) fits
+the scale of each group by least squares, `s = sum(w q) / sum(q q)`, and sums in float32, in an order that follows the
+width of the vector registers: another order, another last bit of a scale. The same search is made here with sums that
+have no order: weights are brought to integers so small that every partial sum is an exact double.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lora_core.quant.fitting import Grid, bfloat16, fitted
 from lora_core_xnnpack.lowering.fast.patching import Patches
 
 if TYPE_CHECKING:
@@ -27,16 +28,29 @@ _CHUNK = 1 << 20  # weights that are summed at a time
 
 
 @contextlib.contextmanager
-def order_free_scale_search() -> Iterator[None]:
-    """Let torchao search scales with `search` inside of the block.
+def searching(scale_search: str) -> Iterator[None]:
+    """Let torchao's HQQ be `search`, or `fit` for the scale search `fitted`, inside of the block.
 
     torchao takes no scales of a caller's through `quantize_`; drop when it does, or when it sums exactly.
     """
     from torchao.quantization.quantize_.workflows.intx import intx_unpacked_to_int8_tensor as torchao
 
+    found: Callable[..., object] = fit if scale_search == "fitted" else search
     with contextlib.ExitStack() as stack:
-        Patches(stack).replace(torchao, "_choose_qparams_and_quantize_scale_only_hqq", search)
+        Patches(stack).replace(torchao, "_choose_qparams_and_quantize_scale_only_hqq", found)
         yield
+
+
+def fit(weight: torch.Tensor, block_size: Sequence[int], qmin: int, qmax: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return integers and scales as `search` does, each group for itself: some rows give what they give in the whole.
+
+    Scales are those that bfloat16 holds, in which XNNPACK stores the scales of groups.
+    """
+    import torch
+
+    grid = Grid(lowest=qmin, highest=qmax, group=block_size[1], narrow=bfloat16)
+    integers, scales = fitted(weight.detach().float().numpy(), grid)
+    return torch.from_numpy(integers).to(torch.int32), torch.from_numpy(scales).to(weight.dtype)
 
 
 def search(weight: torch.Tensor, block_size: Sequence[int], qmin: int, qmax: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -18,6 +18,7 @@ from lora_core.sharing.proof import require_foundation
 from lora_core.suggestions import did_you_mean
 from lora_core_xnnpack.runtime.library import load_runtime
 from lora_core_xnnpack.runtime.open_program import LoadedMethod
+from lora_core_xnnpack.runtime.openmp import openmp_threads
 from lora_core_xnnpack.runtime.packed_cache import PackedCache, PackedState
 from lora_core_xnnpack.runtime.shelf import ProgramShelf
 from lora_core_xnnpack.runtime.weight_cache import WeightCacheState, switch_weight_cache, workspace_sharing
@@ -74,6 +75,7 @@ class XnnpackSession(Session):
             "packed_cache": "off" if self.packed is None else str(self.packed),
             "workspace_sharing": workspace_sharing(),
             "threads": self._runtime._threadpool_get_thread_count(),
+            "openmp_threads": openmp_threads(),
             "kv_cache": self._bundle.manifest.kv_cache,
         }
         return facts if self._context_len is None else facts | {"context_len": self._context_len}
@@ -99,6 +101,15 @@ class XnnpackSession(Session):
             self._cache = KvCache(self._bundle.manifest.kv_cache, self._context_len, rewinds=not keeps_state)
         self._loads[adapter] = Loaded.measured(adapter, seconds)
         return self._loads[adapter]
+
+    def unload(self, adapter: str | None) -> None:
+        """Let go of the method of `adapter`, and of its program if no other method of it is loaded."""
+        if adapter not in self._loads:
+            return
+        if self._cache is not None and self._cache.owner == adapter:
+            self.reset()
+        del self._methods[adapter], self._loads[adapter]
+        self._shelf.unload(self._method(adapter), keep={self._method(name).program for name in self._loads})
 
     def reset(self) -> None:
         """Forget the KV cache: every adapter starts again at position 0."""

@@ -6,6 +6,7 @@ Each runs in a process of its own, because the weight cache and the threads belo
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -16,7 +17,7 @@ from typing import Any
 import attrs
 import mapped_memory
 import numpy as np
-from lora_core_xnnpack.runtime import open_program, weight_cache
+from lora_core_xnnpack.runtime import open_program, shelf, weight_cache
 from lora_core_xnnpack.runtime.library import load_runtime, runtime_library
 from lora_core_xnnpack.runtime.runtime_options import BackendOptions, OptionError
 from lora_core_xnnpack.session import XnnpackSession
@@ -234,6 +235,44 @@ def arenas(programs: Path, directory: str) -> dict[str, Any]:
         "difference": apart(last_logits(in_file), expected),
         "without the cache": apart(alone(tokens[4:5], 4), expected),
     }
+
+
+def unloading(programs: Path, layout: str) -> dict[str, Any]:
+    """Let an adapter go and load it again, between steps of the base."""
+    expected = np.load(programs / "expected.npz")
+    tokens = [int(token) for token in expected["tokens"]]
+    with XnnpackSession(bundle(programs, layout)) as session:
+        session.step(None, tokens[:4], 0)
+        loaded = session.load("loud").anonymous
+        session.unload("loud")
+        gc.collect()
+        left = measure().anonymous
+        errors = [apart(session.step(None, tokens[4:5], 4), expected["base"][4])]
+        session.step("loud", tokens[:4], 0)
+        session.unload("loud")
+        session.unload("loud")  # which is loaded no more
+        told = attempt(lambda: session.step("loud", tokens[4:5], 4))
+        errors.append(apart(session.step("loud", tokens[:4], 0), expected["loud"][3]))
+        return {"returned": loaded - left, "errors": errors, "told": told}
+
+
+def touching(programs: Path, layout: str) -> dict[str, Any]:
+    """Load an adapter beside the base, with the foundation's pages left as the load leaves them."""
+    foundation = programs / "foundation.ptd"
+    with XnnpackSession(bundle(programs, layout)) as session:
+        session.load(None)
+        shelf.drop_pages = lambda _file: 0
+        session.load("loud")
+        return mapped_memory.resident(foundation)
+
+
+def threads(programs: Path, given: str) -> dict[str, Any]:
+    """Open a session where the environment says nothing of OpenMP, or `given`."""
+    os.environ.pop("OMP_NUM_THREADS", None)
+    if given:
+        os.environ["OMP_NUM_THREADS"] = given
+    with XnnpackSession(bundle(programs, "embedded"), XnnpackSessionOptions(threads=2)) as session:
+        return {"facts": dict(session.facts), "environment": os.environ.get("OMP_NUM_THREADS", "")}
 
 
 def killed_while_packing(programs: Path, directory: str) -> None:

@@ -145,7 +145,7 @@ def test_a_layer_is_one_delegate_and_three_kernel_calls(
     one_layer: Workbench, exported: Callable[[ExportJob], tuple[Path, Artifacts]]
 ) -> None:
     adapter = one_layer.adapter("lean", seed=8, targets=ALL_LINEAR)
-    out, _ = exported(one_layer.job([adapter], policy="8da4w"))
+    out, _ = exported(one_layer.job([adapter], policy="8da4w", embedding="float"))
     for path in (out / "base.pte", out / "lean.pte"):
         plan = computing(path.read_bytes())
         assert len(plan.delegates) == one_layer.layers + OUTSIDE

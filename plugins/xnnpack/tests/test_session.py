@@ -83,6 +83,33 @@ def test_the_embedding_table_is_mapped_and_neither_locked_nor_in_memory_before_i
     assert (told["Rss"], told["Locked"]) == (0, 0)
 
 
+@pytest.mark.parametrize("layout", ["external", "multimethod"])
+def test_loading_an_adapter_reads_of_the_foundation_no_more_than_its_front(scenario, layout):
+    told = scenario("touching", layout)
+    assert told["Locked"] == 0
+    assert told["Rss"] < 0.02 * told["Size"]  # all of it, where the runtime locks what it maps
+
+
+def test_memory_of_an_adapter_that_is_unloaded_returns(scenario, programs):
+    data = (programs / "external/loud.ptd").stat().st_size
+    assert scenario("unloading", "external")["returned"] > data
+
+
+@pytest.mark.parametrize("layout", ["external", "multimethod"])
+def test_an_adapter_that_was_unloaded_is_loaded_again_with_an_empty_cache(scenario, layout):
+    told = scenario("unloading", layout)
+    assert max(told["errors"]) < TOLERANCE
+    assert "filled to 0" in told["told"]
+
+
+@pytest.mark.parametrize(("given", "settled"), [("", 1), ("2", 2)])
+def test_openmp_has_one_thread_unless_the_environment_says_how_many(scenario, given, settled):
+    told = scenario("threads", given)
+    assert told["facts"]["openmp_threads"] == settled
+    assert told["facts"]["threads"] == 2
+    assert told["environment"] == given
+
+
 def test_facts_give_the_context_that_the_program_was_exported_for(scenario):
     assert scenario("answers", "embedded", "on")["facts"]["context_len"] == 64
 

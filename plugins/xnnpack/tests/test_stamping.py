@@ -15,8 +15,10 @@ from lowered_whole import assert_equal_sets, assert_equal_together, whole_split,
 from workbench import POLICY_REGISTRY
 
 from lora_core.events import Event, Noted, ignore
+from lora_core.quant.policies import parse_policy
 
-FP32, INT4 = POLICY_REGISTRY["fp32"], POLICY_REGISTRY["8da4w"]
+FP32 = POLICY_REGISTRY["fp32"]
+INT4 = parse_policy("8da4w", POLICY_REGISTRY, head="4,32", embedding="float")
 
 
 def test_split_programs_equal_a_full_lowering(tmp_path: Path) -> None:

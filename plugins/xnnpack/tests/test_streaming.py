@@ -34,17 +34,19 @@ from lora_core.models.base import BaseModel
 from lora_core.models.hf import HfModelSource
 
 POLICIES = [
-    ("fp32", None, "affine"),
-    ("fp32", "8,0", "affine"),
-    ("8da4w", "4,32", "affine"),
-    ("8da4w", "8,32", "hqq"),
-    ("8da8w", None, "affine"),
+    ("fp32", None, {}),
+    ("fp32", "8,0", {}),
+    ("8da4w", "4,32", {"scale_search": "affine"}),
+    ("8da4w", "8,32", {"scale_search": "hqq"}),
+    ("8da4w", None, {}),
+    ("8da4w", None, {"rounding": "compensated"}),
+    ("8da8w", None, {}),
 ]
 
 
-def job_of(bench: Workbench, policy: str, embedding: str | None, scale_search: str) -> ExportJob:
+def job_of(bench: Workbench, policy: str, embedding: str | None, options: Mapping[str, str]) -> ExportJob:
     job = bench.job([], policy=policy, embedding=embedding)
-    return attrs.evolve(job, options=attrs.evolve(job.options, scale_search=scale_search))
+    return attrs.evolve(job, options=attrs.evolve(job.options, **options))
 
 
 def streamed(job: ExportJob) -> StreamedBase:
@@ -70,23 +72,24 @@ def everything(base: StreamedBase, job: ExportJob) -> list[tuple[Form, int]]:
     return [(form, len(stored(tensors[form.path], form))) for form in forms(module) if kept(form.path)]
 
 
-@pytest.mark.parametrize(("policy", "embedding", "scale_search"), POLICIES)
+@pytest.mark.parametrize(("policy", "embedding", "options"), POLICIES)
 def test_a_streamed_foundation_is_that_of_a_base_that_is_held(
     two_layers: Workbench,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     policy: str,
     embedding: str | None,
-    scale_search: str,
+    options: Mapping[str, str],
 ) -> None:
     monkeypatch.setattr(streaming, "BLOCK_BYTES", 64 * 5 * 4)  # five rows, which divides no layer
-    job = job_of(two_layers, policy, embedding, scale_search)
+    job = job_of(two_layers, policy, embedding, options)
     base = streamed(job)
     planned = [
         BaseTensor(form=form, name="" if index % 3 else str(index), prefix="", size=size, layout=None)
         for index, (form, size) in enumerate(everything(base, job))
     ]
-    blobs = write_foundation(planned, base, tmp_path / "data", ignore)
+    with job.options.how_to_round.layers(job.model, base.assignment, tmp_path, ignore) as layers:
+        blobs = write_foundation(planned, attrs.evolve(base, rounded=layers), tmp_path / "data", ignore)
     tensors = held(job)
     expected: dict[str, DataBlob] = {}
     for tensor in planned:
@@ -97,6 +100,14 @@ def test_a_streamed_foundation_is_that_of_a_base_that_is_held(
     assert {blob.key: written[blob.offset :][: blob.size] for blob in blobs} == {
         key: bytes(blob.data) for key, blob in expected.items()
     }
+
+
+def test_a_tied_head_has_the_integers_and_scales_of_its_embedding_and_so_is_stored_once(two_layers: Workbench) -> None:
+    tensors = held(job_of(two_layers, "8da4w", None, {}))
+    for part, name in (("qdata", "weight"), ("scale", "scales")):
+        head = stored(tensors["output.weight"], Form(path="output.weight", part=part, transform="raw"))
+        table = Form(path=f"tok_embeddings.{name}", part="", transform="raw")
+        assert head == stored(tensors[table.path], table)
 
 
 def test_norms_that_are_equal_by_chance_are_told_of_and_nothing_is_written(tmp_path: Path) -> None:
@@ -168,7 +179,7 @@ def test_of_the_base_only_some_rows_are_in_memory(
     two_layers: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: str
 ) -> None:
     monkeypatch.setattr(streaming, "BLOCK_BYTES", 4096)
-    job = job_of(two_layers, policy, None, "affine")
+    job = job_of(two_layers, policy, None, {})
     base, counter = streamed(job), Counter()
     planned = [
         BaseTensor(form=form, name="", prefix="", size=size, layout=None) for form, size in everything(base, job)
@@ -183,7 +194,7 @@ def test_of_the_base_only_some_rows_are_in_memory(
 
 
 def test_writing_tells_how_many_bytes_are_done(two_layers: Workbench, tmp_path: Path) -> None:
-    job = job_of(two_layers, "fp32", None, "affine")
+    job = job_of(two_layers, "fp32", None, {})
     base, events = streamed(job), list[Event]()
     planned = [
         BaseTensor(form=form, name="", prefix="", size=size, layout=None) for form, size in everything(base, job)
@@ -226,7 +237,7 @@ def test_a_segment_that_is_not_whole_is_refused() -> None:
 
 
 def test_programs_that_depend_on_weights_are_told_of(two_layers: Workbench, tmp_path: Path) -> None:
-    job = job_of(two_layers, "fp32", None, "affine")
+    job = job_of(two_layers, "fp32", None, {})
     events: list[Event] = []
 
     def lower(model: BaseModel, work: Path) -> WeightlessSet:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import attrs
 import torch  # noqa: TID253 - this module is only imported to lower a model
 
 from lora_core.backend import ExportJob
+from lora_core.events import Emit, ignore
 from lora_core.layers import LayerInfo
 from lora_core.models.base import BaseModel
 from lora_core.models.executorch.options import ExecutorchOptions
@@ -52,18 +55,23 @@ class PreparedBase:
         return self.example_args
 
 
-def prepare(job: ExportJob) -> PreparedBase:
+def prepare(job: ExportJob, emit: Emit = ignore) -> PreparedBase:
     """Load and prepare the base of `job`. Nothing here depends on adapters or slot plans."""
     asked = model_options(job)
     dtype = torch.float16 if job.options.float16 else torch.float32
     outline = job.model.outline(asked)
     if outline is None:
-        return prepared(job, job.model.load(asked), quantize=True)
-    return prepared(job, _filled(outline, dtype), quantize=True, sources=outline.sources)
+        return prepared(job, job.model.load(asked), quantize=True, emit=emit)
+    return prepared(job, _filled(outline, dtype), quantize=True, sources=outline.sources, emit=emit)
 
 
 def prepared(
-    job: ExportJob, loaded: BaseModel, *, quantize: bool, sources: Mapping[str, LazyTensor] | None = None
+    job: ExportJob,
+    loaded: BaseModel,
+    *,
+    quantize: bool,
+    sources: Mapping[str, LazyTensor] | None = None,
+    emit: Emit = ignore,
 ) -> PreparedBase:
     """Prepare a loaded base, or one whose parameters are on the meta device, in place.
 
@@ -88,6 +96,12 @@ def prepared(
             splitting.split_linears(module, divisible, options.split_size, options.max_splits)
         if quantize:
             quant.apply(module, assignment.schemes, layers, paths)
+            with (
+                tempfile.TemporaryDirectory() as work,
+                options.how_to_round.layers(job.model, assignment, Path(work), emit) as rounded,
+            ):
+                if rounded is not None:
+                    quant.put_rounded(module, rounded, paths)
         if options.graph_breaks:
             paths = breaks.add(module, paths)
     return PreparedBase(

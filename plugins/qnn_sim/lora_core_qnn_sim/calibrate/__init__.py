@@ -1,1 +1,1 @@
-"""Calibration: sample prompts, observed ranges, encodings."""
+"""Calibration: observed ranges, encodings, rounding."""

@@ -1,8 +1,7 @@
 """Rounding of base weights that compensates its own error on the calibration prompts.
 
-Columns of a matrix are rounded one after another, and what rounding a column costs is made up for in the columns not
-yet rounded, in the metric of the inputs' second moments (GPTQ, arXiv 2210.17323). Scales stay those of plain rounding;
-only integers change, so the graph and its cost are the same.
+Scales stay those of plain rounding; only integers change (`lora_core.preparation.compensation`), so the graph and its
+cost are the same.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ import attrs
 import numpy as np
 import numpy.typing as npt
 
+from lora_core.preparation.compensation import compensated, inverse_factor
 from lora_core_qnn_sim.encodings.grid import ChannelWeight, quantize_channels
 from lora_core_qnn_sim.graph.nodes import Node, build_nodes
 from lora_core_qnn_sim.graph.spec import GraphSpec
@@ -22,8 +22,6 @@ from lora_core_qnn_sim.runtime.floating import FloatRun
 from lora_core_qnn_sim.runtime.weights import BaseWeights
 
 Array = npt.NDArray[Any]
-_BLOCK = 128
-_DAMPING = 0.01
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -70,7 +68,7 @@ def rounded_nodes(spec: GraphSpec) -> list[Node]:
     return [node for node in build_nodes(spec) if node.op == "linear" and node.output != "lm_head.output"]
 
 
-def compensated(
+def compensated_base(
     spec: GraphSpec, weights: Mapping[str, Array], bits: Mapping[str, int], moments: Mapping[str, Array]
 ) -> dict[str, ChannelWeight]:
     """Return the matrix of every linear layer in `bits` (by tensor name), its integers chosen with compensation."""
@@ -79,33 +77,16 @@ def compensated(
     for node in rounded_nodes(spec):
         source, name = node.inputs[0], node.weights["weight"]
         if source not in factors:
-            factors = {source: _inverse_factor(moments[source])}
+            factors = {source: inverse_factor(moments[source])}
         weight = weights[name]
         out[name] = _round(np.asarray(weight, np.float64), quantize_channels(weight, bits[name]), factors[source])
     return out
 
 
-def _inverse_factor(moment: Array) -> Array:
-    """Return the upper Cholesky factor of the damped inverse."""
-    damped = moment + np.eye(len(moment)) * (_DAMPING * float(np.trace(moment)) / len(moment) + 1e-12)
-    inverse = np.linalg.inv(damped)
-    factor: Array = np.linalg.cholesky((inverse + inverse.T) / 2).T
-    return factor
-
-
 def _round(weight: Array, plain: ChannelWeight, factor: Array) -> ChannelWeight:
     top = (1 << (plain.bits - 1)) - 1
     scales = plain.scales.astype(np.float64)
-    # Columns are contiguous rows here.
-    columns = np.ascontiguousarray(weight.T)
-    integers = np.empty_like(columns)
-    for begin in range(0, len(columns), _BLOCK):
-        end = min(begin + _BLOCK, len(columns))
-        errors = np.empty((end - begin, len(scales)))
-        for j in range(begin, end):
-            integers[j] = np.clip(np.rint(columns[j] / scales), -top, top)
-            error = (columns[j] - integers[j] * scales) / factor[j, j]
-            columns[j + 1 : end] -= factor[j, j + 1 : end, None] * error
-            errors[j - begin] = error
-        columns[end:] -= factor[begin:end, end:].T @ errors
-    return ChannelWeight(bits=plain.bits, values=np.ascontiguousarray(integers.T).astype(np.int8), scales=plain.scales)
+    integers, _ = compensated(
+        weight, factor, lambda _start, _columns: scales, group=weight.shape[1], lowest=-top, highest=top
+    )
+    return ChannelWeight(bits=plain.bits, values=integers, scales=plain.scales)

@@ -25,5 +25,5 @@ def place(job: ExportJob, base: BaseModel) -> KeptTemplates | None:
         "tensors": {name: [list(tensor.shape), str(tensor.dtype)] for name, tensor in base.module.state_dict().items()},
         "metadata": base.metadata,
     }
-    identity = template_identity(job, lowered, _DISTRIBUTIONS, after=("adapter_data",))
+    identity = template_identity(job, lowered, _DISTRIBUTIONS, after=("adapter_data", "rounding", "calibration"))
     return None if identity is None else KeptTemplates(directory=job.cache / identity)

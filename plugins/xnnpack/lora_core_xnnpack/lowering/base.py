@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_core.backend import ExportJob
 from lora_core.events import Emit, Warned, stage
 from lora_core.models.base import BaseModel
 from lora_core.models.executorch.options import ExecutorchOptions
+from lora_core.preparation.rounded import RoundedLayers
+from lora_core.quant.policy import Assignment
 from lora_core.quant.undivided import describe_undivided
-from lora_core_xnnpack.quant import quantize
+from lora_core_xnnpack.quant import quantize, rounded_weight
 
 if TYPE_CHECKING:
     from lora_core.models.outline import Outline
@@ -32,7 +36,23 @@ def load_base(job: ExportJob, emit: Emit) -> BaseModel:
     if any(assignment.schemes.values()):
         with stage(emit, f"Quantize the base ({job.policy.name})"):
             quantize(base, assignment, scale_search=job.options.scale_search)
+    with (
+        tempfile.TemporaryDirectory() as work,
+        job.options.how_to_round.layers(job.model, assignment, Path(work), emit) as layers,
+    ):
+        if layers is not None:
+            _put_rounded(base, assignment, layers)
     return base
+
+
+def _put_rounded(base: BaseModel, assignment: Assignment, layers: RoundedLayers) -> None:
+    import torch
+
+    for name in layers.names:
+        scheme = assignment.schemes[name]
+        assert scheme is not None, "what is rounded is quantized"
+        weight = rounded_weight(*layers.rows(name, 0), scheme)
+        base.module.get_submodule(base.paths[name]).weight = torch.nn.Parameter(weight, requires_grad=False)
 
 
 def warn_of_undivided(job: ExportJob, emit: Emit) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import ModuleType
 
 from lora_core.errors import UnsupportedError
+from lora_core_xnnpack.runtime.openmp import one_openmp_thread
 
 _KERNEL_LIBRARIES = {
     "extension/llm/custom_ops": "custom_ops_aot_lib",  # llama::custom_sdpa, llama::update_cache
@@ -20,7 +21,10 @@ def load_runtime() -> ModuleType:
     the sake of one warning, which costs 3 s and 130 MB (ExecuTorch 1.5.1).
     """
     try:
-        import torch  # its libraries have to be in the process before ExecuTorch's
+        with one_openmp_thread():
+            import torch  # its libraries have to be in the process before ExecuTorch's
+
+            torch.get_num_threads()  # which makes it settle on a number
         from executorch.extension.pybindings import _C
     except (ImportError, OSError) as error:
         raise UnsupportedError(

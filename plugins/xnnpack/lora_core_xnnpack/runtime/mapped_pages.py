@@ -35,6 +35,13 @@ def drop_pages(file: Path) -> int:
     return dropped
 
 
+def return_freed() -> None:
+    """Give memory that has been freed back to the system, where the C library keeps it for itself (glibc)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if _MAPS.exists() else None
+    if trim is not None:
+        trim(0)
+
+
 def _mappings(file: Path) -> Iterator[tuple[int, int]]:
     name = str(file.resolve())
     for line in _MAPS.read_text().splitlines():

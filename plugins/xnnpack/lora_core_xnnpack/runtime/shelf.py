@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -14,7 +14,8 @@ from lora_core.errors import BundleError
 from lora_core_xnnpack.artifacts import MARK_DETAIL
 from lora_core_xnnpack.files.joining import join_program
 from lora_core_xnnpack.files.marks import require_mark
-from lora_core_xnnpack.runtime.mapped_pages import drop_pages
+from lora_core_xnnpack.runtime.locking import nothing_locked
+from lora_core_xnnpack.runtime.mapped_pages import drop_pages, return_freed
 from lora_core_xnnpack.runtime.open_program import LoadedMethod, OpenProgram, open_program
 from lora_core_xnnpack.runtime.packed_cache import PackedCache
 
@@ -36,9 +37,15 @@ class ProgramShelf:
     def load(self, method: Method) -> LoadedMethod:
         """Load `method` with its program; raises `BundleError` if the files are not what the manifest says."""
         foundation = self._foundation()
+        with nothing_locked():
+            loaded = self._opened(method, foundation)
+        drop_pages(foundation)
+        return loaded
+
+    def _opened(self, method: Method, foundation: Path) -> LoadedMethod:
         if method.program in self._programs:
             with _blamed(self._bundle.file(method.program), foundation):
-                loaded = self._load(method)
+                return self._load(method)
         else:
             program = self._bundle.file(method.program)
             require_mark(self._bundle.manifest.detail.get(MARK_DETAIL), foundation, [program])
@@ -46,14 +53,18 @@ class ProgramShelf:
                 self._programs[method.program] = open_program(
                     self._runtime, path, foundation, self._packed, share_arena=self._share_arena
                 )
-                loaded = self._load(method)
-        drop_pages(foundation)
-        return loaded
+                return self._load(method)
 
     def metadata(self, method: Method, name: str) -> int | None:
         """Return what the metadata method `name` of a loaded method's program says, None if there is none."""
         program = self._programs[method.program]
         return program.constant(name) if name in program.names() else None
+
+    def unload(self, method: Method, *, keep: Collection[str]) -> None:
+        """Let go of the program of `method` unless it is one of `keep`, programs by their paths."""
+        if method.program not in keep:
+            self._programs.pop(method.program, None)
+        return_freed()
 
     def close(self) -> None:
         """Let go of all programs."""

@@ -12,11 +12,12 @@ from lora_core.backend import ExportJob
 from lora_core.layers import LayerInfo
 from lora_core.models.base import BaseModel
 from lora_core.models.outline import Outline
+from lora_core.preparation.rounded import RoundedLayers
 from lora_core.quant.policy import Assignment, Scheme
 from lora_core.tensors import row_blocks
 from lora_core_xnnpack.cache.forms import Form, named_tensors
 from lora_core_xnnpack.lowering.base import outlined
-from lora_core_xnnpack.quant import quantized_layer
+from lora_core_xnnpack.quant import quantized_layer, rounded_weight
 
 if TYPE_CHECKING:
     import torch
@@ -29,11 +30,15 @@ Tensors = Mapping[str, Any]
 
 @attrs.frozen(kw_only=True, slots=False)
 class StreamedBase:
-    """A base that is read when it is written: its structure, and how each layer is quantized."""
+    """A base that is read when it is written: its structure, and how each layer is quantized.
+
+    `rounded` are the layers whose integers and scales have been found already.
+    """
 
     outline: Outline
     assignment: Assignment
     scale_search: str
+    rounded: RoundedLayers | None = None
 
     @classmethod
     def of(cls, job: ExportJob) -> StreamedBase | None:
@@ -81,7 +86,9 @@ class StreamedBase:
         """
         import torch
 
-        if reading in self.quantized:
+        if self.rounded is not None and reading in self._already:
+            yield from self._rounded_blocks(self.rounded, reading)
+        elif reading in self.quantized:
             layer, scheme = self.quantized[reading]
             for rows in self._rows(f"{reading}.weight"):
                 made = quantized_layer(rows, layer.kind, scheme, scale_search=self.scale_search)
@@ -91,6 +98,13 @@ class StreamedBase:
                 yield {reading: torch.from_numpy(block)}
         else:
             yield {reading: self.model.module.get_buffer(reading)}
+
+    def _rounded_blocks(self, rounded: RoundedLayers, reading: str) -> Iterator[Tensors]:
+        layer, scheme = self.quantized[reading]
+        step = max(1, BLOCK_BYTES // (4 * layer.in_features))
+        for start in range(0, layer.out_features, step):
+            part = rounded.rows(layer.name, start, start + step)
+            yield {f"{reading}.weight": rounded_weight(*part, scheme)}
 
     def _rows(self, path: str) -> Iterator[torch.Tensor]:
         import torch
@@ -105,6 +119,11 @@ class StreamedBase:
             whole[done : done + len(block)] = block
             done += len(block)
         yield whole  # the search stops when the scales of all rows stand
+
+    @cached_property
+    def _already(self) -> frozenset[str]:
+        names = self.rounded.names if self.rounded is not None else ()
+        return frozenset(self.model.paths[name] for name in names)
 
     @cached_property
     def _first(self) -> Mapping[str, str]:

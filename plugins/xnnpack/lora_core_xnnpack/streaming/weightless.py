@@ -67,7 +67,9 @@ def streamed(
     made = weightless(job, base, kind, lowering, out, emit) if base is not None else None
     if base is None or made is None:
         return None
-    blobs = fill_foundation(made.foundation, base, out / FOUNDATION_FILE, emit)
+    with job.options.how_to_round.layers(job.model, base.assignment, out, emit) as layers:
+        filled = attrs.evolve(base, rounded=layers)
+        blobs = fill_foundation(made.foundation, filled, out / FOUNDATION_FILE, emit)
     return None if blobs is None else (made, blobs)
 
 

@@ -1,0 +1,111 @@
+"""Linear layers of a base rounded with compensation, layer by layer, and kept in files until they are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+import numpy.typing as npt
+
+from lora_core.errors import ModelError, Problem
+from lora_core.events import Emit, StageAdvanced, stage
+from lora_core.layers import ModelSummary
+from lora_core.models import families
+from lora_core.models.architecture import Architecture, read_architecture
+from lora_core.models.base import ModelHandle
+from lora_core.preparation.compensation import compensated, inverse_factor
+from lora_core.preparation.decoder import CalibratedDecoder, Tokens
+from lora_core.quant.fitting import Float32, Grid, Int8, fitted_scales
+
+Array = npt.NDArray[Any]
+STAGE = "Round with compensation"
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+
+
+@attrs.frozen(kw_only=True)
+class RoundedLayers:
+    """Integers (rows, inputs) and scales (rows, groups) of linear layers, by name, in files of `directory`."""
+
+    directory: Path
+    names: tuple[str, ...]
+
+    def rows(self, name: str, start: int, stop: int | None = None) -> tuple[Int8, Float32]:
+        """Return copies of the integers and scales of some rows of a layer, reading no others."""
+        return self._part(name, "integers", start, stop), self._part(name, "scales", start, stop)
+
+    def put(self, name: str, integers: Int8, scales: Float32) -> None:
+        """Keep a layer."""
+        np.save(self._file(name, "integers"), integers)
+        np.save(self._file(name, "scales"), scales)
+
+    def _part(self, name: str, part: str, start: int, stop: int | None) -> Any:
+        return np.array(np.load(self._file(name, part), mmap_mode="r")[start:stop])
+
+    def _file(self, name: str, part: str) -> Path:
+        return self.directory / f"{self.names.index(name)}.{part}.npy"
+
+
+def decoder_of(summary: ModelSummary) -> tuple[Architecture | None, list[Problem]]:
+    """Return the decoder that is calibrated for a base, or None and what stands against it."""
+    if summary.family not in FAMILIES:
+        what = f"Bases of family {summary.family!r} cannot be calibrated: {', '.join(FAMILIES)} can"
+        return None, [Problem(what=what, remedy="Leave --rounding out.")]
+    family = next(family for family in families.FAMILIES if family.name == summary.family)
+    return read_architecture(summary.config, family, summary.name)
+
+
+def round_layers(
+    model: ModelHandle, grids: Mapping[str, Grid], prompts: Sequence[Tokens], directory: Path, emit: Emit
+) -> RoundedLayers:
+    """Round the linear layers that `grids` names, each for the inputs that it has on `prompts` after all that comes
+    before it has been rounded, and keep them in the empty `directory`.
+
+    A layer's weights are read when they are rounded, and let go of. Raises `ModelError` for a base that has no
+    `decoder_of`.
+    """
+    architecture, problems = decoder_of(model.summary)
+    if architecture is None:
+        raise ModelError(problems)
+    with stage(emit, STAGE):
+        rounding = _Rounding(grids, RoundedLayers(directory=directory, names=tuple(grids)), emit)
+        CalibratedDecoder.over(architecture, model.tensors(), prompts, rounding).run(prompts)
+    return rounding.kept
+
+
+class _Rounding:
+    """Visits the linear layers of a decoder in their order, and lets it go on with what they have become."""
+
+    def __init__(self, grids: Mapping[str, Grid], kept: RoundedLayers, emit: Emit) -> None:
+        self.kept = kept
+        self._grids = grids
+        self._emit = emit
+        self._inputs: Array = np.empty(0)
+        self._factor: Array = np.empty(0)
+        self._done = 0
+
+    def __call__(self, name: str, inputs: Array, weight: Array) -> Array:
+        """Round a layer for its inputs; return its weight as it will be stored."""
+        if name not in self._grids:
+            return weight
+        if inputs is not self._inputs:
+            self._inputs, self._factor = inputs, inverse_factor(inputs.T @ inputs)
+        grid = self._grids[name]
+        integers, scales = round_weight(weight, self._factor, grid)
+        self.kept.put(name, integers, scales)
+        self._done += 1
+        self._emit(StageAdvanced(stage=STAGE, done=self._done, total=len(self._grids)))
+        groups = integers.reshape(len(scales), -1, grid.group) * scales.astype(np.float64)[..., None]
+        return np.asarray(groups.reshape(weight.shape))
+
+
+def round_weight(weight: Array, factor: Array, grid: Grid) -> tuple[Int8, Float32]:
+    """Return integers and scales of one weight (rows, inputs); scales are fitted to each group as it has become."""
+
+    def scales(_start: int, columns: Array) -> Array:
+        return fitted_scales(np.ascontiguousarray(columns.T, np.float32), grid).astype(np.float64)
+
+    integers, given = compensated(weight, factor, scales, group=grid.group, lowest=grid.lowest, highest=grid.highest)
+    return integers, given.astype(np.float32)

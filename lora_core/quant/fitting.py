@@ -1,0 +1,100 @@
+"""Scales of quantized weights by least squares, without torch and with the same bits on every processor.
+
+The scale that brings a group's largest weight to the end of the grid gives integers `q`; the best scale for these is
+`sum(w q) / sum(q q)`, which gives other integers, and so on until nothing changes: the half-quadratic search (HQQ) of
+each group for itself. Sums are made pairwise, of whole arrays: elementwise operations have one result everywhere, and
+the order of their sums does not follow the width of vector registers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+import numpy as np
+import numpy.typing as npt
+
+Float32 = npt.NDArray[np.float32]
+Int8 = npt.NDArray[np.int8]
+Narrow = Callable[[Float32], Float32]
+"""Rounds scales to the type in which they are stored."""
+
+_SMALLEST = np.float32(np.finfo(np.float32).eps)
+_CHUNK = 1 << 18  # weights that are looked at together: they stay in the cache
+_ROUNDS = 20
+
+
+def as_stored(values: Float32) -> Float32:
+    """Return float32 numbers as they are."""
+    return values
+
+
+@attrs.frozen(kw_only=True)
+class Grid:
+    """The integers that a weight may become, `lowest` to `highest`, with a scale for each `group` inputs.
+
+    `narrow` rounds a scale to the type in which it is stored.
+    """
+
+    lowest: int
+    highest: int
+    group: int
+    narrow: Narrow = attrs.field(default=as_stored, eq=False)
+
+    def integers(self, weights: Float32, scales: Float32) -> Float32:
+        """Return the nearest integers of `weights` (..., group) at `scales` (...), as float32."""
+        rounded: Float32 = np.clip(np.rint(weights / scales[..., None]), self.lowest, self.highest)
+        return rounded
+
+
+def fitted(weight: Float32, grid: Grid) -> tuple[Int8, Float32]:
+    """Return the integers of `weight` (rows, inputs), and a scale for each group of them, (rows, inputs / group).
+
+    Some rows of a weight give the same as those rows of the whole. A group of zeros has the smallest scale.
+    """
+    groups = np.ascontiguousarray(weight, np.float32).reshape(-1, grid.group)
+    scales = np.empty(len(groups), np.float32)
+    integers = np.empty(groups.shape, np.int8)
+    step = max(1, _CHUNK // grid.group)
+    for start in range(0, len(groups), step):
+        chunk = groups[start : start + step]
+        found = scales[start : start + step] = fitted_scales(chunk, grid)
+        integers[start : start + step] = grid.integers(chunk, found)
+    return integers.reshape(weight.shape), scales.reshape(len(weight), -1)
+
+
+def fitted_scales(groups: Float32, grid: Grid) -> Float32:
+    """Return a scale for each row of `groups` (groups, group), whatever the other rows."""
+    scales = np.maximum(np.abs(groups).max(axis=1) / np.float32(-grid.lowest), _SMALLEST)
+    for _ in range(_ROUNDS):
+        integers = grid.integers(groups, scales)
+        products, squares = _sum(groups * integers), _sum(integers * integers)
+        better = np.maximum(products / np.maximum(squares, np.float32(1.0)), _SMALLEST)
+        if np.array_equal(better, scales):
+            break
+        scales = better
+    narrowed: Float32 = grid.narrow(scales)
+    return narrowed
+
+
+def _sum(values: Float32) -> Float32:
+    """Return the sum of each row, pairwise."""
+    while (width := values.shape[1]) > 1:
+        half = width // 2
+        rest = values[:, 2 * half :]
+        values = values[:, :half] + values[:, half : 2 * half]
+        if rest.shape[1]:
+            values[:, :1] += rest
+    return values[:, 0]
+
+
+def bfloat16(values: Float32) -> Float32:
+    """Return positive, finite float32 numbers rounded to bfloat16, half to even."""
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    rounded = bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))
+    return (rounded & np.uint32(0xFFFF0000)).view(np.float32)
+
+
+def float16(values: Float32) -> Float32:
+    """Return float32 numbers rounded to float16; what is too small for it becomes the smallest of its numbers."""
+    return np.maximum(values, np.float32(2.0**-24)).astype(np.float16).astype(np.float32)

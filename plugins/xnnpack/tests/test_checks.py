@@ -1,0 +1,33 @@
+"""What is wrong with a job, said before any heavy work."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+from lora_core_xnnpack.checks import problems
+from workbench import POLICY_REGISTRY, Workbench
+
+from lora_core.backend import ExportJob
+from lora_core.quant.policies import parse_policy
+
+
+def job(bench: Workbench, policy: str, group_size: int) -> ExportJob:
+    return attrs.evolve(bench.job([]), policy=parse_policy(policy, POLICY_REGISTRY, group_size=group_size))
+
+
+@pytest.mark.parametrize(("policy", "size"), [("8da4w", 16), ("8da4w", 48), ("8da8w", 32)])
+def test_groups_that_the_runtime_has_no_kernel_for_are_refused(one_layer: Workbench, policy: str, size: int):
+    (problem, *_) = problems(job(one_layer, policy, size))
+    assert f"-bit weights in groups of {size}" in problem.what
+
+
+@pytest.mark.parametrize("size", [0, 32, 64, 128, 256])
+def test_other_groups_are_not(one_layer: Workbench, size: int):
+    assert problems(job(one_layer, "8da4w", size)) == []
+
+
+def test_calibration_that_nothing_uses_is_refused(one_layer: Workbench):
+    asked = one_layer.job([], policy="8da4w")
+    options = attrs.evolve(asked.options, calibration="prompts.txt")
+    (problem,) = problems(attrs.evolve(asked, options=options))
+    assert "--calibration is for --rounding compensated" in problem.what

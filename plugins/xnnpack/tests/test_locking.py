@@ -1,0 +1,34 @@
+"""Memory is not locked while programs are loaded."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+
+import pytest
+from lora_core_xnnpack.runtime.locking import nothing_locked
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
+LIBC = ctypes.CDLL(None) if sys.platform != "win32" else None
+
+
+def can_lock() -> bool:
+    page = ctypes.create_string_buffer(64)
+    return bool(LIBC.mlock(page, 64) == 0 and LIBC.munlock(page, 64) == 0)
+
+
+def test_nothing_can_be_locked_inside_of_the_block_and_afterwards_as_before():
+    before = can_lock()
+    with nothing_locked():
+        inside = can_lock()
+    assert (before, inside, can_lock()) == (True, False, True)
+
+
+def test_limits_return_when_a_load_fails():
+    def fail() -> None:
+        with nothing_locked():
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert can_lock()

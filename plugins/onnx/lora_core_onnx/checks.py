@@ -37,9 +37,13 @@ def architecture_of(summary: ModelSummary) -> Architecture:
 
 def _read(summary: ModelSummary) -> tuple[Architecture | None, list[Problem]]:
     if summary.family not in _FAMILIES:
-        what = f"ONNX models are built for {', '.join(_FAMILIES)}, not for {summary.family!r}"
+        what = f"ONNX models are built for decoders as Llama is one, not for {summary.family!r}"
         return None, [Problem(what=what, remedy="Use another backend for this model.")]
-    return read_architecture(summary.config, _FAMILIES[summary.family], summary.name)
+    architecture, foreign = read_architecture(summary.config, _FAMILIES[summary.family], summary.name)
+    if architecture is None or not architecture.beyond_llama:
+        return architecture, foreign
+    what = f"The ONNX model has no {', no '.join(architecture.beyond_llama)}, which {summary.family} needs"
+    return None, [Problem(what=what, remedy="Use another backend for this model.")]
 
 
 def _head_problems(architecture: Architecture) -> list[Problem]:

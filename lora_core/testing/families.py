@@ -31,8 +31,8 @@ _SIZES: Mapping[str, Any] = {
 }
 _LONG: Mapping[str, Any] = {
     "rope_type": "longrope",
-    "short_factor": [1.0, 1.1, 1.3, 1.4, 1.6, 2.0],
-    "long_factor": [1.0, 1.5, 2.1, 3.0, 3.8, 4.0],
+    "short_factor": [1.0, 1.3, 2.0],
+    "long_factor": [1.0, 2.1, 4.0],
     "partial_rotary_factor": 0.75,
 }
 TINY_FAMILIES: Mapping[str, Mapping[str, Any]] = {
@@ -43,7 +43,8 @@ TINY_FAMILIES: Mapping[str, Mapping[str, Any]] = {
     "gemma": {"hidden_act": "gelu"},
     "gemma2": {"sliding_window": 12, "query_pre_attn_scalar": 24},
     "gemma3": {"sliding_window": 12, "sliding_window_pattern": 2, "query_pre_attn_scalar": 24},
-    "phi3": {"rope_scaling": _LONG, "original_max_position_embeddings": 64, "tie_word_embeddings": True},
+    # transformers counts frequencies by the width of the stream, not by `head_dim`.
+    "phi3": {"head_dim": 8, "rope_scaling": _LONG, "original_max_position_embeddings": 64, "tie_word_embeddings": True},
     "smollm3": {"no_rope_layer_interval": 2},
     "granite": {
         "embedding_multiplier": 3.0,

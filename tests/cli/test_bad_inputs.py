@@ -151,7 +151,7 @@ WORDS: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
     "sequence longer than the context": (
         (*EXPORT, "--max-context-len", "16", "--max-seq-len", "32"),
         4,
-        ("--max-seq-len 32", "--max-context-len 16"),
+        ("--max-seq-len 32 is more than a context of 16",),
     ),
     "output exists": (("export", "--backend", "plain", "--model", "model", "-o", "bundle"), 3, ("bundle", "--force")),
     "output is not a bundle": (

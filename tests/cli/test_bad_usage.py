@@ -67,7 +67,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "no jobs": (("add", "bundle", "--adapter", "bob=adapters/bob", "--jobs", "0"), ("--jobs",)),
     "remove a stranger": (("remove", "bundle", "alise"), ("'alise'", "Did you mean 'alice'?")),
     "remove nothing": (("remove", "bundle"), ("NAMES",)),
-    "run without a prompt": (("run", "bundle"), ("'--prompt'",)),
+    "run without a prompt": (("run", "bundle"), ("--prompt",)),
     "negative temperature": (("run", "bundle", "--prompt", "x", "--temperature", "-1"), ("--temperature",)),
     "session option of another backend": (
         ("run", "bundle", "--prompt", "x", "--weight-cache", "on"),

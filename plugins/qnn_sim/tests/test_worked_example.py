@@ -125,7 +125,7 @@ def test_a_group_word_without_members_is_refused() -> None:
         ({"group": ("auto",), "hot_switch": True}, "nothing to group"),
         ({"group": ("g=a1",), "groups": "x.yaml"}, "given twice"),
         ({"input_len": 64}, "more than --context-len"),
-        ({"context_len": 4096}, "more than the model's 128"),
+        ({"context_len": 4096}, "more than the base's 128"),
         ({"encodings": ("a9=nowhere",)}, "no adapter of this export"),
         ({"encodings": ("a1",)}, "NAME=FILE"),
         ({"rotate": True, "emit_qairt": "dir"}, "not a rotated one"),

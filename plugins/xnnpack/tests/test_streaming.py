@@ -16,6 +16,7 @@ from lora_core_xnnpack.cache.forms import Form, forms, named_tensors, stored
 from lora_core_xnnpack.cache.origins import BaseTensor, DependsOnWeightsError
 from lora_core_xnnpack.files.data_file import DataBlob, serialize
 from lora_core_xnnpack.files.data_writer import DataWriter, PlannedBlob
+from lora_core_xnnpack.files.marks import FOUNDATION_MARK, mark_of, marked
 from lora_core_xnnpack.lowering.base import load_base, outlined
 from lora_core_xnnpack.split.weightless import WeightlessSet
 from lora_core_xnnpack.stamping.elements import TooFewLayersError
@@ -96,7 +97,9 @@ def test_a_streamed_foundation_is_that_of_a_base_that_is_held(
         plain = DataBlob.under_content_key(stored(tensors[tensor.form.path], tensor.form))
         expected.setdefault(tensor.name or plain.key, attrs.evolve(plain, key=tensor.name or plain.key))
     written = (tmp_path / "data").read_bytes()
-    assert written == b"".join(bytes(part) for part in serialize(list(expected.values())))
+    mark = mark_of({key: blob.digest for key, blob in expected.items()})
+    whole = [*expected.values(), marked(FOUNDATION_MARK, mark)]
+    assert written == b"".join(bytes(part) for part in serialize(whole))
     assert {blob.key: written[blob.offset :][: blob.size] for blob in blobs} == {
         key: bytes(blob.data) for key, blob in expected.items()
     }

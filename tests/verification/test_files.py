@@ -12,6 +12,7 @@ from lora_core.sharing.blobs import Blob
 from lora_core.verification import files
 
 METHODS = frozenset({"forward", "a"})
+PARTS = ()
 
 
 @pytest.fixture
@@ -36,19 +37,19 @@ def blob(sha: str, methods: frozenset[str], offset: int = 0) -> Blob:
 
 
 def test_a_base_that_all_methods_read_once_is_shared(bundle):
-    finding = files.sharing(bundle, [blob("w", METHODS), blob("l", frozenset({"a"}), 100)])
+    finding = files.sharing(bundle, [blob("w", METHODS), blob("l", frozenset({"a"}), 100)], PARTS)
     assert finding.outcome is Outcome.PASSED
     assert finding.detail == "100 of 200 bytes are shared"
 
 
 def test_base_bytes_stored_twice_are_found(bundle):
-    finding = files.sharing(bundle, [blob("w", METHODS), blob("w", METHODS, 100)])
+    finding = files.sharing(bundle, [blob("w", METHODS), blob("w", METHODS, 100)], PARTS)
     assert finding.outcome is Outcome.FAILED
     assert "100 bytes of the base are stored 2 times: f at 0, f at 100" in finding.detail
 
 
 def test_an_adapter_with_a_base_of_its_own_is_found(bundle):
-    finding = files.sharing(bundle, [blob("w", frozenset({"forward"})), blob("w", frozenset({"a"}), 100)])
+    finding = files.sharing(bundle, [blob("w", frozenset({"forward"})), blob("w", frozenset({"a"}), 100)], PARTS)
     assert finding.outcome is Outcome.FAILED
     assert "stored 2 times" in finding.detail
     assert "method 'a' reads nothing of what the base reads" in finding.detail

@@ -15,6 +15,8 @@ from lora_core.sharing.report import SharingReport, owners_of
 
 SHARING = CoremlSharing()
 OTHER_BASE = bytes(range(1, 256)) * 500
+PADDING = 64
+"""More than segments are aligned by."""
 
 
 def told(bundle: Bundle) -> list[str]:
@@ -44,7 +46,9 @@ def test_an_honest_bundle_has_nothing_but_what_is_told(bundle: Bundle) -> None:
 
 def test_a_segment_that_nothing_refers_to_is_found(bundle: Bundle, tmp_path: Path) -> None:
     (what,) = told(written_anew(bundle, tmp_path, more=[OTHER_BASE]))
-    assert what.startswith(f"{len(OTHER_BASE)} bytes of 'model.pte', from byte")
+    stray, told_of = what.split(" ", 1)
+    assert told_of.startswith("bytes of 'model.pte', from byte")
+    assert 0 <= int(stray) - len(OTHER_BASE) < PADDING
 
 
 def test_decode_and_prefill_of_one_adapter_share_nothing_by_being_two(exporter: Any) -> None:

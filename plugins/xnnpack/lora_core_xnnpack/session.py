@@ -11,11 +11,13 @@ import numpy as np
 
 from lora_core.bundle.bundle import Bundle, Method
 from lora_core.errors import BundleError, UsageError
+from lora_core.models.context import usual_context
 from lora_core.models.executorch.options import KEEPS_STATE
 from lora_core.runtime.kv_cache import KvCache
 from lora_core.runtime.session import Loaded, Session
 from lora_core.sharing.proof import require_foundation
 from lora_core.suggestions import did_you_mean
+from lora_core_xnnpack.options import DEFAULT_CONTEXT
 from lora_core_xnnpack.runtime.library import load_runtime
 from lora_core_xnnpack.runtime.open_program import LoadedMethod
 from lora_core_xnnpack.runtime.openmp import openmp_threads
@@ -191,7 +193,9 @@ class XnnpackSession(Session):
     def _read_context_len(self, method: Method) -> int:
         length = self._shelf.metadata(method, "get_max_context_len")
         if length is None:
-            length = self._bundle.manifest.options.get("max_context_len")
+            manifest = self._bundle.manifest
+            asked = manifest.options.get("max_context_len")
+            length = usual_context(DEFAULT_CONTEXT, manifest.base.context_len) if asked is None else asked
         if not isinstance(length, int):
             raise BundleError("Neither program nor manifest says how many tokens fit", where=method.program)
         return length

@@ -14,8 +14,9 @@ import attrs
 import numpy as np
 import pytest
 from lora_core_xnnpack.backend import XnnpackBackend
-from lora_core_xnnpack.files.marks import foundation_mark
+from lora_core_xnnpack.files.marks import MARKS, foundation_mark
 from lora_core_xnnpack.files.program import ProgramParts
+from lora_core_xnnpack.files.program_root import ProgramRoot
 from lora_core_xnnpack.files.repacking import PlanSource
 from lora_core_xnnpack.lowering.base import load_base
 from lora_core_xnnpack.lowering.lowering import lower
@@ -205,7 +206,9 @@ def test_a_changed_tensor_is_not_linked_on(exported_together: Exported, copied: 
     bundle = attrs.evolve(exported_together.bundle, path=copied)
     program = copied / "model.pte"
     content = bytearray(program.read_bytes())
-    content[-5] ^= 1  # the last segment is the last tensor
+    root = ProgramRoot.read(content)
+    offset, size = max(root.spans[index] for key, index in root.named if key not in MARKS)
+    content[offset + size - 1] ^= 1
     program.write_bytes(content)
     with pytest.raises(BundleError, match=r"model.pte does not hold adapter 'zulu' as it was linked"):
         MultimethodTarget.of_bundle(bundle)

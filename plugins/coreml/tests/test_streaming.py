@@ -99,8 +99,8 @@ def test_a_stand_in_is_known_in_what_is_lowered_and_filled_with_its_weight(expor
     with one_row_each():
         program = lower_all(job, stand_in, tmp_path, lambda: None)
     stripped = WeightlessMethods.strip(program, stand_in.module)
-    assert [origin.form for (found,) in stripped.origins.values() for origin in found] == [TensorForm(path="0.weight")]
+    forms = {origin.form for (found,) in stripped.origins.values() for origin in found}
+    assert forms - {None} == {TensorForm(path="0.weight")}
     (method,) = stripped.fill(HeldWeights(prepared.module)).everything
-    assert [constant.read() for constant in method.packages[0].constants] == [
-        prepared.module[0].weight.detach().numpy().tobytes()
-    ]
+    weight = prepared.module[0].weight.detach().numpy().tobytes()
+    assert weight in [constant.read() for constant in method.packages[0].constants]

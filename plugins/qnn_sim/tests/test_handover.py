@@ -211,6 +211,15 @@ def test_genie_refuses_what_is_no_dialog(tmp_path: Path) -> None:
     assert verdict.outcome == ("unchecked" if VendorLibraries.find() is None else "refused")
 
 
+def test_a_genie_that_cannot_be_loaded_says_nothing_about_a_configuration(
+    tmp_path: Path, hand: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(VendorLibraries, "find", lambda: VendorLibraries(directory=tmp_path, version="0"))
+    verdict = check_genie(hand / "genie_config.json")
+    assert verdict.outcome == "unchecked"
+    assert "libGenie.so" in verdict.detail
+
+
 def test_the_line_file_has_graph_and_section(hand: Path, bundle: Any) -> None:
     for name in NAMES:
         (line,) = (hand / f"{name}_ort_qnn.txt").read_text().splitlines()

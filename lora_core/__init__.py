@@ -204,7 +204,8 @@ def pack(
     `adapter` is the name of one of the bundle, whose matrices are read back from it (`UnsupportedError` where the
     backend cannot), or a reference to one that is read anew. `out` is the file (None: `NAME.lora` in the working
     directory), replaced if it is there. `sign` is an Ed25519 private key (PEM). The same adapter and key give the same
-    bytes. Raises `UsageError`, `AdapterError`, `BundleError` or `StorageError`.
+    bytes. Raises `UsageError`, `AdapterError`, `UnsupportedError` for updates that the backend cannot carry,
+    `BundleError` or `StorageError`.
     """
     from lora_core.pipeline.packing import pack as run
 

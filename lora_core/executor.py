@@ -10,6 +10,9 @@ import attrs
 
 from lora_core.errors import UsageError
 
+ATTEMPTS = 3
+"""How often a task is tried whose process dies."""
+
 
 @attrs.frozen(kw_only=True)
 class ExecutorSettings:
@@ -51,6 +54,6 @@ class TaskExecutor(ABC):
         """Call `work(given, task)` for each of `tasks`, and yield the task's index with the result as each is done.
 
         `work` is a function that a fresh process can import; all else can be pickled. A task whose process dies is
-        tried again; one that never ends well gives a `LostTask`. Processes end with the iteration, however it ends.
-        What `work` raises is raised.
+        tried again, `ATTEMPTS` times in all; one that never ends well gives a `LostTask`. Processes end with the
+        iteration, however it ends. What `work` raises is raised.
         """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,6 +36,18 @@ def storage_error(doing: str, path: Path, error: OSError) -> StorageError:
     return StorageError(
         f"Cannot {doing} {str(path)!r}: {reason}.", where=where, remedy=_REMEDIES.get(error.errno or 0, "")
     )
+
+
+def write_whole(target: Path, parts: Iterable[bytes]) -> None:
+    """Write a file that appears whole under its name, in place of what was there; raises `StorageError`."""
+    unfinished = target.with_name(f".{target.name}.{os.urandom(4).hex()}")
+    with storage_errors("write", target):
+        try:
+            with unfinished.open("xb") as file:
+                file.writelines(parts)
+            unfinished.replace(target)
+        finally:
+            unfinished.unlink(missing_ok=True)
 
 
 def flush_directory(path: Path) -> None:

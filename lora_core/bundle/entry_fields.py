@@ -16,7 +16,7 @@ from lora_core.prompting import Prompting
 
 _WITH_PROMPTING = 3
 """From this schema on, bundle and adapters say how they are prompted."""
-_WITH_BRANCHES = 4
+WITH_BRANCHES = 4
 """From this schema on, the records of many adapters are in files of their own."""
 
 
@@ -36,7 +36,7 @@ class EntryLists:
             artifacts=tuple(_artifact(entry) for entry in fields.objects("artifacts")),
             adapters=tuple(_adapter(entry, version) for entry in fields.objects("adapters")),
             methods=tuple(_method(entry) for entry in fields.objects("methods")),
-            branches=tuple(_branch(entry) for entry in fields.objects("branches")) if version >= _WITH_BRANCHES else (),
+            branches=tuple(_branch(entry) for entry in fields.objects("branches")) if version >= WITH_BRANCHES else (),
         )
 
     def check(

@@ -15,7 +15,7 @@ from lora_core.adapters.adapter import LOW_RANK
 from lora_core.adapters.slots.kinds import KINDS
 from lora_core.adapters.slots.plan import Slot, SlotPlan
 from lora_core.bundle.bundle import SCHEMA_VERSION, Manifest
-from lora_core.bundle.entry_fields import EntryLists, check_branches, read_prompting
+from lora_core.bundle.entry_fields import WITH_BRANCHES, EntryLists, check_branches, read_prompting
 from lora_core.bundle.fields import Fields, Problems
 from lora_core.bundle.listing import Listing
 from lora_core.bundle.paths import why_unsafe
@@ -29,8 +29,6 @@ from lora_core.layers import LayerInfo, ModelSummary
 FORMAT = "lora-core bundle"
 _WITHOUT_PATHS = _WITH_KINDS = 2
 """From this schema on, layers no longer say what one runtime calls them, and slots say their kind."""
-_WITH_BRANCHES = 4
-"""From this schema on, the records of many adapters are in files of their own."""
 
 
 @attrs.frozen(kw_only=True)
@@ -103,7 +101,7 @@ def loads(data: bytes, where: str, whereabouts: Whereabouts | None = None) -> Ma
     fields.finish()
     if not problems.found:
         lists.check(problems, plans=len(manifest.plans), promptings=[manifest.prompting])
-    if not problems.found and version >= _WITH_BRANCHES:
+    if not problems.found and version >= WITH_BRANCHES:
         check_branches(lists.branches, "", problems)
         if not RecordNode(prefix="", records=manifest.records.all, branches=lists.branches).canonical:
             problems.add("branches", NOT_CANONICAL)

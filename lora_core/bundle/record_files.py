@@ -9,7 +9,7 @@ from pathlib import Path
 import attrs
 
 from lora_core.bundle.entries import AdapterRecord, Branch
-from lora_core.bundle.entry_fields import EntryLists, check_branches
+from lora_core.bundle.entry_fields import WITH_BRANCHES, EntryLists, check_branches
 from lora_core.bundle.fields import Fields, Problems
 from lora_core.bundle.paths import records_file
 from lora_core.bundle.places import Places
@@ -93,8 +93,8 @@ class RecordFiles:
         fields = Fields(document, "", problems)
         fields.text("format")
         version = fields.number("schema_version")
-        if not 4 <= version <= SCHEMA_VERSION:
-            problems.add("schema_version", f"is {version}; this lora-core reads 4 to {SCHEMA_VERSION}.")
+        if not WITH_BRANCHES <= version <= SCHEMA_VERSION:
+            problems.add("schema_version", f"is {version}; this lora-core reads {WITH_BRANCHES} to {SCHEMA_VERSION}.")
         if fields.text("prefix") != branch.prefix:
             problems.add("prefix", f"must be {branch.prefix!r}.")
         lists = EntryLists.read(fields, version)

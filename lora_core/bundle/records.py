@@ -69,7 +69,7 @@ class RecordNode:
     @property
     def named(self) -> tuple[Branch, ...]:
         """The branches as they are written."""
-        return tuple(each if isinstance(each, Branch) else each.branch for each in self.branches)
+        return tuple(map(_branch, self.branches))
 
     @cached_property
     def branch(self) -> Branch:
@@ -169,7 +169,7 @@ class Records:
         node = self.root
         while (found := next((each for each in node.branches if prefix.startswith(each.prefix)), None)) is not None:
             if found.prefix == prefix:
-                return found if isinstance(found, Branch) else found.branch
+                return _branch(found)
             node = self.open(found)
         return None
 

@@ -25,7 +25,8 @@ class FailedAdapter:
 @attrs.frozen(kw_only=True)
 class FleetReport:
     """`packed` and `unchanged` are numbers of adapters, `failed` those without a package. `doubts`, by place, speak
-    against adapters that fit; `gone` are packages whose adapters the source does not have any more, which are kept.
+    against adapters that fit, of those that this run has read; `gone` are packages whose adapters the source does not
+    have any more, which are kept.
     """
 
     packed: int

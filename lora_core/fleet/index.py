@@ -7,14 +7,13 @@ end writes the lines anew, by place; what a killed run left half of a line is do
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 import attrs
 
-from lora_core.bundle.durable import storage_errors
+from lora_core.bundle.durable import storage_errors, write_whole
 from lora_core.errors import InputError
 from lora_core.intake.files import read_regular
 from lora_core.intake.limits import TABLE
@@ -78,11 +77,8 @@ class FleetIndex:
     def write(self) -> None:
         """Write the whole index anew."""
         self.close()
-        unfinished = self.path.with_name(f".{self.path.name}.{os.urandom(4).hex()}")
         lines = [attrs.asdict(self.entries[place]) for place in sorted(self.entries)]
-        with storage_errors("write", self.path):
-            unfinished.write_text("".join(map(_line, [{"format": FORMAT, "version": VERSION}, *lines])), "utf-8")
-            unfinished.replace(self.path)
+        write_whole(self.path, [_line(each).encode() for each in ({"format": FORMAT, "version": VERSION}, *lines)])
 
     def close(self) -> None:
         """Close the file that `add` keeps open."""

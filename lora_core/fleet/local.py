@@ -9,7 +9,6 @@ import os
 import pickle
 import queue
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -17,10 +16,9 @@ from typing import Any
 
 import attrs
 
-from lora_core.executor import ExecutorSettings, LostTask, TaskExecutor
+from lora_core.executor import ATTEMPTS, ExecutorSettings, LostTask, TaskExecutor
+from lora_core.pipeline.workers import python_process
 
-ATTEMPTS = 3
-"""How often a task is tried whose process dies."""
 _GONE = (EOFError, BrokenPipeError, pickle.UnpicklingError)
 
 
@@ -108,7 +106,7 @@ class _Hand:
             if self._stopped:
                 raise EOFError
             if self._process is None:
-                self._process = _started()
+                self._process = python_process("lora_core.fleet.local_worker")
                 _put(self._process, (self.work, self.given))
             process = self._process
         _put(process, task)
@@ -138,13 +136,6 @@ class _Raised:
     """What a task raised in its process."""
 
     error: BaseException
-
-
-def _started() -> subprocess.Popen[bytes]:
-    # -P: without it Python puts the working directory first, and a folder of adapters may hold an attrs.py.
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    command = [sys.executable, "-P", "-m", "lora_core.fleet.local_worker"]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
 
 
 def _put(process: subprocess.Popen[bytes], value: Any) -> None:

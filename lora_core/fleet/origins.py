@@ -14,16 +14,14 @@ from typing import Any
 import attrs
 
 from lora_core.adapters.format import AdapterFormat
-from lora_core.adapters.packages.header import SUFFIX
 from lora_core.adapters.reference import AdapterReference
 from lora_core.bundle.durable import storage_errors
 from lora_core.bundle.paths import why_unsafe
 from lora_core.errors import AdapterError, StorageError, UnsupportedError, UsageError
-from lora_core.pipeline.sources import find_adapters, names_of
+from lora_core.pipeline.sources import FILES, find_adapters, names_of, reference_to
 from lora_core.specs import ReservedNames
 
 _CONFIG = "adapter_config.json"
-_FILES = (SUFFIX, ".gguf")
 # What services call the state of an object; the first that an entry has counts.
 _STATES = ("ETag", "etag", "md5Hash", "content_md5", "generation", "mtime", "LastModified", "last_modified", "updated")
 
@@ -45,15 +43,10 @@ class FleetAdapter:
     def at_hand(self) -> Iterator[AdapterReference]:
         """Give the adapter as files of this machine; those of another place are copied for as long as it takes."""
         if not self.remote:
-            yield self._reference(Path(self.location))
+            yield reference_to(self.name, Path(self.location))
             return
         with TemporaryDirectory(prefix="lora-core-fleet-") as scratch:
-            yield self._reference(self._fetched(Path(scratch)))
-
-    def _reference(self, path: Path) -> AdapterReference:
-        if path.suffix == SUFFIX:
-            return AdapterReference(name=self.name, package=path)
-        return AdapterReference(name=self.name, directory=path)
+            yield reference_to(self.name, self._fetched(Path(scratch)))
 
     def _fetched(self, scratch: Path) -> Path:
         url_to_fs = _fsspec()
@@ -114,11 +107,12 @@ def _remote(source: str, reserved: ReservedNames) -> Iterator[FleetAdapter]:
         raise UnsupportedError(f"This URL needs a library: {error}", where=source, remedy="Install it.") from error
     except Exception as error:  # every service has errors of its own
         what = f"The source cannot be listed: {type(error).__name__}: {error}"
-        raise StorageError(what, where=source) from error
-    found = dict(_grouped({_below(path, root): entry for path, entry in entries.items()}))
+        raise StorageError(what, where=source, remedy="Check the URL, and that it can be read from here.") from error
+    below = {_below(path, root): entry for path, entry in entries.items()}
+    found = dict(_grouped({file: entry for file, entry in below.items() if not _hidden(file)}))
     if not found:
         what = f"There is no adapter below {source!r}"
-        raise UsageError(what, remedy=f"An adapter is a directory with {_CONFIG}, or a file of {', '.join(_FILES)}.")
+        raise UsageError(what, remedy=f"An adapter is a directory with {_CONFIG}, or a file of {', '.join(FILES)}.")
     names = names_of(sorted(found), PurePosixPath(root).stem, reserved)
     for place in sorted(found):
         told = [(file, entry.get("size"), _state(entry)) for file, entry in sorted(found[place].items())]
@@ -142,8 +136,12 @@ def _grouped(entries: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, di
         own = {file: entry for file, entry in files.items() if not file.startswith(inner) and not why_unsafe(file)}
         yield place or ".", own
     for file, entry in entries.items():
-        if file.endswith(_FILES) and not any(file.startswith(f"{place}/" if place else "") for place in places):
+        if file.endswith(FILES) and not any(file.startswith(f"{place}/" if place else "") for place in places):
             yield file, {"": entry}
+
+
+def _hidden(file: str) -> bool:
+    return any(part.startswith(".") for part in file.split("/"))
 
 
 def _below(path: str, root: str) -> str:

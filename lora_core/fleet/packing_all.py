@@ -12,7 +12,7 @@ import attrs
 
 from lora_core.adapters.packages.header import SUFFIX
 from lora_core.adapters.packages.seal import SigningKey
-from lora_core.bundle.durable import flush_tree, storage_errors
+from lora_core.bundle.durable import flush_tree, storage_errors, write_whole
 from lora_core.bundle.lock import locked
 from lora_core.bundle.paths import STATE
 from lora_core.bundle.store import open_bundle
@@ -21,10 +21,10 @@ from lora_core.events import Emit, StageAdvanced, stage
 from lora_core.executor import ExecutorSettings, LostTask
 from lora_core.fleet.fleet_report import FailedAdapter, FleetReport
 from lora_core.fleet.index import INDEX, FleetIndex, IndexEntry
-from lora_core.fleet.kit import PackingKit
 from lora_core.fleet.origins import FleetAdapter, fleet_adapters, is_url
-from lora_core.fleet.tasks import FleetOutcome, FleetTask, FleetWork, SigningKeyText, pack_some, write_whole
-from lora_core.pipeline.given import adapter_formats
+from lora_core.fleet.tasks import FleetOutcome, FleetTask, FleetWork, SigningKeyText, pack_some
+from lora_core.pipeline.given import adapter_formats, format_entries
+from lora_core.pipeline.packing_kit import PackingKit
 
 if TYPE_CHECKING:
     from lora_core.hub import PluginHub
@@ -76,9 +76,7 @@ def _work(path: Path, out: Path, sign: Path | None, *, shared: bool, hub: Plugin
     bundle = open_bundle(path, emit)
     spec = hub.spec_of(bundle)
     kit = PackingKit.of(bundle, spec, hub.backend(spec.name, check_requirements=False))
-    names = sorted(hub.adapter_formats, key=lambda name: hub.adapter_formats.entry(name).origin.core)
-    formats = tuple(hub.adapter_formats.entry(name) for name in names)
-    return FleetWork(kit=kit, formats=formats, out=(out / PACKAGES).resolve() if shared else None, key=key)
+    return FleetWork(kit=kit, formats=format_entries(hub), out=(out / PACKAGES).resolve() if shared else None, key=key)
 
 
 def _require_own(out: Path) -> None:
@@ -109,6 +107,7 @@ class _Run:
 
     def tidy(self) -> None:
         """Remove what a killed run left half written, and say what is left to do."""
+        self._disown()
         there: dict[str, int] = {}
         for path in (self.out / PACKAGES).iterdir():
             if _LEFT.fullmatch(path.name):
@@ -125,6 +124,16 @@ class _Run:
         self.unchanged = len(self.found) - len(left)
         self.tasks = [FleetTask(adapters=tuple(left[start : start + BATCH])) for start in range(0, len(left), BATCH)]
 
+    def _disown(self) -> None:
+        """Forget adapters that the source lost and whose packages are to be another's, before they are."""
+        places, packages = {each.place for each in self.found}, {f"{each.name}{SUFFIX}" for each in self.found}
+        entries = self.index.entries
+        lost = [place for place in entries if place not in places and entries[place].package in packages]
+        for place in lost:
+            del entries[place]
+        if lost:
+            self.index.write()
+
     def take(self, results: Iterator[tuple[int, Any]]) -> None:
         """Keep what comes, as it comes."""
         done, total = self.unchanged, len(self.found)
@@ -139,8 +148,8 @@ class _Run:
     def _keep(self, task: FleetTask, outcomes: Sequence[FleetOutcome]) -> None:
         entries: list[IndexEntry] = []
         for (adapter, _), outcome in zip(task.adapters, outcomes, strict=True):
-            for doubt in outcome.doubts:
-                self.doubts[outcome.place] = doubt
+            if outcome.doubt is not None:
+                self.doubts[outcome.place] = outcome.doubt
             if outcome.problems:
                 self.failed.append(FailedAdapter(place=outcome.place, name=outcome.name, problems=outcome.problems))
                 continue

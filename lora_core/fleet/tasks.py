@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,11 +15,11 @@ from lora_core.adapters.format import AdapterFormat
 from lora_core.adapters.packages.header import SUFFIX
 from lora_core.adapters.packages.seal import SigningKey, sealed_digest
 from lora_core.adapters.packages.writing import package_bytes
-from lora_core.bundle.durable import storage_errors
+from lora_core.bundle.durable import write_whole
 from lora_core.errors import LoraCoreError, Problem
 from lora_core.fleet.index import IndexEntry
-from lora_core.fleet.kit import PackingKit, Readied
 from lora_core.fleet.origins import FleetAdapter
+from lora_core.pipeline.packing_kit import PackingKit, Readied
 from lora_core.plugin import loading
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ class FleetTask:
 @attrs.frozen(kw_only=True)
 class FleetOutcome:
     """What came of one adapter: its entry for the index, or `problems`. `written` is False if the package was there,
-    `content` is its bytes where they were not written; `doubts` speak against an adapter that fits.
+    `content` is its bytes where they were not written; `doubt` speaks against an adapter that fits.
     """
 
     place: str
@@ -78,7 +77,7 @@ class FleetOutcome:
     written: bool = False
     content: bytes | None = None
     problems: tuple[Problem, ...] = ()
-    doubts: tuple[str, ...] = ()
+    doubt: str | None = None
 
 
 def pack_some(work: FleetWork, task: FleetTask) -> tuple[FleetOutcome, ...]:
@@ -96,7 +95,7 @@ def _packed(
             readied = work.kit.readied(reference, formats)
             name = _key(work, readied)
             if name == known:
-                return FleetOutcome(place=adapter.place, name=adapter.name, doubts=readied.doubts)
+                return FleetOutcome(place=adapter.place, name=adapter.name, doubt=readied.doubt)
             parts = package_bytes(readied.adapter, readied.source, key)
     except LoraCoreError as error:
         return FleetOutcome(place=adapter.place, name=adapter.name, problems=tuple(error.problems))
@@ -127,7 +126,7 @@ def _packed(
         entry=entry,
         written=True,
         content=b"".join(parts) if work.out is None else None,
-        doubts=readied.doubts,
+        doubt=readied.doubt,
     )
 
 
@@ -136,15 +135,3 @@ def _key(work: FleetWork, readied: Readied) -> str:
     adapter, prompting = readied.adapter, dict(readied.source.prompting)
     told = [work.digest, adapter.name, adapter.digest, adapter.base_model, prompting]
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
-
-
-def write_whole(target: Path, parts: Sequence[bytes]) -> None:
-    """Write a file that appears whole under its name, in place of what was there."""
-    unfinished = target.with_name(f".{target.name}.{os.urandom(4).hex()}")
-    with storage_errors("write", target):
-        try:
-            with unfinished.open("xb") as file:
-                file.writelines(parts)
-            unfinished.replace(target)
-        finally:
-            unfinished.unlink(missing_ok=True)

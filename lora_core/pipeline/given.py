@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -19,6 +19,7 @@ from lora_core.specs import ReservedNames
 if TYPE_CHECKING:
     from lora_core.adapters.format import AdapterFormat
     from lora_core.hub import PluginHub
+    from lora_core.plugin.registry import Entry
 
 
 def adapter_references(
@@ -79,9 +80,14 @@ def adapter_formats(hub: PluginHub, model: ModelHandle | None = None) -> Sequenc
 
     With `model` they may use the weights of that base.
     """
-    names = sorted(hub.adapter_formats, key=lambda name: hub.adapter_formats.entry(name).origin.core)
-    formats = tuple(hub.adapter_format(name) for name in names)
+    formats = tuple(hub.adapter_format(entry.name) for entry in format_entries(hub))
     return formats if model is None else tuple(each.with_weights(model.tensors) for each in formats)
+
+
+def format_entries(hub: PluginHub) -> tuple[Entry[Any], ...]:
+    """Return the descriptors of `adapter_formats`, in that order: from them another process makes the same."""
+    entries = (hub.adapter_formats.entry(name) for name in hub.adapter_formats)
+    return tuple(sorted(entries, key=lambda entry: entry.origin.core))
 
 
 def open_model(model: str | Path | ModelHandle, hub: PluginHub, *, download: bool) -> ModelHandle:

@@ -19,15 +19,10 @@ from lora_core.prompting import Prompting
 _TOKENIZER, _RECORD, _TEMPLATE = "tokenizer", "record", "template/"
 
 
-def packed(bundle: Bundle, prompting: Prompting, files: Mapping[str, bytes]) -> dict[str, str]:
-    """Return the fields for `prompting`; the files it names are in `files` or else in `bundle`.
-
-    The tokenizer is among them only if it is not the base's.
-    """
+def packed(bundle: Bundle, prompting: Prompting) -> dict[str, str]:
+    """Return the fields for `prompting`, whose files are in `bundle`."""
 
     def content(path: str) -> str:
-        if path in files:
-            return files[path].decode("utf-8", "replace")
         with storage_errors("read", bundle.file(path)):
             return read_regular(bundle.file(path), TOKENIZER, BundleError).decode("utf-8", "replace")
 
@@ -36,7 +31,10 @@ def packed(bundle: Bundle, prompting: Prompting, files: Mapping[str, bytes]) -> 
 
 
 def packed_fields(prompting: Prompting, base_tokenizer: str | None, content: Callable[[str], str]) -> dict[str, str]:
-    """Return the fields for `prompting`; `content` gives the text of a file, `base_tokenizer` is the base's."""
+    """Return the fields for `prompting`; `content` gives the text of a file.
+
+    The tokenizer is among them only if it is not `base_tokenizer`, the base's.
+    """
     told = {"special_tokens": prompting.special_tokens, "bos_id": prompting.bos_id, "eos_ids": prompting.eos_ids}
     fields = {_RECORD: json.dumps(told, sort_keys=True, separators=(",", ":"))}
     fields |= {f"{_TEMPLATE}{name}": content(path) for name, path in prompting.chat_templates.items()}

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,20 +13,17 @@ from lora_core.adapters.packages.header import SUFFIX
 from lora_core.adapters.packages.reading import AdapterPackage
 from lora_core.adapters.packages.seal import SigningKey, Trust
 from lora_core.adapters.packages.writing import Source, package_bytes
-from lora_core.adapters.reading import read_adapters
 from lora_core.adapters.reference import AdapterReference
-from lora_core.adapters.slots.choice import place, place_alone
-from lora_core.adapters.slots.plan import SlotPlan
 from lora_core.adapters.slots.recovery import recovered_updates
 from lora_core.backend import Backend
 from lora_core.bundle.bundle import Bundle, BundledAdapter
-from lora_core.bundle.durable import storage_errors
+from lora_core.bundle.durable import write_whole
 from lora_core.bundle.store import open_bundle
 from lora_core.errors import AdapterError, Problem, UsageError
 from lora_core.events import Emit
 from lora_core.pipeline.given import adapter_formats
 from lora_core.pipeline.packed_text import packed
-from lora_core.pipeline.prompting import AdapterTextReader
+from lora_core.pipeline.packing_kit import PackingKit, plan_digest, template_digest
 from lora_core.suggestions import did_you_mean
 
 if TYPE_CHECKING:
@@ -64,15 +58,10 @@ def pack(
     backend = hub.backend(spec.name, check_requirements=False)
     if isinstance(adapter, str):
         return pack_stored(bundle, backend, _entry(bundle, adapter), out, signing)
-    (read,) = read_adapters([adapter], bundle.manifest.base, adapter_formats(hub), reserved=spec.reserved)
-    plans, layers = bundle.manifest.plans, bundle.manifest.base.layers
-    (placed,) = place([read], plans) if spec.slot_plans else place_alone([read], layers)
-    texts = AdapterTextReader(bundle).read([adapter])
-    for event in texts.told:
+    readied = PackingKit.of(bundle, spec, backend).readied(adapter, adapter_formats(hub))
+    for event in readied.told:
         emit(event)
-    text = texts.files.get(read.name)
-    told = {} if text is None or text.prompting is None else packed(bundle, text.prompting, text.files)
-    return _write(read, _source(bundle, backend, placed.index, told), out, signing)
+    return _write(readied.adapter, readied.source, out, signing)
 
 
 def pack_stored(
@@ -85,7 +74,7 @@ def pack_stored(
     plan = bundle.manifest.plans[entry.plan]
     updates = recovered_updates(plan, backend.stored_values(bundle, entry.name))
     adapter = Adapter(name=entry.name, updates=updates, digest=entry.digest, source=str(bundle.path))
-    told = {} if entry.prompting is None else packed(bundle, entry.prompting, {})
+    told = {} if entry.prompting is None else packed(bundle, entry.prompting)
     return _write(adapter, _source(bundle, backend, entry.plan, told), out, key)
 
 
@@ -100,30 +89,9 @@ def _source(bundle: Bundle, backend: Backend, plan: int, prompting: dict[str, st
 
 def _write(adapter: Adapter, source: Source, out: Path | None, key: SigningKey | None) -> PackedAdapter:
     target = Path(f"{adapter.name}{SUFFIX}") if out is None else out
-    unfinished = target.with_name(f".{target.name}.{os.urandom(4).hex()}")
-    with storage_errors("write", target):
-        try:
-            with unfinished.open("xb") as file:
-                file.writelines(package_bytes(adapter, source, key))
-            unfinished.replace(target)
-        finally:
-            unfinished.unlink(missing_ok=True)
+    write_whole(target, package_bytes(adapter, source, key))
     package = AdapterPackage.open(target)
     return PackedAdapter(name=adapter.name, path=target, size=target.stat().st_size, digest=package.digest)
-
-
-def template_digest(bundle: Bundle, backend: Backend, plan: int) -> str:
-    """Return the SHA-256 of the hashes of a plan's template files, one a line in the order of their paths."""
-    known = {artifact.path: artifact.sha256 for artifact in bundle.manifest.base_artifacts}
-    lines = "".join(f"{known[path]}\n" for path in sorted(backend.template_files(bundle, plan)))
-    return hashlib.sha256(lines.encode("ascii")).hexdigest()
-
-
-def plan_digest(bundle: Bundle, plan: int) -> str:
-    """Return the SHA-256 of a slot plan as compact JSON with sorted keys; of no slots where there are no plans."""
-    plans = bundle.manifest.plans
-    text = json.dumps(attrs.asdict(plans[plan] if plans else SlotPlan(slots=())), separators=(",", ":"), sort_keys=True)
-    return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
 def package_reference(path: Path, name: str | None = None) -> AdapterReference:

@@ -17,7 +17,7 @@ from lora_core.bundle.durable import storage_errors
 from lora_core.errors import UsageError
 from lora_core.specs import ReservedNames
 
-_FILES = (SUFFIX, ".gguf")
+FILES = (SUFFIX, ".gguf")
 """Endings of adapters that are one file."""
 
 
@@ -32,9 +32,14 @@ class SourcedAdapter:
     @property
     def reference(self) -> AdapterReference:
         """How the pipeline refers to it."""
-        if self.path.suffix == SUFFIX:
-            return AdapterReference(name=self.name, package=self.path)
-        return AdapterReference(name=self.name, directory=self.path)
+        return reference_to(self.name, self.path)
+
+
+def reference_to(name: str, path: Path) -> AdapterReference:
+    """Return the reference to what a source has at `path`: a package, or an adapter of any format."""
+    if path.suffix == SUFFIX:
+        return AdapterReference(name=name, package=path)
+    return AdapterReference(name=name, directory=path)
 
 
 def find_adapters(
@@ -69,12 +74,12 @@ def names_of(places: Sequence[str], source: str, reserved: ReservedNames) -> dic
 
 
 def _without_suffix(place: str) -> str:
-    return next((place.removesuffix(suffix) for suffix in _FILES if place.endswith(suffix)), place)
+    return next((place.removesuffix(suffix) for suffix in FILES if place.endswith(suffix)), place)
 
 
 def _below(path: Path, formats: Sequence[AdapterFormat]) -> Iterator[Path]:
     if path.is_file():
-        if path.suffix in _FILES:
+        if path.suffix in FILES:
             yield path
     elif any(each.sniff(path) is not Claim.NO for each in formats):
         yield path

@@ -21,6 +21,7 @@ from lora_core.backend import Backend
 from lora_core.bundle.bundle import Bundle
 from lora_core.errors import LoraCoreError
 from lora_core.pipeline.batches import BatchResult, LinkBatch
+from lora_core.pipeline.given import format_entries
 from lora_core.plugin import loading
 
 if TYPE_CHECKING:
@@ -51,12 +52,12 @@ class Work:
 def link_in_processes(batches: Sequence[LinkBatch], bundle: Bundle, hub: PluginHub, jobs: int) -> Iterator[BatchResult]:
     """Link batches in `jobs` processes; results come in the order of the batches. Raises `LoraCoreError`."""
     backend = hub.backends.entry(bundle.manifest.backend)
-    formats = tuple(hub.adapter_formats.entry(name) for name in hub.adapter_formats)
+    formats = format_entries(hub)
     with ExitStack() as stack:
         workers = []
         for number in range(jobs):
             mine = tuple(batches[number::jobs])
-            worker = stack.enter_context(_process())
+            worker = stack.enter_context(python_process("lora_core.pipeline.worker"))
             stack.callback(worker.kill)
             with _blamed(BrokenPipeError):
                 pickle.dump(Work(bundle=bundle, backend=backend, formats=formats, batches=mine), _pipe(worker.stdin))
@@ -68,10 +69,11 @@ def link_in_processes(batches: Sequence[LinkBatch], bundle: Bundle, hub: PluginH
             yield result
 
 
-def _process() -> subprocess.Popen[bytes]:
+def python_process(module: str) -> subprocess.Popen[bytes]:
+    """Start Python on a module of ours, which it finds where this process does, with pipes to and from it."""
     # -P: without it Python puts the working directory first, and a folder of adapters may hold an attrs.py.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    command = [sys.executable, "-P", "-m", "lora_core.pipeline.worker"]
+    command = [sys.executable, "-P", "-m", module]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
 
 

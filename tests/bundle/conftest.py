@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -14,6 +15,7 @@ import pytest
 
 from lora_core.bundle.bundle import Artifact, Bundle, BundledAdapter, Manifest, Method
 from lora_core.bundle.creation import creation
+from lora_core.bundle.paths import JOURNAL, STATE
 from lora_core.bundle.store import open_bundle, verify_hashes
 from lora_core.bundle.transaction import change
 from lora_core.errors import StorageError
@@ -224,3 +226,32 @@ def kill_at() -> Callable[[int, Path, Callable[[], None]], bool]:
 @pytest.fixture
 def strike_at() -> Callable[[int, Path, Callable[[], None]], None]:
     return at_operation
+
+
+@pytest.fixture
+def kills_while_finishing(
+    bundles: Bundles, memory_path: Path
+) -> Callable[[Mapping[str, bytes], Mapping[str, bytes]], int]:
+    """Return a function that kills a change of some files to others after its commit, then whoever finishes it before
+    each file operation; the next one must find the new files. It returns how many were killed.
+    """
+
+    def run(old: Mapping[str, bytes], new: Mapping[str, bytes]) -> int:
+        committed = memory_path / "committed"
+        number = 20
+        while not (committed / STATE / JOURNAL).exists():
+            shutil.rmtree(committed, ignore_errors=True)
+            bundles.create(committed, old)
+            number += 1
+            assert dies_at(number, committed, lambda: bundles.set(committed, new))
+        number, survived = 0, False
+        while not survived:
+            number += 1
+            path = memory_path / str(number)
+            shutil.copytree(committed, path)
+            survived = not dies_at(number, path, lambda path=path: bundles.read(path))
+            assert bundles.read(path) == new
+            shutil.rmtree(path)
+        return number - 1
+
+    return run

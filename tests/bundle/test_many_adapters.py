@@ -89,25 +89,8 @@ def test_killed_before_any_file_operation_the_bundle_is_old_or_new(bundles, memo
     assert seen == {len(MANY), len(FEWER)}
 
 
-def test_killed_while_finishing_a_killed_change_it_is_still_finished(
-    bundles, memory_path, kill_at, small_leaves
-) -> None:
-    committed = memory_path / "committed"
-    number = 20
-    while not (committed / STATE / JOURNAL).exists():
-        shutil.rmtree(committed, ignore_errors=True)
-        bundles.create(committed, MANY)
-        number += 1
-        assert kill_at(number, committed, lambda: bundles.set(committed, FEWER))
-    number, survived = 0, False
-    while not survived:
-        number += 1
-        path = memory_path / str(number)
-        shutil.copytree(committed, path)
-        survived = not kill_at(number, path, lambda path=path: bundles.read(path))
-        assert bundles.read(path) == FEWER
-        shutil.rmtree(path)
-    assert number > 20
+def test_killed_while_finishing_a_killed_change_it_is_still_finished(kills_while_finishing, small_leaves) -> None:
+    assert kills_while_finishing(MANY, FEWER) > 20
 
 
 @pytest.mark.parametrize("flaw", ["flipped", "missing", "older", "link", "pipe"])

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from lora_core.bundle.lock import locked
-from lora_core.bundle.paths import JOURNAL, STAGING, STATE
+from lora_core.bundle.paths import STAGING, STATE
 from lora_core.bundle.transaction import change
 from lora_core.errors import BundleError, StorageError
 from lora_core.events import BundleWritten, Noted, ignore
@@ -78,24 +78,8 @@ def test_killed_before_any_file_operation_the_bundle_is_old_or_new_and_nothing_i
     assert seen == {len(OLD), len(NEW)}
 
 
-def test_killed_while_finishing_a_killed_change_it_is_still_finished(bundles, memory_path, kill_at):
-    committed = memory_path / "committed"
-    number = 20
-    while not (committed / STATE / JOURNAL).exists():
-        shutil.rmtree(committed, ignore_errors=True)
-        bundles.create(committed, OLD)
-        number += 1
-        assert kill_at(number, committed, lambda: bundles.set(committed, NEW))
-    number = 0
-    survived = False
-    while not survived:
-        number += 1
-        path = memory_path / str(number)
-        shutil.copytree(committed, path)
-        survived = not kill_at(number, path, lambda path=path: bundles.read(path))
-        assert bundles.read(path) == NEW
-        shutil.rmtree(path)
-    assert number > 10
+def test_killed_while_finishing_a_killed_change_it_is_still_finished(kills_while_finishing):
+    assert kills_while_finishing(OLD, NEW) > 10
 
 
 def test_sixty_kills_at_random_instants_leave_old_or_new_and_nothing_that_grows(bundles, tmp_path):

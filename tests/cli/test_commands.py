@@ -60,6 +60,23 @@ def test_list_says_what_each_adapter_is_and_whether_it_fits(shell: Shell) -> Non
     assert (entry["name"], entry["place"], entry["modules"], entry["fits"]) == ("bob", ".", 4, [])
 
 
+def test_pack_all_packs_says_what_failed_and_leaves_alone_what_is_done(shell: Shell) -> None:
+    words = ("pack-all", "adapters", "--bundle", "bundle", "-o", "fleet", "--jobs", "2")
+    packed = shell.run(*words)
+    assert (packed.code, packed.out[: packed.out.index(", in ")]) == (0, "fleet: 2 packed, 0 unchanged, 0 failed")
+    shell.run("pack", "bundle", "bob=adapters/bob", "-o", "bob.lora")
+    one = (shell.directory / "bob.lora").read_bytes()
+    assert (shell.directory / "fleet" / "packages" / "bob.lora").read_bytes() == one
+    (shell.directory / "adapters" / "alice" / "adapter_model.safetensors").write_bytes(b"short")
+    again = shell.run(*words)
+    assert again.code == 3
+    head, told = again.out.splitlines()
+    assert head.startswith("fleet: 0 packed, 1 unchanged, 1 failed, in ")
+    assert told.startswith("alice: ")
+    report = json.loads(shell.run(*words, "--json").out)
+    assert (report["unchanged"], [each["place"] for each in report["failed"]]) == (1, ["alice"])
+
+
 def test_adapter_files_are_as_good_as_a_directory(shell: Shell) -> None:
     files = ("adapters/bob/adapter_model.safetensors", "adapters/bob/adapter_config.json")
     assert shell.run("add", "bundle", "--adapter-files", "bob", *files).code == 0

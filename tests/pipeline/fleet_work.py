@@ -1,9 +1,11 @@
-"""Work for executors whose processes are killed; a process of their own has to find it by name."""
+"""Work for executors whose processes, or whose callers, are killed; a process of their own has to find it by name."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
+import time
 from pathlib import Path
 
 
@@ -16,3 +18,11 @@ def double(given: Path, task: int) -> int:
     if task == 99:
         raise ValueError("no such task")
     return 2 * task
+
+
+def hold(given: Path, task: int) -> None:
+    """Hold a lock on the file `task` for as long as this process lives."""
+    with (given / str(task)).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        (given / f"{task}.held").touch()
+        time.sleep(300)

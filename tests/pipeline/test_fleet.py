@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +21,7 @@ from lora_core.events import StageAdvanced
 from lora_core.executor import ExecutorSettings, LostTask
 from lora_core.fleet import packing_all
 from lora_core.fleet.local import LocalExecutor
+from tests.pipeline import fleet_work
 
 NAMES = ("a", "b", "c", "d")
 
@@ -161,6 +166,34 @@ def test_a_url_gives_the_packages_of_a_directory(source, pack_all, packages):
     assert packages("remote") == packages("local")
 
 
+def test_what_is_unchanged_behind_a_url_is_not_fetched_again(source, pack_all, monkeypatch):
+    assert numbers(pack_all(f"file://{source}")) == (4, 0, 0)
+    monkeypatch.setattr(packing_all, "pack_some", lambda work, task: pytest.fail("an adapter is fetched"))
+    assert numbers(pack_all(f"file://{source}")) == (0, 4, 0)
+
+
+def test_hidden_directories_behind_a_url_are_left_out_as_on_this_machine(source, pack_all, packages):
+    shutil.copytree(source / "a", source / ".cache/z")
+    pack_all(source, "local")
+    pack_all(f"file://{source}", "remote")
+    assert set(packages("remote")) == set(packages("local")) == set(NAMES)
+
+
+def test_a_package_that_became_another_adapters_is_not_taken_for_what_it_was(make_adapter, pack_all, packages, source):
+    (source / "team").mkdir()
+    inner = source / "team/a"
+    make_adapter("team_a", seed=1).rename(inner)
+    pack_all(source)
+    before = packages()
+    inner.rename(source.parent / "aside")
+    make_adapter("team_a", seed=2)
+    assert numbers(pack_all(source)) == (1, 4, 0)
+    shutil.rmtree(source / "team_a")
+    (source.parent / "aside").rename(inner)
+    assert numbers(pack_all(source)) == (1, 4, 0)
+    assert packages() == before
+
+
 def test_a_directory_of_anything_else_is_left_alone(source, pack_all, tmp_path):
     (tmp_path / "fleet").mkdir()
     (tmp_path / "fleet/mine").write_text("mine")
@@ -180,9 +213,8 @@ def test_an_unknown_executor_is_refused_with_the_choices(source, pack_all):
 
 
 @pytest.fixture
-def doubled(fake, tmp_path):
-    """Run tasks in two processes; `fake` puts the directory of their work on the path."""
-    import fleet_work
+def doubled(tmp_path):
+    """Run tasks in two processes."""
 
     def run(tasks) -> dict[int, object]:
         results = LocalExecutor().run(fleet_work.double, tmp_path, tasks, ExecutorSettings(processes=2))
@@ -204,3 +236,43 @@ def test_a_task_that_kills_every_process_is_lost_alone(doubled):
 def test_what_a_task_raises_is_raised(doubled):
     with pytest.raises(ValueError, match="no such task"):
         doubled([1, 99, 2])
+
+
+CALLER = """
+import sys
+from pathlib import Path
+from lora_core.executor import ExecutorSettings
+from lora_core.fleet.local import LocalExecutor
+from tests.pipeline.fleet_work import hold
+list(LocalExecutor().run(hold, Path(sys.argv[1]), [0, 1], ExecutorSettings(processes=2)))
+"""
+
+
+def test_processes_end_at_once_when_their_caller_is_killed(tmp_path):
+    path = os.pathsep.join(filter(None, sys.path))
+    caller = subprocess.Popen([sys.executable, "-c", CALLER, tmp_path], env={**os.environ, "PYTHONPATH": path})
+    try:
+        assert within_a_minute(lambda: all((tmp_path / f"{task}.held").exists() for task in (0, 1)))
+    finally:
+        caller.kill()
+        caller.wait()
+    for task in (0, 1):
+        with (tmp_path / str(task)).open() as file:
+            assert within_a_minute(lambda file=file: free(file))
+
+
+def free(file) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def within_a_minute(happens) -> bool:
+    deadline = time.monotonic() + 60
+    while not happens():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True

@@ -9,10 +9,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from lora_core.errors import UnsupportedError
-from lora_core.executor import ExecutorSettings, LostTask, TaskExecutor
+from lora_core.executor import ATTEMPTS, ExecutorSettings, LostTask, TaskExecutor
 
-ATTEMPTS = 3
-"""How often a task is tried whose process dies."""
 AHEAD = 2
 """Tasks that are handed to each process at a time, so that none waits for the next."""
 
@@ -20,7 +18,8 @@ AHEAD = 2
 class RayExecutor(TaskExecutor):
     """Ray's processes: its own on this machine (`ray.init()`), or those of the cluster at an address.
 
-    What every task is given is put into Ray's store once. A caller that has called `ray.init` before is not disturbed.
+    What every task is given is put into Ray's store once. A caller that has called `ray.init` before is not disturbed;
+    one whose Ray has other machines says so with an address, else what they write stays there.
     """
 
     def check(self, settings: ExecutorSettings) -> None:  # noqa: ARG002 - any settings make sense

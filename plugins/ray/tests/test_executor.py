@@ -12,9 +12,7 @@ from lora_core_ray.executor import RayExecutor
 
 from lora_core.executor import ExecutorSettings, LostTask
 from lora_core.hub import PluginHub
-
-sys.path.insert(0, str(Path(__file__).parent))
-import ray_work
+from tests.pipeline import fleet_work
 
 TWO = ExecutorSettings(processes=2)
 
@@ -37,7 +35,7 @@ def started() -> Iterator[None]:
 
 
 def doubled(tmp_path: Path, tasks: list[int]) -> dict[int, object]:
-    return {tasks[index]: result for index, result in RayExecutor().run(ray_work.double, tmp_path, tasks, TWO)}
+    return {tasks[index]: result for index, result in RayExecutor().run(fleet_work.double, tmp_path, tasks, TWO)}
 
 
 def test_a_task_whose_process_is_killed_is_done_by_another(tmp_path: Path) -> None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-import sys
 
 import pytest
 from lora_core_xnnpack.runtime.locking import nothing_locked
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
-LIBC = ctypes.CDLL(None) if sys.platform != "win32" else None
+LIBC = ctypes.CDLL(None)
 
 
 def can_lock() -> bool:

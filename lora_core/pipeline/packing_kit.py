@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import attrs
 
@@ -19,27 +18,28 @@ from lora_core.adapters.reading import read_adapters
 from lora_core.adapters.reference import AdapterReference
 from lora_core.adapters.slots.choice import place, place_alone
 from lora_core.adapters.slots.plan import SlotPlan
+from lora_core.backend import Backend
 from lora_core.bundle.bundle import Bundle
 from lora_core.bundle.rendering import plain
+from lora_core.events import Event
 from lora_core.layers import ModelSummary
 from lora_core.pipeline.kinds import refuse_kinds
 from lora_core.pipeline.packed_text import packed_fields
-from lora_core.pipeline.packing import plan_digest, template_digest
 from lora_core.pipeline.prompting import AdapterTextReader, BaseText, TextFiles
 from lora_core.specs import BackendSpec
 from lora_core.version import __version__
 
-if TYPE_CHECKING:
-    from lora_core.backend import Backend
-
 
 @attrs.frozen(kw_only=True)
 class Readied:
-    """An adapter read for a kit: what its package is made of, and what speaks against it although it fits."""
+    """An adapter read for a kit: what its package is made of, what speaks against it although it fits (`doubt`), and
+    what is to be `told` of it.
+    """
 
     adapter: Adapter
     source: Source
-    doubts: tuple[str, ...]
+    doubt: str | None
+    told: tuple[Event, ...]
 
 
 @attrs.frozen(kw_only=True)
@@ -94,7 +94,6 @@ class PackingKit:
         placed = place([adapter], self.plans) if self.spec.slot_plans else place_alone([adapter], self.base.layers)
         index = placed[0].index
         texts = AdapterTextReader(self.text).read([reference])
-        doubt = other_base(adapter, self.base)
         return Readied(
             adapter=adapter,
             source=Source(
@@ -103,7 +102,8 @@ class PackingKit:
                 plan=self.plan_digests[index],
                 prompting=self._prompting(texts.files.get(adapter.name)),
             ),
-            doubts=() if doubt is None else (doubt,),
+            doubt=other_base(adapter, self.base),
+            told=texts.told,
         )
 
     def _prompting(self, text: TextFiles | None) -> dict[str, str]:
@@ -114,3 +114,17 @@ class PackingKit:
         }
         content = {**stored, **text.files}
         return packed_fields(text.prompting, self.text.tokenizer, lambda path: content[path].decode("utf-8", "replace"))
+
+
+def template_digest(bundle: Bundle, backend: Backend, plan: int) -> str:
+    """Return the SHA-256 of the hashes of a plan's template files, one a line in the order of their paths."""
+    known = {artifact.path: artifact.sha256 for artifact in bundle.manifest.base_artifacts}
+    lines = "".join(f"{known[path]}\n" for path in sorted(backend.template_files(bundle, plan)))
+    return hashlib.sha256(lines.encode("ascii")).hexdigest()
+
+
+def plan_digest(bundle: Bundle, plan: int) -> str:
+    """Return the SHA-256 of a slot plan as compact JSON with sorted keys; of no slots where there are no plans."""
+    plans = bundle.manifest.plans
+    text = json.dumps(attrs.asdict(plans[plan] if plans else SlotPlan(slots=())), separators=(",", ":"), sort_keys=True)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()

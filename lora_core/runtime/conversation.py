@@ -103,7 +103,8 @@ class Conversation:
             on_token=lambda token: show(stream.push(token)),
         )
         show(stream.finish())
-        self._cached = (self._adapter, [*prompt, *generation.tokens])
+        # The last token of an answer was chosen and not fed, but for one that the end of the text follows.
+        self._cached = (self._adapter, [*prompt, *generation.tokens[: generation.decode_steps]])
         answer = "".join(pieces)
         self._messages = [*messages, {"role": "assistant", "content": answer}]
         return Turn(adapter=self._adapter, text=answer, held=held, generation=generation)
@@ -113,9 +114,9 @@ class Conversation:
         adapter, cached = self._cached
         if adapter != self._adapter:
             return 0
-        # The last token of an answer was chosen and never fed.
-        equal = takewhile(lambda pair: pair[0] == pair[1], zip(cached[:-1], prompt, strict=False))
-        return min(sum(1 for _ in equal), len(prompt) - 1)
+        equal = takewhile(lambda pair: pair[0] == pair[1], zip(cached, prompt, strict=False))
+        held = min(sum(1 for _ in equal), len(prompt) - 1)
+        return held if self._session.rewinds or held == len(cached) else 0
 
     def _tokenizer(self, adapter: str | None) -> TextTokenizer:
         if self._given is not None:

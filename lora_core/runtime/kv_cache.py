@@ -31,6 +31,11 @@ class KvCache:
         self._filled = 0
 
     @property
+    def rewinds(self) -> bool:
+        """Whether tokens may be written over."""
+        return self._rewinds
+
+    @property
     def owner(self) -> str | None:
         """Who wrote last; None is the base."""
         return self._owner

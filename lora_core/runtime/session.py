@@ -67,6 +67,11 @@ class Session(ABC):
         on (and was read back), library versions, and `context_len`, the number of tokens that fit.
         """
 
+    @property
+    def rewinds(self) -> bool:
+        """Whether tokens that were fed may be written over: not where a loaded model keeps a state of all of them."""
+        return True
+
     @abstractmethod
     def load(self, adapter: str | None) -> Loaded:
         """Make an adapter resident; loading one again is free. Raises `UsageError` for an unknown name."""

@@ -25,9 +25,9 @@ Numbers 0123456789 and code: `for x in range(10): print(x)`."""
 class CountingSession(Session):
     """The next token is the last one plus a step: 1 for the base, the length of its name for an adapter."""
 
-    def __init__(self, bundle: Bundle, *, context_len: int = 32, vocabulary: int = 64) -> None:
+    def __init__(self, bundle: Bundle, *, context_len: int = 32, vocabulary: int = 64, rewinds: bool = True) -> None:
         self._bundle = bundle
-        self._cache = KvCache(bundle.manifest.kv_cache, context_len)
+        self._cache = KvCache(bundle.manifest.kv_cache, context_len, rewinds=rewinds)
         self._context_len = context_len
         self._vocabulary = vocabulary
         self.loaded: dict[str | None, Loaded] = {}
@@ -40,6 +40,10 @@ class CountingSession(Session):
     @property
     def facts(self) -> Mapping[str, Any]:
         return {"runtime": "counting", "context_len": self._context_len}
+
+    @property
+    def rewinds(self) -> bool:
+        return self._cache.rewinds
 
     def load(self, adapter: str | None) -> Loaded:
         names = {method.adapter for method in self._bundle.manifest.methods if method.adapter is not None}

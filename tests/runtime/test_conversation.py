@@ -8,6 +8,7 @@ from lora_core.errors import UsageError
 from lora_core.runtime.chat import ChatTemplate
 from lora_core.runtime.conversation import Conversation
 from lora_core.runtime.run import RunSettings
+from tests.runtime.conftest import CountingSession
 from tests.runtime.test_run import LetterTokenizer
 
 TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}"
@@ -36,6 +37,26 @@ def test_what_the_cache_holds_is_not_read_again(session):
     # `a` and `b` were fed; `c` was chosen as the last token and was not.
     assert turn.held == 2
     assert session.calls[0] == (None, (2, 5), 2)
+
+
+def test_a_model_that_keeps_a_state_goes_on_after_the_end_of_an_answer(bundle):
+    session = CountingSession(bundle, rewinds=False)
+    talk = conversation(session, RunSettings(max_new_tokens=8))
+    first = talk.say(chr(ord("a") + 57))
+    assert first.generation.stopped_by == "eos"
+    session.calls.clear()
+    assert talk.say("b").held == 3
+    assert session.calls[0] == (None, (1,), 3)
+
+
+def test_a_model_that_keeps_a_state_reads_all_of_a_new_conversation(bundle):
+    session = CountingSession(bundle, rewinds=False)
+    talk = conversation(session, RunSettings(max_new_tokens=2, system="s"))
+    talk.say("a")
+    talk.forget()
+    session.calls.clear()
+    assert talk.say("b").held == 0
+    assert session.calls[0] == (None, (18, 1), 0)
 
 
 def test_another_adapter_reads_the_whole_conversation(session):

@@ -89,7 +89,7 @@ def test_a_callers_own_module_is_held(exporter) -> None:
     assert StreamedWeights.of(attrs.evolve(exporter.job([]), model=handle)) is None
 
 
-def test_a_stand_in_is_known_in_what_is_lowered_and_filled_with_its_weight(exporter, tmp_path: Path) -> None:
+def test_a_stand_in_is_one_row_in_what_is_lowered_and_filled_with_its_weight(exporter, tmp_path: Path) -> None:
     module = torch.nn.Sequential(torch.nn.Linear(64, 512, bias=False))
     module[0].weight.data = torch.randn(512, 64, generator=torch.Generator().manual_seed(6))
     handle = ModuleModel(module=module, example_args=(torch.ones(2, 64),))
@@ -98,6 +98,8 @@ def test_a_stand_in_is_known_in_what_is_lowered_and_filled_with_its_weight(expor
     stand_in = attrs.evolve(prepared, module=with_stand_ins(prepared.module))
     with one_row_each():
         program = lower_all(job, stand_in, tmp_path, lambda: None)
+    (lowered,) = program.everything
+    assert 2 * 64 in [constant.key.size for constant in lowered.packages[0].constants]
     stripped = WeightlessMethods.strip(program, stand_in.module)
     forms = {origin.form for (found,) in stripped.origins.values() for origin in found}
     assert forms - {None} == {TensorForm(path="0.weight")}

@@ -17,12 +17,14 @@ _GROUP_SCALE = 2
 """Bytes of a group's scale in a linear layer (bfloat16); one of a whole channel, or of an embedding, is float32."""
 _PROGRAM_BYTES = 1500
 """Of a program for each linear layer: tables of its delegate, its tensors and calls, seen on ExecuTorch 1.5.1."""
-_TOOLS = 750_000_000
-"""What torch, ExecuTorch and torchao take before there is a model, and the graphs of the lowering."""
+_TOOLS = 530_000_000
+"""What torch, ExecuTorch and torchao take, and the graphs of the lowering: 440 to 522 MB were the peaks of models of
+width 64 (`benchmarks/depth.py`). Two exports in fp32 of ten blocks of width 512 had peaks of 1174 MB (16.8 million
+embedded values, tied) and 1242 MB (10.5 million values a block), where this gives 1178 and 1287."""
 _PACKING = 3
 """Bytes that a value of a quantized weight takes while ExecuTorch 1.5.1 packs it (`convert_to_qc4w`)."""
-FEWEST, DEEPEST = 9, 4
-"""Blocks of alike layers: how many are lowered as they are, and else in the deepest model that is lowered."""
+_DEPTHS = (2, 3, 4)
+"""Blocks of the models that are lowered, one after the other, in place of more alike blocks than they have together."""
 _BLOCK = re.compile(r"\.(\d+)\.")
 
 
@@ -38,8 +40,8 @@ def estimate(job: ExportJob) -> Estimated:
 def _most_held(job: ExportJob) -> int | None:
     """Return about how many bytes are held at once; None for a module that a caller brings, whose layers none counts.
 
-    That is while the deepest of the models is lowered from which the programs follow: its stand-in, what is stored of
-    it, and the largest weight while it is packed.
+    Stand-ins and what is stored of them, and the largest weight while it is packed. All models count from which the
+    programs follow: they are let go of one after the other, but that is what fits the peaks that were seen (`_TOOLS`).
     """
     if job.model.summary.family == "module":
         return None
@@ -51,11 +53,13 @@ def _most_held(job: ExportJob) -> int | None:
 
 
 def _lowered(layers: Sequence[LayerInfo]) -> list[LayerInfo]:
-    """Return those of the deepest model that is lowered, if all blocks of the base are alike."""
+    """Return those of all models that are lowered, if all blocks of the base are alike."""
     numbers = {layer.name: _BLOCK.search(layer.name) for layer in layers}
     blocks = {int(number[1]) for number in numbers.values() if number}
-    kept = DEEPEST if len(blocks) > FEWEST else len(blocks)
-    return [layer for layer in layers if (number := numbers[layer.name]) is None or int(number[1]) < kept]
+    depths = _DEPTHS if len(blocks) > sum(_DEPTHS) else (len(blocks),)
+    return [
+        layer for kept in depths for layer in layers if (number := numbers[layer.name]) is None or int(number[1]) < kept
+    ]
 
 
 def _held(layer: LayerInfo, schemes: Mapping[str, Scheme | None]) -> int:

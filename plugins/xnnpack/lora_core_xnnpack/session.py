@@ -82,6 +82,11 @@ class XnnpackSession(Session):
         }
         return facts if self._context_len is None else facts | {"context_len": self._context_len}
 
+    @property
+    def rewinds(self) -> bool:
+        """Whether tokens may be written over; the first load tells."""
+        return self._cache is None or self._cache.rewinds
+
     def load(self, adapter: str | None) -> Loaded:
         """Load the program of `adapter` and map the foundation; raises `UsageError` or `BundleError`."""
         if self._closed:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Protocol
 
 import attrs
 import torch  # noqa: TID253 - this module is only imported to lower a model
 
 from lora_core.pte import Buffer
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
 
 # Parts of torchao's `IntxUnpackedToInt8Tensor`, and how coremltools stores each.
 _QUANTIZED_PARTS = {"qdata": ("raw", "int4"), "scale": ("raw",), "zero_point": ("raw",)}
@@ -114,13 +111,13 @@ class KnownForms:
 
     @cached_property
     def by_bytes(self) -> Mapping[str, TensorForm]:
-        """Forms of tensors that repeat a row, by the digest of all their bytes: tools copy those that are quantized."""
+        """Forms of tensors that repeat a row, by the digest of all their bytes: packed types are written whole."""
         return _by_digest(self.module, whole=True)
 
 
-def repeats_rows(tensor: torch.Tensor | npt.NDArray[Any], strides: Sequence[int]) -> bool:
-    """Say whether a tensor is a view of one row, which `strides` say."""
-    return tensor.ndim > 1 and tensor.shape[0] > 1 and strides[0] == 0 and 0 not in strides[1:]
+def _repeats_rows(tensor: torch.Tensor) -> bool:
+    """Say whether a tensor is a view of one row."""
+    return tensor.dim() > 1 and len(tensor) > 1 and tensor.stride(0) == 0 and 0 not in tensor.stride()[1:]
 
 
 def _by_digest(module: torch.nn.Module, *, whole: bool) -> dict[str, TensorForm]:
@@ -128,7 +125,7 @@ def _by_digest(module: torch.nn.Module, *, whole: bool) -> dict[str, TensorForm]
     for path, part, tensor in plain_tensors(module):
         if is_uniform(tensor):
             continue
-        if repeats_rows(tensor, tensor.stride()):
+        if _repeats_rows(tensor):
             tensor = tensor if whole else tensor[:1]
         elif whole:
             continue

@@ -1,0 +1,162 @@
+"""What 4-bit weights cost by how they are rounded: divergence from full precision, without a runtime.
+
+    python benchmarks/four_bits.py build/models/SmolLM2-135M-Instruct
+
+The linear layers of a Llama-like checkpoint in groups of 32 with bfloat16 scales and a head of 8 bits, as 8da4w stores
+them, but activations are not rounded. Base and rounded base run on TEXT in float64 (`lora_core.preparation.decoder`).
+Prints a row as soon as it is known: KL divergence of all next tokens (mean, median), agreement of the most likely
+token, and the CPU seconds of rounding all linear layers (OMP_NUM_THREADS=1 for those of one thread).
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from lora_core.events import ignore
+from lora_core.models.base import ModelHandle
+from lora_core.models.hf import HfModelSource
+from lora_core.preparation.decoder import CalibratedDecoder
+from lora_core.preparation.prompts import calibration_prompts
+from lora_core.preparation.rounded import decoder_of, round_layers
+from lora_core.quant.fitting import Grid, bfloat16, fitted
+
+Array = Any
+Rounded = tuple[Array, Array]
+"""Integers (rows, inputs) and scales (rows, groups)."""
+
+GRID = Grid(lowest=-8, highest=7, group=32, narrow=bfloat16)
+EMBEDDING = "model.embed_tokens.weight"
+HEAD = "lm_head.weight"
+LONGEST_PROMPT = 512
+FACTORS = np.linspace(0.75, 1.15, 21, dtype=np.float32)
+"""Of the scale by range; the best of them is the scale with the least squared error."""
+TEXT = (
+    "The harbour was quiet when the ferry came in, later than anyone had expected, with its lights already lit and its "
+    "decks wet from the rain that had followed it all the way from the islands. Two men stood on the quay and waited "
+    "for the rope. Behind them, in the window of the ticket office, a clock that had stopped years ago still said "
+    "twenty to four, and nobody had thought of taking it down. A woman with a grey suitcase was the first to leave the "
+    "ship. She looked around as if she knew the place, and then as if she did not, and at last she walked towards the "
+    "only café that was open.",
+    "Photosynthesis is the process by which green plants, algae and some bacteria turn light into chemical energy. In "
+    "the leaves, chlorophyll absorbs mostly red and blue light, and the energy is used to split water into oxygen, "
+    "which is released, and hydrogen, which is kept. In a second series of reactions, carbon dioxide from the air is "
+    "bound and reduced to sugar. The rate at which this happens depends on the amount of light, on temperature, and on "
+    "how much water and carbon dioxide the plant can get.",
+    "<|im_start|>user\nHow can I keep bread fresh for longer?<|im_end|>\n<|im_start|>assistant\nThere are a few simple "
+    "ways to keep bread fresh for longer. Store it in a paper bag or a bread box at room temperature, away from direct "
+    "sunlight. If you do not plan to eat it within two or three days, slice it and freeze it in an airtight bag. Avoid "
+    "the refrigerator, because cold air makes bread go stale more quickly.<|im_end|>\n",
+)
+
+
+def by_range(weight: Array) -> Rounded:
+    """Round as `--scale-search affine`: the scale follows from the largest weight, and is narrowed as it is stored."""
+    scales = np.maximum(np.abs(weight).reshape(len(weight), -1, GRID.group).max(axis=2) / np.float32(7.5), 1e-9)
+    integers = GRID.integers(weight.reshape(*scales.shape, GRID.group), scales)
+    return integers.astype(np.int8).reshape(weight.shape), bfloat16(scales)
+
+
+def least_squares(weight: Array) -> Rounded:
+    """Round at the scale of each group that has the least squared error."""
+    groups = weight.reshape(-1, GRID.group)
+    by_range = np.maximum(np.abs(groups).max(axis=1) / np.float32(7.5), 1e-9)
+    scales, least = by_range, np.full(len(groups), np.inf, np.float32)
+    for factor in FACTORS:
+        tried = bfloat16(by_range * factor)
+        error = np.square(GRID.integers(groups, tried) * tried[:, None] - groups).sum(axis=1)
+        scales, least = np.where(error < least, tried, scales), np.minimum(error, least)
+    return GRID.integers(groups, scales).astype(np.int8).reshape(weight.shape), scales.reshape(len(weight), -1)
+
+
+def restored(rounded: Rounded) -> Array:
+    integers, scales = rounded
+    return (integers.reshape(*scales.shape, -1) * scales[..., None].astype(np.float64)).reshape(integers.shape)
+
+
+def eight_bits(weight: Array) -> Array:
+    scales = np.maximum(np.abs(weight).max(axis=1, keepdims=True) / 127.5, 1e-9)
+    return np.clip(np.rint(weight / scales), -128, 127) * scales
+
+
+def log_probabilities(logits: Array) -> Array:
+    logits = logits - logits.max(axis=1, keepdims=True)
+    return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+
+
+class Judge:
+    """Runs a base with other weights in its linear layers, and compares it with the base itself."""
+
+    def __init__(self, model: ModelHandle, prompts: list[Array]) -> None:
+        self._tensors, self._prompts = model.tensors(), prompts
+        architecture, problems = decoder_of(model.summary)
+        if architecture is None:
+            raise SystemExit("\n".join(problem.what for problem in problems))
+        self._architecture = architecture
+        self._head = self._tensors[HEAD if HEAD in self._tensors else EMBEDDING].read().astype(np.float64)
+        self._exact = self._run(lambda _name, weight: weight, self._head)
+        self._head = eight_bits(self._head)
+
+    def row(self, layers: Callable[[str], Rounded | None]) -> str:
+        def stored(name: str, weight: Array) -> Array:
+            rounded = layers(name)
+            return weight if rounded is None else restored(rounded)
+
+        own = self._run(stored, self._head)
+        divergences = (np.exp(self._exact) * (self._exact - own)).sum(axis=1)
+        equal = (self._exact.argmax(axis=1) == own.argmax(axis=1)).mean()
+        return f"{divergences.mean():.3f} ({np.median(divergences):.3f}) | {equal:.1%}"
+
+    def _run(self, weights: Callable[[str, Array], Array], head: Array) -> Array:
+        decoder = CalibratedDecoder.over(
+            self._architecture, self._tensors, self._prompts, lambda name, _inputs, weight: weights(name, weight)
+        )
+        return log_probabilities(decoder.run(self._prompts) @ head.T)
+
+
+def ways(model: ModelHandle, work: Path) -> Iterator[tuple[str, Callable[[str], Rounded | None], float]]:
+    """Yield each way of rounding: its name, what it makes of a layer, and the CPU seconds that it took for all."""
+    tensors = model.tensors()
+    names = [layer.name for layer in model.summary.layers if layer.kind == "linear" and not layer.is_output]
+    each: Mapping[str, Callable[[Array], Rounded]] = {
+        "`--scale-search affine`": by_range,
+        f"the scale with the least squared error of each group, of {len(FACTORS)}": least_squares,
+        "`--scale-search fitted`, the default": lambda weight: fitted(weight, GRID),
+    }
+    for name, round_one in each.items():
+        start = time.process_time()
+        layers = {layer: round_one(tensors[f"{layer}.weight"].read()) for layer in names}
+        yield name, layers.get, time.process_time() - start
+    rows = next(layer.in_features for layer in model.summary.layers if layer.kind == "embedding")
+    prompts = calibration_prompts(None, model.tokenizer, rows, LONGEST_PROMPT)
+    start = time.process_time()
+    kept = round_layers(model, dict.fromkeys(names, GRID), prompts, work, ignore)
+    spent = time.process_time() - start
+    count = sum(map(len, prompts))
+    yield f"`--rounding compensated`, built-in prompts ({count} tokens)", lambda layer: kept.rows(layer, 0), spent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    chosen = parser.parse_args()
+    model = HfModelSource().open(str(chosen.model))
+    tokenizer = Tokenizer.from_file(str(chosen.model / "tokenizer.json"))
+    prompts = [np.asarray(tokenizer.encode(text).ids, np.int64) for text in TEXT]
+    print(f"{sum(map(len, prompts))} tokens", flush=True)
+    judge = Judge(model, prompts)
+    print("| scales and rounding | KL | top-1 | CPU s |\n|---|---|---|---|", flush=True)
+    with tempfile.TemporaryDirectory() as work:
+        for name, layers, seconds in ways(model, Path(work)):
+            print(f"| {name} | {judge.row(layers)} | {seconds:.0f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -79,8 +79,8 @@ AUDIT_VENV := build/audit-venv
 audit: $(STAMP)
 	@$(PYTHON) -m venv $(AUDIT_VENV)
 	@$(AUDIT_VENV)/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==2.9.0
-	@$(BIN)/python -m pip freeze --exclude-editable >build/installed.txt
-	@$(AUDIT_VENV)/bin/pip-audit --requirement build/installed.txt --no-deps --disable-pip
+	@$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' >build/installed.txt
+	@$(AUDIT_VENV)/bin/pip-audit --strict --requirement build/installed.txt --no-deps --disable-pip
 
 hostile: $(STAMP)
 	@$(BIN)/python -m tests.security.hostile_bundles $(BUNDLE) $(ADAPTER)

@@ -26,7 +26,7 @@ GROWTH = 8 << 20
     ("backend", "options"),
     [("xnnpack", {"max_context_len": 16, "max_seq_len": 8}), ("qnn_sim", {"context_len": 16, "input_len": 8})],
 )
-def test_ten_thousand_switches_change_nothing(backend: str, options: dict[str, int], tmp_path: Path) -> None:
+def test_switches_change_nothing(backend: str, options: dict[str, int], tmp_path: Path) -> None:
     model = write_tiny_checkpoint(tmp_path / "model")
     adapters = {name: write_tiny_adapter(tmp_path / name, seed=seed) for seed, name in enumerate("abc", 1)}
     bundle = lora_core.export(model, adapters=adapters, backend=backend, out=tmp_path / "bundle", options=options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 import warnings
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from lora_core.errors import BundleError, ExitCode
 from lora_core.runtime.chat import ChatTemplate
+from lora_core.runtime.template_sandbox import TooMuchError, render
 from lora_core.runtime.tokenizer import TextTokenizer
 
 CHATML = """{% for message in messages %}
@@ -35,6 +37,14 @@ TEMPLATES = {
     "macros": "{% macro of(m) %}{{ m.role }}{% endmacro %}{% for m in messages %}{{ of(m) }}{% endfor %}",
     "namespace": "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}",
     "tools": "{% if tools %}tools{% elif tools is none %}none{% endif %}{% if x is defined %}x{% endif %}",
+    "texts": (
+        "{{ 'Knowledge cutoff 20231201: %s, %-5s|%5.1f%%' % ('x', 'y', 2) }}{{ '{:>5}|{!r}'.format('x', 'y') }}"
+        "{{ 'a<b' | e | center(9) }}{{ ('%s<' | e) % '<' }}{{ ('{}<' | e).format('<') }}{{ 'a b c'.replace('b', 'x') }}"
+        "{{ 'one two three four' | wordwrap(9) }}{{ 'a\nb' | indent(2) }}{{ [1, [2, 'x']] }}{{ [1, 2] | sum }}"
+        "{{ messages | map(attribute='role') | join(', ') }}{{ ', '.join(messages | map(attribute='role')) }}"
+        "{{ 2.567 | round(1) }}{{ '{a}'.format_map({'a': 1}) }}{{ [1, 2, 3] | batch(2, 0) | list }}"
+        "{{ 'a\tb'.expandtabs(4) }}{{ 'a1' | replace(1, 2) }}"
+    ),
     "date": "{{ strftime_now('%Y') }}{{ bos_token }}",
 }
 MESSAGES = [
@@ -150,6 +160,58 @@ FAILING = {
 }
 
 
+GREEDY = {
+    "pads a text": "{{ 'x' | center(10 ** 10) }}",
+    "pads a text by name": "{{ 'x' | center(width=10 ** 10) }}",
+    "pads a text, called": "{{ 'x'.ljust(10 ** 10) }}",
+    "pads bytes": "{{ 'x'.encode().zfill(10 ** 10) }}",
+    "pads each of several": "{{ messages | map('string') | map('center', 10 ** 10) | list }}",
+    "pads in a format": "{{ '{:>9999999999}'.format(1) }}",
+    "pads in a format by what is given": "{{ '{:>{w}}'.format(1, w=10 ** 10) }}",
+    "pads in a format of a map": "{{ '{x:>9999999999}'.format_map({'x': 1}) }}",
+    "pads in a filter that formats": "{{ '%9999999999d' | format(1) }}",
+    "pads behind a key": "{{ '%(a)9999999999d' % {'a': 1} }}",
+    "asks for wide bytes": "{{ (1).to_bytes(10 ** 10) }}",
+    "indents": "{{ 'x' | indent(10 ** 10) }}",
+    "indents many lines": "{{ ('x\n' * 10 ** 6) | indent(1000) }}",
+    "indents JSON": "{{ messages | tojson(indent=10 ** 10) }}",
+    "expands tabs": "{{ ('\t' * 10 ** 6).expandtabs(10 ** 6) }}",
+    "replaces by more": "{{ ('x' * 10 ** 6).replace('x', 'x' * 1000) }}",
+    "replaces nothing by more": "{{ ('x' * 10 ** 6) | replace('', 'x' * 1000) }}",
+    "replaces by more, by name": "{{ ('x' * 10 ** 6) | replace(new='x' * 1000, old='x') }}",
+    "translates into more": "{{ ('x' * 10 ** 6).translate({120: 'y' * 10 ** 6}) }}",
+    "joins one text many times": "{{ (['x' * 10 ** 6] * 1000) | join }}",
+    "joins with much": "{{ ('x' * 10 ** 6) | join('y' * 10 ** 6) }}",
+    "joins with much, called": "{{ ('y' * 10 ** 6).join('x' * 10 ** 6) }}",
+    "joins what is made on the way": "{{ (['x' * 10 ** 6] * 1000) | map('upper') | join }}",
+    "wraps with much": "{{ ('x' * 10 ** 6) | wordwrap(1, wrapstring='y' * 1000) }}",
+    "writes one text in a format many times": "{{ ('{0}' * 10 ** 4).format('x' * 10 ** 6) }}",
+    "writes one text by its key many times": "{{ ('%(a)s' * 10 ** 4) % {'a': 'x' * 10 ** 6} }}",
+    "writes one text in a list many times": "{{ ['x' * 10 ** 6] * 1000 }}",
+    "makes a text of such a list": "{{ (['x' * 10 ** 6] * 1000) | string | length }}",
+    "doubles a list in a list": (
+        "{% set a = namespace(t=[]) %}{% for i in range(99) %}{% set a.t = [a.t, a.t] %}{% endfor %}{{ a.t }}"
+    ),
+    "adds lists in a list": "{{ ([[1] * 10 ** 4] * 10 ** 4) | sum(start=[]) | length }}",
+    "adds lists in a list by name": ("{{ ([namespace(t=[1] * 10 ** 4)] * 10 ** 4) | sum('t', start=[]) | length }}"),
+    "joins with much, by name": "{{ ('x' * 10 ** 6) | join(attribute=none, d='y' * 10 ** 6) }}",
+    "formats by a list": "{{ ['%9999999999d'] | format(1) }}",
+    "escapes such a list": "{{ ('x' | e).escape(['x' * 10 ** 6] * 1000) | length }}",
+    "makes batches": "{{ [1] | batch(10 ** 10, 0) | list }}",
+    "rounds to a large power": "{{ 1 | round(-10 ** 9) }}",
+    "keeps what it writes": (
+        "{% set a %}{% for i in range(99999) %}{{ messages[0].content * 999 }}{% endfor %}{% endset %}{{ a | length }}"
+    ),
+    "keeps its own text": (
+        "{% set a %}{% for i in range(99999) %}" + "x" * 100_000 + "{% endfor %}{% endset %}{{ a | length }}"
+    ),
+    "makes many copies": "{{ (['x' * 10 ** 6] * 1000) | map('upper') | list | length }}",
+    "keeps many copies": "{% set a = namespace(t=[]) %}{% set b = 'x' * 10 ** 6 %}{% for i in range(9999) %}"
+    "{% set a.t = a.t + [b[1:], b.upper()] %}{% endfor %}",
+}
+"""What asks for a gigabyte in a few steps."""
+
+
 @pytest.mark.parametrize("how", FAILING)
 def test_a_template_that_fails_is_an_input_error_that_names_it(directory, how):
     (directory / "chat_template.jinja").write_text(FAILING[how])
@@ -157,6 +219,17 @@ def test_a_template_that_fails_is_an_input_error_that_names_it(directory, how):
         ChatTemplate.read(directory).render(MESSAGES)
     assert caught.value.exit_code is ExitCode.INPUT
     assert caught.value.__cause__ is not None
+
+
+@pytest.mark.parametrize("how", GREEDY)
+def test_what_a_template_asks_for_is_counted_before_it_is_made(how):
+    tracemalloc.start()
+    try:
+        with pytest.raises(TooMuchError, match="more than"):
+            render(GREEDY[how], {"messages": MESSAGES})
+        assert tracemalloc.get_traced_memory()[1] < 300e6, "200,000 steps of 1,000 characters, and what counts them"
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_template_may_loop_as_much_as_a_long_chat_needs(directory):

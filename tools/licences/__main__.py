@@ -7,8 +7,8 @@ import sys
 from collections.abc import Iterator
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 
-OURS = ("lora-core", "lora-core-xnnpack", "lora-core-coreml", "lora-core-qnn-sim", "lora-core-onnx")
-EXTRAS = ("download", "models", "signing", "testing", "verify")
+OURS = ("lora-core", "lora-core-xnnpack", "lora-core-coreml", "lora-core-qnn-sim", "lora-core-onnx", "lora-core-ray")
+EXTRAS = ("download", "models", "remote", "signing", "testing", "verify")
 PERMISSIVE = re.compile(
     r"\b(mit|bsd|apache|isc|psf|python software foundation|python-2\.0|mpl|mozilla|hpnd|unlicense|zlib|cc0|0bsd|"
     r"public domain)\b",

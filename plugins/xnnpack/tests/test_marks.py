@@ -6,19 +6,23 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import attrs
 import pytest
 from lora_core_xnnpack.artifacts import MARK_DETAIL
 from lora_core_xnnpack.files.data_file import DataBlob, serialize, stored_blobs
 from lora_core_xnnpack.files.marks import (
     FOUNDATION_MARK,
+    MARK_LENGTH,
     foundation_mark,
     mark_file,
+    marked,
     program_mark,
     program_marks,
     require_mark,
     says_true,
 )
 from lora_core_xnnpack.files.named_blobs import TensorLayout
+from lora_core_xnnpack.files.parts import data_parts, program_parts
 from safetensors.numpy import load_file, save_file
 from synthetic import make_template, plan_of
 from workbench import Workbench
@@ -86,6 +90,16 @@ def test_files_of_older_bundles_carry_no_marks_and_are_opened(tmp_path: Path) ->
     old = program(tmp_path / "old.pte", None)
     assert program_mark(old) is None
     require_mark(None, foundation(tmp_path / "foundation.ptd", LINEAR), [old])
+
+
+def test_what_is_stored_behind_a_mark_is_no_part_of_the_file(tmp_path: Path) -> None:
+    longer = attrs.evolve(marked(FOUNDATION_MARK, "0" * MARK_LENGTH), data=b"0" * MARK_LENGTH + b"another base")
+    path = foundation(tmp_path / "foundation.ptd", LINEAR, longer)
+    assert [size for _, size, what in data_parts(path.read_bytes(), path) if what == "mark"] == [MARK_LENGTH]
+    of_another = program(tmp_path / "a.pte", "1" * 1000)
+    assert [size for _, size, what in program_parts(of_another.read_bytes(), of_another) if what == "mark"] == [
+        MARK_LENGTH
+    ]
 
 
 def test_a_mark_that_is_not_that_of_the_content_is_found(tmp_path: Path) -> None:

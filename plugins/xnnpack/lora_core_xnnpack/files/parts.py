@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from lora_core.pte import Buffer
 from lora_core_xnnpack.files.data_file import DataBlob, front, stored_blobs
-from lora_core_xnnpack.files.marks import MARKS
+from lora_core_xnnpack.files.marks import MARK_LENGTH, MARKS
 from lora_core_xnnpack.files.named_blobs import NamedBlob, field, number, tables
 from lora_core_xnnpack.files.program_root import NOT_WHOLE, PLANS, ProgramRoot, damaged
 
@@ -23,8 +23,13 @@ _LOCATION, _INDEX, _SEGMENT = 0, 1, 1  # of BackendDelegateDataReference, and it
 def data_parts(data: Buffer, path: Path) -> list[Piece]:
     """Return the front of a data file: as long as its blobs need, whatever the file says of it."""
     blobs = stored_blobs(data, path)
-    marks = [(blob.offset, blob.size, "mark") for blob in blobs if blob.key in MARKS]
+    marks = [_mark(blob.offset, blob.size) for blob in blobs if blob.key in MARKS]
     return [(0, min(len(_front(blobs)), *(blob.offset for blob in blobs), len(data)), "header"), *marks]
+
+
+def _mark(offset: int, size: int) -> Piece:
+    """Return the part that a mark is: what lies behind it under the same name is none."""
+    return offset, min(size, MARK_LENGTH), "mark"
 
 
 def _front(blobs: Sequence[NamedBlob]) -> bytes:
@@ -47,7 +52,7 @@ def program_parts(data: Buffer, path: Path) -> list[Piece]:
         parts += [(*root.spans[index], "delegate") for index in sorted(set(_delegated(root)))]
         tables_of_constants = [root.constant_segment, *(root.mutable_segments or ())]
         used = {each.segment for each in tables_of_constants if each is not None and each.offsets}
-        parts += [(*root.spans[index], "mark") for key, index in root.named if key in MARKS]
+        parts += [_mark(*root.spans[index]) for key, index in root.named if key in MARKS]
         return parts + [(*root.spans[index], "constants") for index in sorted(used)]
     except NOT_WHOLE as error:
         raise damaged(path, error) from error

@@ -9,8 +9,7 @@ import attrs
 
 from lora_core.errors import Problem
 from lora_core.intake.limits import LAYERS, raised
-from lora_core.layers import ModelSummary
-from lora_core.models.families import FAMILIES, ModelFamily
+from lora_core.models.families import ModelFamily
 from lora_core.models.layer_kinds import LayerKind, read_kinds
 from lora_core.models.rope import Rope, read_rope, read_ropes
 
@@ -117,7 +116,7 @@ class Architecture:
             "multipliers": (self.embedding_scale, self.residual_scale, self.logit_divisor) != (1.0, 1.0, 1.0)
             or self.attention_scale != self.head_dim**-0.5,
             "convolutions": any(kind.mixes == "convolution" for kind in self.kinds),
-            "the gated delta rule": self.delta is not None,
+            "gated delta rule": self.delta is not None,
             "gated queries": self.gated_queries,
             "soft caps": self.attention_softcap is not None or self.logit_softcap is not None,
         }
@@ -232,11 +231,12 @@ def _read_factors(
     """Return the numbers that `family` has fields for, by their names in `Architecture`; a field that is null is not
     there.
     """
-    given: dict[str, Any] = {name: config[field] for name, field in family.factors.items() if config.get(field)}
+    fields = {name: config.get(field) for name, field in family.factors.items()}
+    given: dict[str, Any] = {name: value for name, value in fields.items() if value is not None}
     wrong = [name for name, value in given.items() if not isinstance(value, int | float) or value <= 0]
     if wrong:
-        fields = [family.factors[name] for name in wrong]
-        return {}, [Problem(what=f"{each} must be a positive number", where=f"{where}: {each}") for each in fields]
+        named = [family.factors[name] for name in wrong]
+        return {}, [Problem(what=f"{each} must be a positive number", where=f"{where}: {each}") for each in named]
     found = {name: float(value) for name, value in given.items()}
     scalar = found.pop("query_scalar", head_dim)
     found.setdefault("attention_scale", scalar**-0.5)
@@ -311,9 +311,3 @@ def _check_refused(config: Mapping[str, Any], family: ModelFamily, where: str) -
             )
         )
     return problems
-
-
-def architecture_of(summary: ModelSummary) -> Architecture | None:
-    """Return the decoder that a base of one of the core's families is; None for another, or one that is refused."""
-    family = next((family for family in FAMILIES if family.name == summary.family), None)
-    return None if family is None else read_architecture(summary.config, family, summary.name)[0]

@@ -45,6 +45,7 @@ PUBLIC: Mapping[str, str] = {
     "lora_core.models.families": "`ModelFamily`",
     "lora_core.models.rope": "rotary embeddings as configurations describe them",
     "lora_core.models.architecture": "the decoder that a configuration describes",
+    "lora_core.models.decoders": "the decoder that a base is, told from its summary",
     "lora_core.models.context": "how long a context may be, alike on every backend",
     "lora_core.models.injection": "slots attached to a torch module, and taken off again",
     "lora_core.models.tracing": "whose error it is that a module cannot be traced",

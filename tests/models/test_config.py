@@ -7,8 +7,9 @@ import pytest
 from lora_core.errors import ModelError
 from lora_core.models.architecture import read_architecture
 from lora_core.models.base import ModelOptions
-from lora_core.models.families import FAMILIES, ModelFamily, find_family
+from lora_core.models.families import ModelFamily, find_family
 from lora_core.models.hf import HfModelSource
+from lora_core.models.supported_families import FAMILIES
 
 PLAIN = {
     "model_type": "llama",
@@ -56,6 +57,17 @@ def test_field_that_cannot_be_honoured_is_refused_by_name(field, value, said):
     assert architecture is None
     assert [problem.what for problem in problems] == [said]
     assert problems[0].where == f"config.json: {field}"
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [("granite", "logits_scaling"), ("granite", "residual_multiplier"), ("gemma2", "attn_logit_softcapping")],
+)
+def test_a_factor_of_nothing_is_refused_by_name(name, field):
+    _, problems = read(name, **{field: 0})
+    assert [(problem.what, problem.where) for problem in problems] == [
+        (f"{field} must be a positive number", f"config.json: {field}")
+    ]
 
 
 def test_all_problems_of_a_configuration_are_reported_together():

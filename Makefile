@@ -113,7 +113,7 @@ types: $(STAMP)
 	@$(BIN)/mypy lora_core tools/refdocs tools/docsite $(wildcard plugins/*/lora_core_*)
 
 test: lint types $(MODEL)/config.json
-	@echo "==> pytest (about 20 minutes on two cores; the slowest tests are shown at the end)"
+	@echo "==> pytest (about half an hour on two cores; the slowest tests are shown at the end)"
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --durations=15 -m "not packaging and not deep"
 
 test-fast: lint types

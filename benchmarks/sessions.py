@@ -67,7 +67,7 @@ def measure(bundle: Path, rounds: int) -> dict[str, Any]:
         found = steps(session, adapters, tokens, rounds)
         base = median(found[None])
         return {
-            "layout": manifest.options.get("layout"),
+            "layout": manifest.options.get("layout", manifest.backend),
             "facts": {key: str(value) for key, value in session.facts.items()},
             "alone": median(alone),
             "alone_quartiles": quantiles(alone),

@@ -12,7 +12,7 @@ from lora_core.runtime.chat import Message, require_system
 from lora_core.runtime.generation import Generation, StopRules, generate
 from lora_core.runtime.run import RunSettings, context_len
 from lora_core.runtime.session import Session
-from lora_core.runtime.tokenizer import TextTokenizer
+from lora_core.runtime.tokenizer import TextTokenizer, prompted_as
 
 
 @attrs.frozen(kw_only=True)
@@ -120,8 +120,7 @@ class Conversation:
     def _tokenizer(self, adapter: str | None) -> TextTokenizer:
         if self._given is not None:
             return self._given
-        if adapter not in self._tokenizers:
-            own = {each.name for each in self._session.bundle.manifest.adapters if each.prompting is not None}
-            name = adapter if adapter in own else None
-            self._tokenizers[adapter] = TextTokenizer.of_bundle(self._session.bundle, name)
-        return self._tokenizers[adapter]
+        name = prompted_as(self._session.bundle, adapter)
+        if name not in self._tokenizers:
+            self._tokenizers[name] = TextTokenizer.of_bundle(self._session.bundle, name)
+        return self._tokenizers[name]

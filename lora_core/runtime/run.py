@@ -13,9 +13,8 @@ from lora_core.runtime.chat import require_system
 from lora_core.runtime.generation import StopRules, generate
 from lora_core.runtime.memory import measure
 from lora_core.runtime.sampling import Sampling
-from lora_core.runtime.selection import Selection
 from lora_core.runtime.session import Loaded, Session
-from lora_core.runtime.tokenizer import TextTokenizer
+from lora_core.runtime.tokenizer import TextTokenizer, prompted_as
 
 if TYPE_CHECKING:
     from lora_core.bundle.bundle import Bundle
@@ -102,20 +101,9 @@ def _tokenizers(
     """Return what each adapter is prompted with; those that say nothing share the base's."""
     if given is not None:
         return dict.fromkeys(adapters, given)
-    found: dict[str | None, TextTokenizer] = {}
-    shared: TextTokenizer | None = None
-    for adapter in adapters:
-        names = list(Selection.parse(adapter).strengths)
-        own = [None if (record := bundle.manifest.record(name)) is None else record.adapter.prompting for name in names]
-        if any(each != own[0] for each in own):
-            what = f"The adapters of {adapter!r} are prompted in different ways, so nothing says how they are together"
-            raise UsageError(what, remedy="Use a bundle whose adapters are prompted as the base, or one adapter.")
-        if own and own[0] is not None:
-            found[adapter] = TextTokenizer.of_bundle(bundle, names[0])
-        else:
-            shared = shared or TextTokenizer.of_bundle(bundle)
-            found[adapter] = shared
-    return found
+    prompted = {adapter: prompted_as(bundle, adapter) for adapter in adapters}
+    read = {name: TextTokenizer.of_bundle(bundle, name) for name in dict.fromkeys(prompted.values())}
+    return {adapter: read[name] for adapter, name in prompted.items()}
 
 
 def _note_missing(tokenizers: Mapping[str | None, TextTokenizer], settings: RunSettings, listener: RunListener) -> None:

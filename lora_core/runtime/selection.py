@@ -51,27 +51,29 @@ class Selection:
 
 
 def require_selectable(texts: Sequence[str | None], spec: BackendSpec) -> None:
-    """Raise `UnsupportedError` for each of `texts` that needs what a backend must declare, if `spec` declares nothing
-    of it; `UsageError` for one that cannot be read.
+    """Raise `UnsupportedError` for each of `texts` that is more than a name, if `spec` declares no such selections.
 
-    A backend that declares `STRENGTH` reads selections, and says itself why a bundle of its own cannot blend.
+    Raises `UsageError` for one that cannot be read. A backend that declares `STRENGTH` reads selections, and says
+    itself why a bundle of its own cannot blend.
     """
     if {Capability.STRENGTH, Capability.BLEND} & spec.capabilities:
         return
     problems = []
     for text in texts:
-        needed = Selection.parse(text).needs
-        if needed is not None:
-            problems.append(_refused(str(text), needed, spec.name))
+        selection = Selection.parse(text)
+        if selection.needs is not None:
+            problems.append(_refused(str(text), selection, spec.name))
     if problems:
         raise UnsupportedError(problems)
 
 
-def _refused(text: str, needed: Capability, backend: str) -> Problem:
-    if needed is Capability.BLEND:
+def _refused(text: str, selection: Selection, backend: str) -> Problem:
+    # What was linked is not kept as it was read: parts of a composite are given as directories again.
+    if selection.needs is Capability.BLEND:
         what = f"Backend {backend!r} runs one adapter at a time, not {text!r}"
-        return Problem(what=what, remedy=f"Link them as one: lora-core add BUNDLE --adapter mix={text}.")
-    name, _, strength = text.partition("@")
+        joined = "+".join(f"DIR/{name}:{strength}" for name, strength in selection.strengths.items())
+        return Problem(what=what, remedy=f"Link them as one: lora-core add BUNDLE --adapter mix={joined}.")
+    ((name, strength),) = selection.strengths.items()
     what = f"Backend {backend!r} runs adapters at the strength that they were linked at, not {text!r}"
     return Problem(
         what=what, remedy=f"Link it under another name: lora-core add BUNDLE --adapter {name}2=DIR@{strength}."

@@ -7,12 +7,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_core.errors import BundleError
+from lora_core.errors import BundleError, UsageError
 from lora_core.models.text.rules import TextRules, read_rules
 from lora_core.models.text.stored import TOKENIZER, StoredText
 from lora_core.models.text.templates import TemplateSource
 from lora_core.models.text.tokenizer import parse_tokenizer
 from lora_core.runtime.chat import ChatTemplate, Message
+from lora_core.runtime.selection import Selection
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -22,6 +23,20 @@ if TYPE_CHECKING:
 
 TOKENIZER_DIRECTORY = "tokenizer"
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+
+def prompted_as(bundle: Bundle, selection: str | None) -> str | None:
+    """Return the adapter whose prompting goes with `selection`, as sessions take it; None: the base's does.
+
+    Raises `UsageError` for several adapters that are prompted in different ways.
+    """
+    names = list(Selection.parse(selection).strengths)
+    records = [bundle.manifest.record(name) for name in names]
+    own = [None if record is None else record.adapter.prompting for record in records]
+    if any(each != own[0] for each in own):
+        what = f"The adapters of {selection!r} are prompted in different ways, so nothing says how they are together"
+        raise UsageError(what, remedy="Use a bundle whose adapters are prompted as the base, or one adapter.")
+    return names[0] if own and own[0] is not None else None
 
 
 class TextTokenizer:

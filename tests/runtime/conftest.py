@@ -6,14 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from lora_core.bundle.bundle import Bundle, Manifest, Method
-from lora_core.errors import UsageError
+from lora_core.bundle.bundle import Artifact, Bundle, BundledAdapter, Manifest, Method
 from lora_core.layers import ModelSummary
+from lora_core.prompting import Prompting
 from lora_core.runtime.kv_cache import RESET_ON_ADAPTER_CHANGE, KvCache
+from lora_core.runtime.selection import Selection
 from lora_core.runtime.session import Loaded, Session
 
 TEXT = """The quick brown fox jumps over the lazy dog, twice. Ärger mit Öl, naïve café, 東京 and 🙂🙃 too.
@@ -40,8 +42,8 @@ class CountingSession(Session):
         return {"runtime": "counting", "context_len": self._context_len}
 
     def load(self, adapter: str | None) -> Loaded:
-        if adapter not in {method.adapter for method in self._bundle.manifest.methods}:
-            raise UsageError(f"The bundle has no adapter {adapter!r}")
+        names = {method.adapter for method in self._bundle.manifest.methods if method.adapter is not None}
+        Selection.parse(adapter).require_known(names)
         if adapter not in self.loaded:
             self.loaded[adapter] = Loaded.measured(adapter, 0.0)
         return self.loaded[adapter]
@@ -87,6 +89,24 @@ def bundle(tmp_path: Path) -> Bundle:
 @pytest.fixture
 def session(bundle: Bundle) -> CountingSession:
     return CountingSession(bundle)
+
+
+@pytest.fixture
+def own_prompting(bundle: Bundle) -> CountingSession:
+    """A session whose base is prompted with `[` before a message, and its adapter `ab` with `]` behind."""
+    vocabulary = {"a": 0, "b": 1, "c": 2, "x": 23, "[": 40, "]": 41}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="x"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    (bundle.path / "tokenizer").mkdir()
+    tokenizer.save(str(bundle.path / "tokenizer/tokenizer.json"))
+    (bundle.path / "base.jinja").write_text("[{{ messages[0].content }}")
+    (bundle.path / "own.jinja").write_text("{{ messages[0].content }}]")
+    base = Prompting(tokenizer="tokenizer/tokenizer.json", chat_templates={"default": "base.jinja"}, eos_ids=(60,))
+    own = Prompting(tokenizer="tokenizer/tokenizer.json", chat_templates={"default": "own.jinja"}, eos_ids=(43,))
+    adapter = BundledAdapter(name="ab", digest="", foundation="", rank=1, modules=1, prompting=own)
+    listed = tuple(Artifact(path=path, role="tokenizer", sha256="", size=0) for path in {*base.files, *own.files})
+    manifest = attrs.evolve(bundle.manifest, prompting=base, adapters=(adapter,), artifacts=listed)
+    return CountingSession(Bundle(path=bundle.path, manifest=manifest))
 
 
 @pytest.fixture(scope="session")

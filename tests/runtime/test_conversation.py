@@ -75,3 +75,10 @@ def test_an_unknown_adapter_is_refused_and_the_other_goes_on(session):
     with pytest.raises(UsageError, match="no adapter 'nobody'"):
         talk.use("nobody")
     assert talk.adapter == "ab"
+
+
+def test_an_adapter_at_a_strength_talks_as_the_adapter_is_prompted(own_prompting):
+    talk = Conversation(own_prompting, SETTINGS)
+    talk.use("ab@0.5")
+    talk.say("a")
+    assert own_prompting.calls[0] == ("ab@0.5", (0, 41), 0)

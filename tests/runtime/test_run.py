@@ -4,15 +4,9 @@ from __future__ import annotations
 
 import json
 
-import attrs
 import pytest
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Split
 
-from lora_core.bundle.bundle import Artifact, Bundle, BundledAdapter
 from lora_core.errors import BundleError, UsageError
-from lora_core.prompting import Prompting
 from lora_core.runtime.chat import ChatTemplate
 from lora_core.runtime.run import RunListener, RunSettings, run
 from lora_core.runtime.tokenizer import TextTokenizer
@@ -101,23 +95,24 @@ def test_that_there_is_no_template_is_noted_once(session, raw, count):
     assert len(notes) == count
 
 
-def test_each_adapter_is_prompted_as_the_bundle_says(session, bundle):
-    vocabulary = {"a": 0, "b": 1, "c": 2, "x": 23, "[": 40, "]": 41}
-    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="x"))
-    tokenizer.pre_tokenizer = Split("", "isolated")
-    (bundle.path / "tokenizer").mkdir()
-    tokenizer.save(str(bundle.path / "tokenizer/tokenizer.json"))
-    (bundle.path / "base.jinja").write_text("[{{ messages[0].content }}")
-    (bundle.path / "own.jinja").write_text("{{ messages[0].content }}]")
-    base = Prompting(tokenizer="tokenizer/tokenizer.json", chat_templates={"default": "base.jinja"}, eos_ids=(60,))
-    own = Prompting(tokenizer="tokenizer/tokenizer.json", chat_templates={"default": "own.jinja"}, eos_ids=(43,))
-    adapter = BundledAdapter(name="ab", digest="", foundation="", rank=1, modules=1, prompting=own)
-    listed = tuple(Artifact(path=path, role="tokenizer", sha256="", size=0) for path in {*base.files, *own.files})
-    manifest = attrs.evolve(bundle.manifest, prompting=base, adapters=(adapter,), artifacts=listed)
-    session._bundle = Bundle(path=bundle.path, manifest=manifest)
-    report = run(session, ["a"], [None, "ab", "abc"], RunSettings(max_new_tokens=3))
-    assert [tokens for _, tokens, position in session.calls if position == 0] == [(40, 0), (0, 41), (40, 0)]
+def prompts(session):
+    return [tokens for _, tokens, position in session.calls if position == 0]
+
+
+def test_each_adapter_is_prompted_as_the_bundle_says(own_prompting):
+    report = run(own_prompting, ["a"], [None, "ab", "abc"], RunSettings(max_new_tokens=3))
+    assert prompts(own_prompting) == [(40, 0), (0, 41), (40, 0)]
     assert [answer.generation.stopped_by for answer in report.answers] == ["max-new-tokens", "eos", "max-new-tokens"]
+
+
+def test_an_adapter_at_a_strength_is_prompted_as_the_adapter(own_prompting):
+    run(own_prompting, ["a"], ["ab@0.5", "abc@0.5"], RunSettings(max_new_tokens=1))
+    assert prompts(own_prompting) == [(0, 41), (40, 0)]
+
+
+def test_adapters_that_are_prompted_in_different_ways_do_not_answer_together(own_prompting):
+    with pytest.raises(UsageError, match="'ab\\+abc' are prompted in different ways"):
+        run(own_prompting, ["a"], ["ab+abc"])
 
 
 def test_a_token_without_a_row_in_the_base_is_refused(session):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import attrs
 import pytest
 
+from lora_core.adapters.reference import AdapterReference
 from lora_core.capability import Capability
 from lora_core.errors import UnsupportedError, UsageError
 from lora_core.runtime.selection import Selection, require_selectable
@@ -40,11 +41,21 @@ def test_every_unknown_adapter_is_named() -> None:
 def test_a_backend_that_declares_nothing_is_asked_for_names_alone() -> None:
     require_selectable([None, "pirate"], SPEC)
     with pytest.raises(UnsupportedError) as refused:
-        require_selectable(["pirate@0.5", "pirate:0.7+json:0.3"], SPEC)
+        require_selectable(["pirate@0.5", "shout:0.25", "pirate:0.7+json:0.3"], SPEC)
     told = str(refused.value)
     assert "Backend 'plain' runs adapters at the strength that they were linked at, not 'pirate@0.5'" in told
     assert "--adapter pirate2=DIR@0.5" in told
-    assert "--adapter mix=pirate:0.7+json:0.3" in told
+    assert "--adapter shout2=DIR@0.25" in told
+    assert "--adapter mix=DIR/pirate:0.7+DIR/json:0.3" in told
+
+
+def test_what_a_refused_blend_is_told_to_link_needs_no_other_reference() -> None:
+    with pytest.raises(UnsupportedError) as refused:
+        require_selectable(["pirate:0.7+json:-0.3"], SPEC)
+    (problem,) = refused.value.problems
+    reference = AdapterReference.from_text(problem.remedy.rpartition(" ")[2].removesuffix("."))
+    assert [(part.of, part.strength) for part in reference.parts] == [("DIR/pirate", 0.7), ("DIR/json", -0.3)]
+    assert all(part.is_directory for part in reference.parts)
 
 
 def test_a_backend_that_declares_strengths_says_itself_what_it_cannot_blend() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import mmap
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,7 +59,7 @@ def external_tensors(model: Path) -> list[External]:
     with parsing(model):
         try:
             graph = onnx.load(model, load_external_data=False).graph
-        except Exception as error:  # of protobuf, whose errors onnx lets through
+        except importlib.import_module("google.protobuf.message").DecodeError as error:
             raise ValueError(str(error)) from error
         found = [_external(tensor) for tensor in graph.initializer if tensor.data_location == onnx.TensorProto.EXTERNAL]
     return sorted(found, key=lambda tensor: tensor.offset)

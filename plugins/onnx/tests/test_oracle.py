@@ -48,7 +48,6 @@ def greedy(session: Session, adapter: str | None, prompt: list[int], *, length: 
         if len(tokens) == length:
             return tokens
         logits = session.step(adapter, tokens[-1:], len(tokens) - 1)
-    return tokens
 
 
 @pytest.mark.parametrize("family", FAMILIES)

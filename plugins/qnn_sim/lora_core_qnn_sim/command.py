@@ -32,12 +32,13 @@ def qairt(console: Console, *, bundle: Path, output: Path, check: bool) -> None:
 
 def _check(console: Console, config: Path) -> None:
     from lora_core_qnn_sim.vendor.genie import check_genie
+    from lora_core_qnn_sim.vendor.libraries import NOT_INSTALLED
 
     verdict = check_genie(config)
     console.result(f"{config.name}: {verdict}")
     if verdict.outcome == "refused":
         raise CheckFailedError(f"Genie does not take {config.name}: {verdict.detail}", where=str(config))
-    if verdict.outcome == "unchecked":
+    if verdict.detail == NOT_INSTALLED:
         console.note("Qualcomm's libraries come with `pip install onnxruntime-qnn`, under Qualcomm's licence.")
 
 

@@ -17,11 +17,13 @@ from lora_core_qnn_sim.artifacts.foundation import read_foundation
 from lora_core_qnn_sim.backend import QnnSimBackend
 from lora_core_qnn_sim.encodings.aimet import read_aimet
 from lora_core_qnn_sim.graph.nodes import activations, build_nodes, lora_weights
+from lora_core_qnn_sim.graph.spec import GraphSpec
 from lora_core_qnn_sim.grouping import read_groups
 from lora_core_qnn_sim.handover.from_bundle import handover_from_bundle
 from lora_core_qnn_sim.handover.model import write_model
 from lora_core_qnn_sim.lora import real_lora
 from lora_core_qnn_sim.runtime.floating import FloatRun
+from lora_core_qnn_sim.runtime.weights import BaseWeights
 from lora_core_qnn_sim.vendor.genie import check_genie
 from lora_core_qnn_sim.vendor.libraries import NOT_INSTALLED, VendorLibraries
 from safetensors.numpy import load_file
@@ -75,18 +77,33 @@ def test_the_model_computes_what_the_graph_computes(tmp_path: Path, family: str)
     foundation = read_foundation(stored.file("foundation.bin"))
     lora = real_lora(spec, tiny.placed(stored, one), foundation.basis)
     write_model(tmp_path, spec, foundation.base, lora)
-    tokens, past = np.array([3, 1, 4, 1, 5, 9, 2, 6], np.int64), spec.context_len - spec.input_len
-    expected = FloatRun(spec=spec, weight=foundation.base.real, base=foundation.base, lora=lora).logits([tokens])[0]
-    session = onnxruntime.InferenceSession(tmp_path / "llm.onnx", providers=["CPUExecutionProvider"])
-    kept = {"input_ids": tokens[None].astype(np.int32), "lora_alpha": np.ones(1, np.float32)}
-    mask = np.where(np.tri(spec.input_len, spec.context_len, past) > 0, 0, -1e30).astype(np.float32)
-    mask[:, :past] = -1e30
-    tables = (("cos", foundation.base.cos), ("sin", foundation.base.sin))
-    kept |= {f"position_ids_{name}": table[None, None, : spec.input_len] for name, table in tables}
-    empty = {each.name: np.zeros(each.shape, np.float32) for each in session.get_inputs() if "past_" in each.name}
-    (found,) = session.run(["logits"], {**kept, **empty, "attention_mask": mask[None, None]})
+    tokens = np.array([3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 3], np.int64)
+    run = FloatRun(spec=spec, weight=foundation.base.real, base=foundation.base, lora=lora)
     steps = decoder_tolerance(layers=tiny.LAYERS, hidden=tiny.DIM, inner=tiny.HIDDEN, context=spec.context_len, rank=4)
-    assert apart(found[0], expected) <= steps
+    session = onnxruntime.InferenceSession(tmp_path / "llm.onnx", providers=["CPUExecutionProvider"])
+    assert apart(called(session, spec, foundation.base, tokens), run.logits([tokens])[0]) <= steps
+
+
+def called(session: onnxruntime.InferenceSession, spec: GraphSpec, base: BaseWeights, tokens: Any) -> Any:
+    """Return the logits of `tokens`, given call by call; keys and values are put at the end of the cache."""
+    names = [each.name for each in session.get_outputs()]
+    cache = {each.name: np.zeros(each.shape, np.float32) for each in session.get_inputs() if "past_" in each.name}
+    rows, past = [], spec.context_len - spec.input_len
+    for start in range(0, len(tokens), spec.input_len):
+        where = slice(start, start + spec.input_len)
+        mask = np.where(np.tri(spec.input_len, spec.context_len, past) > 0, 0, -1e30).astype(np.float32)
+        mask[:, : past - start] = -1e30
+        given = {"input_ids": tokens[None, where].astype(np.int32), "lora_alpha": np.ones(1, np.float32)}
+        given |= {
+            f"position_ids_{part}": table[None, None, where] for part, table in (("cos", base.cos), ("sin", base.sin))
+        }
+        made = dict(zip(names, session.run(names, {**given, **cache, "attention_mask": mask[None, None]}), strict=True))
+        rows.append(made.pop("logits")[0])
+        for name, new in made.items():
+            axis = 3 if "key" in name else 2
+            kept = name.removesuffix("_out") + "_in"
+            cache[kept] = np.concatenate([cache[kept], new], axis=axis).take(range(-past, 0), axis=axis)
+    return np.concatenate(rows)
 
 
 def test_the_models_initializers_are_those_of_weight_list_and_encodings(hand: Path) -> None:
@@ -209,6 +226,15 @@ def test_genie_refuses_what_is_no_dialog(tmp_path: Path) -> None:
     config.write_text(json.dumps({"dialog": {"engine": {"model": {"binary": {"version": 1}}}}}))
     verdict = check_genie(config)
     assert verdict.outcome == ("unchecked" if VendorLibraries.find() is None else "refused")
+
+
+def test_a_genie_that_cannot_be_loaded_says_nothing_about_a_configuration(
+    tmp_path: Path, hand: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(VendorLibraries, "find", lambda: VendorLibraries(directory=tmp_path, version="0"))
+    verdict = check_genie(hand / "genie_config.json")
+    assert verdict.outcome == "unchecked"
+    assert "libGenie.so" in verdict.detail
 
 
 def test_the_line_file_has_graph_and_section(hand: Path, bundle: Any) -> None:

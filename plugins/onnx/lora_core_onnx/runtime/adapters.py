@@ -72,5 +72,9 @@ def _read(bundle: Bundle, name: str, known: Collection[str]) -> Mapping[str, Val
         )
     foreign = sorted(parameter.name for parameter in file.parameters if parameter.name not in known)
     if foreign:
-        raise BundleError(f"The model has no input {foreign[0]!r} for adapter {name!r}", where=str(file.path))
+        raise BundleError(
+            f"The model has no input {foreign[0]!r} for adapter {name!r}",
+            where=str(file.path),
+            remedy="Remove it and add it again from its source.",
+        )
     return slots_in(file)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -32,18 +31,16 @@ def check_genie(config: Path) -> Verdict:
     libraries = VendorLibraries.find()
     if libraries is None:
         return Verdict(outcome="unchecked", detail=NOT_INSTALLED)
-    asked = [sys.executable, genie_process.__file__, str(libraries.genie), str(config)]
+    # Isolated: modules of this process's environment have no part in one that needs none.
+    asked = [sys.executable, "-I", genie_process.__file__, str(libraries.genie), str(config)]
     try:
-        ran = subprocess.run(asked, capture_output=True, text=True, timeout=_SECONDS, check=False, env=_environment())
+        ran = subprocess.run(asked, capture_output=True, text=True, timeout=_SECONDS, check=False)
     except subprocess.TimeoutExpired:
         return Verdict(outcome="refused", detail=f"{libraries.name} did not answer in {_SECONDS} seconds")
     if ran.returncode == 0:
         return Verdict(outcome="accepted", detail=libraries.name)
     said = " ".join(f"{ran.stdout} {ran.stderr}".split())[-500:]
+    if ran.returncode == genie_process.NOT_LOADED:
+        return Verdict(outcome="unchecked", detail=f"{libraries.name} cannot be loaded: {said}")
     how = "says" if ran.returncode == genie_process.REFUSED else f"ended with code {ran.returncode} and says"
     return Verdict(outcome="refused", detail=f"{libraries.name} {how}: {said}")
-
-
-def _environment() -> dict[str, str]:
-    # A path of Python's would bring modules of this process's environment into one that needs none.
-    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}

@@ -10,12 +10,16 @@ import ctypes
 import sys
 from pathlib import Path
 
-REFUSED = 3
+REFUSED, NOT_LOADED = 3, 4
 
 
 def main(library: str, config: str) -> int:
     """Return the exit code for the configuration in the file `config`."""
-    create = ctypes.CDLL(library).GenieDialogConfig_createFromJson
+    try:
+        create = ctypes.CDLL(library).GenieDialogConfig_createFromJson
+    except (OSError, AttributeError) as error:  # it is not there, not for this machine, or has no such entry point
+        sys.stdout.write(f"{error}\n")
+        return NOT_LOADED
     create.restype = ctypes.c_int32
     create.argtypes = [ctypes.c_char_p, ctypes.POINTER(ctypes.c_void_p)]
     handle = ctypes.c_void_p()

@@ -9,6 +9,7 @@ import attrs
 
 from lora_core.errors import Problem
 from lora_core.models.unsupported_families import REASONS
+from lora_core.moved import missing
 
 
 @attrs.frozen(kw_only=True)
@@ -96,3 +97,7 @@ def supported(families: Sequence[ModelFamily]) -> str:
     """Say which architectures `families` can load."""
     names = ", ".join(family.architectures[0] for family in families)
     return f"Supported: Hugging Face checkpoints (config.json with safetensors) of {names}."
+
+
+def __getattr__(name: str) -> object:
+    raise missing(__name__, name)

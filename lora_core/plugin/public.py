@@ -43,6 +43,7 @@ PUBLIC: Mapping[str, str] = {
     "lora_core.models.base": "model sources, handles and loaded bases",
     "lora_core.models.outline": "a base without its weights, and where they are read",
     "lora_core.models.families": "`ModelFamily`",
+    "lora_core.models.supported_families": "the families that are read",
     "lora_core.models.rope": "rotary embeddings as configurations describe them",
     "lora_core.models.architecture": "the decoder that a configuration describes",
     "lora_core.models.decoders": "the decoder that a base is, told from its summary",

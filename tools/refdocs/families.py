@@ -51,8 +51,8 @@ The tests compute with tiny random models of two layers, in float32.
   the like with Llama, and compares ONNX models of Mistral, Qwen2 and Qwen3 with transformers and peft, and the
   simulator's graph of them with the core's module.
 
-No export is shown to work of `gemma`, `gemma2`, `smollm3`, `granite`, `olmo2` and `qwen3_5`, of a family from `gemma` on
-under a quantized policy, and of a checkpoint of full size that is no Llama.
+No export is shown to work of `gemma`, `gemma2`, `smollm3`, `granite`, `olmo2` and `qwen3_5`; of a family from `gemma`
+on under a quantized policy; and of a checkpoint of full size that is no Llama.
 """
 _WINDOWS = """
 The context of an export is never longer than the base's, and shorter where a backend attends to all that it holds: with

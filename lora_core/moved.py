@@ -53,6 +53,7 @@ NAMES: Mapping[str, Mapping[str, str]] = {
         "SlotPlan": "lora_core.adapters.slots.plan.SlotPlan",
         "padded_pair": "lora_core.adapters.slots.plan.Slot.fold",
     },
+    "lora_core.models.families": {"FAMILIES": "lora_core.models.supported_families.FAMILIES"},
     "lora_core.models.base": {"LayerInfo": "lora_core.layers.LayerInfo"},
 }
 

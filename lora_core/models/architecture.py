@@ -9,10 +9,10 @@ import attrs
 
 from lora_core.errors import Problem
 from lora_core.intake.limits import LAYERS, raised
-from lora_core.layers import ModelSummary
-from lora_core.models.families import FAMILIES, ModelFamily
+from lora_core.models.families import ModelFamily
 from lora_core.models.layer_kinds import LayerKind, read_kinds
 from lora_core.models.rope import Rope, read_rope, read_ropes
+from lora_core.models.sizes import is_size, not_a_size
 
 Activation = Literal["silu", "gelu_tanh", "gelu"]
 _ACTIVATIONS: Mapping[str, Activation] = {
@@ -117,7 +117,7 @@ class Architecture:
             "multipliers": (self.embedding_scale, self.residual_scale, self.logit_divisor) != (1.0, 1.0, 1.0)
             or self.attention_scale != self.head_dim**-0.5,
             "convolutions": any(kind.mixes == "convolution" for kind in self.kinds),
-            "the gated delta rule": self.delta is not None,
+            "gated delta rule": self.delta is not None,
             "gated queries": self.gated_queries,
             "soft caps": self.attention_softcap is not None or self.logit_softcap is not None,
         }
@@ -135,8 +135,8 @@ def read_architecture(
     kinds, kind_problems = read_kinds(config, family, where) if countable else ((), [])
     context_len = config.get("max_position_embeddings")
     problems += kind_problems
-    if not isinstance(context_len, int) or context_len < 1:
-        problems.append(_not_a_size("max_position_embeddings", context_len, where))
+    if not is_size(context_len):
+        problems.append(not_a_size("max_position_embeddings", context_len, where))
         context_len = 1
     head_dim = 0 if wrong_sizes else config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
     local: Rope | None = None
@@ -203,9 +203,9 @@ def _read_delta(config: Mapping[str, Any], family: ModelFamily, where: str) -> t
     if not family.delta:
         return None, []
     sizes = {name: config.get(field) for name, field in _DELTA.items()}
-    wrong = [name for name, size in sizes.items() if not isinstance(size, int) or size < 1]
+    wrong = [name for name, size in sizes.items() if not is_size(size)]
     if wrong:
-        return None, [_not_a_size(_DELTA[name], sizes[name], where) for name in wrong]
+        return None, [not_a_size(_DELTA[name], sizes[name], where) for name in wrong]
     found = DeltaSizes(**sizes)  # type: ignore[arg-type]  # checked just before
     if found.value_heads % found.key_heads:
         what = f"linear_num_value_heads ({found.value_heads}) is not a multiple of {found.key_heads} key heads"
@@ -232,11 +232,12 @@ def _read_factors(
     """Return the numbers that `family` has fields for, by their names in `Architecture`; a field that is null is not
     there.
     """
-    given: dict[str, Any] = {name: config[field] for name, field in family.factors.items() if config.get(field)}
+    fields = {name: config.get(field) for name, field in family.factors.items()}
+    given: dict[str, Any] = {name: value for name, value in fields.items() if value is not None}
     wrong = [name for name, value in given.items() if not isinstance(value, int | float) or value <= 0]
     if wrong:
-        fields = [family.factors[name] for name in wrong]
-        return {}, [Problem(what=f"{each} must be a positive number", where=f"{where}: {each}") for each in fields]
+        named = [family.factors[name] for name in wrong]
+        return {}, [Problem(what=f"{each} must be a positive number", where=f"{where}: {each}") for each in named]
     found = {name: float(value) for name, value in given.items()}
     scalar = found.pop("query_scalar", head_dim)
     found.setdefault("attention_scale", scalar**-0.5)
@@ -259,20 +260,11 @@ def _check_layers(config: Mapping[str, Any], where: str) -> list[Problem]:
     return [Problem(what=what, where=f"{where}: num_hidden_layers")]
 
 
-def _not_a_size(field: str, value: object, where: str) -> Problem:
-    said = "is missing" if value is None else f"is {value!r}"
-    return Problem(what=f"{field} {said}; it must be a positive integer", where=f"{where}: {field}")
-
-
 def _check_sizes(config: Mapping[str, Any], where: str) -> list[Problem]:
     optional = [name for name in ("num_key_value_heads", "head_dim") if config.get(name) is not None]
-    wrong = [
-        name
-        for name in (*_SIZES, *optional)
-        if not isinstance(config.get(name), int) or isinstance(config[name], bool) or config[name] < 1
-    ]
+    wrong = [name for name in (*_SIZES, *optional) if not is_size(config.get(name))]
     if wrong:
-        return [_not_a_size(name, config.get(name), where) for name in wrong]
+        return [not_a_size(name, config.get(name), where) for name in wrong]
     problems = []
     heads, kv_heads = config["num_attention_heads"], config.get("num_key_value_heads") or 0
     if kv_heads and heads % kv_heads:
@@ -311,9 +303,3 @@ def _check_refused(config: Mapping[str, Any], family: ModelFamily, where: str) -
             )
         )
     return problems
-
-
-def architecture_of(summary: ModelSummary) -> Architecture | None:
-    """Return the decoder that a base of one of the core's families is; None for another, or one that is refused."""
-    family = next((family for family in FAMILIES if family.name == summary.family), None)
-    return None if family is None else read_architecture(summary.config, family, summary.name)[0]

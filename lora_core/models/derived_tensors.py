@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import numpy as np
 
+from lora_core.adapters.views import ComputedTensor
 from lora_core.tensors import LazyTensor, StoredTensor
 
 if TYPE_CHECKING:
@@ -16,31 +16,10 @@ if TYPE_CHECKING:
 
 
 @attrs.frozen(kw_only=True)
-class OffsetTensor:
-    """A tensor with `offset` added to each value, in float32 (a `LazyTensor`)."""
+class OffsetTensor(ComputedTensor):
+    """A tensor with `offset` added to each value, in float32."""
 
-    stored: LazyTensor
     offset: float
-
-    @property
-    def name(self) -> str:
-        """The stored tensor's key in its file."""
-        return self.stored.name
-
-    @property
-    def dtype(self) -> str:
-        """The type of the values that are read."""
-        return "F32"
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Its size along each axis."""
-        return self.stored.shape
-
-    @property
-    def path(self) -> Path:
-        """The file that holds it."""
-        return self.stored.path
 
     def read(self) -> npt.NDArray[np.float32]:
         """Return its values."""
@@ -48,27 +27,16 @@ class OffsetTensor:
 
 
 @attrs.frozen(kw_only=True)
-class LastIndexTensor:
-    """The values of a tensor at one place of its last axis, as a vector (a `LazyTensor`)."""
+class LastIndexTensor(ComputedTensor):
+    """The values of a tensor at one place of its last axis, as a vector called `name`."""
 
-    stored: LazyTensor
     name: str
     index: int
-
-    @property
-    def dtype(self) -> str:
-        """The type of the values that are read."""
-        return "F32"
 
     @property
     def shape(self) -> tuple[int, ...]:
         """As many as the stored tensor has rows, which have one value for each place."""
         return (self.stored.shape[0],)
-
-    @property
-    def path(self) -> Path:
-        """The file that holds it."""
-        return self.stored.path
 
     def read(self) -> npt.NDArray[np.float32]:
         """Return its values."""

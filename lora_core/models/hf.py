@@ -20,9 +20,10 @@ from lora_core.models.architecture import Architecture, read_architecture
 from lora_core.models.base import BaseModel, ModelHandle, ModelOptions, ModelSource, TokenizerFiles
 from lora_core.models.checkpoint import Checkpoint, open_checkpoint
 from lora_core.models.derived_tensors import LastIndexTensor, OffsetTensor, derived_values
-from lora_core.models.families import FAMILIES, ModelFamily, find_family, supported
+from lora_core.models.families import ModelFamily, find_family, supported
 from lora_core.models.outline import Outline
 from lora_core.models.quantized.reading import dequantized
+from lora_core.models.supported_families import FAMILIES
 from lora_core.models.text.rules import TextRules, read_rules
 from lora_core.models.text.stored import VOCABULARIES, StoredText, files_in
 from lora_core.models.wrappers import OTHER_PARTS, text_config, text_part, told_tied

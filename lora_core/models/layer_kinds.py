@@ -9,6 +9,7 @@ import attrs
 
 from lora_core.errors import Problem
 from lora_core.models.families import ModelFamily
+from lora_core.models.sizes import is_size, not_a_size
 
 FULL, SLIDING, CONVOLUTION, DELTA = "full_attention", "sliding_attention", "conv", "linear_attention"
 _MIXES: Mapping[str, Literal["attention", "convolution", "delta"]] = {
@@ -34,6 +35,9 @@ def read_kinds(
 ) -> tuple[tuple[LayerKind, ...], list[Problem]]:
     """Return the kind of each block of a configuration whose sizes have been checked, or what stands against it."""
     count = config["num_hidden_layers"]
+    wrong = [field for field in _counted(config, family) if not is_size(config.get(field))]
+    if wrong:
+        return (), [not_a_size(field, config.get(field), where) for field in wrong]
     rotated = _rotated(config, family, count)
     types = _types(config, family, count)
     problems = _check(types, rotated, count, {FULL, _other(family)}, where)
@@ -48,6 +52,25 @@ def read_kinds(
         LayerKind(window=window, positions=(local if slides else "global") if turns else "none")  # type: ignore[arg-type]
         for window, slides, turns in zip(windows, sliding, rotated, strict=True)
     ), []
+
+
+def _counted(config: Mapping[str, Any], family: ModelFamily) -> list[str]:
+    """Return the fields with a number of tokens or layers that `config` makes count."""
+    untyped = config.get("layer_types") is None
+    counts = {
+        "sliding_window": config.get("sliding_window") is not None and _slides(config, family),
+        "sliding_window_pattern": untyped and family.sliding_window == "by_type",
+        "no_rope_layer_interval": config.get("no_rope_layers") is None and family.no_rope,
+        "full_attention_interval": untyped and family.delta,
+    }
+    return [field for field, does in counts.items() if does]
+
+
+def _slides(config: Mapping[str, Any], family: ModelFamily) -> bool:
+    """Return whether the field `sliding_window` counts."""
+    if family.sliding_window == "by_layer":
+        return bool(config.get("use_sliding_window"))
+    return family.sliding_window != "never"
 
 
 def _rotated(config: Mapping[str, Any], family: ModelFamily, count: int) -> Sequence[Any]:
@@ -101,9 +124,7 @@ def _windows(
 ) -> list[int | None]:
     """Return the window of each block."""
     count, window = len(rotated), config.get("sliding_window")
-    if family.sliding_window == "by_layer" and not config.get("use_sliding_window"):
-        window = None
-    if window is None or family.sliding_window == "never":
+    if window is None or not _slides(config, family):
         return [None] * count
     if family.sliding_window == "all":
         return [window] * count

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lora_core.hookspecs import hookimpl
-from lora_core.models.families import FAMILIES, ModelFamily
+from lora_core.models.families import ModelFamily
+from lora_core.models.supported_families import FAMILIES
 from lora_core.quant.policies import POLICIES
 from lora_core.quant.policy import QuantPolicy
 from lora_core.specs import AdapterFormatSpec, CommandSpec, ExecutorSpec, ModelSourceSpec

@@ -13,9 +13,9 @@ import numpy.typing as npt
 from lora_core.errors import ModelError, Problem
 from lora_core.events import Emit, StageAdvanced, stage
 from lora_core.layers import ModelSummary
-from lora_core.models import families
-from lora_core.models.architecture import Architecture, read_architecture
+from lora_core.models.architecture import Architecture
 from lora_core.models.base import ModelHandle
+from lora_core.models.decoders import read_decoder
 from lora_core.preparation.compensation import compensated, inverse_factor
 from lora_core.preparation.decoder import CalibratedDecoder, Tokens
 from lora_core.quant.fitting import Float32, Grid, Int8, fitted_scales
@@ -53,8 +53,7 @@ def decoder_of(summary: ModelSummary) -> tuple[Architecture | None, list[Problem
     if summary.family not in FAMILIES:
         what = f"Bases of family {summary.family!r} cannot be calibrated: {', '.join(FAMILIES)} can"
         return None, [Problem(what=what, remedy="Leave --rounding out.")]
-    family = next(family for family in families.FAMILIES if family.name == summary.family)
-    return read_architecture(summary.config, family, summary.name)
+    return read_decoder(summary, STAGE)
 
 
 def round_layers(

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 from lora_core.layers import ModelSummary
 from lora_core.models import hf_names
 from lora_core.models.architecture import read_architecture
-from lora_core.models.families import FAMILIES
+from lora_core.models.supported_families import FAMILIES
 
 _SIZES: Mapping[str, Any] = {
     "hidden_size": 32,

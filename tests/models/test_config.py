@@ -7,8 +7,9 @@ import pytest
 from lora_core.errors import ModelError
 from lora_core.models.architecture import read_architecture
 from lora_core.models.base import ModelOptions
-from lora_core.models.families import FAMILIES, ModelFamily, find_family
+from lora_core.models.families import ModelFamily, find_family
 from lora_core.models.hf import HfModelSource
+from lora_core.models.supported_families import FAMILIES
 
 PLAIN = {
     "model_type": "llama",
@@ -56,6 +57,39 @@ def test_field_that_cannot_be_honoured_is_refused_by_name(field, value, said):
     assert architecture is None
     assert [problem.what for problem in problems] == [said]
     assert problems[0].where == f"config.json: {field}"
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [("granite", "logits_scaling"), ("granite", "residual_multiplier"), ("gemma2", "attn_logit_softcapping")],
+)
+def test_a_factor_of_nothing_is_refused_by_name(name, field):
+    _, problems = read(name, **{field: 0})
+    assert [(problem.what, problem.where) for problem in problems] == [
+        (f"{field} must be a positive number", f"config.json: {field}")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value"),
+    [
+        ("mistral", "sliding_window", 0),
+        ("phi3", "sliding_window", "2047"),
+        ("gemma3", "sliding_window_pattern", 0),
+        ("smollm3", "no_rope_layer_interval", 0),
+        ("qwen3_5", "full_attention_interval", 0),
+    ],
+)
+def test_a_number_of_tokens_or_layers_that_is_none_is_refused_by_name(name, field, value):
+    _, problems = read(name, num_key_value_heads=4, hidden_act="silu", **{field: value})
+    assert [(problem.what, problem.where) for problem in problems] == [
+        (f"{field} is {value!r}; it must be a positive integer", f"config.json: {field}")
+    ]
+
+
+def test_a_number_that_does_not_count_may_be_anything():
+    assert read("qwen2", num_key_value_heads=4, sliding_window=0)[1] == []
+    assert read("gemma3", sliding_window_pattern=None, layer_types=["full_attention"] * 2)[1] == []
 
 
 def test_all_problems_of_a_configuration_are_reported_together():

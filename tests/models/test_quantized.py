@@ -211,6 +211,16 @@ def test_another_format_is_refused_with_the_reason(base, settings, said):
     assert raised.value.problems[0].what == f"The checkpoint is already quantized {said}"
 
 
+def test_a_quantized_layer_that_lacks_a_tensor_is_refused_naming_it(base):
+    rewrite(base, *FORMATS["gptq"])
+    tensors = load_file(base / "model.safetensors")
+    del tensors[f"{LAYER}.scales"]
+    save_file(tensors, base / "model.safetensors")
+    weight = HfModelSource().open(str(base)).tensors()[f"{LAYER}.weight"]
+    with pytest.raises(ModelError, match=rf"Of the quantized {LAYER}\.weight there is no tensor {LAYER}\.scales"):
+        weight.read()
+
+
 def test_every_byte_is_the_8_bit_float_that_torch_reads():
     theirs = torch.arange(256).to(torch.uint8).view(torch.float8_e4m3fn).float().numpy()
     assert np.array_equal(_float8(), theirs, equal_nan=True)

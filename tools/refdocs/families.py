@@ -1,4 +1,4 @@
-"""The page of model families: which bases are read, and what each backend does with them."""
+"""The page of model families: which bases are read, what each backend says to them, and what was computed."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from pathlib import Path
 import attrs
 
 from lora_core.backend import ExportJob
-from lora_core.models.architecture import Architecture, architecture_of
-from lora_core.models.families import FAMILIES, ModelFamily
+from lora_core.models.architecture import Architecture
+from lora_core.models.decoders import architecture_of
+from lora_core.models.families import ModelFamily
 from lora_core.models.hf import HfModel, HfModelSource
+from lora_core.models.supported_families import FAMILIES
 from lora_core.models.unsupported_families import REASONS
 from lora_core.testing.families import write_tiny_family
 from refdocs.markdown import code, page, table
@@ -25,19 +27,38 @@ refused by name. [A plugin](plugins.md) may add families.
 _INSIDE = """
 The language model inside another, that also sees or hears, is read where it is of one of these families (`text_config`;
 tensors under `language_model.`, `model.language_model.` or `model.text_model.`). The other parts are not exported.
-Checkpoints that bitsandbytes (4 and 8 bits), GPTQ, AWQ (`gemm`), FP8 and compressed-tensors quantized are read as the
-float32 weights that they stand for, tensor by tensor; the export says so.
+Checkpoints in the formats of bitsandbytes (4 and 8 bits), GPTQ (2, 4, 8), AWQ (`gemm`), FP8 and compressed-tensors
+(symmetric) are read as the float32 weights that they stand for, tensor by tensor; the export says so. The tests write
+such files themselves, by each format's definition; none that those tools made was read.
 A head that is the embedding may be stored under either name, or under both.
 """
 _BACKENDS = """
-Each combination is asked of the backend itself, with a tiny model of the family, whether anything stands against it.
-The tests compare the module that is lowered with transformers, and adapters on all linear layers with peft, for every
-family; `make test-deep` exports, links and verifies some.
+What `check` of the backend answers, asked with each of its policies about a tiny model of the family (two layers,
+windows of 48 tokens, no adapters). _Accepted_ says that nothing is known to stand against an export, not that one was
+made: see below.
+"""
+_COMPUTED = """
+The tests compute with tiny random models of two layers, in float32.
+
+- The torch module, before anything is lowered, has the logits of transformers, for every family: of plain operators, of
+  those that XNNPACK's programs call, and, unless layers keep a state, of CoreML's static attention (up to the shortest
+  window).
+- With adapters on all linear layers but the head it has the logits of peft, for every family; of static attention with
+  adapters, only Llama's is compared.
+- `make test-deep` exports `gemma3` and `phi3` to XNNPACK and to CoreML, and `lfm2` to XNNPACK, with adapters on all
+  linear layers, requires of a linked adapter the bytes of a full export, and has `verify` compare what the bundle
+  computes with transformers and peft (CoreML's programs are evaluated, not run by Apple's runtime). `make test` does
+  the like with Llama, and compares ONNX models of Mistral, Qwen2 and Qwen3 with transformers and peft, and the
+  simulator's graph of them with the core's module.
+
+No export is shown to work of `gemma`, `gemma2`, `smollm3`, `granite`, `olmo2` and `qwen3_5`; of a family from `gemma`
+on under a quantized policy; and of a checkpoint of full size that is no Llama.
 """
 _WINDOWS = """
-The context of an export is never longer than the base's, and shorter where a backend attends to all that it holds: to
-XNNPACK a layer with a sliding window beyond it is exported with a mask, CoreML's static attention and the simulator's
-graph take contexts up to the shortest window. More than that is refused. With LongRoPE a context ends at
+The context of an export is never longer than the base's, and shorter where a backend attends to all that it holds: with
+XNNPACK a layer whose sliding window is shorter has a mask, while CoreML's static attention, the ONNX model and the
+simulator's graph take contexts up to the shortest window. A longer one is refused, and one that is not given is the
+usual or, if that is less, the longest. With LongRoPE a context ends at
 `original_max_position_embeddings`: beyond it transformers changes the frequencies of a text while it grows, which a
 table of positions cannot.
 """
@@ -67,10 +88,12 @@ def families_page() -> str:
         _INTRODUCTION,
         table(["family", "architectures", "what sets it apart from Llama"], [_described(each) for each in checked]),
         _INSIDE,
-        "## What each backend does with them",
+        "## What each backend says to them",
         _BACKENDS,
         table(["family", *backends], rows),
         "\n".join(f"{number}. {reason}" for reason, number in reasons.items()),
+        "## What was computed",
+        _COMPUTED,
         "## Not read",
         "Other families are refused by their `model_type`; of some it is said why.",
         table(["model type", "why"], _unread()),
@@ -108,11 +131,11 @@ def _answer(model: HfModel, backend: str, policy: str) -> str:
 
 def _cell(answers: Mapping[str, str], reasons: dict[str, int]) -> str:
     if not any(answers.values()):
-        return "yes, with every policy"
+        return "accepted, with every policy"
     works = [code(policy) for policy, reason in answers.items() if not reason]
     why = dict.fromkeys(reasons.setdefault(reason, len(reasons) + 1) for reason in answers.values() if reason)
     refused = "refused (" + ", ".join(map(str, why)) + ")"
-    return f"{', '.join(works)}; others {refused}" if works else refused
+    return f"{', '.join(works)} accepted; others {refused}" if works else refused
 
 
 def _described(checked: Checked) -> list[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import numpy as np
 
+from lora_core.errors import ModelError
 from lora_core.tensors import StoredTensor
 
 if TYPE_CHECKING:
@@ -48,7 +49,13 @@ class QuantizedWeight:
         """Return the float32 weight that the quantized one stands for."""
 
     def values(self, ending: str) -> npt.NDArray[Any]:
-        """Return the values of a part."""
+        """Return the values of a part; raises `ModelError` if it is not stored."""
+        if ending not in self.parts:
+            raise ModelError(
+                f"Of the quantized {self.name} there is no tensor {self.name.removesuffix('weight')}{ending}.",
+                where=str(self.path),
+                remedy="Copy or download the checkpoint again.",
+            )
         return raw_values(self.parts[ending])
 
 

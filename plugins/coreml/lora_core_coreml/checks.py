@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from lora_core.backend import ExportJob
 from lora_core.errors import Problem
-from lora_core.layers import ModelSummary
-from lora_core.models.architecture import architecture_of
 from lora_core.models.context import context_problems
+from lora_core.models.decoders import architecture_of, context_limits
 from lora_core_coreml import quant
 from lora_core_coreml.options import CoremlOptions
 
@@ -33,9 +32,3 @@ def problems(job: ExportJob) -> list[Problem]:
         )
     found += options.how_to_round.problems(job.model, job.policy.assign(job.model.summary.layers))
     return found
-
-
-def context_limits(summary: ModelSummary) -> tuple[int | None, int | None]:
-    """Return the tokens that a base was trained for, and its sliding attention window: static attention has none."""
-    architecture = architecture_of(summary)
-    return summary.context_len, None if architecture is None else architecture.window

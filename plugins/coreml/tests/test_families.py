@@ -63,6 +63,7 @@ def test_the_context_ends_where_the_shortest_window_does(tmp_path: Path) -> None
     )
 
 
-def test_a_base_that_keeps_a_state_is_refused(tmp_path: Path) -> None:
-    (problem,) = CoremlBackend().check(job(write_tiny_family(tmp_path / "base", "lfm2")))
-    assert "for the state that layers of lfm2 keep" in problem.what
+@pytest.mark.parametrize("family", ["lfm2", "qwen3_5"])
+def test_a_base_that_keeps_a_state_is_refused(tmp_path: Path, family: str) -> None:
+    (problem,) = CoremlBackend().check(job(write_tiny_family(tmp_path / "base", family)))
+    assert f"for the state that layers of {family} keep" in problem.what

@@ -8,6 +8,7 @@ from pathlib import Path
 from lora_core.backend import Artifacts, ExportJob, WrittenFile
 from lora_core.bundle.bundle import Method
 from lora_core.events import Emit, Warned, stage
+from lora_core.models.decoders import context_limits
 from lora_core.quant.undivided import describe_undivided
 from lora_core_onnx.checks import architecture_of
 from lora_core_onnx.genai import genai_config
@@ -25,7 +26,7 @@ def export(job: ExportJob, out: Path, emit: Emit) -> Artifacts:
     """Write all of `job` into `out`; of the base no more than a piece of a tensor is in memory."""
     options: OnnxOptions = job.options
     summary = job.model.summary
-    architecture = architecture_of(summary)
+    architecture, context_len = architecture_of(summary), options.context_len(*context_limits(summary))
     assignment = job.policy.assign(summary.layers)
     for sentence in describe_undivided(job.policy, assignment):
         emit(Warned(message=sentence))
@@ -33,11 +34,11 @@ def export(job: ExportJob, out: Path, emit: Emit) -> Artifacts:
         architecture=architecture,
         layers=summary.layers,
         schemes=assignment.schemes,
-        context_len=options.max_context_len,
+        context_len=context_len,
         lora=options.lora == "inputs",
     )
     foundation = _write_base(job, spec, out, emit)
-    configuration = genai_config(summary, architecture, options.max_context_len)
+    configuration = genai_config(summary, architecture, context_len)
     places = (GENAI,) if job.model.tokenizer is None else (GENAI, GENAI_TEXT)
     for place in places:
         (out / place).parent.mkdir(exist_ok=True)

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
+from lora_core.errors import BundleError
+from lora_core.intake.files import read_regular
+from lora_core.intake.limits import CONFIG
+from lora_core.intake.parsing import parsing
+from lora_core.intake.plain_json import parse_json
 from lora_core.layers import ModelSummary
 from lora_core.models.architecture import Architecture
 from lora_core_onnx.names import MODEL
@@ -46,3 +52,13 @@ def genai_config(summary: ModelSummary, architecture: Architecture, context_len:
         model |= {"eos_token_id": ends, "pad_token_id": ends[0]}
     search = {"do_sample": False, "max_length": context_len, "num_beams": 1, "past_present_share_buffer": True}
     return json.dumps({"model": model, "search": search}, indent=2, sort_keys=True).encode() + b"\n"
+
+
+def context_len_of(path: Path) -> int:
+    """Return the positions that a model was made for, as the file at `path` beside it says; raises `BundleError`."""
+    data = read_regular(path, CONFIG, BundleError)
+    with parsing(path):
+        length = parse_json(data)["model"]["context_length"]
+        if not isinstance(length, int) or length < 1:
+            raise ValueError(f"a context of {length!r} tokens")
+    return length

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import attrs
 
+from lora_core.models.context import usual_context
+
+DEFAULT_CONTEXT = 2048
+
 
 @attrs.frozen(kw_only=True)
 class OnnxOptions:
     """What an export to ONNX can be told."""
 
-    max_context_len: int = attrs.field(
-        default=2048,
-        validator=attrs.validators.ge(2),
-        metadata={"help": "Positions that the model is made for: prompt and answer together."},
+    max_context_len: int | None = attrs.field(
+        default=None,
+        validator=attrs.validators.optional(attrs.validators.ge(2)),
+        metadata={
+            "help": "Positions that the model is made for: prompt and answer together. "
+            f"[default: {DEFAULT_CONTEXT}, or the base's if less]"
+        },
     )
     lora: str = attrs.field(
         default="inputs",
@@ -23,3 +30,7 @@ class OnnxOptions:
             "choices": ("inputs", "none"),
         },
     )
+
+    def context_len(self, *limits: int | None) -> int:
+        """Return the positions that the model is made for, for a base with `limits` (None limits nothing)."""
+        return usual_context(DEFAULT_CONTEXT, *limits) if self.max_context_len is None else self.max_context_len

@@ -12,7 +12,8 @@ from lora_core.errors import UsageError
 from lora_core.runtime.kv_cache import KvCache
 from lora_core.runtime.selection import Selection
 from lora_core.runtime.session import Loaded, Session
-from lora_core_onnx.names import MODEL
+from lora_core_onnx.genai import context_len_of
+from lora_core_onnx.names import GENAI, MODEL
 from lora_core_onnx.runtime.adapters import AdapterShelf
 from lora_core_onnx.runtime.engine import PROVIDERS, Engine
 from lora_core_onnx.session_options import OnnxSessionOptions
@@ -30,10 +31,10 @@ class OnnxSession(Session):
     """
 
     def __init__(self, bundle: Bundle, options: OnnxSessionOptions | None = None) -> None:
-        """Open `bundle`; raises `BundleError` if its base is not the one that was exported."""
+        """Open `bundle`; raises `BundleError` if its base is not the one that was exported, or it is damaged."""
         self._bundle, self._options = bundle, options or OnnxSessionOptions()
         require_own(bundle)
-        self._context_len: int = bundle.manifest.options["max_context_len"]
+        self._context_len = context_len_of(bundle.file(GENAI))
         self._rule = KvCache(bundle.manifest.kv_cache, self._context_len)
         self._engine: Engine | None = None
         self._shelf = AdapterShelf(bundle)

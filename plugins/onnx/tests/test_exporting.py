@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 import pytest
+from lora_core_onnx.genai import context_len_of
 from lora_core_onnx.graph import weights
 from lora_core_onnx.storage.adapter_file import read_adapter, version_of
 
 import lora_core
-from lora_core.errors import BundleError, LoraCoreError, UnsupportedError
+from lora_core.errors import BundleError, LoraCoreError, UnsupportedError, UsageError
 from lora_core.tensors import StoredTensor
 from lora_core.testing.tiny import TINY_LLAMA, write_tiny_adapter, write_tiny_checkpoint
 
@@ -118,13 +120,43 @@ def test_a_model_of_the_base_alone_takes_no_adapters(sources: dict[str, Path], t
     ("changes", "told"),
     [
         ({"num_attention_heads": 8, "num_key_value_heads": 4}, "multiple of 16, and the model has 8"),
-        ({"max_position_embeddings": 16}, "--max-context-len 32 is more than the model's 16"),
+        ({"max_position_embeddings": 16}, "--max-context-len 32 is more than the base's 16 tokens. Give at most 16."),
     ],
 )
 def test_what_the_runtime_cannot_run_is_refused(tmp_path: Path, changes: dict[str, int], told: str) -> None:
     model = write_tiny_checkpoint(tmp_path / "model", config={**TINY_LLAMA, **changes})
     with pytest.raises(UnsupportedError, match=told):
         export(model, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("changes", "context"),
+    [
+        ({}, TINY_LLAMA["max_position_embeddings"]),
+        ({"max_position_embeddings": 4096}, 2048),
+        ({"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": 24}, 24),
+    ],
+)
+def test_a_context_that_is_not_given_is_the_usual_or_what_the_base_has(
+    tmp_path: Path, changes: dict[str, Any], context: int
+) -> None:
+    model = write_tiny_checkpoint(tmp_path / "model", config={**TINY_LLAMA, **changes})
+    lora_core.export(model, backend="onnx", out=tmp_path / "out", options={})
+    told = json.loads((tmp_path / "out/genai_config.json").read_text())
+    assert (told["model"]["context_length"], told["search"]["max_length"]) == (context, context)
+    with lora_core.open(tmp_path / "out") as session:
+        assert session.facts["context_len"] == context
+        session.step(None, list(range(1, 9)), 0)
+        with pytest.raises(UsageError, match=f"do not fit in the context of {context} tokens"):
+            session.step(None, [1] * context, 8)
+
+
+@pytest.mark.parametrize("content", ["{", "{}", '{"model": {"context_length": "32"}}'])
+def test_a_configuration_that_says_no_context_is_called_damaged(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "genai_config.json"
+    file.write_text(content)
+    with pytest.raises(BundleError, match=r"genai_config\.json is damaged or foreign"):
+        context_len_of(file)
 
 
 def test_damage_to_an_adapter_file_is_called_damage_or_harmless(bundle: Path, tmp_path: Path) -> None:

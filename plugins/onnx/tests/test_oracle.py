@@ -1,4 +1,4 @@
-"""What ONNX Runtime computes is what transformers and peft compute, for every family."""
+"""What ONNX Runtime computes is what transformers and peft compute, for every family that it builds."""
 
 from __future__ import annotations
 

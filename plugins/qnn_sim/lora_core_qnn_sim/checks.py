@@ -5,7 +5,8 @@ from __future__ import annotations
 from lora_core.backend import ExportJob
 from lora_core.errors import LoraCoreError, Problem
 from lora_core.models.context import context_problems
-from lora_core_qnn_sim.graph.base_model import context_limits, family_problems
+from lora_core.models.decoders import context_limits
+from lora_core_qnn_sim.graph.base_model import family_problems
 from lora_core_qnn_sim.grouping import group_problems, parse_groups, read_groups
 from lora_core_qnn_sim.options import AUTO, QnnSimOptions
 from lora_core_qnn_sim.quant import policy_problems, widths
@@ -15,14 +16,13 @@ from lora_core_qnn_sim.supplied import BASE, parse_files
 
 def job_problems(job: ExportJob) -> list[Problem]:
     """Return every problem of `job`."""
-    foreign = family_problems(job.model.summary)
-    problems = foreign + policy_problems(job.policy)
+    problems = family_problems(job.model.summary) + policy_problems(job.policy)
     if len(job.plans) > 1:
         what = "The simulator has one max-rank graph for all adapters, not one for each shape"
         problems.append(Problem(what=what, remedy="Use the union plan."))
     if not problems:
         problems += _width_problems(job)
-    problems += _length_problems(job, windowed=not foreign)
+    problems += _length_problems(job)
     problems += _group_problems(job)
     problems += _option_problems(job)
     return problems
@@ -39,15 +39,15 @@ def _width_problems(job: ExportJob) -> list[Problem]:
     return [Problem(what=what, remedy="Use --lora-bits 8, or fewer adapters in one concurrency.")]
 
 
-def _length_problems(job: ExportJob, *, windowed: bool) -> list[Problem]:
+def _length_problems(job: ExportJob) -> list[Problem]:
     options: QnnSimOptions = job.options
     problems = []
-    summary = job.model.summary
     # A static graph attends to all it holds, which is exact up to the sliding window.
-    trained, window = context_limits(summary) if windowed else (summary.context_len, None)
-    if options.input_len > options.positions(trained, window):
-        what = f"--input-len {options.input_len} is more than --context-len {options.positions(trained, window)}"
-        problems.append(Problem(what=what))
+    trained, window = context_limits(job.model.summary)
+    positions = options.positions(trained, window)
+    if options.input_len > positions:
+        what = f"--input-len {options.input_len} is more than a context of {positions} tokens"
+        problems.append(Problem(what=what, remedy=f"Give at most {positions}.", where="--input-len"))
     return problems + context_problems(options.context_len, "--context-len", trained=trained, window=window)
 
 

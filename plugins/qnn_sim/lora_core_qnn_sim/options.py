@@ -85,8 +85,7 @@ class QnnSimOptions:
         default=None,
         validator=_positive,
         metadata={
-            "help": "Static number of positions in the KV cache. "
-            f"[default: {DEFAULT_CONTEXT}, or as many as the base has if less]"
+            "help": f"Static number of positions in the KV cache. [default: {DEFAULT_CONTEXT}, or the base's if less]"
         },
     )
     rotate: bool | None = attrs.field(

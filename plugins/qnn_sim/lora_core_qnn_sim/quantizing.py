@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from lora_core.backend import ExportJob
 from lora_core.events import Emit, stage
+from lora_core.models.decoders import context_limits
 from lora_core.preparation.prompts import calibration_prompts
 from lora_core_qnn_sim.artifacts import FOUNDATION
 from lora_core_qnn_sim.artifacts.foundation import FoundationBinary, read_foundation, write_foundation
@@ -20,7 +21,6 @@ from lora_core_qnn_sim.calibrate.rounding import compensated_base, observe_input
 from lora_core_qnn_sim.graph.base_model import (
     RealWeights,
     architecture_of,
-    context_limits,
     dims_of,
     quantize_base,
     rope_tables,

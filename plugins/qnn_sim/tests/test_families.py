@@ -26,8 +26,8 @@ from lora_core.adapters.slots.plan import SlotPlan
 from lora_core.backend import ExportJob
 from lora_core.errors import ModelError
 from lora_core.models.executorch.options import ExecutorchOptions
-from lora_core.models.families import FAMILIES
 from lora_core.models.module import ModuleModel
+from lora_core.models.supported_families import FAMILIES
 from lora_core.quant.policies import POLICIES, parse_embedding
 from plugins.qnn_sim.tests import tiny
 from tests.numeric import apart, decoder_tolerance

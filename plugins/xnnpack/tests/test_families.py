@@ -43,7 +43,7 @@ def files_of(path: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.deep
-@pytest.mark.parametrize("family", ["gemma3", "phi3"])
+@pytest.mark.parametrize("family", ["gemma3", "phi3", "lfm2"])
 def test_a_linked_bundle_is_that_of_a_full_export_and_computes_what_transformers_and_peft_do(
     tmp_path: Path, family: str
 ) -> None:

@@ -14,12 +14,12 @@ from lora_core.backend import ExportJob
 from lora_core.events import Emit, ignore
 from lora_core.layers import LayerInfo
 from lora_core.models.base import BaseModel
+from lora_core.models.decoders import context_limits
 from lora_core.models.executorch.options import ExecutorchOptions
 from lora_core.models.outline import Outline
 from lora_core.quant.policy import Assignment, Scheme
 from lora_core.tensors import LazyTensor
 from lora_core_coreml import quant
-from lora_core_coreml.checks import context_limits
 from lora_core_coreml.lowering import breaks, inputs, norms, splitting
 from lora_core_coreml.lowering.inputs import MethodShape
 from lora_core_coreml.options import CoremlOptions

@@ -10,46 +10,28 @@ import numpy.typing as npt
 
 from lora_core.errors import ModelError, Problem
 from lora_core.layers import ModelSummary
-from lora_core.models import families
-from lora_core.models.architecture import Architecture, read_architecture
+from lora_core.models.architecture import Architecture
+from lora_core.models.decoders import read_llama
 from lora_core.tensors import LazyTensor
 from lora_core_qnn_sim.encodings.grid import ChannelWeight, quantize_channels
 from lora_core_qnn_sim.graph.spec import LlamaDims, graph_name
 from lora_core_qnn_sim.runtime.weights import BaseWeights
 
 Float32 = npt.NDArray[np.float32]
+_BUILDER = "The simulator's graph"
 
 
 def family_problems(summary: ModelSummary) -> list[Problem]:
     """Return what keeps `summary` from being a graph of the simulator."""
-    if summary.family not in {family.name for family in families.FAMILIES}:
-        what = f"The simulator builds its graph for decoders as Llama is one, not for {summary.family!r}"
-        return [Problem(what=what, remedy="Use another backend for this model.")]
-    architecture, problems = _architecture(summary)
-    if architecture is None:
-        return problems
-    if architecture.beyond_llama:
-        what = f"The simulator's graph has no {', no '.join(architecture.beyond_llama)}, which {summary.family} needs"
-        return [Problem(what=what, remedy="Use another backend for this model.")]
-    return []
+    return read_llama(summary, _BUILDER)[1]
 
 
 def architecture_of(summary: ModelSummary) -> Architecture:
     """Return the decoder that a base without `family_problems` is; raises `ModelError`."""
-    architecture, problems = _architecture(summary)
+    architecture, problems = read_llama(summary, _BUILDER)
     if architecture is None:
         raise ModelError(problems)
     return architecture
-
-
-def context_limits(summary: ModelSummary) -> tuple[int | None, int | None]:
-    """Return the tokens that a base without `family_problems` was trained for, and its sliding attention window."""
-    return summary.context_len, architecture_of(summary).window
-
-
-def _architecture(summary: ModelSummary) -> tuple[Architecture | None, list[Problem]]:
-    family = next(family for family in families.FAMILIES if family.name == summary.family)
-    return read_architecture(summary.config, family, summary.name)
 
 
 def dims_of(summary: ModelSummary) -> LlamaDims:

@@ -124,7 +124,7 @@ def test_a_group_word_without_members_is_refused() -> None:
         ({"group": ("g=a1,a2",), "quant_updatable": "none"}, "in mode 'none' all adapters share"),
         ({"group": ("auto",), "hot_switch": True}, "nothing to group"),
         ({"group": ("g=a1",), "groups": "x.yaml"}, "given twice"),
-        ({"input_len": 64}, "more than --context-len"),
+        ({"input_len": 64}, "more than a context of 32 tokens"),
         ({"context_len": 4096}, "more than the base's 128"),
         ({"encodings": ("a9=nowhere",)}, "no adapter of this export"),
         ({"encodings": ("a1",)}, "NAME=FILE"),

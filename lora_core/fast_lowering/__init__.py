@@ -15,6 +15,7 @@ import attrs
 
 from lora_core.fast_lowering.collector import collect_rarely
 from lora_core.fast_lowering.decompositions import decompose_once
+from lora_core.fast_lowering.memories import forget_programs
 from lora_core.fast_lowering.patching import Patches
 from lora_core.fast_lowering.provenance import share_provenance
 from lora_core.fast_lowering.recompile import recompile_lazily
@@ -30,6 +31,7 @@ PATCHES: Mapping[str, Patch] = {
     "decompositions": decompose_once,
     "replay": replay_from_memory,
     "collector": collect_rarely,
+    "memories": forget_programs,
 }
 
 # Patches are process-wide, so two blocks never overlap: a second thread waits.

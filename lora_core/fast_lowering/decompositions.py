@@ -58,6 +58,10 @@ def _copied(program: Any) -> Any:
     graph = Graph()
     nodes: dict[Any, Any] = {}
     output = graph.graph_copy(old.graph, nodes)
+    for before, after in nodes.items():
+        after.name = (
+            before.name
+        )  # fx calls a new node `input_1` that is named like a builtin, and the signature does not
     if output is not None:
         old_output = old.graph.output_node()
         graph.output(output).meta = copy.copy(old_output.meta)

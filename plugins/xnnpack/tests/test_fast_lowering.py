@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
 import threading
+import weakref
 from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
@@ -314,3 +316,17 @@ def test_a_delegate_answers_as_its_graph_would() -> None:
         answered = module.call_delegate_cpu(lowered, given)
     assert answered is not ran
     assert described(answered) == described(ran)
+
+
+def test_nothing_holds_the_weights_after_a_lowering() -> None:
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+
+    layer = torch.nn.Linear(24, 40).eval().requires_grad_(False)
+    weight = weakref.ref(layer.weight)
+    with fast_lowering():
+        program = torch.export.export(layer, (torch.zeros(2, 24),)).run_decompositions({})
+        program = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
+    del layer, program
+    gc.collect()
+    assert weight() is None

@@ -65,7 +65,7 @@ def main() -> None:
         tool, library = build(out)
         print(f"library, stripped: {library.stat().st_size / 1e3:.0f} kB")
         shutil.copytree(arguments.bundle, out / "bundle", ignore=shutil.ignore_patterns("foundation.*"))
-        link_or_copy(arguments.bundle / "foundation.ptd", out / "bundle" / "foundation.ptd")
+        (out / "bundle" / "foundation.ptd").symlink_to((arguments.bundle / "foundation.ptd").resolve())
         for kind, directory in (("as it is", arguments.adapter), ("float16", in_half(arguments.adapter, out / "half"))):
             reference = AdapterReference(name="measured", directory=directory)
             package = lora_core.pack(out / "bundle", reference, out=out / "measured.lora")

@@ -17,10 +17,11 @@ DISTRIBUTIONS := . plugins/xnnpack plugins/coreml plugins/qnn_sim plugins/onnx p
 # $(call logged,COMMAND) sends what COMMAND says to the log; if it fails, its last lines without pip's warnings are shown.
 logged = $(1) >>$(SETUP_LOG) 2>&1 || { grep -v '^WARNING' $(SETUP_LOG) | tail -n 20; echo "make setup failed; all of it is in $(SETUP_LOG)"; exit 1; }
 
-.PHONY: audit endurance fuzz hostile licences help setup model demo docs reference changelog lint types test test-fast test-deep test-processors test-packaging dist clean-demo clean
+.PHONY: audit endurance fuzz hostile licences help setup vendor model demo docs reference changelog lint types test test-fast test-deep test-processors test-packaging dist clean-demo clean
 
 help:
 	@echo "make setup           install everything into $(VENV)"
+	@echo "make vendor          Qualcomm's own libraries, under Qualcomm's licence, for the tests that ask them"
 	@echo "make demo            export SmolLM2 with real adapters, run it, show what is shared"
 	@echo "make test            lint, types and all tests but 'make test-packaging' and 'make test-deep'"
 	@echo "make test-fast       of 'make test' what needs no full-size model"
@@ -52,6 +53,9 @@ $(STAMP): requirements/dev.txt requirements/runtime.txt pyproject.toml $(wildcar
 	@echo "==> Installing lora-core $(VERSION) and its plugins"
 	@$(call logged,$(BIN)/python -m pip install --disable-pip-version-check $(addprefix --editable ,$(DISTRIBUTIONS)))
 	@rm -f $(VENV)/.installed* && touch $@
+
+vendor: $(STAMP)
+	@$(call logged,$(BIN)/python -m pip install --disable-pip-version-check --requirement requirements/vendor.txt)
 
 model: $(MODEL)/config.json
 

@@ -17,6 +17,10 @@ from tests.packaging.distributions import ALL, Distribution, metadata, names, re
 OURS = {each.stem: each.name for each in ALL}
 
 
+BY_NAME = {"onnxruntime-qnn"}
+"""Declared as extras, and loaded by name where users installed them."""
+
+
 @pytest.fixture(scope="module")
 def providers() -> Mapping[str, Sequence[str]]:
     """The installed distributions that bring a module, by its top-level name."""
@@ -35,7 +39,7 @@ def test_declared_is_what_is_imported(distribution: Distribution, providers: Map
         if not by & declared:
             undeclared.append(f"{places[0]} imports {module} (of {', '.join(sorted(by)) or 'nothing installed'})")
     assert undeclared == []
-    assert declared - used == set(), "declared, but never imported"
+    assert declared - used - BY_NAME == set(), "declared, but never imported"
 
 
 def test_imports_are_found_wherever_they_stand(tmp_path: Path) -> None:

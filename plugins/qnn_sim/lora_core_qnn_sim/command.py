@@ -9,13 +9,16 @@ import click
 
 from lora_core.cli.command import Command
 from lora_core.errors import CheckFailedError, UnsupportedError
-from lora_core_qnn_sim.handover import names
+from lora_core_qnn_sim.vendor.socs import DEFAULT_SOC, SOCS
 
 if TYPE_CHECKING:
     from lora_core.cli.console import Console
+    from lora_core_qnn_sim.handover.documents import WeightsKey
 
 
-def qairt(console: Console, *, bundle: Path, output: Path, check: bool) -> None:
+def qairt(
+    console: Console, *, bundle: Path, output: Path, check: bool, soc: str, check_layers: int, weights_key: WeightsKey
+) -> None:
     """Write the files, say for which adapters, and ask the vendor's libraries about them."""
     from lora_core.bundle.store import open_bundle
     from lora_core_qnn_sim.handover.from_bundle import handover_from_bundle
@@ -24,22 +27,18 @@ def qairt(console: Console, *, bundle: Path, output: Path, check: bool) -> None:
     if opened.manifest.backend != "qnn_sim":
         what = f"{bundle} is of backend {opened.manifest.backend!r}"
         raise UnsupportedError(what, remedy="Give a bundle exported with --backend qnn_sim.")
-    adapters = handover_from_bundle(opened, output)
+    adapters = handover_from_bundle(opened, output, weights_key)
     console.result(f"{output}: files for the vendor's tools, adapters {', '.join(adapters)}")
     if check:
-        _check(console, output / names.GENIE)
+        from lora_core_qnn_sim.vendor.checking import check_handover
 
-
-def _check(console: Console, config: Path) -> None:
-    from lora_core_qnn_sim.vendor.genie import check_genie
-    from lora_core_qnn_sim.vendor.libraries import NOT_INSTALLED
-
-    verdict = check_genie(config)
-    console.result(f"{config.name}: {verdict}")
-    if verdict.outcome == "refused":
-        raise CheckFailedError(f"Genie does not take {config.name}: {verdict.detail}", where=str(config))
-    if verdict.detail == NOT_INSTALLED:
-        console.note("Qualcomm's libraries come with `pip install onnxruntime-qnn`, under Qualcomm's licence.")
+        report = check_handover(opened, output, SOCS[soc], check_layers, console.emit)
+        for line in report.lines:
+            console.result(line)
+        if report.refusals:
+            raise CheckFailedError(list(report.refusals))
+        if not report.asked:
+            console.note("Qualcomm's libraries come with `pip install onnxruntime-qnn`, under Qualcomm's licence.")
 
 
 command = Command(
@@ -52,9 +51,33 @@ command = Command(
             ["-o", "--output"], type=click.Path(file_okay=False, path_type=Path), required=True, help="Directory."
         ),
         click.Option(
+            ["--weights-key"],
+            type=click.Choice(["safetensors", "weights"]),
+            default="safetensors",
+            show_default=True,
+            help="What adapters' weights stand under in lora_adapter_weights.yaml: `safetensors` as Qualcomm documents "
+            "LoRA v3, `weights` as its package qairt-dev 0.13 writes.",
+        ),
+        click.Option(
             ["--check"],
             is_flag=True,
-            help="Ask Qualcomm's own libraries about what was written, where onnxruntime-qnn is installed.",
+            help="Ask Qualcomm's own libraries about what was written, where onnxruntime-qnn is installed: Genie takes "
+            "the configuration, the first layers are compiled with A and B as inputs and for hot switch by alpha, and "
+            "executed in emulation beside the simulator, and Genie answers with the base's.",
+        ),
+        click.Option(
+            ["--soc"],
+            type=click.Choice(sorted(SOCS), case_sensitive=False),
+            default=DEFAULT_SOC,
+            show_default=True,
+            help="What --check compiles for.",
+        ),
+        click.Option(
+            ["--check-layers"],
+            type=click.IntRange(min=1),
+            default=1,
+            show_default=True,
+            help="How many layers --check compiles; each takes about a second to execute in emulation.",
         ),
     ],
 )

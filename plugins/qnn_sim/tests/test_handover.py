@@ -21,6 +21,7 @@ from lora_core_qnn_sim.graph.spec import GraphSpec
 from lora_core_qnn_sim.grouping import read_groups
 from lora_core_qnn_sim.handover.from_bundle import handover_from_bundle
 from lora_core_qnn_sim.handover.model import write_model
+from lora_core_qnn_sim.handover.readme import readme
 from lora_core_qnn_sim.lora import real_lora
 from lora_core_qnn_sim.runtime.floating import FloatRun
 from lora_core_qnn_sim.runtime.weights import BaseWeights
@@ -162,6 +163,20 @@ def test_the_adapter_weight_config_reads_back_as_the_same_groups(hand: Path) -> 
     for case in cases.values():
         assert (hand / case["safetensors"]).is_file()
         assert (hand / case["encodings"]).is_file()
+
+
+def test_the_weights_key_of_the_vendors_package_is_an_option_that_the_readme_names(tmp_path: Path, bundle: Any) -> None:
+    handover_from_bundle(bundle, tmp_path, "weights")
+    cases = yaml.safe_load((tmp_path / "lora_adapter_weights.yaml").read_text())["use_case"]
+    assert all("safetensors" not in case and (tmp_path / case["weights"]).is_file() for case in cases)
+    assert "Here it is `weights`" in (tmp_path / "README.md").read_text()
+
+
+@pytest.mark.parametrize(("mode", "told"), [("none", "is left out"), ("adapter_only", "set `assume_same_quant: true`")])
+def test_the_readme_says_what_the_mode_means_for_equal_encodings(mode: Any, told: str) -> None:
+    (line,) = [line for line in readme(mode, "safetensors").splitlines() if "assume_same_quant" in line]
+    assert f"mode `{mode}`" in line
+    assert told in line
 
 
 def test_the_adaptor_list_has_its_three_keys(hand: Path) -> None:

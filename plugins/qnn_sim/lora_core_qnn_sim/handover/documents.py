@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 
 from lora_core.layers import ModelSummary
+from lora_core.models.rope import Rope
 from lora_core_qnn_sim.artifacts import CONTEXT
 from lora_core_qnn_sim.artifacts.context_binary import GRAPH
 from lora_core_qnn_sim.artifacts.folding import natural_key
 from lora_core_qnn_sim.artifacts.section import SectionPart, section_file
+from lora_core_qnn_sim.graph.base_model import architecture_of
 from lora_core_qnn_sim.graph.spec import GraphSpec
 from lora_core_qnn_sim.grouping import Group, parts_of
 from lora_core_qnn_sim.handover import names
 from lora_core_qnn_sim.options import Mode
 
+WeightsKey = Literal["safetensors", "weights"]
 ALPHA = "lora_alpha"
 NO_TOKEN = -1
 
@@ -37,8 +40,12 @@ def importer_config(adapters: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def adapter_weight_config(adapters: Sequence[str], groups: Sequence[Group], mode: Mode) -> dict[str, Any]:
+def adapter_weight_config(
+    adapters: Sequence[str], groups: Sequence[Group], mode: Mode, key: WeightsKey = "safetensors"
+) -> dict[str, Any]:
     """Return the context-binary step's adapter weight config, all adapters in one `use_case` list.
+
+    `key` is what the file of an adapter's weights stands under.
 
     A group's leader carries both flags, its other members `weights_only`; every member of a group names the leader's
     encodings, which they share.
@@ -49,7 +56,7 @@ def adapter_weight_config(adapters: Sequence[str], groups: Sequence[Group], mode
         case: dict[str, Any] = {
             "name": adapter,
             "graph": GRAPH,
-            "safetensors": names.safetensors_file(adapter),
+            key: names.safetensors_file(adapter),
             "encodings": names.encodings_file(encodings_owner(adapter, groups)),
         }
         if "combined" not in parts:
@@ -79,6 +86,7 @@ class Dialog:
     context_len: int
     vocab_size: int
     head_dim: int
+    rope: Rope
     bos_id: int = NO_TOKEN
     eos_ids: tuple[int, ...] = (NO_TOKEN,)
 
@@ -89,6 +97,7 @@ class Dialog:
             context_len=spec.context_len,
             vocab_size=spec.dims.vocab_size,
             head_dim=spec.dims.head_dim,
+            rope=architecture_of(summary).rope,
             bos_id=NO_TOKEN if summary.bos_id is None else summary.bos_id,
             eos_ids=summary.eos_ids or (NO_TOKEN,),
         )
@@ -96,6 +105,7 @@ class Dialog:
 
 def genie_config(adapters: Sequence[str], groups: Sequence[Group], mode: Mode, dialog: Dialog) -> dict[str, Any]:
     """Return a whole Genie dialog configuration, for one context binary with its adapters."""
+    lora = _genie_lora(adapters, groups, mode)
     engine = {
         "version": 1,
         "n-threads": 3,
@@ -116,7 +126,8 @@ def genie_config(adapters: Sequence[str], groups: Sequence[Group], mode: Mode, d
         "model": {
             "version": 1,
             "type": "binary",
-            "binary": {"version": 1, "ctx-bins": [CONTEXT], "lora": _genie_lora(adapters, groups, mode)},
+            "binary": {"version": 1, "ctx-bins": [CONTEXT]} | ({"lora": lora} if adapters else {}),
+            "positional-encoding": _positions(dialog),
         },
     }
     context = {
@@ -136,6 +147,23 @@ def genie_config(adapters: Sequence[str], groups: Sequence[Group], mode: Mode, d
             "engine": engine,
         }
     }
+
+
+def _positions(dialog: Dialog) -> dict[str, Any]:
+    """Return how Genie makes the rotary tables, which are inputs of the graph."""
+    rope = dialog.rope
+    made: dict[str, Any] = {"type": "rope", "rope-dim": dialog.head_dim // 2, "rope-theta": rope.theta}
+    if rope.kind == "linear":
+        made["rope-scaling"] = {"rope-type": "linear", "factor": rope.factor}
+    if rope.kind == "llama3":
+        made["rope-scaling"] = {
+            "rope-type": "llama3",
+            "factor": rope.factor,
+            "low-freq-factor": rope.low_freq_factor,
+            "high-freq-factor": rope.high_freq_factor,
+            "original-max-position-embeddings": rope.original_context_len,
+        }
+    return made
 
 
 def _genie_lora(adapters: Sequence[str], groups: Sequence[Group], mode: Mode) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from lora_core_qnn_sim.graph.nodes import lora_weights
 from lora_core_qnn_sim.grouping import Group
 from lora_core_qnn_sim.handover import documents, names
 from lora_core_qnn_sim.handover.model import write_model
-from lora_core_qnn_sim.handover.readme import TEXT
+from lora_core_qnn_sim.handover.readme import readme
 
 Array = npt.NDArray[Any]
 _UNVERIFIED = "# Rests on facts that nobody has verified against the vendor's SDK: see README.md.\n"
@@ -35,17 +35,18 @@ def write_handover(
     weights: Callable[[str], Mapping[str, Array]],
     groups: Sequence[Group],
     base: ModelSummary,
+    weights_key: documents.WeightsKey = "safetensors",
 ) -> None:
     """Write every file into `directory`, replacing those of an earlier export; raises `StorageError`.
 
     `base` is the model that the context was made from. `used` are the encodings of each adapter, `weights` returns an
-    adapter's float32 LoRA weights by graph name.
+    adapter's float32 LoRA weights by graph name. `weights_key` is what they stand under in the adapter weight config.
     """
     from safetensors.numpy import save_file
 
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        _write_configs(directory, context, list(used), groups, documents.Dialog.of(context.spec, base))
+        _write_configs(directory, context, list(used), groups, documents.Dialog.of(context.spec, base), weights_key)
         _write_encodings(directory, context, foundation, used)
         if importlib.util.find_spec("onnx") is not None:
             write_model(directory, context.spec, foundation.base, {})
@@ -56,7 +57,12 @@ def write_handover(
 
 
 def _write_configs(
-    directory: Path, context: ContextBinary, adapters: list[str], groups: Sequence[Group], dialog: documents.Dialog
+    directory: Path,
+    context: ContextBinary,
+    adapters: list[str],
+    groups: Sequence[Group],
+    dialog: documents.Dialog,
+    weights_key: documents.WeightsKey,
 ) -> None:
     import yaml
 
@@ -65,11 +71,11 @@ def _write_configs(
         names.WEIGHT_LIST: documents.weight_list(lora_weights(context.spec)),
         names.IMPORTER: _DOCUMENTED + yaml.safe_dump(documents.importer_config(adapters), sort_keys=False),
         names.ADAPTER_WEIGHTS: _DOCUMENTED
-        + yaml.safe_dump(documents.adapter_weight_config(adapters, groups, mode), sort_keys=False),
+        + yaml.safe_dump(documents.adapter_weight_config(adapters, groups, mode, weights_key), sort_keys=False),
         names.ADAPTOR_LIST: _DOCUMENTED + yaml.safe_dump(documents.adaptor_list(adapters, groups), sort_keys=False),
         # JSON has no comments: the README speaks for it.
         names.GENIE: json.dumps(documents.genie_config(adapters, groups, mode, dialog), indent=2) + "\n",
-        names.README: TEXT,
+        names.README: readme(mode, weights_key),
     }
     texts |= {names.line_file(adapter): documents.line(adapter, groups, mode) for adapter in adapters}
     for name, text in texts.items():

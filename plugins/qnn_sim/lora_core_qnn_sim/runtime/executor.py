@@ -61,6 +61,18 @@ class Executor:
             self.lora = lora
             self._lora_matrices = {name: array.astype(np.float64) for name, array in lora.items()}
 
+    def activation(self, name: str, tokens: npt.NDArray[np.int64], cache: QuantizedKvCache, alphas: Grid) -> Grid:
+        """Execute for the first `tokens` of a text, as far as the activation `name`, and return its centred integers.
+
+        Keys and values are written into `cache`, as by `run`.
+        """
+        execution = Execution(tokens=tokens, start=0, cache=cache, alphas=alphas)
+        for node in self.nodes:
+            execution.values[node.output] = getattr(self, f"_{node.op}")(node, execution)
+            if node.output == name:
+                return execution.values[name]
+        raise KeyError(name)
+
     def run(
         self, tokens: npt.NDArray[np.int64], start: int, cache: QuantizedKvCache, alphas: Grid, *, last_only: bool
     ) -> Grid:

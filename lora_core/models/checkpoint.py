@@ -119,6 +119,9 @@ def open_checkpoint(directory: Path, ignorable: re.Pattern[str]) -> tuple[Checkp
 def _no_checkpoint(directory: Path) -> Problem:
     found = sorted(path.name for path in directory.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".gguf"))
     remedy = f"Save the model with save_pretrained, which writes {SINGLE}."
+    if found and found[0].endswith(".gguf"):
+        what = f"There is no {SINGLE} and no {INDEX}, but {found[0]}"
+        return Problem(what=what, where=str(directory), remedy="Give that file itself to read the base from it.")
     said = f"; {found[0]} is of a format that is not read" if found else ""
     return Problem(what=f"There is no {SINGLE} and no {INDEX}{said}", where=str(directory), remedy=remedy)
 

@@ -24,8 +24,9 @@ from lora_core.models.families import ModelFamily, find_family, supported
 from lora_core.models.outline import Outline
 from lora_core.models.quantized.reading import dequantized
 from lora_core.models.supported_families import FAMILIES
+from lora_core.models.text.converting import SENTENCEPIECE, Conversion, convert
 from lora_core.models.text.rules import TextRules, read_rules
-from lora_core.models.text.stored import VOCABULARIES, StoredText, files_in
+from lora_core.models.text.stored import TOKENIZER, VOCABULARIES, StoredText, files_in
 from lora_core.models.wrappers import OTHER_PARTS, text_config, text_part, told_tied
 from lora_core.tensors import LazyTensor, StoredTensor
 
@@ -105,6 +106,7 @@ class HfModelSource(ModelSource):
             checkpoint=checkpoint,
             identities=identities,
             stored_as=stored_as,
+            inside=inner is not None,
         )
 
 
@@ -117,7 +119,7 @@ def _inside(ignorable: re.Pattern[str]) -> re.Pattern[str]:
 @attrs.frozen(kw_only=True, slots=False)
 class HfModel(ModelHandle):
     """A Hugging Face checkpoint, opened. `config` is `config.json` with the family's defaults filled in; `stored_as` is
-    the quantized format that its weights are read from, if they are.
+    the quantized format that its weights are read from, if they are. `inside` says that it is a part of another model.
     """
 
     directory: Path
@@ -126,15 +128,18 @@ class HfModel(ModelHandle):
     checkpoint: Checkpoint
     identities: tuple[str, ...] = ()
     stored_as: str | None = None
+    inside: bool = False
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What whoever exports it should know."""
+        told = self._conversion.told if self._converts else ()
         if self.stored_as is None:
-            return ()
+            return told
         return (
             f"The base is stored quantized ({self.stored_as}): its weights are what those stand for in float32, "
             "not those it was trained with.",
+            *told,
         )
 
     @cached_property
@@ -161,8 +166,20 @@ class HfModel(ModelHandle):
         return TokenizerFiles(files=files) if any(path.name in VOCABULARIES for path in files) else None
 
     def text(self) -> TextRules:
-        """Return what the directory's files say about text; raises `ModelError` for files that cannot be read."""
-        return self._rules
+        """Return what the directory's files say about text; raises `ModelError` for files that cannot be read.
+
+        Of a tokenizer that is stored for sentencepiece alone, transformers' own converter makes a `tokenizer.json`.
+        """
+        return self._conversion.rules if self._converts else self._rules
+
+    @property
+    def _converts(self) -> bool:
+        names = {path.name for path in files_in(self.directory)}
+        return SENTENCEPIECE in names and TOKENIZER not in names
+
+    @cached_property
+    def _conversion(self) -> Conversion:
+        return convert(self.directory, SENTENCEPIECE, config=self.config)
 
     @cached_property
     def _rules(self) -> TextRules:
@@ -241,7 +258,7 @@ class HfModel(ModelHandle):
                 f"transformers computes {self.stored_as} checkpoints with kernels and roundings of their own.",
                 remedy="Use eager.",
             )
-        return open_reference(self.directory, references)
+        return open_reference(self.directory, references, config=self.config if self.inside else None)
 
     def reference_text(self, adapter: Path | None) -> ReferenceText:
         """Return transformers' own tokenizer of this checkpoint's directory."""
@@ -276,8 +293,7 @@ def _directory(path: Path, families: Sequence[ModelFamily]) -> Path:
         return path
     if not path.exists():
         raise ModelError(f"There is no model directory {str(path)!r}.", remedy=supported(families))
-    kind = "A GGUF file" if path.suffix == ".gguf" else "A single file"
-    raise ModelError(f"{kind} is not read as a base model.", where=str(path), remedy=supported(families))
+    raise ModelError("A single file is not read as a base model.", where=str(path), remedy=supported(families))
 
 
 def _read_config(directory: Path, families: Sequence[ModelFamily]) -> dict[str, Any]:
@@ -287,7 +303,7 @@ def _read_config(directory: Path, families: Sequence[ModelFamily]) -> dict[str, 
         if (directory / "adapter_config.json").is_file():
             what += "; it is an adapter, not a base model"
         elif any(directory.glob("*.gguf")):
-            what += ", only GGUF, which is not read"
+            what += ", only several GGUF files: give one of them"
         raise ModelError(Problem(what=what, where=str(directory), remedy=supported(families)))
     try:
         config = parse_json(read_regular(path, CONFIG, ModelError))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -16,14 +17,26 @@ import attrs
 from lora_core.adapters.reference import AdapterReference
 from lora_core.errors import ModelError, UnsupportedError
 from lora_core.models.reference_model import ReferenceModel
+from lora_core.models.wrappers import PLACES
+from lora_core.tensors import open_tensors
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
 
-def open_reference(directory: Path, references: Sequence[AdapterReference]) -> TransformersReference:
+def open_reference(
+    directory: Path,
+    references: Sequence[AdapterReference],
+    *,
+    gguf_file: str | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> TransformersReference:
     """Return the checkpoint in `directory` with the adapters `references`.
+
+    With `gguf_file` it is read from the GGUF file of that name there, by transformers' own names and de-quantizing; of
+    its `config`, transformers reads too little of the file. With `config` alone it is the language model inside another
+    that `config` describes: by itself, or with the others around it if the adapters were trained so.
 
     Raises `UnsupportedError` if transformers (or, with adapters, peft) is not installed, or an adapter is not PEFT's.
     """
@@ -36,14 +49,50 @@ def open_reference(directory: Path, references: Sequence[AdapterReference]) -> T
         raise UnsupportedError(
             f"peft cannot read {', '.join(others)}, which is of another format.", remedy="Use eager for these adapters."
         )
-    return TransformersReference(directory, references)
+    if config is not None and gguf_file is None:
+        around = {_is_of_the_whole(part) for each in references for part, _ in _parts(each, references)}
+        if len(around) > 1:
+            what = (
+                "Some adapters are of the language model alone, and some of it inside the model that it is a part of."
+            )
+            raise UnsupportedError(what, remedy="Verify them one after another, or use eager.")
+        config = None if around == {True} else config
+    return TransformersReference(Opened(directory=directory, gguf_file=gguf_file, config=config), references)
+
+
+@attrs.frozen(kw_only=True)
+class Opened:
+    """What transformers is to open; see `open_reference`."""
+
+    directory: Path
+    gguf_file: str | None = None
+    config: Mapping[str, Any] | None = attrs.field(default=None, repr=False)
+
+    def load(self) -> Any:
+        """Return the model in float32; raises what transformers raises."""
+        import torch
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+
+        told: dict[str, Any] = {} if self.gguf_file is None else {"gguf_file": self.gguf_file}
+        if self.config is not None:
+            kept = {name: value for name, value in self.config.items() if name not in ("model_type", "architectures")}
+            told["config"] = AutoConfig.for_model(self.config["model_type"], **kept)
+        if self.config is not None and self.gguf_file is None:
+            told["key_mapping"] = {f"^{re.escape(inside)}": alone for inside, alone in PLACES.items()}
+        alone = self.config is not None or self.gguf_file is not None or not self._has_others
+        opener = AutoModelForCausalLM if alone else AutoModelForImageTextToText
+        return opener.from_pretrained(self.directory, dtype=torch.float32, local_files_only=True, **told).eval()
+
+    @property
+    def _has_others(self) -> bool:
+        return "text_config" in json.loads((self.directory / "config.json").read_bytes())
 
 
 class TransformersReference(ReferenceModel):
     """A checkpoint and PEFT adapters read from their own files. A composite is its parts active together."""
 
-    def __init__(self, directory: Path, references: Sequence[AdapterReference]) -> None:
-        """Read the checkpoint in `directory` in float32, and every adapter of `references`."""
+    def __init__(self, opened: Opened, references: Sequence[AdapterReference]) -> None:
+        """Read `opened` in float32, and every adapter of `references`."""
         parts = {reference.name: _parts(reference, references) for reference in references}
         stored = list(dict.fromkeys(part for each in parts.values() for part, _ in each))
         keys = {part: f"stored{index}" for index, part in enumerate(stored)}
@@ -52,8 +101,8 @@ class TransformersReference(ReferenceModel):
         # Trained biases take the place of the base's, so such an adapter has a model of its own, and peft wants it so.
         alone = {part: key for part, key in keys.items() if _trains_biases(part)}
         with silent():
-            self._model = _load(directory, {part: key for part, key in keys.items() if part not in alone})
-            self._alone = {key: _load(directory, {part: key}) for part, key in alone.items()}
+            self._model = _load(opened, {part: key for part, key in keys.items() if part not in alone})
+            self._alone = {key: _load(opened, {part: key}) for part, key in alone.items()}
             self._lacking = {key: _lacking(self._alone.get(key, self._model), part, key) for part, key in keys.items()}
         self._plain = len(alone) == len(keys)
 
@@ -125,21 +174,28 @@ def _trains_biases(part: AdapterReference) -> bool:
     return json.loads(path.read_bytes()).get("bias") in ("all", "lora_only")
 
 
+def _is_of_the_whole(part: AdapterReference) -> bool:
+    """Say whether an adapter's tensors are named as those of a language model inside another."""
+    weights = part.weights if part.directory is None else part.directory / "adapter_model.safetensors"
+    assert weights is not None
+    inside = tuple(f"base_model.model.{place}" for place in PLACES)
+    return any(tensor.name.startswith(inside) for tensor in open_tensors(weights))
+
+
 def _is_peft(part: AdapterReference) -> bool:
     if part.directory is None:
         return part.weights is not None and part.weights.suffix == ".safetensors"
     return all((part.directory / name).is_file() for name in ("adapter_config.json", "adapter_model.safetensors"))
 
 
-def _load(directory: Path, keys: Mapping[AdapterReference, str]) -> Any:
-    import torch
-    from transformers import AutoModelForCausalLM
-
+def _load(opened: Opened, keys: Mapping[AdapterReference, str]) -> Any:
     try:
-        model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, local_files_only=True).eval()
+        model = opened.load()
     except Exception as error:
         remedy = "Compare with our own module instead: --reference eager."
-        raise ModelError(f"transformers cannot open the model: {error}", where=str(directory), remedy=remedy) from error
+        raise ModelError(
+            f"transformers cannot open the model: {error}", where=str(opened.directory), remedy=remedy
+        ) from error
     peft_model: Any = None
     for part, key in keys.items():
         with tempfile.TemporaryDirectory(prefix="lora-core-verify-") as scratch:

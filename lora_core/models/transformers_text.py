@@ -44,6 +44,25 @@ def open_text(directory: Path, adapter: Path | None) -> TransformersText:
             raise UnsupportedError(f"transformers cannot read the tokenizer: {error}", where=where) from error
 
 
+def open_gguf_text(file: Path) -> TransformersText:
+    """Return `AutoTokenizer` on the tokenizer inside a GGUF file; raises `UnsupportedError` as `open_text` does."""
+    if importlib.util.find_spec("transformers") is None:
+        raise UnsupportedError("transformers is not installed.", remedy="Install it to compare tokens.")
+    try:
+        return TransformersText(load_tokenizer(file.parent, file.name))
+    except Exception as error:
+        raise UnsupportedError(f"transformers cannot read the tokenizer: {error}", where=str(file)) from error
+
+
+def load_tokenizer(directory: Path, gguf_file: str | None = None) -> Any:
+    """Return the `AutoTokenizer` of `directory`, or of the GGUF file of that name in it."""
+    with silent():
+        from transformers import AutoTokenizer
+
+        inside = {} if gguf_file is None else {"gguf_file": gguf_file}
+        return AutoTokenizer.from_pretrained(directory, local_files_only=True, **inside)
+
+
 class TransformersText(ReferenceText):
     """An `AutoTokenizer`."""
 

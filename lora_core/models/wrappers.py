@@ -12,19 +12,20 @@ import attrs
 from lora_core.models.checkpoint import Checkpoint, open_checkpoint
 from lora_core.models.families import ModelFamily
 
-# How transformers has called the language model inside another, longest first, and what it is called alone.
-_PLACES = {
+PLACES = {
     "model.language_model.": "model.",
     "model.text_model.": "model.",
     "language_model.model.": "model.",
     "language_model.lm_head.": "lm_head.",
 }
+"""How transformers has called the language model inside another, longest first, and what it is called alone."""
+
 _OWN = ("model.embed_tokens.", "model.layers.", "model.norm.", "lm_head.")
 # What an outer configuration says of the text as well.
 _SHARED = ("tie_word_embeddings", "bos_token_id", "eos_token_id", "_name_or_path", "transformers_version")
 _HEAD = "lm_head.weight"
 
-OTHER_PARTS = re.compile(f"^(?!{'|'.join(map(re.escape, (*_PLACES, *_OWN)))})")
+OTHER_PARTS = re.compile(f"^(?!{'|'.join(map(re.escape, (*PLACES, *_OWN)))})")
 """Names of tensors that are of no language model inside another."""
 
 
@@ -55,7 +56,7 @@ def told_tied(config: Mapping[str, Any], family: ModelFamily, directory: Path) -
 
 
 def _alone(name: str) -> str:
-    for inside, alone in _PLACES.items():
+    for inside, alone in PLACES.items():
         if name.startswith(inside):
             return alone + name.removeprefix(inside)
     return name

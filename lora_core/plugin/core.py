@@ -55,13 +55,18 @@ def lora_core_register_model_families() -> Sequence[ModelFamily]:
 
 @hookimpl
 def lora_core_register_model_sources() -> Sequence[ModelSourceSpec]:
-    """Return the Hugging Face checkpoint source."""
+    """Return the sources of Hugging Face checkpoints and of GGUF files."""
     return [
         ModelSourceSpec(
             name="huggingface",
             summary="Hugging Face checkpoint directory, or a hub id in the local cache",
             target="lora_core.models.hf:HfModelSource",
-        )
+        ),
+        ModelSourceSpec(
+            name="gguf",
+            summary="GGUF file of a whole model, or a directory with a single one",
+            target="lora_core.models.gguf.source:GgufModelSource",
+        ),
     ]
 
 

@@ -99,10 +99,10 @@ def test_source_recognizes_directories_and_hub_ids(llama_directory, ref, expecte
     assert HfModelSource().sniff(ref.replace("DIR", str(llama_directory))) is expected
 
 
-def test_gguf_file_is_refused_with_what_is_supported(tmp_path):
-    path = tmp_path / "model.gguf"
-    path.write_bytes(b"GGUF")
-    with pytest.raises(ModelError, match=r"A GGUF file is not read as a base model. Supported: Hugging Face checkp"):
+def test_a_single_file_is_refused_with_what_is_supported(tmp_path):
+    path = tmp_path / "model.bin"
+    path.write_bytes(b"PK")
+    with pytest.raises(ModelError, match=r"A single file is not read as a base model. Supported: Hugging Face checkp"):
         open_model(path)
 
 
@@ -111,7 +111,7 @@ def test_gguf_file_is_refused_with_what_is_supported(tmp_path):
     [
         ((), "The directory has no config.json. Supported: "),
         (("adapter_config.json",), "The directory has no config.json; it is an adapter, not a base model."),
-        (("model.Q4_1.gguf",), "The directory has no config.json, only GGUF, which is not read."),
+        (("a.gguf", "b.gguf"), "The directory has no config.json, only several GGUF files: give one of them."),
     ],
 )
 def test_directory_without_configuration_is_refused(tmp_path, files, said):
@@ -122,9 +122,9 @@ def test_directory_without_configuration_is_refused(tmp_path, files, said):
     assert str(raised.value).startswith(said)
 
 
-@pytest.mark.parametrize("ref", ["model.gguf", "no-such-model"])
+@pytest.mark.parametrize("ref", ["model.bin", "no-such-model"])
 def test_reference_that_no_source_knows_is_explained_with_what_is_supported(tmp_path, monkeypatch, ref):
-    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    (tmp_path / "model.bin").write_bytes(b"PK")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ModelError, match=r"Supported: Hugging Face checkpoints .* of LlamaForCausalLM"):
         given.open_model(ref, PluginHub(entry_points=()), download=False)

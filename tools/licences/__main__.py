@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 
 OURS = ("lora-core", "lora-core-xnnpack", "lora-core-coreml", "lora-core-qnn-sim", "lora-core-onnx", "lora-core-ray")
-EXTRAS = ("download", "models", "remote", "signing", "testing", "verify")
+EXTRAS = ("download", "gguf", "models", "remote", "signing", "testing", "verify")
 PERMISSIVE = re.compile(
     r"\b(mit|bsd|apache|isc|psf|python software foundation|python-2\.0|mpl|mozilla|hpnd|unlicense|zlib|cc0|0bsd|"
     r"public domain)\b",

@@ -50,11 +50,12 @@ def adapters_page() -> str:
     ]
     formats = [[code(each.name), each.summary] for each in lora_core_register_adapter_formats()]
     refused = [[code(field), refusal.feature, refusal.remedy] for field, refusal in REFUSED.items()]
+    types = [kind.name for kind in TYPES.values()]
     return page(
         "Adapters that are read",
         _INTRODUCTION,
         table(["format", "what it is"], formats),
-        f"GGUF: architectures {_listed(ARCHITECTURES)}; tensors of type {_listed(TYPES.values())}.",
+        f"GGUF: architectures {_listed(ARCHITECTURES)}; tensors of type {_listed(types)}.",
         "## Keys",
         _KEYS.format(wrappers=_listed(sorted(WRAPPERS))),
         "## What an adapter may do",

@@ -12,6 +12,7 @@ from lora_core.backend import ExportJob
 from lora_core.models.architecture import Architecture
 from lora_core.models.decoders import architecture_of
 from lora_core.models.families import ModelFamily
+from lora_core.models.gguf.configuration import ARCHITECTURES
 from lora_core.models.hf import HfModel, HfModelSource
 from lora_core.models.supported_families import FAMILIES
 from lora_core.models.unsupported_families import REASONS
@@ -21,8 +22,8 @@ from refdocs.projects import hub
 
 _INTRODUCTION = """
 A base is a directory with `config.json` and safetensors, one file or several with an index, or its hub id in the local
-Hugging Face cache. `config.json` says which family it is of; every field that changes the mathematics is honoured or
-refused by name. [A plugin](plugins.md) may add families.
+Hugging Face cache, or a GGUF file. `config.json` says which family it is of; every field that changes the mathematics
+is honoured or refused by name. [A plugin](plugins.md) may add families.
 """
 _INSIDE = """
 The language model inside another, that also sees or hears, is read where it is of one of these families (`text_config`;
@@ -31,6 +32,26 @@ Checkpoints in the formats of bitsandbytes (4 and 8 bits), GPTQ (2, 4, 8), AWQ (
 (symmetric) are read as the float32 weights that they stand for, tensor by tensor; the export says so. The tests write
 such files themselves, by each format's definition; none that those tools made was read.
 A head that is the embedding may be stored under either name, or under both.
+
+A tokenizer that is stored for sentencepiece alone (`tokenizer.model` without `tokenizer.json`) becomes a
+`tokenizer.json` when the base is exported, by transformers' own converter, where transformers is installed.
+"""
+_GGUF = """
+`--model model.gguf` reads a whole model from the file that llama.cpp runs (`pip install lora-core[gguf]`): the `gguf`
+package names its tensors and de-quantizes them, some rows at a time, to float32. The export says so: these are not the
+weights that the model was trained with, and an adapter computes on them what it computes on a de-quantized copy. Read
+are the architectures below, in every type that the package de-quantizes; every key of the architecture's metadata is
+honoured or refused by name. Files of a model in several parts are joined first (`llama-gguf-split --merge`).
+
+The tests write such files with the `gguf` package, arranged as llama.cpp's converter does, and require of each
+architecture the configuration and the tensors of the checkpoint that it was made of; of `llama`, `gemma3` and `lfm2`
+the logits of transformers reading the same file. No file that llama.cpp wrote was read by a test. `verify` compares
+with transformers reading the file (its own names, order of rows and de-quantizing, with our configuration, of which it
+reads too little) where it reads the architecture, else with the core's module. The tokenizer inside becomes a
+`tokenizer.json` by transformers' own converter.
+
+What the file does not say is as llama.cpp has it: Mistral is converted to `llama`, without windows; scores of Gemma 2
+and 3 are scaled by the heads' width but for their 27B.
 """
 _BACKENDS = """
 What `check` of the backend answers, asked with each of its policies about a tiny model of the family (two layers,
@@ -88,6 +109,12 @@ def families_page() -> str:
         _INTRODUCTION,
         table(["family", "architectures", "what sets it apart from Llama"], [_described(each) for each in checked]),
         _INSIDE,
+        "## GGUF files",
+        _GGUF,
+        table(
+            ["architecture", "model type"],
+            [[code(name), code(each.model_type)] for name, each in ARCHITECTURES.items()],
+        ),
         "## What each backend says to them",
         _BACKENDS,
         table(["family", *backends], rows),

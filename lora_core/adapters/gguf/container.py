@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import attrs
 import numpy as np
 
-from lora_core.errors import AdapterError, StorageError
+from lora_core.errors import AdapterError, InputError, StorageError
 from lora_core.intake.files import open_regular
 from lora_core.tensors import widen
 
@@ -26,49 +26,75 @@ if TYPE_CHECKING:
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
-TYPES = {0: "F32", 1: "F16", 8: "Q8_0", 30: "BF16"}
-"""Types of tensors that are read, by their numbers in `ggml_type` of ggml.h."""
-_WIDTHS = {"F32": 4, "F16": 2, "BF16": 2}
 _Q8_0_VALUES = 32
 _Q8_0_BYTES = 2 + _Q8_0_VALUES
+
+
+@attrs.frozen
+class GgufType:
+    """How values are stored: `bytes` for each block of `values` along the last axis."""
+
+    name: str
+    values: int
+    bytes: int
+
+
+TYPES: Mapping[int, GgufType] = {
+    0: GgufType("F32", 1, 4),
+    1: GgufType("F16", 1, 2),
+    8: GgufType("Q8_0", _Q8_0_VALUES, _Q8_0_BYTES),
+    30: GgufType("BF16", 1, 2),
+}
+"""Types of tensors that are read of adapters, by their numbers in `ggml_type` of ggml.h."""
+_CONVERTERS = {"adapter": "convert_lora_to_gguf.py", "model": "convert_hf_to_gguf.py"}
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 _MOST = 1 << 20
-"""More tensors, metadata entries or array elements than any adapter has: the file is damaged."""
+"""More tensors, metadata entries or array elements than any model has: the file is damaged."""
 
 
 @attrs.frozen(kw_only=True)
 class GgufTensor:
     """A tensor of a GGUF file (a `LazyTensor`); `shape` is as numpy has it, GGUF's own is the other way round.
 
-    `dtype` is the name of GGUF's type; `stamp` is the file's size and time when its header was read.
+    `dtype` is the name of GGUF's type; `stamp` is the file's size and time when its header was read. `error` is the
+    class of refusals.
     """
 
     name: str
-    dtype: str
+    kind: GgufType
     shape: tuple[int, ...]
     path: Path
     offset: int
     stamp: tuple[int, int]
+    error: type[InputError] = AdapterError
+
+    @property
+    def dtype(self) -> str:
+        """The name of its type."""
+        return self.kind.name
 
     @property
     def size(self) -> int:
         """Bytes of the stored data."""
-        values = math.prod(self.shape)
-        return values // _Q8_0_VALUES * _Q8_0_BYTES if self.dtype == "Q8_0" else values * _WIDTHS[self.dtype]
+        return math.prod(self.shape) // self.kind.values * self.kind.bytes
 
     def read(self) -> npt.NDArray[np.float32]:
-        """Return the data as a C-contiguous float32 array; raises `AdapterError` if the file changed since."""
-        try:
-            with open_regular(self.path, AdapterError) as file:
-                if _stamp(file) != self.stamp:
-                    raise AdapterError("The file changed while it was in use", where=f"{self.path}: {self.name}")
-                file.seek(self.offset)
-                raw = np.frombuffer(file.read(self.size), dtype=np.uint8)
-        except OSError as error:
-            raise StorageError(f"Cannot read tensor {self.name!r}: {error}.", where=str(self.path)) from error
+        """Return the data as a C-contiguous float32 array, of a type in `TYPES`; raises `error` if the file changed."""
+        raw = self.read_bytes(0, self.size)
         values = _blocks(raw) if self.dtype == "Q8_0" else widen(raw, self.dtype)
         return np.ascontiguousarray(values.reshape(self.shape))
+
+    def read_bytes(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
+        """Return bytes `start` to `stop` of the stored data; raises `error` if the file changed since."""
+        try:
+            with open_regular(self.path, self.error) as file:
+                if _stamp(file) != self.stamp:
+                    raise self.error("The file changed while it was in use", where=f"{self.path}: {self.name}")
+                file.seek(self.offset + start)
+                return np.frombuffer(file.read(stop - start), dtype=np.uint8)
+        except OSError as error:
+            raise StorageError(f"Cannot read tensor {self.name!r}: {error}.", where=str(self.path)) from error
 
 
 @attrs.frozen(kw_only=True)
@@ -79,22 +105,24 @@ class GgufFile:
     tensors: tuple[GgufTensor, ...]
 
 
-def open_gguf(path: Path) -> GgufFile:
-    """Read the header of the GGUF file at `path`; raises `AdapterError` for one that is damaged or of another kind."""
+def open_gguf(path: Path, *, types: Mapping[int, GgufType] = TYPES, error: type[InputError] = AdapterError) -> GgufFile:
+    """Read the header of the GGUF file at `path`, whose tensors may be of `types`; raises `error` for one that is
+    damaged or of another kind.
+    """
     try:
-        with open_regular(path, AdapterError) as file:
-            return _Header(file, path).read()
-    except FileNotFoundError as error:
-        raise AdapterError("There is no such file", where=str(path)) from error
-    except OSError as error:
-        raise StorageError(f"Cannot read the file: {error}.", where=str(path)) from error
+        with open_regular(path, error) as file:
+            return _Header(file, path, types, error).read()
+    except FileNotFoundError as missing:
+        raise error("There is no such file", where=str(path)) from missing
+    except OSError as unreadable:
+        raise StorageError(f"Cannot read the file: {unreadable}.", where=str(path)) from unreadable
 
 
 class _Header:
     """Reads a header front to back; lengths are checked before anything is allocated for them."""
 
-    def __init__(self, file: BinaryIO, path: Path) -> None:
-        self._file, self._path = file, path
+    def __init__(self, file: BinaryIO, path: Path, types: Mapping[int, GgufType], error: type[InputError]) -> None:
+        self._file, self._path, self._types, self._error = file, path, types, error
         self._stamp = _stamp(file)
 
     def read(self) -> GgufFile:
@@ -102,10 +130,10 @@ class _Header:
             raise self._damaged("it does not begin as one")
         version = self._scalar("I")
         if version not in VERSIONS:
-            raise AdapterError(
+            raise self._error(
                 f"This is GGUF version {version}; versions {' and '.join(map(str, VERSIONS))} are read",
                 where=str(self._path),
-                remedy="Convert the adapter again with llama.cpp's convert_lora_to_gguf.py.",
+                remedy=f"Convert the {self._what} again with llama.cpp's {_CONVERTERS[self._what]}.",
             )
         tensors, entries = self._count("Q"), self._count("Q")
         metadata = {self._string(): self._value(self._scalar("I")) for _ in range(entries)}
@@ -117,16 +145,23 @@ class _Header:
         return GgufFile(metadata=metadata, tensors=tuple(self._tensor(start, *info) for info in infos))
 
     def _tensor(self, start: int, name: str, shape: tuple[int, ...], kind: int, offset: int) -> GgufTensor:
-        if kind not in TYPES:
-            raise AdapterError(
-                f"Tensor {name} is of GGUF type {kind}; read are {', '.join(TYPES.values())}",
+        if kind not in self._types:
+            readable = ", ".join(each.name for each in self._types.values())
+            raise self._error(
+                f"Tensor {name} is of GGUF type {kind}; read are {readable}",
                 where=str(self._path),
-                remedy="Convert the adapter again with --outtype f16.",
+                remedy=f"Convert the {self._what} again with --outtype f16.",
             )
         tensor = GgufTensor(
-            name=name, dtype=TYPES[kind], shape=shape, path=self._path, offset=start + offset, stamp=self._stamp
+            name=name,
+            kind=self._types[kind],
+            shape=shape,
+            path=self._path,
+            offset=start + offset,
+            stamp=self._stamp,
+            error=self._error,
         )
-        if TYPES[kind] == "Q8_0" and shape[-1] % _Q8_0_VALUES:
+        if shape[-1] % tensor.kind.values:
             raise self._damaged(f"the rows of {name} are no whole blocks")
         if tensor.offset + tensor.size > self._stamp[0]:
             raise self._damaged(f"tensor {name} lies beyond its end")
@@ -171,9 +206,13 @@ class _Header:
             raise self._damaged("it ends within its header")
         return data
 
-    def _damaged(self, how: str) -> AdapterError:
+    @property
+    def _what(self) -> str:
+        return "adapter" if self._error is AdapterError else "model"
+
+    def _damaged(self, how: str) -> InputError:
         remedy = "The file is cut short or damaged: copy or download it again."
-        return AdapterError(f"This is no whole GGUF file: {how}", where=str(self._path), remedy=remedy)
+        return self._error(f"This is no whole GGUF file: {how}", where=str(self._path), remedy=remedy)
 
 
 def _blocks(raw: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:

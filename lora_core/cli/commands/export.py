@@ -76,7 +76,7 @@ command = ExportCommand(
     help="Export a model with its adapters to a bundle: the base stored once, adapters beside it.",
     params=[
         click.Option(["--backend"], required=True, help="Backend, one of those `lora-core backends` lists."),
-        click.Option(["--model"], required=True, help="Checkpoint directory, or a hub id in the local cache."),
+        click.Option(["--model"], required=True, help="Checkpoint directory, GGUF file, or hub id in the local cache."),
         click.Option(["--download"], is_flag=True, help="Allow hub ids of model and adapters to be downloaded."),
         ADAPTER,
         ADAPTER_FILES,

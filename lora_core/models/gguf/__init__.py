@@ -1,0 +1,1 @@
+"""Whole models in GGUF files, as llama.cpp's converter writes them."""

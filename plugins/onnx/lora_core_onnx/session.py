@@ -54,9 +54,15 @@ class OnnxSession(Session):
             "runtime": f"ONNX Runtime {version('onnxruntime')}, {', '.join(PROVIDERS)}",
             "executes": True,
             "threads": self._options.threads or "the runtime's choice",
+            "prepack": self._options.prepack,
             "kv_cache": self._bundle.manifest.kv_cache,
             "context_len": self._context_len,
         }
+
+    @property
+    def engine(self) -> Engine | None:
+        """The model, while anything is loaded."""
+        return self._engine
 
     def load(self, adapter: str | None) -> Loaded:
         """Load the base if it is not, and read the adapter; raises `UsageError` or `BundleError`."""
@@ -70,6 +76,17 @@ class OnnxSession(Session):
             self._prepared[adapter] = engine.prepared(self._shelf.inputs(selection, engine.slots))
             self._loads[adapter] = Loaded.measured(adapter, time.perf_counter() - start)
         return self._loads[adapter]
+
+    def unload(self, adapter: str | None) -> None:
+        """Let go of an adapter, of A and B that no other selection takes part of, and with the last of the base."""
+        if adapter not in self._loads:
+            return
+        if self._rule.owner == adapter:
+            self.reset()
+        del self._prepared[adapter], self._loads[adapter]
+        self._shelf.keep(name for loaded in self._loads for name in Selection.parse(loaded).strengths)
+        if not self._loads:
+            self._engine = None
 
     def reset(self) -> None:
         """Forget the KV cache."""
@@ -97,7 +114,7 @@ class OnnxSession(Session):
 
     def _load_base(self) -> Engine:
         if self._engine is None:
-            self._engine = Engine(self._bundle.file(MODEL), self._context_len, self._options.threads)
+            self._engine = Engine(self._bundle.file(MODEL), self._context_len, self._options)
         return self._engine
 
     def _check_vocabulary(self, tokens: Sequence[int]) -> None:

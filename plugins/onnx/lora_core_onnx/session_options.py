@@ -10,6 +10,15 @@ def _is_count(_instance: object, field: attrs.Attribute[int], value: object) -> 
         raise ValueError(f"{field.name} is {value!r}, and must be a number of threads")
 
 
+def _switch(given: object) -> object:
+    return {"on": True, "off": False}.get(given, given) if isinstance(given, str) else given
+
+
+def _is_switch(_instance: object, field: attrs.Attribute[bool], value: object) -> None:
+    if not isinstance(value, bool):
+        raise ValueError(f"{field.name} is {value!r}, and must be on or off")
+
+
 @attrs.frozen(kw_only=True)
 class OnnxSessionOptions:
     """How to run a bundle."""
@@ -18,4 +27,14 @@ class OnnxSessionOptions:
         default=0,
         validator=_is_count,
         metadata={"help": "Threads of a session; 0: the runtime decides."},
+    )
+    prepack: bool = attrs.field(
+        default=True,
+        converter=_switch,
+        validator=_is_switch,
+        metadata={
+            "help": "Keep a copy of the weights in the order in which kernels read them. off: they are read from the "
+            "mapped file, which loads at once and takes memory that the system can take back; steps take longer.",
+            "choices": ("on", "off"),
+        },
     )

@@ -7,18 +7,21 @@ import importlib
 import mmap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from lora_core.bundle.bundle import Bundle
 from lora_core.errors import BundleError
 from lora_core.intake.files import open_regular
 from lora_core.intake.parsing import parsing
-from lora_core.sharing.blobs import Blob, WeightSharing
+from lora_core.sharing.blobs import Blob, FilePart, WeightSharing
 from lora_core.sharing.fingerprint import foundation_file_fingerprint
 from lora_core.sharing.proof import require_foundation
-from lora_core_onnx.names import MODEL, WEIGHTS
+from lora_core_onnx.names import GENAI, GENAI_TEXT, MODEL, WEIGHTS
 from lora_core_onnx.storage.model_file import foundation_of
 from lora_core_onnx.storage.weights import External
+
+_LARGEST_CONSTANT = 4096
+"""Bytes of a node or an initializer with its names."""
 
 
 class OnnxSharing(WeightSharing):
@@ -45,6 +48,20 @@ class OnnxSharing(WeightSharing):
                 place = (parameter.name, parameter.offset, parameter.size)
                 yield _blob(bundle, artifact.path, place, frozenset({artifact.adapter}), "lora")
 
+    def parts(self, bundle: Bundle) -> Iterator[FilePart]:
+        """Yield the model, unless it hides tensors, configurations, and what adapters' files are laid out by."""
+        from lora_core_onnx.storage.adapter_file import read_adapter
+
+        for artifact in bundle.manifest.artifacts:
+            path = bundle.file(artifact)
+            if artifact.role == "adapter-data":
+                for offset, size in read_adapter(path).tables:
+                    yield FilePart(file=artifact.path, offset=offset, size=size, what="tables")
+            elif artifact.path == MODEL and not holds_tensors(path):
+                yield FilePart(file=MODEL, offset=0, size=artifact.size, what="program")
+            elif artifact.path in (GENAI, GENAI_TEXT):
+                yield FilePart(file=artifact.path, offset=0, size=artifact.size, what="configuration")
+
 
 def require_own(bundle: Bundle) -> None:
     """Raise `BundleError` if the stored base, or that which the model names, is not the one that was exported."""
@@ -57,12 +74,26 @@ def external_tensors(model: Path) -> list[External]:
     import onnx
 
     with parsing(model):
-        try:
-            graph = onnx.load(model, load_external_data=False).graph
-        except importlib.import_module("google.protobuf.message").DecodeError as error:
-            raise ValueError(str(error)) from error
-        found = [_external(tensor) for tensor in graph.initializer if tensor.data_location == onnx.TensorProto.EXTERNAL]
+        tensors = _graph(model).initializer
+        found = [_external(tensor) for tensor in tensors if tensor.data_location == onnx.TensorProto.EXTERNAL]
     return sorted(found, key=lambda tensor: tensor.offset)
+
+
+def holds_tensors(model: Path) -> bool:
+    """Say whether something in the model at `model` is larger than a node and its constants can be."""
+    with parsing(model):
+        graph = _graph(model)
+        sizes = (each.ByteSize() for field in (graph.initializer, graph.node) for each in field)
+        return max(sizes, default=0) > _LARGEST_CONSTANT
+
+
+def _graph(model: Path) -> Any:
+    import onnx
+
+    try:
+        return onnx.load(model, load_external_data=False).graph
+    except importlib.import_module("google.protobuf.message").DecodeError as error:
+        raise ValueError(str(error)) from error
 
 
 def _external(tensor: object) -> External:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 
 import numpy as np
 import pytest
+from lora_core_onnx.session import OnnxSession
 
 import lora_core
 from lora_core.errors import UsageError
@@ -57,6 +60,42 @@ def test_another_strength_starts_a_text_anew(bundle: Path) -> None:
         session.step("alice", TOKENS, 0)
         with pytest.raises(UsageError, match="belongs to adapter 'alice'"):
             session.step("alice@0.5", [7], len(TOKENS))
+
+
+def test_weights_in_stored_order_compute_the_same(bundle: Path) -> None:
+    with lora_core.open(bundle) as session, lora_core.open(bundle, options={"prepack": "off"}) as plain:
+        assert (session.facts["prepack"], plain.facts["prepack"]) == (True, False)
+        assert apart(plain.step("alice", TOKENS, 0), session.step("alice", TOKENS, 0)) <= TOLERANCE
+
+
+def test_an_adapter_that_was_unloaded_is_loaded_again_with_an_empty_cache(bundle: Path) -> None:
+    with lora_core.open(bundle) as session:
+        before = session.step("alice", TOKENS, 0)
+        session.unload("alice")
+        session.unload("alice")  # which is loaded no more
+        with pytest.raises(UsageError, match="cannot follow a KV cache"):
+            session.step("alice", [7], len(TOKENS))
+        assert np.array_equal(session.step("alice", TOKENS, 0), before)
+
+
+def test_unloading_keeps_what_another_selection_takes_part_of(bundle: Path) -> None:
+    with lora_core.open(bundle) as session:
+        blend = session.step("alice:0.7+bob:-0.4", TOKENS, 0)
+        session.load("alice")
+        session.unload("alice")
+        session.unload(None)  # was never loaded
+        assert np.array_equal(session.step("alice:0.7+bob:-0.4", TOKENS, 0), blend)
+
+
+def test_a_base_of_which_everything_is_unloaded_is_released_and_loaded_again(bundle: Path) -> None:
+    with lora_core.open(bundle) as session:
+        assert isinstance(session, OnnxSession)
+        before = session.step(None, TOKENS, 0)
+        model = weakref.ref(session.engine)
+        session.unload(None)
+        gc.collect()
+        assert model() is None
+        assert np.array_equal(session.step(None, TOKENS, 0), before)
 
 
 def test_all_unknown_adapters_of_a_blend_are_named(bundle: Path) -> None:

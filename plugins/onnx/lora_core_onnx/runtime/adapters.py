@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lora_core.adapters.slots.kinds import Values
@@ -40,6 +40,11 @@ class AdapterShelf:
             for module in dict.fromkeys(module for slots, _ in parts for module in slots)
             for part, value in _joined([(slots[module], strength) for slots, strength in parts if module in slots])
         }
+
+    def keep(self, names: Iterable[str]) -> None:
+        """Forget every adapter but `names`."""
+        kept = set(names)
+        self._read = {name: slots for name, slots in self._read.items() if name in kept}
 
     def clear(self) -> None:
         """Forget every adapter."""

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from lora_core_onnx.session_options import OnnxSessionOptions
+
 PROVIDERS = ("CPUExecutionProvider",)
 _QUIET = 3  # errors only: that inputs may be left out is worth a warning to ONNX Runtime
 _PAST, _PRESENT = "past_key_values.", "present."
@@ -20,7 +22,7 @@ _PAST, _PRESENT = "past_key_values.", "present."
 class Engine:
     """One session of ONNX Runtime; the cache holds `context_len` positions, allocated when they are first written."""
 
-    def __init__(self, model: Path, context_len: int, threads: int) -> None:
+    def __init__(self, model: Path, context_len: int, how: OnnxSessionOptions) -> None:
         """Load the model; raises `BundleError` if ONNX Runtime refuses it."""
         import numpy as np
         import onnxruntime
@@ -29,7 +31,9 @@ class Engine:
         onnxruntime.disable_telemetry_events()
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _QUIET
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = how.threads
+        if not how.prepack:
+            options.add_session_config_entry("session.disable_prepacking", "1")
         try:
             self._session = onnxruntime.InferenceSession(str(model), options, providers=list(PROVIDERS))
         except Exception as error:  # ONNX Runtime has no class that its errors have in common

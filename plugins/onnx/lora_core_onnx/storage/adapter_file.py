@@ -42,11 +42,16 @@ class Parameter:
 
 @attrs.frozen(kw_only=True)
 class AdapterFile:
-    """What a file holds; `model_version` says which base it is for, as `version_of` makes it of a fingerprint."""
+    """What a file holds; `model_version` says which base it is for, as `version_of` makes it of a fingerprint.
+
+    `tables` are all bytes that say what lies where, as offsets and sizes; what is in no table and no parameter is
+    padding.
+    """
 
     path: Path
     model_version: int
     parameters: tuple[Parameter, ...]
+    tables: tuple[tuple[int, int], ...]
 
     def read(self, parameter: Parameter) -> npt.NDArray[np.float32]:
         """Return the values of `parameter`."""
@@ -84,18 +89,20 @@ def read_adapter(path: Path) -> AdapterFile:
 def _parse(path: Path, data: mmap.mmap) -> AdapterFile:
     if data[4:8] != IDENTIFIER:
         raise ValueError("it is no ONNX Runtime adapter")
-    root = _Table(data, _follow(data, 0))
+    seen = {(0, 8)}  # where the root is, and the identifier
+    root = _Table(data, _follow(data, 0), seen)
     if (version := root.number(0)) != 1:
         raise ValueError(f"its format has version {version}, and 1 is known")
     parameters = tuple(_parameter(data, table) for table in root.tables(3))
     names = [parameter.name for parameter in parameters]
     if len(set(names)) != len(names):
         raise ValueError("a name is there twice")
-    return AdapterFile(path=path, model_version=root.number(2), parameters=parameters)
+    return AdapterFile(path=path, model_version=root.number(2), parameters=parameters, tables=tuple(sorted(seen)))
 
 
 def _parameter(data: mmap.mmap, table: _Table) -> Parameter:
-    name, dims, raw = (table.vector(field, width) for field, width in ((0, 1), (1, 8), (3, 1)))
+    name, dims = table.vector(0, 1, whole=True), table.vector(1, 8, whole=True)
+    raw = table.vector(3, 1)
     if name.count > _LONGEST_NAME or dims.count != 2 or table.number(2) != _FLOAT:
         raise ValueError("a parameter is no float32 matrix with a name")
     shape = tuple(_I64.unpack_from(data, dims.start + 8 * axis)[0] for axis in range(2))
@@ -113,22 +120,26 @@ class _Vector:
 
 
 class _Table:
-    """A table of a flatbuffer: its fields by index, each checked to lie within the file."""
+    """A table of a flatbuffer: its fields by index, each checked to lie within the file.
 
-    def __init__(self, data: mmap.mmap, place: int) -> None:
-        self._data, self._place = data, place
+    `seen` collects the bytes that were read as tables, as offsets and sizes.
+    """
+
+    def __init__(self, data: mmap.mmap, place: int, seen: set[tuple[int, int]]) -> None:
+        self._data, self._place, self._seen = data, place, seen
         self._fields = place - _I32.unpack_from(data, place)[0]
         if self._fields < 0:
             raise ValueError("a table lies outside of the file")
-        self._length = _U16.unpack_from(data, self._fields)[0]
+        self._length, size = (_U16.unpack_from(data, self._fields + at)[0] for at in (0, 2))
+        seen |= {(place, size), (self._fields, self._length)}
 
     def number(self, field: int) -> int:
         """Return a 32-bit number, 0 if it is left out."""
         place = self._at(field)
         return 0 if place is None else int(_I32.unpack_from(self._data, place)[0])
 
-    def vector(self, field: int, width: int) -> _Vector:
-        """Return where the elements of a vector lie, each `width` bytes."""
+    def vector(self, field: int, width: int, *, whole: bool = False) -> _Vector:
+        """Return where the elements of a vector lie, each `width` bytes; `whole`: they say what lies where, too."""
         place = self._at(field)
         if place is None:
             return _Vector(start=0, count=0)
@@ -136,12 +147,14 @@ class _Table:
         count = _U32.unpack_from(self._data, start)[0]
         if start + 4 + width * count > len(self._data):
             raise ValueError("a vector ends behind the file")
+        self._seen.add((start, 4 + width * count * whole))
         return _Vector(start=start + 4, count=count)
 
     def tables(self, field: int) -> list[_Table]:
         """Return the tables of a vector."""
-        vector = self.vector(field, 4)
-        return [_Table(self._data, _follow(self._data, vector.start + 4 * index)) for index in range(vector.count)]
+        vector = self.vector(field, 4, whole=True)
+        starts = (_follow(self._data, vector.start + 4 * index) for index in range(vector.count))
+        return [_Table(self._data, start, self._seen) for start in starts]
 
     def _at(self, field: int) -> int | None:
         entry = 4 + 2 * field

@@ -18,7 +18,8 @@ from lora_core_xnnpack.lowering.fast import fast_lowering
 
 if TYPE_CHECKING:
     import torch
-    from executorch.exir import ExecutorchProgramManager
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import EdgeProgramManager, ExecutorchProgramManager
     from torch.export import ExportedProgram
 
 FOUNDATION_TAG = "foundation"
@@ -35,6 +36,24 @@ class Lowered:
     def pte(self) -> bytes:
         """The program file's bytes."""
         return bytes(self.manager.buffer)
+
+
+@attrs.frozen(kw_only=True)
+class EdgeMethods:
+    """Methods of a program in ExecuTorch's edge dialect, before anything is delegated.
+
+    `lora` are the names of the nodes whose constants fill slots; these go to the file that `lora_tag` names.
+    """
+
+    manager: EdgeProgramManager
+    lora: frozenset[str]
+    lora_tag: str | None
+
+    @property
+    def programs(self) -> Mapping[str, ExportedProgram]:
+        """The methods by name, in their order."""
+        programs: Mapping[str, ExportedProgram] = self.manager._edge_programs
+        return programs
 
 
 def _trace(module: torch.nn.Module, model: BaseModel) -> ExportedProgram:
@@ -64,12 +83,11 @@ def _trace(module: torch.nn.Module, model: BaseModel) -> ExportedProgram:
 
 def _decompositions(program: ExportedProgram) -> dict[Any, Any]:
     """Return what ExecuTorch decomposes first for XNNPACK (1.5.1, `_gen_edge_manager_for_partitioners`)."""
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir.program._program import _remove_invalid_ops_for_not_decompose
     from executorch.exir.tracer import _default_decomposition_table
 
     table = _default_decomposition_table()
-    kept, _ = XnnpackPartitioner().ops_to_not_decompose(program)
+    kept, _ = _partitioner().ops_to_not_decompose(program)
     for operator in _remove_invalid_ops_for_not_decompose(kept):
         table.pop(operator, None)
     return dict(table)
@@ -97,40 +115,83 @@ def _tagged(module: torch.nn.Module, model: BaseModel, lora: set[str], lora_tag:
     return program
 
 
-def lower(methods: Mapping[str, torch.nn.Module], model: BaseModel, *, lora_tag: str | None = LORA_TAG) -> Lowered:
-    """Lower `methods` (all with the example inputs of `model`) into one program.
+def to_edge(
+    methods: Mapping[str, torch.nn.Module], model: BaseModel, *, lora_tag: str | None = LORA_TAG
+) -> EdgeMethods:
+    """Trace `methods` (all with the example inputs of `model`) to ExecuTorch's edge dialect: most of a lowering's time.
 
     Constants of the base go to the foundation file, those that fill slots to the file that `lora_tag` names (None keeps
-    them in the program). With several methods, mutable buffers (the KV cache) are shared between them. Raises
-    `ModelError` for a module that `torch.export` cannot trace.
+    them in the program). Raises `ModelError` for a module that `torch.export` cannot trace.
     """
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-    from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge_transform_and_lower
-    from executorch.exir.passes import MemoryPlanningPass
-    from executorch.exir.passes.sym_shape_eval_pass import ConstraintBasedSymShapeEvalPass
-    from executorch.extension.llm.export.builder import ConvertToLinearPass
+    from executorch.exir import EdgeCompileConfig
+    from executorch.exir.program._program import _gen_edge_manager_for_partitioners
 
     lora: set[str] = set()
     with fast_lowering():
         programs = {name: _tagged(module, model, lora, lora_tag) for name, module in methods.items()}
-        edge = to_edge_transform_and_lower(
+        # The first of the two steps of ExecuTorch 1.5.1's `to_edge_transform_and_lower`.
+        manager = _gen_edge_manager_for_partitioners(
+            {name: [_partitioner()] for name in programs},
             programs,
-            # Alone: `_to_edge_and_lower_llama_xnnpack` puts XnnpackDynamicallyQuantizedPartitioner before it, which on
-            # 1.5.1 takes each float linear layer as a delegate of its own too; this one takes quantized layers as well.
-            partitioner=[XnnpackPartitioner()],
-            compile_config=EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True),
-            constant_methods=dict(model.metadata),
+            EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True),
+            dict(model.metadata),
         )
-        edge = edge.transform([ConvertToLinearPass()])
-        manager = edge.to_executorch(
+    return EdgeMethods(manager=manager, lora=frozenset(lora), lora_tag=lora_tag)
+
+
+def delegated(edge: EdgeMethods) -> Lowered:
+    """Give XNNPACK its parts of `edge` and emit the program; `edge` is of no use afterwards.
+
+    With several methods, mutable buffers (the KV cache) are shared between them.
+    """
+    from executorch.exir import ExecutorchBackendConfig
+    from executorch.exir.passes import MemoryPlanningPass
+    from executorch.exir.passes.sym_shape_eval_pass import ConstraintBasedSymShapeEvalPass
+    from executorch.extension.llm.export.builder import ConvertToLinearPass
+
+    names = list(edge.programs)
+    with fast_lowering():
+        manager = edge.manager.to_backend({name: _partitioner() for name in names})
+        for name in names:
+            _check_preserved(name, manager.exported_program(name))
+        manager = manager.transform([ConvertToLinearPass()]).to_executorch(
             ExecutorchBackendConfig(
                 extract_delegate_segments=True,
                 do_quant_fusion_and_const_prop=True,
-                memory_planning_pass=MemoryPlanningPass(
-                    alloc_graph_input=False, share_mutable_buffers=len(methods) > 1
-                ),
+                memory_planning_pass=MemoryPlanningPass(alloc_graph_input=False, share_mutable_buffers=len(names) > 1),
                 sym_shape_eval_pass=ConstraintBasedSymShapeEvalPass(),
-                external_constants=lambda node: lora_tag if node.name in lora else FOUNDATION_TAG,
+                external_constants=lambda node: edge.lora_tag if node.name in edge.lora else FOUNDATION_TAG,
             )
         )
     return Lowered(manager=manager)
+
+
+def lower(methods: Mapping[str, torch.nn.Module], model: BaseModel, *, lora_tag: str | None = LORA_TAG) -> Lowered:
+    """Lower `methods` into one program, as `to_edge` and `delegated` say."""
+    return delegated(to_edge(methods, model, lora_tag=lora_tag))
+
+
+def _partitioner() -> XnnpackPartitioner:
+    """Return XNNPACK's partitioner, which takes quantized layers too.
+
+    `_to_edge_and_lower_llama_xnnpack` puts XnnpackDynamicallyQuantizedPartitioner before it, which on 1.5.1 takes each
+    float linear layer as a delegate of its own too.
+    """
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+
+    return XnnpackPartitioner()
+
+
+def _check_preserved(name: str, program: ExportedProgram) -> None:
+    """Raise `RuntimeError` if an operator was kept whole for XNNPACK, which did not take it."""
+    from executorch.exir.program import _program
+
+    kept, supports = _partitioner().ops_to_not_decompose(program)
+    _program._sanity_check_graph_for_non_decomp_ops(
+        name,
+        program,
+        set(_program._remove_invalid_ops_for_not_decompose(kept)),
+        supports,
+        partitioner_name="XnnpackPartitioner",
+        generate_error=True,
+    )

@@ -11,7 +11,7 @@ from lora_core_xnnpack.files.program import ProgramParts
 from lora_core_xnnpack.multimethod.lowering import LoweredTogether, find_relocations, method_placeholders, methods_of
 from lora_core_xnnpack.multimethod.weightless import WeightlessTogether
 from lora_core_xnnpack.stamping import sample
-from lora_core_xnnpack.stamping.sample import Sample
+from lora_core_xnnpack.stamping.sample import Traced
 from lora_core_xnnpack.stamping.shallow import LayeredBase
 from lora_core_xnnpack.stamping.slot_texts import SlotTexts
 from lora_core_xnnpack.stamping.stamping import stamp
@@ -23,7 +23,7 @@ def stamp_together(base: LayeredBase, plans: Sequence[SlotPlan], emit: Emit) -> 
     Raises `NotStampableError` if it cannot be derived, `DependsOnWeightsError` if it cannot be put together again.
     """
     with stage(emit, "Lower a few layers of the base and the templates together"):
-        stamped = stamp(base, plans, _lower)
+        stamped = stamp(base, plans, _trace)
     placeholders = method_placeholders(plans)
     texts = SlotTexts.of(base, list(placeholders.values()))
     program, planned = stamped.build(texts)
@@ -37,6 +37,6 @@ def stamp_together(base: LayeredBase, plans: Sequence[SlotPlan], emit: Emit) -> 
     return WeightlessTogether.of(lowered, foundation, [texts.blob(tensor) for tensor in foundation])
 
 
-def _lower(model: BaseModel, plans: Sequence[SlotPlan]) -> Sample:
+def _trace(model: BaseModel, plans: Sequence[SlotPlan]) -> Traced:
     placeholders = method_placeholders(plans)
-    return sample.take(methods_of(model, plans, placeholders), model, list(placeholders.values()))
+    return Traced.of(methods_of(model, plans, placeholders), model, list(placeholders.values()))

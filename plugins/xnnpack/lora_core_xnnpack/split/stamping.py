@@ -14,7 +14,7 @@ from lora_core_xnnpack.split.templating import find_template
 from lora_core_xnnpack.split.weightless import WeightlessProgram, WeightlessSet, sites_of
 from lora_core_xnnpack.stamping import sample
 from lora_core_xnnpack.stamping.elements import NotStampableError
-from lora_core_xnnpack.stamping.sample import Sample
+from lora_core_xnnpack.stamping.sample import Traced
 from lora_core_xnnpack.stamping.shallow import LayeredBase
 from lora_core_xnnpack.stamping.slot_texts import SlotTexts
 from lora_core_xnnpack.stamping.stamping import Stamped, check, stamp
@@ -28,11 +28,11 @@ def stamp_split(base: LayeredBase, plans: Sequence[SlotPlan], emit: Emit) -> Wei
     for plan in plans:
         check(base, (plan,))  # before anything is lowered in vain
     with stage(emit, "Lower a few layers of the base program"):
-        stamped = [stamp(base, (), _lower)]
+        stamped = [stamp(base, (), _trace)]
     for index, plan in enumerate(plans):
         name = "template" if len(plans) == 1 else f"template {index + 1} of {len(plans)}"
         with stage(emit, f"Lower a few layers of the {name}"):
-            stamped.append(stamp(base, (plan,), _lower))
+            stamped.append(stamp(base, (plan,), _trace))
     foundation = sample.foundation_of(stamped[0].lists)
     programs, planned = [], {}
     for number, (each, its_plan) in enumerate(zip(stamped, (None, *plans), strict=True)):
@@ -42,12 +42,12 @@ def stamp_split(base: LayeredBase, plans: Sequence[SlotPlan], emit: Emit) -> Wei
     return WeightlessSet(foundation=foundation, programs=tuple(programs), planned_memory=planned)
 
 
-def _lower(model: BaseModel, plans: Sequence[SlotPlan]) -> Sample:
+def _trace(model: BaseModel, plans: Sequence[SlotPlan]) -> Traced:
     placeholders = [placeholder_values(plan) for plan in plans]
     module = model.module
     for plan, values in zip(plans, placeholders, strict=True):
         module = inject(module, plan, model.paths, values)
-    return sample.take({"forward": module}, model, placeholders)
+    return Traced.of({"forward": module}, model, placeholders)
 
 
 def _program(

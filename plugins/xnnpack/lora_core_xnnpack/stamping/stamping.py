@@ -71,7 +71,7 @@ class ShallowModels:
 
 
 def _cost(choices: Sequence[Layers]) -> float:
-    """Return what it takes to lower models of the layers `choices`, cut out of the deepest, in wholly lowered layers."""
+    """Return what it takes to lower models of the layers `choices`, cut out of the deepest, in full layers."""
     depths = [len(keep) for keep in choices]
     return (1 - _DELEGATING) * max(depths, default=0) + _DELEGATING * sum(depths)
 

@@ -22,14 +22,14 @@ INT4 = parse_policy("8da4w", POLICY_REGISTRY, head="4,32", embedding="float")
 
 
 def test_split_programs_equal_a_full_lowering(tmp_path: Path) -> None:
-    base = streamed([48] * 11, INT4)
+    base = streamed([48] * 11, INT4)  # numbers of one and two digits
     plans = (plan(base, lambda _, name: 2 * (name == "up")),)
     derived = stamp_split(LayeredBase.of(base), plans, ignore)
     assert_equal_sets(derived, whole_split(base, plans, tmp_path))
 
 
 def test_a_program_of_several_methods_equals_a_full_lowering(tmp_path: Path) -> None:
-    base = streamed([64] * 11, INT4)
+    base = streamed([64] * 6, INT4)
     plans = (plan(base, lambda _, name: 2 * (name == "down")),)
     derived = stamp_together(LayeredBase.of(base), plans, ignore)
     assert_equal_together(derived, whole_together(base, plans, tmp_path))

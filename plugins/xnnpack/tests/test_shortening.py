@@ -28,9 +28,7 @@ def test_a_method_cut_out_of_a_deeper_one_lowers_as_if_it_was_traced() -> None:
     base = LayeredBase.of(streamed([32, 32, 48, 48, 64, 64], INT4))
     cut = traced(trace_split, base, range(6)).shortened(base.blocks, (0, 2, 4, 5))
     assert cut is not None
-    ours, theirs = cut.sample(), traced(trace_split, base, (0, 2, 4, 5)).sample()
-    assert ours.lists == theirs.lists
-    assert ours.program == theirs.program
+    assert cut.sample().lists == traced(trace_split, base, (0, 2, 4, 5)).sample().lists
 
 
 def test_methods_that_share_states_are_cut_together() -> None:

@@ -8,10 +8,12 @@ partitioner.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from lora_core.fast_lowering.patching import Patches
 from lora_core.models.base import BaseModel
 from lora_core.models.tracing import tracing
 from lora_core_xnnpack.lowering.fast import fast_lowering
@@ -19,7 +21,7 @@ from lora_core_xnnpack.lowering.fast import fast_lowering
 if TYPE_CHECKING:
     import torch
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-    from executorch.exir import EdgeProgramManager, ExecutorchProgramManager
+    from executorch.exir import EdgeCompileConfig, EdgeProgramManager, ExecutorchProgramManager
     from torch.export import ExportedProgram
 
 FOUNDATION_TAG = "foundation"
@@ -123,7 +125,6 @@ def to_edge(
     Constants of the base go to the foundation file, those that fill slots to the file that `lora_tag` names (None keeps
     them in the program). Raises `ModelError` for a module that `torch.export` cannot trace.
     """
-    from executorch.exir import EdgeCompileConfig
     from executorch.exir.program._program import _gen_edge_manager_for_partitioners
 
     lora: set[str] = set()
@@ -133,7 +134,7 @@ def to_edge(
         manager = _gen_edge_manager_for_partitioners(
             {name: [_partitioner()] for name in programs},
             programs,
-            EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True),
+            _edge_config(),
             dict(model.metadata),
         )
     return EdgeMethods(manager=manager, lora=frozenset(lora), lora_tag=lora_tag)
@@ -144,21 +145,25 @@ def delegated(edge: EdgeMethods) -> Lowered:
 
     With several methods, mutable buffers (the KV cache) are shared between them.
     """
-    from executorch.exir import ExecutorchBackendConfig
+    from executorch.exir import ExecutorchBackendConfig, to_edge_transform_and_lower
     from executorch.exir.passes import MemoryPlanningPass
     from executorch.exir.passes.sym_shape_eval_pass import ConstraintBasedSymShapeEvalPass
+    from executorch.exir.program import _program
     from executorch.extension.llm.export.builder import ConvertToLinearPass
 
-    names = list(edge.programs)
-    with fast_lowering():
-        manager = edge.manager.to_backend({name: _partitioner() for name in names})
-        for name in names:
-            _check_preserved(name, manager.exported_program(name))
+    with fast_lowering(), ExitStack() as stack:
+        # Its first step is done.
+        Patches(stack).replace(_program, "_gen_edge_manager_for_partitioners", lambda *_: edge.manager)
+        manager = to_edge_transform_and_lower(
+            dict(edge.programs), partitioner=[_partitioner()], compile_config=_edge_config()
+        )
         manager = manager.transform([ConvertToLinearPass()]).to_executorch(
             ExecutorchBackendConfig(
                 extract_delegate_segments=True,
                 do_quant_fusion_and_const_prop=True,
-                memory_planning_pass=MemoryPlanningPass(alloc_graph_input=False, share_mutable_buffers=len(names) > 1),
+                memory_planning_pass=MemoryPlanningPass(
+                    alloc_graph_input=False, share_mutable_buffers=len(edge.programs) > 1
+                ),
                 sym_shape_eval_pass=ConstraintBasedSymShapeEvalPass(),
                 external_constants=lambda node: edge.lora_tag if node.name in edge.lora else FOUNDATION_TAG,
             )
@@ -182,16 +187,7 @@ def _partitioner() -> XnnpackPartitioner:
     return XnnpackPartitioner()
 
 
-def _check_preserved(name: str, program: ExportedProgram) -> None:
-    """Raise `RuntimeError` if an operator was kept whole for XNNPACK, which did not take it."""
-    from executorch.exir.program import _program
+def _edge_config() -> EdgeCompileConfig:
+    from executorch.exir import EdgeCompileConfig
 
-    kept, supports = _partitioner().ops_to_not_decompose(program)
-    _program._sanity_check_graph_for_non_decomp_ops(
-        name,
-        program,
-        set(_program._remove_invalid_ops_for_not_decompose(kept)),
-        supports,
-        partitioner_name="XnnpackPartitioner",
-        generate_error=True,
-    )
+    return EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +12,7 @@ import attrs
 from executorch.exir import EdgeProgramManager
 from executorch.exir.passes.debug_handle_generator_pass import DebugHandleGeneratorPass
 from torch.export import ExportedProgram, ExportGraphSignature
+from torch.export.graph_signature import InputSpec
 from torch.fx import Graph, GraphModule, Node
 
 from lora_core_xnnpack.lowering.lowering import EdgeMethods
@@ -46,32 +47,49 @@ def _cut(program: ExportedProgram, blocks: str, keep: Sequence[int]) -> Exported
     graph.output_node().args = (tuple(node for node, _ in outputs),)
     layers.keep(keep)
     graph.eliminate_dead_code()
-    inputs = []
-    for node, spec in zip(graph.find_nodes(op="placeholder"), signature.input_specs, strict=True):
-        if paths.has(spec.target) and (node.users or node in idle):
+    given = list(zip(graph.find_nodes(op="placeholder"), signature.input_specs, strict=True))
+    _use_what_is_kept(given, paths)
+    inputs, used = [], set[str]()
+    for node, spec in given:
+        if node.users or (node in idle and paths.has(spec.target)):
             inputs.append(replace(spec, target=paths.of(spec.target)))
-        elif node.users:
-            raise _NotAChainError(f"{spec.target} is used by other layers")
+            used.add(str(spec.target))
         else:
             graph.erase_node(node)
     module = GraphModule(program.graph_module, graph)
     module.meta.update(program.graph_module.meta)
     DebugHandleGeneratorPass()(module)  # handles number what there is
-    given = zip(graph.output_node().args[0], outputs, strict=True)
+    results = zip(graph.output_node().args[0], outputs, strict=True)
     specs = [
-        replace(spec, arg=replace(spec.arg, name=node.name), target=paths.of(spec.target)) for node, (_, spec) in given
+        replace(spec, arg=replace(spec.arg, name=node.name), target=paths.of(spec.target))
+        for node, (_, spec) in results
     ]
     return ExportedProgram(
         root=module,
         graph=graph,
         graph_signature=ExportGraphSignature(inputs, specs),
-        state_dict=paths.among(program.state_dict),
+        state_dict=paths.among(program.state_dict, used),
         range_constraints=copy.copy(program.range_constraints),
         module_call_graph=copy.deepcopy(program.module_call_graph),
         example_inputs=program.example_inputs,
-        constants=paths.among(program.constants),
+        constants=paths.among(program.constants, used),
         verifiers=program.verifiers,
     )
+
+
+def _use_what_is_kept(inputs: Sequence[tuple[Node, InputSpec]], paths: _Paths) -> None:
+    """Let what layers share be read where the last layer that is left has it.
+
+    torch 2.13.0 has an input for each of its places, and reads that of the last layer. Raises `_NotAChainError` if
+    two inputs are read that would have one path.
+    """
+    kept = {paths.of(spec.target): node for node, spec in inputs if spec.target is not None and paths.has(spec.target)}
+    for node, spec in inputs:
+        other = kept.get(paths.of(spec.target)) if node.users and not paths.has(spec.target) else None
+        if other is not None:
+            if other.users:
+                raise _NotAChainError(f"{spec.target} and {other.name} are used by the same layers")
+            node.replace_all_uses_with(other)
 
 
 def _copied(graph: Graph) -> Graph:
@@ -97,15 +115,17 @@ class _Paths:
         return number is None or number in self.keep
 
     def of(self, path: str | None) -> str | None:
-        """Return the new path of what was at `path`, which the module still has."""
+        """Return the new path of what was at `path`; if that layer is not left, the path in the last one before it."""
         number = _number(path, self.blocks)
         if path is None or number is None:
             return path
-        return f"{self.blocks}.{self.keep.index(number)}{path.removeprefix(f'{self.blocks}.{number}')}"
+        place = max(new for new, old in enumerate(self.keep) if old <= number)
+        return f"{self.blocks}.{place}{path.removeprefix(f'{self.blocks}.{number}')}"
 
-    def among(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what the module still has of `tensors`, by its new paths."""
-        return {str(self.of(path)): tensor for path, tensor in tensors.items() if self.has(path)}
+    def among(self, tensors: Mapping[str, Any], used: Collection[str]) -> dict[str, Any]:
+        """Return what the module still has of `tensors`, and what layers share of them (`used`), by its new paths."""
+        ours = {path: tensor for path, tensor in tensors.items() if self.has(path) or path in used}
+        return {str(self.of(path)): tensor for path, tensor in ours.items()}
 
 
 def _number(path: str | None, blocks: str) -> int | None:

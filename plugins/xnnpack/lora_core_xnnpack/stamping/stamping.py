@@ -23,7 +23,7 @@ from lora_core_xnnpack.stamping.stretching import Stretch
 # What spans two layers (a delegate does) is there once in two layers, and before its copy in three. Where the first two
 # are irregular (one of them reads the embedding), what is regular comes later.
 _STARTS = (2, 3, 4)
-_FEWEST = 5  # layers that cost no more than the models of two, three and four from which all follows if all are alike
+_FEWEST = 6  # layers that cost no more than the models of two, three and four from which all follows if all are alike
 _DELEGATING = 0.25  # of what lowering a layer takes; the rest is tracing
 _MOST_DETAIL = 2
 
@@ -44,43 +44,50 @@ class ShallowModels:
 
     def __init__(self, base: LayeredBase, plans: Sequence[SlotPlan], methods: Methods) -> None:
         self._base, self._plans, self._methods = base, plans, methods
-        self._samples: dict[Layers, Sample] = {}
+        self._traced: dict[Layers, Sample] = {}
+        self._cut: dict[Layers, Sample] = {}
         self._spent = 0.0
 
     def affords(self, choices: Sequence[Layers], depth: int) -> bool:
         """Say whether it takes less than lowering `depth` layers, all in all, if `choices` are lowered too."""
-        return self._spent + _cost([keep for keep in choices if keep not in self._samples]) < depth
+        return self._spent + _cost(choices) < depth
 
     def samples(self, choices: Sequence[Layers]) -> list[Sample]:
-        """Lower the models of the layers `choices`. The last has all layers of the others: it is traced, and these are
-        cut out of it where they can be.
-        """
-        self._spent += _cost([keep for keep in choices if keep not in self._samples])
-        deepest = self._traced(choices[-1]) if choices[-1] not in self._samples else None
-        for keep in choices:
-            if keep not in self._samples:
-                traced = _cut(deepest, self._base.blocks, choices[-1], keep) or self._traced(keep)
-                self._samples[keep] = traced.sample()
-                del traced
-                gc.collect()  # graphs are cyclic, and hold the weights
-        return [self._samples[keep] for keep in choices]
+        """Lower the models of the layers `choices`.
 
-    def _traced(self, keep: Layers) -> Traced:
+        The first and the last, which has all layers of the others, are traced; the others are cut out of the last where
+        they can be. What a cut kept of the deeper graph by mistake would make both ends disagree.
+        """
+        self._spent += _cost(choices)
+        first, *between, last = choices
+        deepest = self._trace(last)
+        for keep in between:
+            if keep not in self._traced and keep not in self._cut:
+                cut = deepest.shortened(self._base.blocks, [last.index(number) for number in keep])
+                known, traced = (self._traced, self._trace(keep)) if cut is None else (self._cut, cut)
+                known[keep] = _sample(traced)
+                del cut, traced
+        self._traced[last] = _sample(deepest)
+        del deepest
+        if first not in self._traced:
+            self._traced[first] = _sample(self._trace(first))
+        return [self._traced[keep] if keep in self._traced else self._cut[keep] for keep in choices]
+
+    def _trace(self, keep: Layers) -> Traced:
         model = self._base.cut(keep)
         return self._methods(model, [self._base.cut_plan(plan, keep) for plan in self._plans])
 
 
+def _sample(traced: Traced) -> Sample:
+    sample = traced.sample()
+    gc.collect()  # graphs are cyclic, and hold the weights
+    return sample
+
+
 def _cost(choices: Sequence[Layers]) -> float:
-    """Return what it takes to lower models of the layers `choices`, cut out of the deepest, in full layers."""
-    depths = [len(keep) for keep in choices]
-    return (1 - _DELEGATING) * max(depths, default=0) + _DELEGATING * sum(depths)
-
-
-def _cut(deepest: Traced | None, blocks: str, layers: Layers, keep: Layers) -> Traced | None:
-    """Return the model of the layers `keep` cut out of `deepest`, that of `layers`; None if it cannot be."""
-    if deepest is None or keep == layers:
-        return deepest
-    return deepest.shortened(blocks, [layers.index(number) for number in keep])
+    """Return what it takes to lower models of the layers `choices`, the first and the last traced, in full layers."""
+    traced, lowered = len(choices[0]) + len(choices[-1]), sum(map(len, choices))
+    return (1 - _DELEGATING) * traced + _DELEGATING * lowered
 
 
 @attrs.frozen(kw_only=True)

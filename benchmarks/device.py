@@ -2,9 +2,9 @@
 
     python benchmarks/device.py --bundle BUNDLE --adapter DIR [--repeats 21]
 
-BUNDLE is a bundle for XNNPACK of either layout, DIR a PEFT adapter that fits its template. Builds `native/` with g++ -O2, packs
-the adapter as it is and in float16, links it from the command line, compares the files with those of `lora-core add`,
-and prints rows for docs/benchmarks.md. CPU times are what compares on a busy machine.
+BUNDLE is a bundle for XNNPACK of either layout, DIR a PEFT adapter that fits its template. Builds `native/` with g++
+-O2, packs the adapter as it is and in float16, links it from the command line, compares the files with those of
+`lora-core add`, and prints rows for docs/benchmarks.md. CPU times are what compares on a busy machine.
 """
 
 from __future__ import annotations

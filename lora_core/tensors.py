@@ -289,7 +289,7 @@ def stored_bytes(tensors: Sequence[StoredTensor]) -> list[bytes]:
     """
     found: dict[int, bytes] = {}
     for together in _runs(sorted(tensors, key=lambda each: (each.path, each.offset, each.size))):
-        raw = memoryview(attrs.evolve(together[0], size=sum(each.size for each in together)).read_bytes())
+        raw = attrs.evolve(together[0], size=sum(each.size for each in together)).read_bytes().data
         starts = accumulate((each.size for each in together), initial=0)
         for start, each in zip(starts, together, strict=False):
             found[id(each)] = bytes(raw[start : start + each.size])

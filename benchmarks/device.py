@@ -2,8 +2,8 @@
 
     python benchmarks/device.py --bundle BUNDLE --adapter DIR [--repeats 21]
 
-BUNDLE is a bundle for XNNPACK of either layout, DIR a PEFT adapter that fits its template. Builds `native/` with g++
--O2, packs the adapter as it is and in float16, links it from the command line, compares the files with those of
+BUNDLE is a bundle for XNNPACK of either layout, DIR a PEFT adapter that fits its template. Builds `native/` by
+CMake, packs the adapter as it is and in float16, links it from the command line, compares the files with those of
 `lora-core add`, and prints rows for docs/benchmarks.md. CPU times are what compares on a busy machine.
 """
 
@@ -28,15 +28,13 @@ NATIVE = Path(__file__).parents[1] / "native"
 
 
 def build(out: Path) -> tuple[Path, Path]:
-    """Return the command line tool and the stripped library."""
-    library, tool = out / "liblora_core_link.so", out / "lora-core-link"
-    common = ("g++", "-std=c++17", "-O2", "-ffp-contract=off", f"-I{NATIVE / 'include'}", f"-I{NATIVE / 'src'}")
-    sources = sorted((NATIVE / "src").glob("*.cpp"))
-    shared = ("-shared", "-fPIC", "-fvisibility=hidden", "-s")
-    subprocess.run([*common, *shared, *map(str, sources), "-o", str(library)], check=True)
-    link = (str(library), f"-Wl,-rpath,{out}", "-o", str(tool))
-    subprocess.run([*common, str(NATIVE / "tools" / "link_adapter.cpp"), *link], check=True)
-    return tool, library
+    """Return the command line tool and the stripped library, as CMake builds them for release."""
+    subprocess.run(["cmake", "-S", str(NATIVE), "-B", str(out / "native")], check=True, capture_output=True)
+    subprocess.run(["cmake", "--build", str(out / "native")], check=True, capture_output=True)
+    (library,) = (out / "native").glob("liblora_core_link.*")
+    stripped = out / "stripped"
+    subprocess.run(["strip", "-o", str(stripped), str(library)], check=True)
+    return out / "native" / "lora-core-link", stripped
 
 
 def in_half(directory: Path, out: Path) -> Path:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import statistics
 import subprocess
@@ -42,14 +41,6 @@ def in_half(directory: Path, out: Path) -> Path:
     weights = out / "adapter_model.safetensors"
     save_file({name: tensor.astype(np.float16) for name, tensor in load_file(weights).items()}, weights)
     return out
-
-
-def link_or_copy(source: Path, target: Path) -> None:
-    """Give a file a second name, or a copy on another file system: a link that only points to it is refused."""
-    try:
-        os.link(source.resolve(), target)
-    except OSError:
-        shutil.copy(source, target)
 
 
 def in_one_program(bundle: Path) -> bool:

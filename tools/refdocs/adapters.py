@@ -19,9 +19,10 @@ from refdocs.projects import hub
 
 _FOUND = json.loads(Path(__file__).with_name("found_adapters.json").read_text("utf-8"))
 _INTRODUCTION = """
-Most adapters are PEFT's. Of {files} {source} {peft} were PEFT's and 16 MLX-LM's, which uses that name too; adapters for
+Most adapters are PEFT's. Of {files} {source} {peft} were PEFT's and {mlx} MLX-LM's, which uses that name too; adapters for
 llama.cpp are GGUF files. All three are read, by every command and for every backend, and a plugin may bring [another
-format](../tutorial/adapter-format.md). `lora-core convert ADAPTER -o DIR` writes any of them as PEFT.
+format](../tutorial/adapter-format.md). `lora-core convert ADAPTER -o DIR` writes any of them as PEFT. The table says how
+often which was found; GGUF files have other names, and were not counted.
 
 An adapter is a directory, a file (GGUF), two files, or the hub id of one in the local Hugging Face cache; `--download`
 fetches it.
@@ -63,14 +64,16 @@ def adapters_page() -> str:
         [feature, *(_carried(names, spec.kinds) for spec in backends.values())]
         for feature, names in _features().items()
     ]
-    formats = [[code(each.name), each.summary] for each in lora_core_register_adapter_formats()]
-    survey = _INTRODUCTION.format(**_FOUND)
+    counts = _FOUND["formats"]
+    offered = sorted(lora_core_register_adapter_formats(), key=lambda each: -counts.get(each.name, 0))
+    formats = [[str(counts.get(each.name, "")), code(each.name), each.summary] for each in offered]
+    survey = _INTRODUCTION.format(**_FOUND, mlx=counts["mlx-lm"])
     refused = [[code(field), refusal.feature, refusal.remedy] for field, refusal in REFUSED.items()]
     types = [kind.name for kind in TYPES.values()]
     return page(
         "Adapters that are read",
         survey,
-        table(["format", "what it is"], formats),
+        table([f"of {_FOUND['files']}", "format", "what it is"], formats),
         f"GGUF: architectures {_listed(ARCHITECTURES)}; tensors of type {_listed(types)}.",
         "## Keys",
         _KEYS.format(wrappers=_listed(sorted(WRAPPERS))),

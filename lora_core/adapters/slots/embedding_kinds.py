@@ -24,6 +24,7 @@ class Lookup(SlotKind):
 
     name = "lookup"
     feature = "LoRA on an embedding"
+    layer = "embedding"
     unties = True
 
     def parts(self, extent: Extent) -> tuple[Part, ...]:
@@ -75,6 +76,7 @@ class Rows(Alone):
     name = "rows"
     part = "delta"
     feature = "whole trained embeddings"
+    layer = "embedding"
     unties = True
 
     def parts(self, extent: Extent) -> tuple[Part, ...]:
@@ -111,6 +113,7 @@ class Tokens(_OfTokens):
     """
 
     name = "tokens"
+    layer = "embedding"
 
     def parts(self, extent: Extent) -> tuple[Part, ...]:
         """Return the tokens' numbers and what is added to their rows, as columns."""

@@ -60,13 +60,14 @@ class Extent:
 class SlotKind(ABC):
     """What can hang on a layer. Kinds have no state; `name` is what manifests and relocation tables store.
 
-    `feature` is what users call it. `needs_base` says that folding needs the base's own weights, so that linking
-    without them is impossible. `unties` says that it changes a layer and not others with the same weight, so that
-    merging it into a base where they are tied gives another model.
+    `feature` is what users call it, `layer` the kind of layer that it hangs on. `needs_base` says that folding needs
+    the base's own weights, so that linking without them is impossible. `unties` says that it changes a layer and not
+    others with the same weight, so that merging it into a base where they are tied gives another model.
     """
 
     name: str
     feature: str = ""
+    layer: Literal["linear", "embedding"] = "linear"
     needs_base: bool = False
     unties: bool = False
 

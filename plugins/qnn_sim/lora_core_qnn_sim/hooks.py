@@ -35,15 +35,9 @@ def lora_core_register_backends() -> Sequence[BackendSpec]:
             install_hint="pip install lora-core-qnn-sim",
             adapter_dtypes={"int8": Scheme(bits=8, granularity="tensor")},
             refused_adapter_dtypes=dict.fromkeys(("fp32", "fp16"), _INTEGERS),
-            refused_kinds={
-                "gain": _UPDATABLE,
-                "shift": _UPDATABLE,
-                "dense": _UPDATABLE,
-                "lookup": _UPDATABLE,
-                "rows": _UPDATABLE,
-                "tokens": _UPDATABLE,
-                "token_logits": _UPDATABLE,
-            },
+            refused_kinds=dict.fromkeys(
+                ("gain", "shift", "dense", "lookup", "rows", "tokens", "token_logits"), _UPDATABLE
+            ),
         )
     ]
 

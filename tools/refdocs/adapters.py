@@ -19,10 +19,10 @@ from refdocs.projects import hub
 
 _FOUND = json.loads(Path(__file__).with_name("found_adapters.json").read_text("utf-8"))
 _INTRODUCTION = """
-Most adapters are PEFT's. Of {files} {source} {peft} were PEFT's and {mlx} MLX-LM's, which uses that name too; adapters for
-llama.cpp are GGUF files. All three are read, by every command and for every backend, and a plugin may bring [another
-format](../tutorial/adapter-format.md). `lora-core convert ADAPTER -o DIR` writes any of them as PEFT. The table says how
-often which was found; GGUF files have other names, and were not counted.
+Most adapters are PEFT's. Of {files} {source} {peft} were PEFT's and {mlx} MLX-LM's, which uses that name too; adapters
+for llama.cpp are GGUF files. All three are read, by every command and for every backend, and a plugin may bring
+[another format](../tutorial/adapter-format.md). `lora-core convert ADAPTER -o DIR` writes any of them as PEFT. The
+table says how often which was found; GGUF files have other names, and were not counted.
 
 An adapter is a directory, a file (GGUF), two files, or the hub id of one in the local Hugging Face cache; `--download`
 fetches it.

@@ -17,7 +17,7 @@ DISTRIBUTIONS := . plugins/xnnpack plugins/coreml plugins/qnn_sim plugins/onnx p
 # $(call logged,COMMAND) sends what COMMAND says to the log; if it fails, its last lines without pip's warnings are shown.
 logged = $(1) >>$(SETUP_LOG) 2>&1 || { grep -v '^WARNING' $(SETUP_LOG) | tail -n 20; echo "make setup failed; all of it is in $(SETUP_LOG)"; exit 1; }
 
-.PHONY: audit endurance fuzz hostile licences help setup vendor model demo docs reference changelog lint types test test-fast test-deep test-processors test-packaging dist clean-demo clean
+.PHONY: audit endurance fuzz hostile licences help setup vendor model demo docs reference changelog lint types test test-fast test-deep test-processors test-packaging dist clean-demo clean native
 
 help:
 	@echo "make setup           install everything into $(VENV)"
@@ -32,6 +32,7 @@ help:
 	@echo "make test-processors numbers and bytes as on other processors, and beside a busy machine"
 	@echo "make fuzz            damage what readers read, 1,000,000 times over all (FUZZ=N: N times)"
 	@echo "make endurance       10,000 changes of a bundle and 10,000 switches of a session"
+	@echo "make native          build native/ by CMake into build/native-cmake"
 	@echo "make audit           known weaknesses of what is installed"
 	@echo "make licences        under which licences it is"
 	@echo "make hostile BUNDLE=DIR ADAPTER=DIR  change every field of a copy of a bundle; an adapter fits it"
@@ -71,6 +72,9 @@ fuzz: $(STAMP)
 	@$(BIN)/python -m tests.security.fuzz $(FUZZ)
 	@FUZZ_EXAMPLES=100000 $(BIN)/python -m pytest -q plugins/xnnpack/tests/test_hostile_files.py \
 	  plugins/coreml/tests/test_hostile_packages.py tests/intake/test_plain_json.py
+
+native:
+	cmake -S native -B build/native-cmake && cmake --build build/native-cmake
 
 endurance: $(STAMP)
 	@ENDURANCE=10000 $(BIN)/python -m pytest -q -s tests/endurance

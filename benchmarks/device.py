@@ -2,9 +2,9 @@
 
     python benchmarks/device.py --bundle BUNDLE --adapter DIR [--repeats 21]
 
-BUNDLE is a split bundle for XNNPACK, DIR a PEFT adapter that fits its template. Builds `native/` with g++ -O2, packs
-the adapter as it is and in float16, links it from the command line, compares the files with those of `lora-core add`,
-and prints rows for docs/benchmarks.md. CPU times are what compares on a busy machine.
+BUNDLE is a bundle for XNNPACK of either layout, DIR a PEFT adapter that fits its template. Builds `native/` by
+CMake, packs the adapter as it is and in float16, links it from the command line, compares the files with those of
+`lora-core add`, and prints rows for docs/benchmarks.md. CPU times are what compares on a busy machine.
 """
 
 from __future__ import annotations
@@ -27,15 +27,13 @@ NATIVE = Path(__file__).parents[1] / "native"
 
 
 def build(out: Path) -> tuple[Path, Path]:
-    """Return the command line tool and the stripped library."""
-    library, tool = out / "liblora_core_link.so", out / "lora-core-link"
-    common = ("g++", "-std=c++17", "-O2", "-ffp-contract=off", f"-I{NATIVE / 'include'}", f"-I{NATIVE / 'src'}")
-    sources = sorted((NATIVE / "src").glob("*.cpp"))
-    shared = ("-shared", "-fPIC", "-fvisibility=hidden", "-s")
-    subprocess.run([*common, *shared, *map(str, sources), "-o", str(library)], check=True)
-    link = (str(library), f"-Wl,-rpath,{out}", "-o", str(tool))
-    subprocess.run([*common, str(NATIVE / "tools" / "link_adapter.cpp"), *link], check=True)
-    return tool, library
+    """Return the command line tool and the stripped library, as CMake builds them for release."""
+    subprocess.run(["cmake", "-S", str(NATIVE), "-B", str(out / "native")], check=True, capture_output=True)
+    subprocess.run(["cmake", "--build", str(out / "native")], check=True, capture_output=True)
+    (library,) = (out / "native").glob("liblora_core_link.*")
+    stripped = out / "stripped"
+    subprocess.run(["strip", "-o", str(stripped), str(library)], check=True)
+    return out / "native" / "lora-core-link", stripped
 
 
 def in_half(directory: Path, out: Path) -> Path:
@@ -45,10 +43,22 @@ def in_half(directory: Path, out: Path) -> Path:
     return out
 
 
+def in_one_program(bundle: Path) -> bool:
+    return (bundle / "model.pte").exists()
+
+
+def linked_files(bundle: Path) -> dict[str, str]:
+    """Return what linking an adapter called `measured` writes, by what the tool calls it."""
+    if in_one_program(bundle):
+        return {"linked.pte": "model.pte"}
+    return {"linked.pte": "measured.pte", "linked.ptd": "measured.ptd"}
+
+
 def measure(tool: Path, bundle: Path, package: Path, out: Path, repeats: int) -> dict[str, float]:
     """Return medians of what the tool tells of itself, and the least CPU time."""
-    template = bundle / "template"
-    words = [tool, template / "0.pte", template / "0.json", package, out / "linked.pte", out / "linked.ptd"]
+    template = bundle / "template" / ("model" if in_one_program(bundle) else "0")
+    words = [tool, template.with_suffix(".pte"), template.with_suffix(".json"), package, out / "linked.pte"]
+    words += ["--to", bundle / "model.pte", "measured"] if in_one_program(bundle) else [out / "linked.ptd"]
     told = [json.loads(subprocess.check_output([str(word) for word in words])) for _ in range(repeats)]
     medians = {name: statistics.median(each[name] for each in told) for name in told[0]}
     return {**medians, "least_cpu_ms": min(each["link_cpu_ms"] for each in told)}
@@ -74,8 +84,8 @@ def main() -> None:
             print(f"{kind}: {measure(tool, out / 'bundle', package.path, out, arguments.repeats)}")
             lora_core.add(out / "bundle", [AdapterReference(name="measured", package=package.path)])
             same = [
-                (out / f"linked.{end}").read_bytes() == (out / "bundle" / f"measured.{end}").read_bytes()
-                for end in ("pte", "ptd")
+                (out / linked).read_bytes() == (out / "bundle" / added).read_bytes()
+                for linked, added in linked_files(out / "bundle").items()
             ]
             lora_core.remove(out / "bundle", ["measured"])
             print(f"{kind}: the files of `lora-core add`: {'the same' if all(same) else 'others'}")

@@ -69,6 +69,7 @@ def export(
     group_size: int | None = None,
     embedding: str | None = None,
     head: str | None = None,
+    adapter_dtype: Literal["fp32", "fp16", "int8"] | None = None,
     cache: str | Path | None = None,
     download: bool = False,
     force: bool = False,
@@ -80,8 +81,9 @@ def export(
     `model` is a checkpoint directory, a hub id (fetched only with `download`), or a handle such as
     `lora_core.models.module.ModuleModel` around your own `nn.Module`. `options` are fields of the backend's options
     class by name. `plan`, `max_rank` and `targets` say which slots the bundle has: those its adapters need, and more
-    for adapters to come. `group_size`, `embedding` and `head` ("BITS,GROUP" or "float") adjust the policy. `cache` is a
-    directory of lowered templates to reuse and fill (None: no cache). An existing `out` is refused unless `force`
+    for adapters to come. `group_size`, `embedding` and `head` ("BITS,GROUP" or "float") adjust the policy;
+    `adapter_dtype` is the type that adapters are stored in, where the backend has a choice (None: its own). `cache` is
+    a directory of lowered templates to reuse and fill (None: no cache). An existing `out` is refused unless `force`
     replaces it.
 
     Raises `UsageError`, `ModelError`, `AdapterError`, `PolicyError`, `UnsupportedError`, `PluginError` or
@@ -102,6 +104,7 @@ def export(
         group_size=group_size,
         embedding=embedding,
         head=head,
+        adapter_dtype=adapter_dtype,
         cache=None if cache is None else Path(cache),
         download=download,
     )

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import attrs
 
 from lora_core.capability import Capability
 from lora_core.limits import Limits
+
+if TYPE_CHECKING:
+    from lora_core.quant.policy import Scheme
 
 API_VERSION = 2
 
@@ -34,7 +38,10 @@ class BackendSpec:
     option's name on the command line, if it is not the field's own in kebab case). `session_options` names such a class
     for what an opened bundle can be told, if there is anything. `slot_plans=False` says that adapters are stored as
     they are: no plans are made, nothing is padded, and any adapter can be added at any time. `kinds` are the slot kinds
-    (`lora_core.adapters.slots.kinds`) that its programs can carry; an adapter with another is refused by name.
+    (`lora_core.adapters.slots.kinds`) that its programs can carry; an adapter with another is refused by name, with the
+    reason in `refused_kinds` if there is one (a clause, by kind). `adapter_dtypes` are the types that `--adapter-dtype`
+    can ask for (`fp32`, `fp16`, `int8`), each with what a policy then says of LoRA matrices; another is refused, with
+    the reason in `refused_adapter_dtypes` if there is one.
     """
 
     name: str
@@ -47,6 +54,9 @@ class BackendSpec:
     session_options: str | None = None
     slot_plans: bool = True
     kinds: tuple[str, ...] = ("low_rank",)
+    refused_kinds: Mapping[str, str] = attrs.field(factory=dict)
+    adapter_dtypes: Mapping[str, Scheme | None] = attrs.field(factory=dict)
+    refused_adapter_dtypes: Mapping[str, str] = attrs.field(factory=dict)
     reserved: ReservedNames = attrs.field(factory=ReservedNames)
     requires: Mapping[str, str] = attrs.field(factory=dict)
     install_hint: str = ""

@@ -12,6 +12,7 @@ import hashlib
 import math
 import os
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, runtime_checkable
 
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 READABLE = ("F32", "F16", "BF16")
+_EXPONENT = {"F16": 0x7C00, "BF16": 0x7F80}
+_TOGETHER = 1 << 22
+"""Bytes of small tensors that are read at a time."""
 _COPY_AGAIN = "The file is cut short or damaged: copy or download it again."
 
 
@@ -214,25 +218,82 @@ def _header_length(path: Path, error: type[InputError]) -> int | None:
 
 
 def scan(path: Path, tensors: Sequence[StoredTensor]) -> Scan:
-    """Read the file once, hashing it and looking for NaN and infinity; memory is that of its largest tensor."""
+    """Read the file once, hashing it and looking for NaN and infinity.
+
+    Memory is that of its largest tensor, or of some megabytes of small ones.
+    """
     digest = hashlib.sha256()
-    not_finite = []
+    not_finite: list[str] = []
     try:
-        with path.open("rb") as file:
-            digest.update(file.read(min((tensor.offset for tensor in tensors), default=-1)))
-            for tensor in tensors:
-                raw = tensor._load(file, tensor.size)
+        with path.open("rb", buffering=0) as file:
+            start = min((tensor.offset for tensor in tensors), default=None)
+            digest.update(file.read() if start is None else _head(file, start))
+            for together in _runs(tensors):
+                raw = together[0]._load(file, sum(tensor.size for tensor in together))
                 digest.update(raw.data)
-                if tensor.dtype in READABLE and not _finite(raw, tensor.dtype):
-                    not_finite.append(tensor.name)
+                not_finite += _not_finite(raw, together)
     except OSError as error:
         raise StorageError(f"Cannot read the file: {error}.", where=str(path)) from error
     return Scan(sha256=digest.hexdigest(), not_finite=tuple(not_finite))
 
 
+def _head(file: BinaryIO, size: int) -> bytes:
+    parts = []
+    while size and (part := file.read(size)):
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
+
+
+def _runs(tensors: Sequence[StoredTensor]) -> Iterator[list[StoredTensor]]:
+    """Yield neighbours of one file and type, at most `_TOGETHER` bytes of them at a time, and larger ones alone."""
+    run: list[StoredTensor] = []
+    size = 0
+    for tensor in tensors:
+        if run and not _continues(run[-1], tensor, size):
+            yield run
+            run, size = [], 0
+        run.append(tensor)
+        size += tensor.size
+    if run:
+        yield run
+
+
+def _continues(last: StoredTensor, tensor: StoredTensor, size: int) -> bool:
+    alike = (tensor.path, tensor.stamp, tensor.dtype, tensor.offset)
+    return alike == (last.path, last.stamp, last.dtype, last.offset + last.size) and size + tensor.size <= _TOGETHER
+
+
+def _not_finite(raw: npt.NDArray[np.uint8], tensors: Sequence[StoredTensor]) -> Iterator[str]:
+    """Yield the names of those of `tensors`, whose bytes `raw` are one after another, that hold NaN or infinity."""
+    if tensors[0].dtype not in READABLE or _finite(raw, tensors[0].dtype):
+        return
+    at = 0
+    for tensor in tensors:
+        if not _finite(raw[at : at + tensor.size], tensor.dtype):
+            yield tensor.name
+        at += tensor.size
+
+
 def _finite(raw: npt.NDArray[np.uint8], dtype: str) -> bool:
-    with np.errstate(invalid="ignore"):
-        return bool(np.isfinite(widen(raw, dtype)).all())
+    if dtype == "F32":
+        return bool(np.isfinite(raw.view("<f4")).all())
+    ones = np.uint16(_EXPONENT[dtype])  # of an exponent that says NaN or infinity
+    return not ((raw.view("<u2") & ones) == ones).any()
+
+
+def stored_bytes(tensors: Sequence[StoredTensor]) -> list[bytes]:
+    """Return the bytes of each as they are stored; neighbours in a file are read together.
+
+    Raises as `StoredTensor.read_bytes`.
+    """
+    found: dict[int, bytes] = {}
+    for together in _runs(sorted(tensors, key=lambda each: (each.path, each.offset, each.size))):
+        raw = attrs.evolve(together[0], size=sum(each.size for each in together)).read_bytes().data
+        starts = accumulate((each.size for each in together), initial=0)
+        for start, each in zip(starts, together, strict=False):
+            found[id(each)] = bytes(raw[start : start + each.size])
+    return [found[id(each)] for each in tensors]
 
 
 def _stamp(status: os.stat_result) -> tuple[int, int]:

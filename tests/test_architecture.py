@@ -28,7 +28,7 @@ FLOORS = (
     ("bundle", "preparation", "runtime"),
     ("sharing",),
     ("backend", "executor", "hookspecs", "verification"),
-    ("template_cache",),
+    ("processes", "template_cache"),
     ("plugin",),
     ("hub",),
     ("pipeline",),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 
+@lru_cache(maxsize=1 << 14)  # adapters of one base name the same modules
 def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
     """Return a sort key that puts `layers.2` before `layers.10`."""
     parts = re.split(r"([0-9]+)", name)

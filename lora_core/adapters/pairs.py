@@ -19,12 +19,16 @@ _ANOTHER = "Was the adapter trained for another base?"
 
 @attrs.frozen(kw_only=True)
 class FoundPair:
-    """The factors of one module as a file names it: `a` (rank, in_features), `b` (out_features, rank); None: absent."""
+    """The factors of one module as a file names it: `a` (rank, in_features), `b` (out_features, rank); None: absent.
+
+    Of an `embedding` the rows are its `in_features`.
+    """
 
     written: str
     a: LazyTensor | None
     b: LazyTensor | None
     scaling: float
+    embedding: bool = False
 
 
 def updates_from(
@@ -51,11 +55,11 @@ def updates_from(
 
 
 def implied_by(pairs: Sequence[FoundPair], name: str) -> ModelSummary:
-    """Return a base as far as `pairs` tell it: a linear layer for each."""
+    """Return a base as far as `pairs` tell it: a layer for each."""
     layers = tuple(
         LayerInfo(
             name=Spelling.of(()).module(pair.written),
-            kind="linear",
+            kind="embedding" if pair.embedding else "linear",
             in_features=pair.a.shape[-1],
             out_features=pair.b.shape[0],
             is_output=pair.written.rpartition(".")[2] == "lm_head",

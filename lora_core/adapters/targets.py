@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Sequence
+from functools import lru_cache
 
 import attrs
 
@@ -45,17 +46,10 @@ class TargetSelection:
 
     def select(self, module_names: Sequence[str], layers: Iterable[LayerInfo]) -> tuple[str, ...]:
         """Return the targeted names among `module_names`, in their order; raises `re.error` for a bad expression."""
-        names = [name for name in module_names if name]
         if isinstance(self.target_modules, str) and self.target_modules.lower() == ALL_LINEAR:
             linear = tuple(layer.name for layer in layers if layer.kind == "linear" and not layer.is_output)
-            return attrs.evolve(self, target_modules=linear).select(names, ())
-        if isinstance(self.target_modules, str):
-            matched = matching(self.target_modules, names)
-            return self._without_excluded([name for name in names if name in matched])
-        targets = frozenset(self.target_modules)
-        if len(targets) >= _CONDENSED_FROM:
-            targets = _condensed(targets, names)
-        return self._without_excluded([name for name in names if self._listed(name, targets)])
+            return attrs.evolve(self, target_modules=linear).select(module_names, ())
+        return _selected(self, tuple(module_names))
 
     def unknown(self, module_names: Sequence[str]) -> tuple[str, ...]:
         """Return the listed targets if none of them names a module.
@@ -65,8 +59,17 @@ class TargetSelection:
         """
         if isinstance(self.target_modules, str):
             return ()
-        known = {end for name in module_names for end in _suffixes(name)}
+        known = _endings(tuple(module_names))
         return () if known.intersection(self.target_modules) else tuple(self.target_modules)
+
+    def _selected(self, names: Sequence[str]) -> tuple[str, ...]:
+        if isinstance(self.target_modules, str):
+            matched = matching(self.target_modules, names)
+            return self._without_excluded([name for name in names if name in matched])
+        targets = frozenset(self.target_modules)
+        if len(targets) >= _CONDENSED_FROM:
+            targets = _condensed(targets, names)
+        return self._without_excluded([name for name in names if self._listed(name, targets)])
 
     def _without_excluded(self, names: Sequence[str]) -> tuple[str, ...]:
         if isinstance(self.exclude_modules, str):
@@ -96,6 +99,17 @@ class TargetSelection:
             if match is not None:
                 return int(match["idx"])
         return None
+
+
+# What thousands of adapters have in common: the modules of their base, and most configurations.
+@lru_cache(maxsize=64)
+def _selected(selection: TargetSelection, module_names: tuple[str, ...]) -> tuple[str, ...]:
+    return selection._selected([name for name in module_names if name])
+
+
+@lru_cache(maxsize=16)
+def _endings(module_names: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(end for name in module_names for end in _suffixes(name))
 
 
 def pattern_key(patterns: Iterable[str], name: str) -> str:
@@ -137,6 +151,8 @@ def _condensed(targets: frozenset[str], names: Sequence[str]) -> frozenset[str]:
     return frozenset(required) if required and len(required) < len(targets) else targets
 
 
-def _suffixes(name: str) -> list[str]:
+@lru_cache(maxsize=1 << 14)
+def _suffixes(name: str) -> tuple[str, ...]:
+    """Return the endings of a name that begin at a dot, the shortest first, and the name."""
     parts = name.split(".")
-    return [".".join(parts[start:]) for start in range(len(parts))][::-1]
+    return tuple(".".join(parts[start:]) for start in reversed(range(len(parts))))

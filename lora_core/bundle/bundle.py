@@ -40,6 +40,8 @@ class Manifest:
     the `base_artifacts` instead. `options` are the backend's export options as plain data, `versions` the tools that
     made it, `detail` the backend's own plain data. `kv_cache` says when a runner must clear the cache. `prompting` is
     how the base is prompted; None: the bundle has no tokenizer (or is of schema 2 or older, which did not say).
+    `base_weights` tells the base from others of the same shape (`lora_core.models.weights_digest`); None: the bundle is
+    of schema 3 or older, or an early one of schema 4, which did not say.
     """
 
     backend: str
@@ -55,6 +57,7 @@ class Manifest:
     kv_cache: str = "reset-on-adapter-change"
     detail: Mapping[str, Any] = attrs.field(factory=dict)
     prompting: Prompting | None = None
+    base_weights: str | None = None
     schema_version: int = SCHEMA_VERSION
 
     @property

@@ -56,6 +56,10 @@ class Fields:
         """Return a string or None (null)."""
         return None if self._is_null(key) else self.text(key)
 
+    def text_if_any(self, key: str) -> str | None:
+        """Return a string, or None where there is none: null, or no such field."""
+        return self.optional_text(key) if key in self._values else None
+
     def number(self, key: str) -> int:
         """Return an integer that is not negative."""
         value = self._typed(key, int, "an integer", 0)

@@ -29,6 +29,8 @@ from lora_core.layers import LayerInfo, ModelSummary
 FORMAT = "lora-core bundle"
 _WITHOUT_PATHS = _WITH_KINDS = 2
 """From this schema on, layers no longer say what one runtime calls them, and slots say their kind."""
+_WITH_WEIGHTS = 4
+"""From this schema on, the base's weights are told; the first manifests of that schema do not have them yet."""
 
 
 @attrs.frozen(kw_only=True)
@@ -97,6 +99,7 @@ def loads(data: bytes, where: str, whereabouts: Whereabouts | None = None) -> Ma
         kv_cache=fields.text("kv_cache"),
         detail=fields.mapping("detail"),
         prompting=read_prompting(fields, version),
+        base_weights=fields.text_if_any("base_weights") if version >= _WITH_WEIGHTS else None,
     )
     fields.finish()
     if not problems.found:

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import gc
+
 from lora_core.fast_lowering.patching import Patches
 
 
 def forget_programs(patches: Patches) -> None:
-    """Take what holds whole programs, and so their weights, out of process-wide memories when the block ends.
+    """Take what holds whole programs, and so their weights, out of memories that outlive them when the block ends.
 
     torch 2.13 (`_subclasses/fake_tensor.py`) remembers what operators gave for fake tensors, by their arguments, and a
-    delegate is an argument of its call. It does so for the process and for each environment of symbolic sizes, and
-    these are held by what their methods remember. ExecuTorch 1.5.1 (`exir/backend/utils.py`) remembers which nodes were
-    alike. Drop when they do so weakly.
+    delegate is an argument of its call. It does so for the process, and in each environment of symbolic sizes, which
+    the sizes in that memory keep alive unseen by the collector. ExecuTorch 1.5.1 (`exir/backend/utils.py`)
+    remembers which nodes were alike, and each of its checks the last node that it refused. Drop when they do so weakly.
     """
-    from executorch.exir.backend.utils import is_same_node
+    from executorch.exir.backend.utils import WhyNoPartition, is_same_node
     from executorch.exir.lowered_backend_module import LoweredBackendModule
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
     def forget() -> None:
         is_same_node.cache_clear()
-        for method in vars(ShapeEnv).values():
-            if hasattr(method, "cache_clear"):
-                method.cache_clear()
-        for key in [*FakeTensorMode.cache]:
-            if any(isinstance(part, LoweredBackendModule) for part in key.key):
-                del FakeTensorMode.cache[key]
+        memories = []
+        for each in gc.get_objects():
+            if type(each) is ShapeEnv:
+                memories.append(each.fake_tensor_cache)
+            elif type(each) is WhyNoPartition:
+                each.node = None
+        for memory in (FakeTensorMode.cache, *memories):
+            for key in [*memory]:
+                if any(isinstance(part, LoweredBackendModule) for part in key.key):
+                    del memory[key]
 
     patches.undo(forget)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from lora_core.adapters.reference import AdapterReference
 from lora_core.bundle.durable import storage_errors
 from lora_core.bundle.paths import why_unsafe
 from lora_core.errors import AdapterError, StorageError, UnsupportedError, UsageError
-from lora_core.pipeline.sources import FILES, find_adapters, names_of, reference_to
+from lora_core.pipeline.sources import FILES, SourcedAdapter, find_adapters, names_of, reference_to
 from lora_core.specs import ReservedNames
 
 _CONFIG = "adapter_config.json"
@@ -80,22 +81,33 @@ def fleet_adapters(source: str, formats: Sequence[AdapterFormat], reserved: Rese
         return tuple(_remote(source, reserved))
     found = find_adapters(Path(source), formats, reserved)
     with storage_errors("read", Path(source)):
-        return tuple(_local(each.name, each.place, each.path) for each in found)
+        root = os.path.realpath(source)
+        return tuple(_local(each, root if each.place == "." else f"{root}/{each.place}") for each in found)
 
 
-def _local(name: str, place: str, path: Path) -> FleetAdapter:
-    files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
-    told = []
-    for file in files:
-        status = file.stat()
-        told.append((file.relative_to(path).as_posix(), status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+def _local(found: SourcedAdapter, location: str) -> FleetAdapter:
+    files = {".": found.path.stat()} if found.path.is_file() else dict(_files(location))
+    told = [
+        (file, files[file].st_size, files[file].st_mtime_ns, files[file].st_ctime_ns)
+        for file in sorted(files, key=lambda file: file.split("/"))
+    ]
     return FleetAdapter(
-        name=name,
-        place=place,
-        location=str(path.resolve()),
+        name=found.name,
+        place=found.place,
+        location=location,
         files=tuple(each[0] for each in told),
         signature=_signature(told),
     )
+
+
+def _files(directory: str, above: str = "") -> Iterator[tuple[str, os.stat_result]]:
+    """Yield every file below `directory` by its path there; links to directories are not followed."""
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _files(entry.path, f"{above}{entry.name}/")
+            elif entry.is_file():
+                yield f"{above}{entry.name}", entry.stat()
 
 
 def _remote(source: str, reserved: ReservedNames) -> Iterator[FleetAdapter]:

@@ -64,7 +64,7 @@ def _float(digits: str) -> float:
 
 
 def _int(digits: str, *, limit: int) -> int:
-    if len(digits.lstrip("-")) > limit:
+    if len(digits) > limit and len(digits.lstrip("-")) > limit:
         raise ValueError(f"it holds a whole number of {len(digits)} digits")
     return int(digits)
 

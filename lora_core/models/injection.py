@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch  # noqa: TID253 - nothing imports this module before weights are loaded
@@ -52,11 +52,31 @@ def eject(module: torch.nn.Module) -> torch.nn.Module:
 
 def slot_modules(module: torch.nn.Module) -> Iterable[tuple[str, SlotModule]]:
     """Yield the wrapped layers of `module` with their paths, in module order; of nested ones the outermost."""
-    inside = ""
+    outermost: str | None = None
     for path, layer in module.named_modules():
-        if isinstance(layer, SlotModule) and not (inside and path.startswith(inside)):
-            inside = f"{path}." if path else "."
+        if isinstance(layer, SlotModule) and (outermost is None or not path.startswith(outermost)):
+            outermost = f"{path}." if path else ""
             yield path, layer
+
+
+def wrapped_layers(module: torch.nn.Module) -> Iterator[tuple[str, str, torch.nn.Module]]:
+    """Yield for every wrapped layer of `module` its path, the path of what is wrapped, and that layer."""
+    for path, layer in slot_modules(module):
+        inner = path
+        base: Any = layer
+        while isinstance(base, SlotModule):
+            inner, base = f"{inner}.base".lstrip("."), base.base
+        yield path, inner, base
+
+
+def part_parameters(module: torch.nn.Module, path: str) -> dict[str, str]:
+    """Return the name of the parameter of `module` that holds each part of the slots on its layer at `path`."""
+    found: dict[str, str] = {}
+    layer: Any = module.get_submodule(path)
+    while isinstance(layer, SlotModule):
+        found |= {part: f"{path}.{name}".lstrip(".") for part, name in layer.PARTS.items()}
+        path, layer = f"{path}.base".lstrip("."), layer.base
+    return found
 
 
 def slot_parameters(module: torch.nn.Module) -> frozenset[str]:

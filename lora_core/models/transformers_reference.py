@@ -98,8 +98,9 @@ class TransformersReference(ReferenceModel):
         keys = {part: f"stored{index}" for index, part in enumerate(stored)}
         self._parts = {name: [(keys[part], strength) for part, strength in each] for name, each in parts.items()}
         self._with_peft = bool(stored)
-        # Trained biases take the place of the base's, so such an adapter has a model of its own, and peft wants it so.
-        alone = {part: key for part, key in keys.items() if _trains_biases(part)}
+        # What takes the place of the base's parameters has a model of its own: peft wants it so of biases, and wraps
+        # layers in what other adapters cannot be loaded into for whole modules and tokens.
+        alone = {part: key for part, key in keys.items() if _replaces_parameters(part)}
         with silent():
             self._model = _load(opened, {part: key for part, key in keys.items() if part not in alone})
             self._alone = {key: _load(opened, {part: key}) for part, key in alone.items()}
@@ -168,10 +169,12 @@ def _parts(reference: AdapterReference, others: Sequence[AdapterReference]) -> l
     return found
 
 
-def _trains_biases(part: AdapterReference) -> bool:
+def _replaces_parameters(part: AdapterReference) -> bool:
     path = part.config if part.directory is None else part.directory / "adapter_config.json"
     assert path is not None
-    return json.loads(path.read_bytes()).get("bias") in ("all", "lora_only")
+    config = json.loads(path.read_bytes())
+    replaced = config.get("modules_to_save") or config.get("trainable_token_indices")
+    return bool(replaced) or config.get("bias") in ("all", "lora_only")
 
 
 def _is_of_the_whole(part: AdapterReference) -> bool:
@@ -220,7 +223,7 @@ def _lacking(model: Any, part: AdapterReference, key: str) -> str:
     # By value: names are what readers disagree on.
     known = {_fingerprint(tensor) for tensor in loaded}
     missing = [name for name, tensor in stored.items() if _fingerprint(tensor) not in known]
-    missing = [name for name in missing if "lora_" in name]
+    missing = [name for name in missing if any(word in name for word in ("lora_", "trainable_tokens"))]
     if not missing:
         return ""
     return f"peft has not loaded {len(missing)} of {len(stored)} tensors of {weights} (first: {missing[0]})"

@@ -18,6 +18,7 @@ from lora_core.capability import Capability
 from lora_core.errors import BundleError, ModelError, Problem, UnsupportedError, UsageError
 from lora_core.events import Emit, StageAdvanced, stage
 from lora_core.models.base import ModelHandle
+from lora_core.models.weights_digest import weights_digest
 from lora_core.pipeline.batches import BATCH, WORTH_A_PROCESS, BatchResult, LinkBatch, link_here, split
 from lora_core.pipeline.complaints import Complaints
 from lora_core.pipeline.given import adapter_formats, adapter_references, located, open_model
@@ -77,13 +78,14 @@ def add(
 
 
 def _base_of(bundle: Bundle, model: str | Path | ModelHandle, hub: PluginHub) -> ModelHandle:
-    """Open `model`, which must have the layers of the bundle's base; raises `ModelError`."""
+    """Open `model`, which must have the layers and weights of the bundle's base; raises `ModelError`."""
     handle = open_model(model, hub, download=False)
-    finding = same_model(bundle, handle.summary)
+    finding = same_model(bundle, handle.summary, weights_digest(handle.tensors()))
     if finding.failed:
         raise ModelError(
             f"This is not the model that the bundle was exported from: {finding.detail}",
             where=str(model) if isinstance(model, str | Path) else handle.summary.name,
+            remedy="Give the very base of the export: a fine-tune of the same shape has other weights.",
         )
     return handle
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -65,6 +66,7 @@ class LinkBatch:
             placed = place(adapters, manifest.plans) if spec.slot_plans else place_alone(adapters, manifest.base.layers)
             texts = AdapterTextReader(bundle).read(self.references)
             told += texts.told
+            shutil.rmtree(self.out, ignore_errors=True)  # left by a process that died
             self.out.mkdir()
             written = backend.link(bundle, placed, self.out, emit)
             blame(manifest.backend, unlinked(written, placed))

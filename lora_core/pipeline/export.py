@@ -19,6 +19,8 @@ from lora_core.bundle.durable import storage_errors
 from lora_core.errors import BundleError, PolicyError, UnsupportedError, UsageError
 from lora_core.events import Emit, Estimated, Event, Noted, Warned, stage
 from lora_core.models.base import ModelHandle
+from lora_core.models.weights_digest import weights_digest
+from lora_core.pipeline.adapter_dtypes import adapter_scheme
 from lora_core.pipeline.complaints import Complaints
 from lora_core.pipeline.given import adapter_formats, adapter_references, located, open_model
 from lora_core.pipeline.inert import inert
@@ -148,6 +150,8 @@ def _policy(request: ExportRequest, spec: BackendSpec | None, hub: PluginHub) ->
             f"Backend {spec.name!r} cannot quantize embeddings, and policy {policy.name!r} asks for it.",
             remedy="Leave --embedding out, or give --embedding float.",
         )
+    if spec is not None and request.adapter_dtype is not None:
+        policy = attrs.evolve(policy, lora=adapter_scheme(spec, request.adapter_dtype))
     return policy
 
 
@@ -197,5 +201,6 @@ def _manifest(name: str, job: ExportJob, texts: _Texts, written: Artifacts, out:
             methods=written.methods,
             detail=written.detail,
             prompting=texts.base.prompting,
+            base_weights=weights_digest(job.model.tensors()),
         )
     )

@@ -29,5 +29,6 @@ class ExportRequest:
     group_size: int | None = None
     embedding: str | None = None
     head: str | None = None
+    adapter_dtype: str | None = None
     cache: Path | None = None
     download: bool = False

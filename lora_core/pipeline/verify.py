@@ -19,6 +19,7 @@ from lora_core.events import Emit, stage
 from lora_core.limits import limits_for
 from lora_core.models.base import ModelHandle
 from lora_core.models.text.stored import files_in
+from lora_core.models.weights_digest import weights_digest
 from lora_core.pipeline.given import adapter_formats, adapter_references, located, open_model
 from lora_core.pipeline.peft_forms import PeftForms
 from lora_core.runtime.run import context_len
@@ -91,7 +92,7 @@ def _check_files(bundle: Bundle, backend: Backend, handle: ModelHandle, given: M
     findings = [
         files.hashes(bundle),
         files.foundation(bundle, backend.sharing.fingerprint(bundle)),
-        files.same_model(bundle, handle.summary),
+        files.same_model(bundle, handle.summary, weights_digest(handle.tensors())),
     ]
     damaged = any(each.failed for each in findings)
     try:
@@ -131,10 +132,12 @@ def _check_precision(
     if not backend.sharing.plain_weights:
         why = f"backend {bundle.manifest.backend!r} stores weights in a form of its own"
         return [unchecked("precision", subject, why) for subject in ("bundle", *given)]
-    return [
-        stored.base_precision(bundle, blobs, handle),
-        *(stored.adapter_precision(bundle, blobs, adapter) for adapter in given.values()),
-    ]
+    base = stored.base_precision(bundle, blobs, handle)
+    lora = stored.recorded_policy(bundle.manifest.policy).lora
+    if lora is not None:
+        why = f"adapters are stored with {lora.bits} bits; what that loses the numbers tell"
+        return [base, *(unchecked("precision", name, why) for name in given)]
+    return [base, *(stored.adapter_precision(bundle, blobs, adapter) for adapter in given.values())]
 
 
 def _measure(

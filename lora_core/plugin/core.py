@@ -43,7 +43,9 @@ def lora_core_register_commands() -> Sequence[CommandSpec]:
 def lora_core_register_executors() -> Sequence[ExecutorSpec]:
     """Return the executor of this machine."""
     return [
-        ExecutorSpec(name="local", summary="processes on this machine", target="lora_core.fleet.local:LocalExecutor")
+        ExecutorSpec(
+            name="local", summary="processes on this machine", target="lora_core.processes.local:LocalExecutor"
+        )
     ]
 
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, cast
 import attrs
 
 if TYPE_CHECKING:
-    from lora_core.pipeline.workers import Work
+    from lora_core.pipeline.batches import LinkBatch
+    from lora_core.pipeline.workers import LinkWork
 
 HEAVY = frozenset(
     {
@@ -49,10 +50,11 @@ class Seen:
 
 @attrs.frozen(kw_only=True)
 class Probe:
-    """Import `modules` (of descriptors and options), then do `work` (None: nothing)."""
+    """Import `modules` (of descriptors and options), then link `batch` by `work` (None: nothing)."""
 
     modules: tuple[str, ...]
-    work: Work | None = None
+    work: LinkWork | None = None
+    batch: LinkBatch | None = None
 
     def send(self) -> Seen:
         """Run this in a fresh process and return what was seen."""
@@ -72,8 +74,9 @@ class Probe:
         opened: list[str] = []
         error = ""
         sys.addaudithook(lambda event, given: opened.append(os.fsdecode(given[0])) if _opens(event, given) else None)
-        for result in self.work.run() if self.work is not None else ():
-            error = error or (f"{type(result.error).__name__}: {result.error}" if result.error is not None else "")
+        if self.work is not None and self.batch is not None:
+            failed = self.work.link(self.batch).error
+            error = "" if failed is None else f"{type(failed).__name__}: {failed}"
         return Seen(described=described, linked=_heavy(), opened=tuple(opened), error=error)
 
 

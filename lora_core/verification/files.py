@@ -44,14 +44,19 @@ def sharing(bundle: Bundle, blobs: Sequence[Blob], parts: Iterable[FilePart] | N
     return found("sharing", BUNDLE, problems, held=f"{report.shared} of {report.total} bytes are shared")
 
 
-def same_model(bundle: Bundle, model: ModelSummary) -> Finding:
-    """The model has the layers of the base that was exported."""
+def same_model(bundle: Bundle, model: ModelSummary, weights: str | None = None) -> Finding:
+    """The model has the layers of the base that was exported, and its weights, whose digest is `weights`.
+
+    Bundles of old schemas do not say which weights they have.
+    """
     recorded, given = ({layer.name: layer for layer in summary.layers} for summary in (bundle.manifest.base, model))
     problems = [f"the model has no layer {name}" for name in sorted(set(recorded) - set(given))]
     problems += [f"the bundle has no layer {name}" for name in sorted(set(given) - set(recorded))]
     problems += [f"layer {name} is another" for name in recorded if name in given and recorded[name] != given[name]]
     if bundle.manifest.base.vocab_size != model.vocab_size:
         problems.append(f"the vocabulary has {bundle.manifest.base.vocab_size} tokens, the model's {model.vocab_size}")
+    if not problems and None not in (weights, bundle.manifest.base_weights) and weights != bundle.manifest.base_weights:
+        problems.append("the layers are of the same shape, and the weights are others")
     return found("model", BUNDLE, problems, held=model.name)
 
 

@@ -1,7 +1,9 @@
 // A device in small: one foundation, the base and adapters beside it, one more adapter linked from a package meanwhile.
 //
 //   runner FOUNDATION TOKENS COUNT NAME=PROGRAM[,DATA]... [--link NAME=TEMPLATE,TABLE,PACKAGE,PROGRAM,DATA]
+//   runner FOUNDATION TOKENS COUNT NAME=PROGRAM@METHOD... [--add NAME=TEMPLATE,TABLE,PACKAGE,CURRENT,PROGRAM]
 //
+// The second form is for one program with a method for each adapter: --add writes another with one more to PROGRAM.
 // TOKENS are the prompt's ids, separated by commas. Programs stay loaded; each continues the prompt with the COUNT most
 // probable tokens. Writes a line of JSON for each: its name, its tokens, and the anonymous memory of the process.
 #include <executorch/extension/module/module.h>
@@ -13,6 +15,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
+#include <map>
 #include <memory>
 #include <sstream>
 #include <string>
@@ -54,12 +57,18 @@ long anonymous_kilobytes() {
   return 0;
 }
 
+// A method of a program that is loaded.
+struct Loaded {
+  Module& module;
+  std::string method;
+};
+
 // Feeds `tokens` at `position`; returns the most probable token after them.
-int64_t step(Module& module, std::vector<int64_t> tokens, int64_t position) {
+int64_t step(const Loaded& loaded, std::vector<int64_t> tokens, int64_t position) {
   const auto length = static_cast<int32_t>(tokens.size());
   const auto input = executorch::extension::make_tensor_ptr({1, length}, std::move(tokens));
   const auto place = executorch::extension::make_tensor_ptr({1}, std::vector<int64_t>{position});
-  const auto result = module.forward({input, place});
+  const auto result = loaded.module.execute(loaded.method, {input, place});
   if (!result.ok()) stop("the program failed with error " + std::to_string(static_cast<int>(result.error())));
   const auto& logits = result->at(0).toTensor();
   const auto width = logits.size(logits.dim() - 1);
@@ -67,28 +76,45 @@ int64_t step(Module& module, std::vector<int64_t> tokens, int64_t position) {
   return std::max_element(last, last + width) - last;
 }
 
-std::vector<int64_t> generate(Module& module, const std::vector<int64_t>& prompt, int count) {
+std::vector<int64_t> generate(const Loaded& loaded, const std::vector<int64_t>& prompt, int count) {
   std::vector<int64_t> found;
   auto position = static_cast<int64_t>(prompt.size());
-  for (int64_t next = step(module, prompt, 0); static_cast<int>(found.size()) < count; ++position) {
+  for (int64_t next = step(loaded, prompt, 0); static_cast<int>(found.size()) < count; ++position) {
     found.push_back(next);
-    if (static_cast<int>(found.size()) < count) next = step(module, {next}, position);
+    if (static_cast<int>(found.size()) < count) next = step(loaded, {next}, position);
   }
   return found;
 }
 
-// Returns NAME=PROGRAM,DATA of a new adapter, linked from its package.
-std::string link_adapter(const std::string& words) {
+// Returns NAME=PROGRAM,DATA of a new adapter, linked from its package; with `into_one` NAME=PROGRAM@NAME.
+std::string link_adapter(const std::string& words, bool into_one) {
   const size_t equals = words.find('=');
   const std::vector<std::string> files = split(words.substr(equals + 1), ',');
-  if (files.size() != 5) stop("--link takes NAME=TEMPLATE,TABLE,PACKAGE,PROGRAM,DATA");
+  if (files.size() != 5) stop("--link takes NAME=TEMPLATE,TABLE,PACKAGE,PROGRAM,DATA, --add ...,CURRENT,PROGRAM");
+  const std::string name = words.substr(0, equals);
   lora_core_error error;
   lora_core_template* opened = nullptr;
   if (lora_core_template_open(files[0].c_str(), files[1].c_str(), &opened, &error) != LORA_CORE_OK) stop(error.message);
-  const auto status = lora_core_link_package(opened, files[2].c_str(), 1.0, files[3].c_str(), files[4].c_str(), &error);
+  const char *package = files[2].c_str(), *third = files[3].c_str(), *last = files[4].c_str();
+  const auto status = into_one ? lora_core_add_package(opened, third, package, name.c_str(), 1.0, last, &error)
+                               : lora_core_link_package(opened, package, 1.0, third, last, &error);
   lora_core_template_close(opened);
   if (status != LORA_CORE_OK) stop(error.message);
-  return words.substr(0, equals + 1) + files[3] + "," + files[4];
+  return name + "=" + (into_one ? files[4] + "@" + name : files[3] + "," + files[4]);
+}
+
+// The program of NAME=PROGRAM[,DATA][@METHOD], loaded once however many of its methods are asked for.
+Loaded load(const std::string& told, const std::string& foundation, std::map<std::string, std::unique_ptr<Module>>& modules) {
+  const size_t equals = told.find('='), at = told.rfind('@');
+  const bool several = at != told.npos && told.find('/', at) == told.npos;
+  const std::string place = told.substr(equals + 1, several ? at - equals - 1 : told.npos);
+  const std::vector<std::string> files = split(place, ',');
+  std::vector<std::string> data = {foundation};
+  data.insert(data.end(), files.begin() + 1, files.end());
+  std::unique_ptr<Module>& module = modules[place];
+  // Methods of one program have one key-value cache.
+  if (!module) module = std::make_unique<Module>(files[0], data, Module::LoadMode::Mmap, nullptr, nullptr, nullptr, several);
+  return {*module, several ? told.substr(at + 1) : "forward"};
 }
 
 }  // namespace
@@ -99,20 +125,17 @@ int main(int count, char** words) {
   const std::string foundation = words[1];
   std::vector<int64_t> prompt;
   for (const std::string& token : split(words[2], ',')) prompt.push_back(std::atoll(token.c_str()));
-  std::vector<std::unique_ptr<Module>> loaded;
+  std::map<std::string, std::unique_ptr<Module>> modules;
   for (int index = 4; index < count; ++index) {
     std::string told = words[index];
-    if (told == "--link" && index + 1 < count) told = link_adapter(words[++index]);
-    const size_t equals = told.find('=');
-    const std::vector<std::string> files = split(told.substr(equals + 1), ',');
-    std::vector<std::string> data = {foundation};
-    data.insert(data.end(), files.begin() + 1, files.end());
-    loaded.push_back(std::make_unique<Module>(files[0], data, Module::LoadMode::Mmap));
+    const bool into_one = told == "--add";
+    if ((into_one || told == "--link") && index + 1 < count) told = link_adapter(words[++index], into_one);
+    const Loaded loaded = load(told, foundation, modules);
     std::string text;
-    for (const int64_t token : generate(*loaded.back(), prompt, std::atoi(words[3]))) {
+    for (const int64_t token : generate(loaded, prompt, std::atoi(words[3]))) {
       text += (text.empty() ? "" : ", ") + std::to_string(token);
     }
-    std::printf("{\"name\": \"%s\", \"tokens\": [%s], \"anonymous_kb\": %ld}\n", told.substr(0, equals).c_str(),
+    std::printf("{\"name\": \"%s\", \"tokens\": [%s], \"anonymous_kb\": %ld}\n", told.substr(0, told.find('=')).c_str(),
                 text.c_str(), anonymous_kilobytes());
     std::fflush(stdout);
   }

@@ -1,7 +1,8 @@
 /* Links adapters into the templates of a lora-core bundle, on the device.
  *
  * The result has the bytes that `lora-core add` writes. Nothing is needed beside the template's two files
- * (`template/N.pte`, `template/N.json` of a bundle for XNNPACK in the split layout) and the adapter.
+ * (`template/N.pte`, `template/N.json` of a bundle for XNNPACK; `template/model.pte`, `template/model.json` with one program
+ * for all adapters) and the adapter; with one program also that, as it is.
  *
  * Functions return LORA_CORE_OK or what went wrong, and then say more in `error` (which may be NULL). No exception
  * leaves the library. A template may be used by several threads at a time. Paths are UTF-8.
@@ -64,6 +65,20 @@ LORA_CORE_API lora_core_status lora_core_link_package(const lora_core_template *
 LORA_CORE_API lora_core_status lora_core_link_peft(const lora_core_template *opened, const char *weights,
                                                    const char *config, double strength, const char *program,
                                                    const char *data, lora_core_error *error);
+
+/* The same for a bundle with one program for all adapters (`--layout multimethod`): writes the program `current` with the
+ * adapter added as the method `name` (of a package NULL: the name that it says) to `program`, which may be `current`
+ * itself. Of several slot plans the adapter gets the one that `lora-core add` chooses. */
+LORA_CORE_API lora_core_status lora_core_add_package(const lora_core_template *opened, const char *current,
+                                                     const char *package, const char *name, double strength,
+                                                     const char *program, lora_core_error *error);
+LORA_CORE_API lora_core_status lora_core_add_peft(const lora_core_template *opened, const char *current,
+                                                  const char *weights, const char *config, const char *name,
+                                                  double strength, const char *program, lora_core_error *error);
+
+/* Writes the program `current` without the method of adapter `name`, as `lora-core remove` does. */
+LORA_CORE_API lora_core_status lora_core_remove_adapter(const lora_core_template *opened, const char *current,
+                                                        const char *name, const char *program, lora_core_error *error);
 
 /* Checks a package's digest and copies one of its fields (`name`, `digest`, `signature`, `signer`,
  * `prompting/template/default`, ...) into `buffer`, terminated. `*needed` (may be NULL) is its size with the terminator; 0

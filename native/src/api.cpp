@@ -48,12 +48,23 @@ lora_core_status guarded(lora_core_error* error, Work work) {
 
 void link_files(const lora_core_template& opened, const Adapter& adapter, double strength, const char* program,
                 const char* data) {
-  check_fit(opened.found, adapter);
   std::unique_ptr<NewFile> data_file = data == nullptr ? nullptr : std::make_unique<NewFile>(data);
   NewFile program_file(program);
   link(opened.found, adapter, strength, program_file, data_file.get());
   if (data_file) data_file->finish();
   program_file.finish();
+}
+
+std::string given(const char* name) { return name == nullptr ? "" : name; }
+
+// The program with an adapter added. The current one stays mapped while the other takes its place.
+void add_to_program(const lora_core_template& opened, const char* current, const std::string& name, const Adapter& adapter,
+                    double strength, const char* program) {
+  const MappedFile old(current);
+  const Program parsed = read_program(old.bytes());
+  NewFile file(program);
+  link_into(opened.found, parsed, name, adapter, strength, file);
+  file.finish();
 }
 
 }  // namespace
@@ -91,6 +102,35 @@ lora_core_status lora_core_link_peft(const lora_core_template* opened, const cha
   return guarded(error, [&] {
     const MappedFile file(weights), settings(config);
     link_files(*opened, read_peft(file.bytes(), settings.bytes()), strength, program, data);
+  });
+}
+
+lora_core_status lora_core_add_package(const lora_core_template* opened, const char* current, const char* package,
+                                       const char* name, double strength, const char* program, lora_core_error* error) {
+  return guarded(error, [&] {
+    const MappedFile file(package);
+    const Package read = read_package(file.bytes());
+    add_to_program(*opened, current, name == nullptr ? read.fields.at("name") : name, read.adapter, strength, program);
+  });
+}
+
+lora_core_status lora_core_add_peft(const lora_core_template* opened, const char* current, const char* weights,
+                                    const char* config, const char* name, double strength, const char* program,
+                                    lora_core_error* error) {
+  return guarded(error, [&] {
+    const MappedFile file(weights), settings(config);
+    add_to_program(*opened, current, given(name), read_peft(file.bytes(), settings.bytes()), strength, program);
+  });
+}
+
+lora_core_status lora_core_remove_adapter(const lora_core_template* opened, const char* current, const char* name,
+                                          const char* program, lora_core_error* error) {
+  return guarded(error, [&] {
+    const MappedFile old(current);
+    const Program parsed = read_program(old.bytes());
+    NewFile file(program);
+    unlink_from(opened->found, parsed, given(name), file);
+    file.finish();
   });
 }
 

@@ -23,7 +23,10 @@ void FlatbufferBuilder::start_table(unsigned fields) {
 }
 
 void FlatbufferBuilder::number(unsigned field, uint64_t value, unsigned width) {
-  if (value == 0) return;
+  if (value != 0) scalar(field, value, width);
+}
+
+void FlatbufferBuilder::scalar(unsigned field, uint64_t value, unsigned width) {
   prepare(width, 0);
   place(value, width);
   fields_[field] = offset();
@@ -75,6 +78,14 @@ uint64_t FlatbufferBuilder::tables(const std::vector<uint64_t>& offsets) {
   prepare(4, 4 * offsets.size());
   for (size_t index = offsets.size(); index-- > 0;) place_reference(offsets[index]);
   place(offsets.size(), 4);
+  return offset();
+}
+
+uint64_t FlatbufferBuilder::numbers(Bytes values, unsigned width) {
+  prepare(4, values.size);
+  prepare(width, values.size);
+  for (size_t index = values.size; index-- > 0;) reversed_.push_back(values.data[index]);
+  place(values.size / width, 4);
   return offset();
 }
 

@@ -19,12 +19,16 @@ class FlatbufferBuilder {
 
   void start_table(unsigned fields);
   void number(unsigned field, uint64_t value, unsigned width);  // zero, the default, is left out
+  void scalar(unsigned field, uint64_t value, unsigned width);  // written whatever it is
   void reference(unsigned field, uint64_t offset);
   uint64_t end_table();
   uint64_t string(std::string_view text);
   uint64_t tables(const std::vector<uint64_t>& offsets);
+  uint64_t numbers(Bytes values, unsigned width);  // as they lie in a vector
   uint64_t numbers64(const std::vector<uint64_t>& values);
   void finish(uint64_t root, std::string_view identifier);
+  uint64_t min_align() const { return min_align_; }
+  const std::map<VtableKey, uint64_t>& vtables() const { return vtables_; }
   std::vector<uint8_t> front() const;  // what was written, without what stands behind
 
  private:

@@ -9,7 +9,6 @@ namespace lora_core {
 namespace {
 
 constexpr uint64_t kSchema = 2;
-constexpr uint64_t kKeyLength = 64;
 constexpr uint64_t kLargestTensor = uint64_t{1} << 32;
 
 SegmentOffsets read_offsets(Json& json) {
@@ -122,8 +121,22 @@ SlotTensor read_tensor(Json& json) {
 struct Table {
   uint64_t schema = 0;
   std::vector<Pair> segments;
-  bool in_one_program = false;
+  std::vector<SlotTensor> tensors;
 };
+
+Plan read_plan(Json& json) {
+  Plan plan;
+  json.object([&](const std::string& key) {
+    if (key == "method") {
+      plan.method = json.string();
+    } else if (key == "tensors") {
+      json.array([&] { plan.tensors.push_back(read_tensor(json)); });
+    } else {
+      json.skip();
+    }
+  });
+  return plan;
+}
 
 Table read_table(Json& json, Template& found) {
   Table table;
@@ -131,7 +144,7 @@ Table read_table(Json& json, Template& found) {
     if (key == "schema_version") {
       table.schema = json.number();
     } else if (key == "layout") {
-      table.in_one_program = json.string() != "split";
+      found.in_one_program = json.string() == "multimethod";
     } else if (key == "foundation") {
       found.foundation = json.string();
     } else if (key == "mark") {
@@ -150,7 +163,9 @@ Table read_table(Json& json, Template& found) {
         found.delegates.push_back({each.first, each.second});
       });
     } else if (key == "tensors") {
-      json.array([&] { found.tensors.push_back(read_tensor(json)); });
+      json.array([&] { table.tensors.push_back(read_tensor(json)); });
+    } else if (key == "plans") {
+      json.array([&] { found.plans.push_back(read_plan(json)); });
     } else if (key == "foundation_keys") {
       json.array([&] { found.foundation_keys.push_back(json.string()); });
     } else {
@@ -184,7 +199,7 @@ void check_places(const Template& found) {
     }
     delegated[each.segment] = true;
   }
-  for (const SlotTensor& tensor : found.tensors) {
+  for (const SlotTensor& tensor : found.plans[0].tensors) {
     for (const Site& site : tensor.sites) {
       if (site.payload >= found.segments.size() || !delegated[site.payload]) damaged("a key stands in no delegate's payload");
       found.segments[site.payload].part(site.offset, kKeyLength);
@@ -192,9 +207,26 @@ void check_places(const Template& found) {
   }
 }
 
-void find_slots(Template& found) {
+// The same of one program: sites are in the payloads of a plan's method.
+void check_methods(const Template& found) {
+  if (found.plans.empty()) damaged("the relocation table has no slot plan");
+  for (const Plan& plan : found.plans) {
+    const Method* method = found.parsed.method(plan.method);
+    if (method == nullptr) damaged("the template has no method '" + plan.method.substr(0, 64) + "'");
+    for (const SlotTensor& tensor : plan.tensors) {
+      if (tensor.sites.empty()) damaged("a tensor of the relocation table has no place");
+      for (const Site& site : tensor.sites) {
+        if (site.payload >= method->payloads.size()) damaged("a key stands in no delegate's payload");
+        found.parsed.payload(*method, site.payload).part(site.offset, kKeyLength);
+      }
+    }
+  }
+}
+
+void find_slots(Plan& found) {
   std::map<std::string, int> parts;
   for (const SlotTensor& tensor : found.tensors) {
+    found.size += tensor.size();
     Slot& slot = found.slots[tensor.module];
     const uint64_t rank = tensor.is_a ? tensor.rows : tensor.columns;
     if (slot.rank != 0 && slot.rank != rank) damaged("the parts of slot " + tensor.module + " are of different ranks");
@@ -209,6 +241,17 @@ void find_slots(Template& found) {
 
 }  // namespace
 
+bool Plan::holds(const Adapter& adapter) const {
+  for (const auto& [module, update] : adapter.updates) {
+    const auto slot = slots.find(module);
+    if (slot == slots.end() || update.a.rows > slot->second.rank || update.a.columns != slot->second.in_features ||
+        update.b.rows != slot->second.out_features) {
+      return false;
+    }
+  }
+  return true;
+}
+
 bool Template::is_in_foundation(const std::string& key) const {
   return std::binary_search(foundation_keys.begin(), foundation_keys.end(), key);
 }
@@ -217,20 +260,24 @@ Template read_template(Bytes program, Bytes table_text) {
   Template found;
   found.program = program;
   Json json(table_text.text());
-  const Table table = read_table(json, found);
+  Table table = read_table(json, found);
   if (table.schema > kSchema) {
     fail(LORA_CORE_NEWER, "the relocation table has schema " + std::to_string(table.schema) + "; this library reads 2");
   }
   if (table.schema != kSchema) damaged("the relocation table has no schema that this library reads");
-  if (table.in_one_program) {
-    fail(LORA_CORE_UNSUPPORTED, "the template is of a bundle with one program for all adapters; export with --layout split");
-  }
   if (found.foundation.size() != 64) damaged("the relocation table does not say for which foundation it is");
   if (!found.mark.empty() && found.mark.size() != 64) damaged("the relocation table's mark is none");
-  check_tail(found.tail, program);
-  for (const Pair& segment : table.segments) found.segments.push_back(program.part(segment.first, segment.second));
-  check_places(found);
-  find_slots(found);
+  if (found.in_one_program) {
+    found.parsed = read_program(program);
+    check_methods(found);
+  } else {
+    found.plans.assign(1, {});
+    found.plans[0].tensors = std::move(table.tensors);
+    check_tail(found.tail, program);
+    for (const Pair& segment : table.segments) found.segments.push_back(program.part(segment.first, segment.second));
+    check_places(found);
+  }
+  for (Plan& plan : found.plans) find_slots(plan);
   std::sort(found.foundation_keys.begin(), found.foundation_keys.end());
   found.digest = sha256(bytes_of(sha256(table_text) + "\n" + sha256(program) + "\n"));
   return found;

@@ -7,9 +7,13 @@
 #include <vector>
 
 #include "bytes.h"
+#include "adapter.h"
 #include "flatbuffer.h"
+#include "program.h"
 
 namespace lora_core {
+
+constexpr uint64_t kKeyLength = 64;
 
 struct Site {
   uint64_t payload, offset;
@@ -21,11 +25,8 @@ struct SlotTensor {
   bool is_a = false;
   uint64_t rows = 0, columns = 0;
   std::vector<Site> sites;
-};
 
-struct SegmentOffsets {
-  uint64_t segment = 0;
-  std::vector<uint64_t> offsets;
+  uint64_t size() const { return rows * columns * sizeof(float); }
 };
 
 // What of the program's flatbuffer stays, and the state of the builder that wrote it.
@@ -47,13 +48,26 @@ struct Slot {
   uint64_t rank = 0, in_features = 0, out_features = 0;
 };
 
+// The slots of a template method.
+struct Plan {
+  std::string method;               // in one program
+  std::vector<SlotTensor> tensors;  // in stored order
+  std::map<std::string, Slot> slots;
+  uint64_t size = 0;  // bytes that each adapter occupies
+
+  bool holds(const Adapter& adapter) const;
+};
+
 struct Template {
   Bytes program;
+  bool in_one_program = false;
+  std::vector<Plan> plans;  // one, but in one program
+  // Of a program for each adapter: sites count its segments.
   Tail tail;
   std::vector<Bytes> segments;
   std::vector<Delegate> delegates;
-  std::vector<SlotTensor> tensors;  // in stored order
-  std::map<std::string, Slot> slots;
+  // Of one program for all: sites count the payloads of the plan's method.
+  Program parsed;
   std::vector<std::string> foundation_keys;  // sorted
   std::string foundation, digest;
   std::string mark;  // what programs carry of the foundation (files/marks.py); empty in older tables

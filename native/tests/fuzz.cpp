@@ -1,7 +1,8 @@
 // Changes the library's inputs at random and links them: nothing but a clean refusal may come of it.
 //
-// As a program: fuzz PROGRAM TABLE PACKAGE WEIGHTS CONFIG ROUNDS SEED, built with sanitizers. It prints how many inputs
-// were linked and how many were refused. The same seed gives the same inputs.
+// As a program: fuzz PROGRAM TABLE PACKAGE WEIGHTS CONFIG ROUNDS SEED [CURRENT], built with sanitizers. It prints how many
+// inputs were linked and how many were refused. CURRENT is the one program of all adapters, which another is added to. The
+// same seed gives the same inputs.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -99,7 +100,7 @@ class Nowhere : public Sink {
 };
 
 struct Inputs {
-  Input program, table, package, weights, config;
+  Input program, table, package, weights, config, current;
 };
 
 bool links(const Inputs& inputs, bool as_package, bool embedded) {
@@ -108,9 +109,12 @@ bool links(const Inputs& inputs, bool as_package, bool embedded) {
     Adapter adapter = as_package ? read_package(bytes_of(inputs.package)).adapter
                                  : read_peft(bytes_of(inputs.weights), bytes_of(inputs.config));
     adapter.template_digest.clear();  // changed templates are to be linked into
-    check_fit(found, adapter);
     Nowhere program, data;
-    link(found, adapter, 1.0, program, embedded ? nullptr : &data);
+    if (inputs.current.empty()) {
+      link(found, adapter, 1.0, program, embedded ? nullptr : &data);
+    } else {
+      link_into(found, read_program(bytes_of(inputs.current)), "fuzzed", adapter, 1.0, program);
+    }
     return true;
   } catch (const Failure&) {
     return false;
@@ -120,9 +124,9 @@ bool links(const Inputs& inputs, bool as_package, bool embedded) {
 }  // namespace
 
 int main(int count, char** words) {
-  if (count != 8) return 2;
-  const Inputs whole = {read_input(words[1]), read_input(words[2]), read_input(words[3]), read_input(words[4]),
-                        read_input(words[5])};
+  if (count != 8 && count != 9) return 2;
+  const Inputs whole = {read_input(words[1]), read_input(words[2]), read_input(words[3]),
+                        read_input(words[4]), read_input(words[5]), count == 9 ? read_input(words[8]) : ""};
   const uint64_t rounds = std::strtoull(words[6], nullptr, 10);
   Chance chance(std::strtoull(words[7], nullptr, 10));
   if (!links(whole, true, false) || !links(whole, true, true) || !links(whole, false, false)) {
@@ -132,11 +136,13 @@ int main(int count, char** words) {
   uint64_t linked = 0;
   for (uint64_t round = 0; round < rounds; ++round) {
     Inputs changed = whole;
-    Input* const each[] = {&changed.program, &changed.table, &changed.package, &changed.weights, &changed.config};
-    const uint64_t which = below(chance, 5);
+    Input* const each[] = {&changed.program, &changed.table,  &changed.package,
+                           &changed.weights, &changed.config, &changed.current};
+    const uint64_t which = below(chance, whole.current.empty() ? 5 : 6);
     change(*each[which], chance);
     if (which == 2) seal(changed.package, chance);
-    const bool as_package = which == 2 || (which < 2 && below(chance, 2) == 0);
+    if (changed.current.empty() != whole.current.empty()) continue;
+    const bool as_package = which == 2 || ((which < 2 || which == 5) && below(chance, 2) == 0);
     linked += links(changed, as_package, below(chance, 2) == 0) ? 1 : 0;
   }
   std::printf("{\"linked\": %llu, \"refused\": %llu}\n", static_cast<unsigned long long>(linked),

@@ -1,6 +1,8 @@
 // Links one adapter from the command line, and says how long it took, how long the processor worked, and the peak memory:
 //   lora-core-link PROGRAM TABLE PACKAGE OUT.pte [OUT.ptd]
 //   lora-core-link PROGRAM TABLE WEIGHTS,CONFIG OUT.pte [OUT.ptd]
+// or adds it to the one program of all adapters, as the method NAME:
+//   lora-core-link PROGRAM TABLE PACKAGE|WEIGHTS,CONFIG OUT.pte --to CURRENT.pte NAME
 #include <chrono>
 #include <cstdio>
 #include <ctime>
@@ -33,8 +35,9 @@ int refuse(const lora_core_error& error, lora_core_status status) {
 }  // namespace
 
 int main(int count, char** words) {
-  if (count < 5 || count > 6) {
-    std::fprintf(stderr, "usage: lora-core-link PROGRAM TABLE PACKAGE|WEIGHTS,CONFIG OUT.pte [OUT.ptd]\n");
+  const bool into_one = count == 8 && std::string(words[5]) == "--to";
+  if (count < 5 || (count > 6 && !into_one)) {
+    std::fprintf(stderr, "usage: lora-core-link PROGRAM TABLE PACKAGE|WEIGHTS,CONFIG OUT.pte [OUT.ptd | --to CURRENT.pte NAME]\n");
     return 2;
   }
   lora_core_template* opened = nullptr;
@@ -48,11 +51,14 @@ int main(int count, char** words) {
   const size_t comma = adapter.find(',');
   const auto linking = std::chrono::steady_clock::now();
   const std::clock_t worked = std::clock();
-  if (comma == adapter.npos) {
+  if (comma == adapter.npos && into_one) {
+    status = lora_core_add_package(opened, words[6], words[3], words[7], 1.0, words[4], &error);
+  } else if (comma == adapter.npos) {
     status = lora_core_link_package(opened, words[3], 1.0, words[4], data, &error);
   } else {
     const std::string weights = adapter.substr(0, comma), config = adapter.substr(comma + 1);
-    status = lora_core_link_peft(opened, weights.c_str(), config.c_str(), 1.0, words[4], data, &error);
+    status = into_one ? lora_core_add_peft(opened, words[6], weights.c_str(), config.c_str(), words[7], 1.0, words[4], &error)
+                      : lora_core_link_peft(opened, weights.c_str(), config.c_str(), 1.0, words[4], data, &error);
   }
   const double linked = milliseconds_since(linking);
   const double busy = 1e3 * static_cast<double>(std::clock() - worked) / CLOCKS_PER_SEC;

@@ -19,6 +19,7 @@ PARTS = {
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
+OUTSIDE = {"lm_head": "output"}
 Matrix = npt.NDArray[np.float32]
 
 
@@ -46,13 +47,14 @@ def write_gguf(
     for key, value in (metadata or {}).items():
         writer.add_string(key, value)
     for module, (a, b) in pairs.items():
-        _, _, index, *rest = module.split(".")
-        part = ".".join(rest)
+        _, _, index, *rest = [*module.split("."), "", ""]
+        part = ".".join(filter(None, rest))
         if architecture == "llama" and part in ("self_attn.q_proj", "self_attn.k_proj"):
             b = interleaved(b, heads[0] if part.endswith("q_proj") else heads[1])
         for letter, matrix in (("a", a), ("b", b)):
             stored = gguf.quants.quantize(matrix, dtype)
-            writer.add_tensor(f"blk.{index}.{PARTS[part]}.weight.lora_{letter}", stored, raw_dtype=dtype)
+            name = f"blk.{index}.{PARTS[part]}" if part else OUTSIDE[module]
+            writer.add_tensor(f"{name}.weight.lora_{letter}", stored, raw_dtype=dtype)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

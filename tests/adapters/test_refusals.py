@@ -35,8 +35,6 @@ def only_problem_of(directory: Path) -> Problem:
 
 REFUSED_FIELDS: list[tuple[str, Any, str]] = [
     ("lora_bias", True, "bias on LoRA B"),
-    ("trainable_token_indices", [1, 2], "token embeddings"),
-    ("trainable_token_indices", {"embed_tokens": [1]}, "token embeddings"),
     ("target_parameters", ["mlp.experts.gate_up_proj"], "bare parameters"),
     ("layer_replication", [[0, 1], [0, 2]], "replicated layers"),
     ("alora_invocation_tokens", [1, 2, 3], "activated LoRA"),
@@ -176,11 +174,10 @@ def test_reader_refuses_default_targets_of_a_family_that_has_none(tmp_path: Path
 EXTRA: list[tuple[str, str]] = [
     (f"{PREFIX}model.layers.0.self_attn.q_proj.lora_magnitude_vector", "magnitude of DoRA"),
     (f"{PREFIX}model.layers.0.self_attn.q_proj.lora_B.bias", "bias on LoRA B"),
-    (f"{PREFIX}model.embed_tokens.lora_embedding_A", "embedding"),
     (f"{PREFIX}model.norm.base_layer.weight", "copy of base weights"),
     (f"{PREFIX}model.norm.weight", "Nothing uses"),
     (f"{PREFIX}model.layers.0.self_attn.q_proj.bias", "trained bias"),
-    (f"{PREFIX}model.embed_tokens.token_adapter.trainable_tokens_delta", "token embeddings"),
+    (f"{PREFIX}model.embed_tokens.token_adapter.trainable_tokens_delta", "vectors of trained tokens"),
     (f"{PREFIX}model.layers.0.self_attn.q_proj.lora_diag", "KaSA"),
     ("prompt_embeddings", "Nothing uses"),
     ("model.layers.0.self_attn.q_proj.lora_A.weight", "second LoRA A"),
@@ -196,10 +193,10 @@ def test_reader_names_tensor_that_nothing_uses(tensor: str, words: str, tmp_path
 
 
 def test_reader_reports_a_refused_feature_once(tmp_path: Path) -> None:
-    tokens = {f"{PREFIX}model.embed_tokens.token_adapter.trainable_tokens_delta": np.ones((1, 8), dtype=np.float32)}
-    problem = only_problem_of(write(tmp_path, GOOD | tokens, trainable_token_indices=[1]))
+    bias = {f"{PREFIX}model.layers.0.self_attn.q_proj.lora_B.bias": np.ones(8, dtype=np.float32)}
+    problem = only_problem_of(write(tmp_path, GOOD | bias, lora_bias=True))
 
-    assert problem.where.endswith("trainable_token_indices")
+    assert problem.where.endswith("lora_bias")
 
 
 def _without(name: str) -> Tensors:
@@ -251,14 +248,13 @@ TARGETS: list[tuple[Any, str]] = [
     (["qkv_proj"], "'qkv_proj', which base model 'toy' does not have"),
     (".*nothing.*", "match no module"),
     ([], "match no module"),
-    (["q_proj", "v_proj", "input_layernorm"], "no linear layer"),
-    (".*(layers\\.0|[qv]_proj)", "'model.layers.0', which is no linear layer"),
-    (["q_proj", "v_proj", "embed_tokens"], "embedding"),
+    (["q_proj", "v_proj", "input_layernorm"], "neither a linear layer nor an embedding"),
+    (".*(layers\\.0|[qv]_proj)", "'model.layers.0', which is neither a linear layer nor an embedding"),
 ]
 
 
 @pytest.mark.parametrize(("targets", "words"), TARGETS, ids=str)
-def test_reader_refuses_targets_that_are_no_linear_layers(targets: Any, words: str, tmp_path: Path) -> None:
+def test_reader_refuses_targets_that_are_no_layers(targets: Any, words: str, tmp_path: Path) -> None:
     found = problems_of(write(tmp_path, GOOD, target_modules=targets))
 
     assert [problem for problem in found if words in problem.what and problem.where.endswith(": target_modules")]

@@ -16,8 +16,7 @@ from safetensors.numpy import load_file, save_file
 from lora_core.adapters.adapter import Adapter
 from lora_core.adapters.composites import compose
 from lora_core.adapters.peft.format import PeftFormat
-from lora_core.adapters.reading import read_adapters
-from lora_core.adapters.reference import AdapterReference
+from lora_core.adapters.peft.writing import write_peft
 from lora_core.adapters.slots.choice import place, place_alone
 from lora_core.adapters.slots.plan import SlotPlan
 from lora_core.errors import AdapterError, UnsupportedError
@@ -96,7 +95,7 @@ def test_a_slot_that_an_adapter_does_not_fill_does_nothing(tmp_path: Path) -> No
     assert float((adapted(plain, adapters[1], plan) - expected).abs().max()) < CLOSE
 
 
-@pytest.mark.parametrize("name", ["dora", "biases", "head"])
+@pytest.mark.parametrize("name", ["dora", "biases", "head", "whole-embedding", "tokens"])
 def test_without_the_base_the_reader_says_what_it_needs(name: str, tmp_path: Path) -> None:
     opened(BY_NAME[name], tmp_path)
 
@@ -116,7 +115,13 @@ def test_a_composite_of_what_does_not_add_up_is_refused(name: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("name", "feature"), [("dora", "DoRA"), ("biases", "trained biases"), ("head", "whole trained")]
+    ("name", "feature"),
+    [
+        ("dora", "DoRA"),
+        ("biases", "trained biases"),
+        ("head", "whole trained linear layers"),
+        ("whole-embedding", "whole trained embeddings"),
+    ],
 )
 def test_a_backend_that_does_not_declare_a_kind_refuses_it_by_name(name: str, feature: str, tmp_path: Path) -> None:
     opened(BY_NAME[name], tmp_path)
@@ -149,14 +154,14 @@ def test_what_does_not_fit_is_named(name: str, change: Change, words: str, tmp_p
         read(BY_NAME[name], tmp_path)
 
 
-@pytest.mark.parametrize("saved", ["embed_tokens", "norm", "input_layernorm"])
-def test_whole_modules_that_are_no_linear_layers_are_refused_by_name(saved: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("saved", ["mlp", "norm", "input_layernorm"])
+def test_whole_modules_that_are_no_layers_are_refused_by_name(saved: str, tmp_path: Path) -> None:
     case = BY_NAME["dora"]
     opened(case, tmp_path)
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     (tmp_path / "adapter_config.json").write_text(json.dumps({**config, "modules_to_save": [saved]}))
 
-    with pytest.raises(AdapterError, match=rf"\({saved}\) that are no linear layers"):
+    with pytest.raises(AdapterError, match=rf"\({saved}\) that are neither linear layers nor embeddings"):
         read(case, tmp_path)
 
 
@@ -191,13 +196,87 @@ def test_an_adapter_whose_gains_are_1_and_whose_b_is_zero_does_nothing(tmp_path:
     assert is_zero(read(case, tmp_path))
 
 
-def test_lora_on_an_embedding_is_refused_once_and_the_remedy_unties_first(tmp_path: Path) -> None:
-    case = TrainedCase(name="embedding", config={"r": 4, "lora_alpha": 8, "target_modules": ["embed_tokens", "q_proj"]})
-    opened(case, tmp_path)
+def test_a_backend_that_cannot_carry_an_embedding_is_told_with_a_remedy_that_unties_first(tmp_path: Path) -> None:
+    opened(BY_NAME["embedding"], tmp_path)
+    spec = BackendSpec(name="plain", summary="", target="a:B", options="a:C", capabilities=frozenset())
 
-    with pytest.raises(AdapterError) as caught:
-        read_adapters([AdapterReference(name="tested", directory=tmp_path)], base_of(case), [PeftFormat()])
+    with pytest.raises(UnsupportedError) as caught:
+        refuse_kinds(spec, [read(BY_NAME["embedding"], tmp_path)])
 
     (problem,) = caught.value.problems
-    assert "LoRA on an embedding" in problem.what
-    assert problem.remedy.index("untie the base") < problem.remedy.index("merge the adapter")
+    assert "cannot carry LoRA on an embedding" in problem.what
+    assert problem.remedy.index("untied copy") < problem.remedy.index("merge_and_unload")
+
+
+def test_tokens_of_an_embedding_and_its_head_are_told_once_with_the_backends_reason(tmp_path: Path) -> None:
+    opened(BY_NAME["tokens"], tmp_path)
+    spec = BackendSpec(
+        name="plain",
+        summary="",
+        target="a:B",
+        options="a:C",
+        capabilities=frozenset(),
+        refused_kinds={"tokens": "because", "token_logits": "because"},
+    )
+
+    with pytest.raises(UnsupportedError) as caught:
+        refuse_kinds(spec, [read(BY_NAME["tokens"], tmp_path)])
+
+    (problem,) = caught.value.problems
+    assert problem.what == "Backend 'plain' cannot carry trained tokens, which adapter 'tested' has: because"
+
+
+def test_a_composite_of_lora_on_an_embedding_is_the_sum(tmp_path: Path) -> None:
+    case = BY_NAME["embedding-alone-rslora"]
+    opened(case, tmp_path)
+    adapter = read(case, tmp_path)
+
+    mixed = compose("mix", [(adapter, 0.25), (adapter, 0.75)])
+
+    assert float((adapted(case, mixed) - adapted(case, adapter)).abs().max()) < CLOSE
+
+
+def test_lora_on_an_embedding_is_written_as_it_was_read(tmp_path: Path) -> None:
+    case = BY_NAME["embedding"]
+    opened(case, tmp_path / "read")
+    (tmp_path / "written").mkdir()
+
+    write_peft(read(case, tmp_path / "read"), tmp_path / "written")
+
+    names = [tmp_path / name / "adapter_model.safetensors" for name in ("read", "written")]
+    (one, other) = map(load_file, names)
+    assert one.keys() == other.keys()
+    assert all(np.array_equal(one[key], other[key]) for key in one)
+
+
+TOKENS_OF = {
+    "a token that there is not": ({"trainable_token_indices": [3, 128]}, "trains token 128"),
+    "another number of tokens": ({"trainable_token_indices": [3, 4]}, "does not fit 2 tokens"),
+    "a layer that there is not": ({"trainable_token_indices": {"nowhere": [3, 4, 5]}}, "tokens of 'nowhere'"),
+    "a token twice": ({"trainable_token_indices": [3, 3, 4]}, "different token ids"),
+    "no tokens": ({"trainable_token_indices": None}, "does not say trainable_token_indices"),
+    "other tokens of the tied head": (
+        {"trainable_token_indices": {"embed_tokens": [20, 121, 3], "lm_head": [1]}},
+        "whose weight it shares",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", TOKENS_OF)
+def test_tokens_that_cannot_be_are_named(what: str, tmp_path: Path) -> None:
+    opened(BY_NAME["tokens"], tmp_path)
+    changed, words = TOKENS_OF[what]
+    config = tmp_path / "adapter_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), **changed}))
+
+    with pytest.raises(AdapterError, match=words):
+        read(BY_NAME["tokens"], tmp_path)
+
+
+def test_a_tied_embedding_that_is_to_stay_tied_is_refused_whole(tmp_path: Path) -> None:
+    opened(BY_NAME["whole-embedding-tied"], tmp_path)
+    config = tmp_path / "adapter_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "ensure_weight_tying": True}))
+
+    with pytest.raises(AdapterError, match="ensure_weight_tying"):
+        read(BY_NAME["whole-embedding-tied"], tmp_path)

@@ -79,6 +79,54 @@ CASES = (
         config={"r": 4, "lora_alpha": 8, "target_modules": QV, "modules_to_save": ["lm_head"], "use_dora": True},
         model={"tie_word_embeddings": False},
     ),
+    TrainedCase(name="embedding", config={"r": 4, "lora_alpha": 8, "target_modules": ["embed_tokens", "q_proj"]}),
+    TrainedCase(
+        name="embedding-alone-rslora",
+        config={"r": 5, "lora_alpha": 3, "target_modules": ["embed_tokens"], "use_rslora": True},
+    ),
+    TrainedCase(
+        name="embedding-and-head",
+        config={"r": 4, "lora_alpha": 8, "target_modules": ["embed_tokens", "lm_head"]},
+        model={"tie_word_embeddings": False},
+    ),
+    TrainedCase(
+        name="whole-embedding",
+        config={"r": 4, "lora_alpha": 8, "target_modules": QV, "modules_to_save": ["embed_tokens"]},
+        model={"tie_word_embeddings": False},
+    ),
+    TrainedCase(
+        name="whole-embedding-tied",
+        config={"r": 4, "lora_alpha": 8, "target_modules": QV, "modules_to_save": ["embed_tokens"]},
+    ),
+    TrainedCase(
+        name="whole-embedding-and-head",
+        config={"r": 4, "lora_alpha": 8, "target_modules": QV, "modules_to_save": ["embed_tokens", "lm_head"]},
+        model={"tie_word_embeddings": False},
+    ),
+    TrainedCase(
+        name="tokens",
+        config={"r": 4, "lora_alpha": 8, "target_modules": QV, "trainable_token_indices": [20, 121, 3]},
+    ),
+    TrainedCase(
+        name="tokens-untied",
+        config={"r": 4, "lora_alpha": 8, "target_modules": QV, "trainable_token_indices": [1]},
+        model={"tie_word_embeddings": False},
+    ),
+    TrainedCase(
+        name="tokens-of-the-head",
+        config={"r": 4, "lora_alpha": 8, "target_modules": QV, "trainable_token_indices": {"lm_head": [7, 8]}},
+        model={"tie_word_embeddings": False},
+    ),
+    TrainedCase(
+        name="tokens-and-dora",
+        config={
+            "r": 4,
+            "lora_alpha": 8,
+            "target_modules": QV,
+            "trainable_token_indices": {"embed_tokens": [33]},
+            "use_dora": True,
+        },
+    ),
     TrainedCase(name="low-rank-head", config={"r": 4, "lora_alpha": 8, "target_modules": ["lm_head"]}),
     TrainedCase(
         name="low-rank-head-untied",
@@ -113,7 +161,7 @@ def opened(case: TrainedCase, directory: Path) -> Any:
             for name, parameter in made.named_parameters():
                 if parameter.requires_grad:
                     noise = torch.randn(parameter.shape, generator=generator)
-                    fresh = "lora_A" in name or "lora_B" in name
+                    fresh = any(word in name for word in ("lora_A", "lora_B", "lora_embedding"))
                     parameter.copy_(SPREAD * noise if fresh else parameter * (1 + SPREAD * noise) + SPREAD * noise)
         made.save_pretrained(directory, save_embedding_layers=False)
         return peft.PeftModel.from_pretrained(model_of(case), directory).eval()

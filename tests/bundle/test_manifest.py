@@ -103,7 +103,13 @@ SAMPLE = Manifest(
         bos_id=1,
         eos_ids=(2,),
     ),
+    base_weights="d" * 64,
 )
+
+
+def before_weights(manifest):
+    """Return `manifest` as schema 3 could say it."""
+    return attrs.evolve(manifest, base_weights=None)
 
 
 def before_prompting(manifest):
@@ -120,10 +126,20 @@ def test_the_golden_file_of_this_schema_is_what_is_written():
     assert dumps(SAMPLE) == GOLDEN.read_bytes()
 
 
+def test_a_manifest_of_schema_4_that_does_not_tell_weights_is_still_read():
+    document = json.loads(dumps(SAMPLE))
+    del document["base_weights"]
+    assert loads(json.dumps(document).encode(), "manifest.json") == normalized(before_weights(SAMPLE))
+
+
 @pytest.mark.parametrize("schema", range(1, SCHEMA_VERSION + 1))
 def test_the_golden_file_of_every_schema_is_still_read(schema):
     golden = GOLDEN.with_name(f"manifest-schema-{schema}.json")
-    expected = SAMPLE if schema >= 3 else before_prompting(SAMPLE)
+    expected = SAMPLE
+    if schema < 4:
+        expected = before_weights(expected)
+    if schema < 3:
+        expected = before_prompting(expected)
     assert loads(golden.read_bytes(), "manifest.json") == normalized(expected)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_core.pipeline.workers import python_process
+from lora_core.processes.starting import python_process
 from tests.cli.shell import Shell
 from tests.cli.test_bad_inputs import ADD, config, edit, model_config
 from tests.cli.test_bad_inputs import EXPORT as SLOTTED
@@ -98,6 +98,6 @@ def test_a_worker_takes_no_code_from_the_folder_of_the_adapters(
     for name in ("attrs.py", "numpy.py", "pickle.py"):
         (tmp_path / name).write_text("open('ran', 'w')")
     monkeypatch.chdir(tmp_path)
-    with python_process("lora_core.pipeline.worker") as worker:
+    with python_process("lora_core.processes.local_worker") as worker:
         worker.communicate(b"", timeout=60)
     assert not (tmp_path / "ran").exists()

@@ -20,7 +20,7 @@ from lora_core.errors import UsageError
 from lora_core.events import StageAdvanced
 from lora_core.executor import ExecutorSettings, LostTask
 from lora_core.fleet import packing_all
-from lora_core.fleet.local import LocalExecutor
+from lora_core.processes.local import LocalExecutor
 from tests.pipeline import fleet_work
 
 NAMES = ("a", "b", "c", "d")
@@ -242,7 +242,7 @@ CALLER = """
 import sys
 from pathlib import Path
 from lora_core.executor import ExecutorSettings
-from lora_core.fleet.local import LocalExecutor
+from lora_core.processes.local import LocalExecutor
 from tests.pipeline.fleet_work import hold
 list(LocalExecutor().run(hold, Path(sys.argv[1]), [0, 1], ExecutorSettings(processes=2)))
 """

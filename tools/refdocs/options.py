@@ -25,7 +25,7 @@ def options_page() -> str:
             ["capabilities", capabilities],
             ["policies", ", ".join(map(code, spec.policies))],
             ["quantized embeddings", "with any policy (`--embedding`)" if spec.embeddings else "only as a policy says"],
-            ["adapters may have", ", ".join(kind_of(each).feature for each in spec.kinds)],
+            ["adapters may have", ", ".join(dict.fromkeys(kind_of(each).feature for each in spec.kinds))],
             ["names that adapters cannot have", _reserved(spec.reserved)],
             ["proven on", ", ".join(f"{each} {version}".strip() for each, version in spec.requires.items()) or "-"],
         ]

@@ -23,6 +23,7 @@ _COPY_AGAIN = "Copy or download it again."
 _PACK_AGAIN = "Make the package again with `lora-core pack`."
 _TRAIN_AGAIN = "The training went wrong: train it again."
 _ANOTHER = "Was the adapter trained for another base?"
+_CALLED = {"linear": "linear layer", "embedding": "embedding"}
 
 
 @attrs.frozen(kw_only=True)
@@ -72,7 +73,7 @@ class AdapterPackage:
             known = layers.get(module)
             layers[module] = LayerInfo(
                 name=module,
-                kind="linear",
+                kind=kind_of(kind).layer,
                 in_features=extent.in_features or (known.in_features if known is not None else 0),
                 out_features=extent.out_features,
             )
@@ -116,10 +117,11 @@ class AdapterPackage:
 
     def _misshapen(self, update: Update, base: ModelSummary) -> Problem | None:
         where = f"{self.path}: {update.module}/{update.kind}"
-        layers = {layer.name: layer for layer in base.layers if layer.kind == "linear"}
+        wanted = kind_of(update.kind).layer
+        layers = {layer.name: layer for layer in base.layers if layer.kind == wanted}
         layer = layers.get(update.module)
         if layer is None:
-            what = f"Base model {base.name!r} has no linear layer {update.module!r}"
+            what = f"Base model {base.name!r} has no {_CALLED[wanted]} {update.module!r}"
             return Problem(what=what, where=where, remedy=_ANOTHER)
         shapes = {name: tensor.shape for name, tensor in update.tensors.items()}
         try:

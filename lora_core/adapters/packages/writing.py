@@ -13,7 +13,7 @@ from lora_core.adapters.ordering import natural_key
 from lora_core.adapters.packages.header import PackageHeader
 from lora_core.adapters.packages.seal import SigningKey, placeholders, sealed
 from lora_core.adapters.slots.kinds import extent_of, kind_of
-from lora_core.tensors import LazyTensor, narrow
+from lora_core.tensors import LazyTensor, StoredTensor, narrow, stored_bytes
 
 _ALIGNMENT = 8  # of the data, as the safetensors library writes it
 
@@ -41,7 +41,7 @@ def package_bytes(adapter: Adapter, source: Source, key: SigningKey | None = Non
     )
     fields = {**header.to_metadata(), **placeholders(None if key is None else key.public)}
     tensors = sorted(_tensors(adapter.updates), key=lambda each: -_width(each[1]))
-    data = [narrow(tensor.read(), tensor.dtype).tobytes() for _, tensor in tensors]
+    data = _data([tensor for _, tensor in tensors])
     return [sealed(_head(fields, tensors, data), data, key), *data]
 
 
@@ -49,6 +49,13 @@ def _tensors(updates: Sequence[Update]) -> Iterator[tuple[str, LazyTensor]]:
     for update in sorted(updates, key=lambda each: (natural_key(each.module), each.kind)):
         for part in kind_of(update.kind).parts(extent_of(update)):
             yield f"{update.module}/{update.kind}/{part.name}", update.tensors[part.name]
+
+
+def _data(tensors: Sequence[LazyTensor]) -> list[bytes]:
+    """Return the bytes of each in its type: as they are stored, where they are not computed."""
+    stored = [tensor for tensor in tensors if isinstance(tensor, StoredTensor)]
+    known = {id(tensor): data for tensor, data in zip(stored, stored_bytes(stored), strict=True)}
+    return [known.get(id(each)) or narrow(each.read(), each.dtype).tobytes() for each in tensors]
 
 
 def _width(tensor: LazyTensor) -> int:

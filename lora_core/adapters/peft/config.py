@@ -23,6 +23,8 @@ from lora_core.intake.plain_json import parse_json
 class PeftLoraConfig:
     """The fields of a PEFT LoRA configuration that matter once it is trained.
 
+    `tokens` are the trained ones by the name of their layer; an empty name is the embedding, whatever it is called.
+
     `fan_in_fan_out` is not among them: PEFT itself sets it to False on `nn.Linear`, and A and B are stored alike.
     """
 
@@ -34,6 +36,7 @@ class PeftLoraConfig:
     targets: TargetSelection
     ensure_weight_tying: bool
     saved: tuple[str, ...]
+    tokens: Mapping[str, tuple[int, ...]]
     base_model: str | None
 
     @classmethod
@@ -67,6 +70,7 @@ class PeftLoraConfig:
             ),
             ensure_weight_tying=bool(config.get("ensure_weight_tying")),
             saved=_tuple(config.get("modules_to_save") or ()),
+            tokens=_tokens(config.get("trainable_token_indices")),
             base_model=config.get("base_model_name_or_path") or None,
         )
 
@@ -107,6 +111,11 @@ def _no_default(family: str) -> Problem:
         where="target_modules",
         remedy="Set target_modules to the modules that were trained.",
     )
+
+
+def _tokens(value: list[int] | dict[str, list[int]] | None) -> Mapping[str, tuple[int, ...]]:
+    named = value if isinstance(value, dict) else {"": value or []}
+    return {name: tuple(ids) for name, ids in named.items() if ids}
 
 
 def _tuple(value: str | list[str] | tuple[str, ...]) -> tuple[str, ...]:

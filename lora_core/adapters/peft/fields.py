@@ -119,6 +119,21 @@ def _is_flag(value: object) -> bool:
     return value is None or isinstance(value, bool)
 
 
+def _is_tokens(value: object) -> bool:
+    """Accept the numbers of tokens, or such a list for each of some layers."""
+    if isinstance(value, dict):
+        return bool(value) and all(isinstance(key, str) and key and _is_numbers(ids) for key, ids in value.items())
+    return value is None or _is_numbers(value)
+
+
+def _is_numbers(value: object) -> bool:
+    return (
+        isinstance(value, list)
+        and all(isinstance(each, int) and _is_int(each) and 0 <= each < 2**24 for each in value)
+        and len(set(value)) == len(value)
+    )
+
+
 _QUICK = f"without repeated groups and with at most {LOOPS} of * + {{"
 _NAMES = "a regular expression or a list of names"
 _FIELDS: Mapping[str, tuple[str, Callable[[object], bool]]] = {
@@ -139,5 +154,6 @@ _FIELDS: Mapping[str, tuple[str, Callable[[object], bool]]] = {
     "exclude_modules": (_NAMES, lambda value: value == "" or _is_names(value)),
     "layers_to_transform": ("a layer number or a list of them", _is_layers),
     "layers_pattern": (f"a regular expression or a list of them, {_QUICK}", _is_patterns),
+    "trainable_token_indices": ("a list of different token ids, or one for each layer by name", _is_tokens),
     "base_model_name_or_path": ("a name", lambda value: value is None or isinstance(value, str)),
 }

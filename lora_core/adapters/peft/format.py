@@ -12,11 +12,12 @@ import attrs
 from lora_core.adapters.adapter import Adapter, Update
 from lora_core.adapters.format import AdapterFormat, Claim
 from lora_core.adapters.pairs import FoundPair, implied_by
+from lora_core.adapters.peft.asked import wanted_parts
 from lora_core.adapters.peft.config import PeftLoraConfig, load_config
 from lora_core.adapters.peft.pairing import StoredHalves, updates_of
 from lora_core.adapters.peft.refusals import refused_fields
 from lora_core.adapters.peft.spelling import Spelling
-from lora_core.adapters.peft.trained import BaseWeights, TrainedParts, saved_modules
+from lora_core.adapters.peft.trained import BaseWeights, TrainedParts
 from lora_core.adapters.strangers import is_foreign_type, stranger
 from lora_core.errors import AdapterError, Problem
 from lora_core.intake import limits
@@ -85,7 +86,13 @@ class PeftFormat(AdapterFormat):
         tensors = open_tensors(path / WEIGHTS, error=AdapterError)
         stored = StoredHalves.from_tensors(path / WEIGHTS, tensors, Spelling.of(()))
         pairs = [
-            FoundPair(written=module, a=half.get("A"), b=half.get("B"), scaling=1.0)
+            FoundPair(
+                written=module,
+                a=half.get("A"),
+                b=half.get("B"),
+                scaling=1.0,
+                embedding=module in stored.embeddings,
+            )
             for module, half in stored.halves.items()
         ]
         return implied_by(pairs, str(raw.get("base_model_name_or_path") or path.name))
@@ -125,16 +132,21 @@ def _read(
         stored = StoredHalves.from_tensors(weights, tensors, Spelling.of(base.module_names))
         problems += stored.problems
         trained = TrainedParts.of(
-            weights, stored.unused, base, dora=bool(raw.get("use_dora")), biases=raw.get("bias") in ("all", "lora_only")
+            weights,
+            stored.unused,
+            base,
+            dora=bool(raw.get("use_dora")),
+            biases=raw.get("bias") in ("all", "lora_only"),
+            tokens=bool(raw.get("trainable_token_indices")),
         )
         problems += attrs.evolve(stored, unused=trained.unused).unused_problems(tuple(refused_fields(raw)))
         if config is not None:
             updates, misfits = updates_of(stored, config, base, config_path=config_path)
             problems += misfits
-            saved, misfits = saved_modules(config.saved, base, trained, f"{config_path}: modules_to_save")
+            wanted, misfits = wanted_parts(config, base, trained, stored.halves.keys(), config_path)
             problems += misfits
             if not problems:
-                updates, misfits = trained.updates(updates, base, base_weights, saved=saved, strength=strength)
+                updates, misfits = trained.updates(updates, base, base_weights, wanted, strength=strength)
                 problems += misfits
         problems += (_not_finite(weights, tensor) for tensor in found.not_finite)
     if problems or config is None:

@@ -11,29 +11,34 @@ import attrs
 from lora_core.adapters.adapter import Update
 from lora_core.adapters.ordering import natural_key
 from lora_core.adapters.peft.config import PeftLoraConfig
-from lora_core.adapters.peft.refusals import BIAS, EMBEDDING_LORA, MAGNITUDE, REFUSED, SAVED_BASE, Refusal
+from lora_core.adapters.peft.refusals import BIAS, MAGNITUDE, REFUSED, SAVED_BASE, TOKENS, Refusal
 from lora_core.adapters.peft.spelling import PEFT_PREFIX, Spelling
+from lora_core.adapters.views import TurnedTensor
 from lora_core.errors import Problem
 from lora_core.intake.patterns import TooSlowError
 from lora_core.layers import LayerInfo, ModelSummary
-from lora_core.tensors import READABLE, StoredTensor
+from lora_core.tensors import READABLE, LazyTensor, StoredTensor
 
+EMBEDDING_LORA, LINEAR_LORA = "LoRA on an embedding", "LoRA on a linear layer"
 _TOLD = 100
 """Unknown targets that are named one by one."""
 # As PEFT writes it (`lora_A.weight`), or with the adapter's name left in (`lora_A.default.weight`).
 _KEY = re.compile(r"(?P<stem>.+)\.lora_(?P<side>[AB])(?:\.(?P<adapter>[^.]+))?\.weight")
+_EMBEDDING_KEY = re.compile(r"(?P<stem>.+)\.lora_embedding_(?P<side>[AB])(?:\.(?P<adapter>[^.]+))?")
 
 
 @attrs.frozen(kw_only=True)
 class StoredHalves:
     """The tensors of a file sorted by module; `unused` are those that are no half of a LoRA pair.
 
-    `written` is what the file calls a module, without PEFT's prefix, where that is not the module's name.
+    `written` is what the file calls a module, without PEFT's prefix, where that is not the module's name. `embeddings`
+    are the modules whose halves have the names of an embedding's.
     """
 
     path: Path
     halves: Mapping[str, Mapping[str, StoredTensor]]
     written: Mapping[str, str]
+    embeddings: frozenset[str]
     unused: tuple[StoredTensor, ...]
     problems: tuple[Problem, ...]
 
@@ -42,14 +47,18 @@ class StoredHalves:
         """Sort the tensors of the file at `path` by the modules that `spelling` finds."""
         halves: dict[str, dict[str, StoredTensor]] = {}
         written: dict[str, str] = {}
+        embeddings: set[str] = set()
         unused, problems = [], []
         for tensor in tensors:
-            match = _KEY.fullmatch(tensor.name)
+            linear, embedding = _KEY.fullmatch(tensor.name), _EMBEDDING_KEY.fullmatch(tensor.name)
+            match = linear or embedding
             if match is None:
                 unused.append(tensor)
                 continue
             stem = match["stem"].removeprefix(PEFT_PREFIX)
             module = spelling.module(match["stem"])
+            if linear is None:
+                embeddings.add(module)
             half = halves.setdefault(module, {})
             if stem != module:
                 written[module] = stem
@@ -59,7 +68,14 @@ class StoredHalves:
                 remedy = "The file holds several adapters: save each in a directory of its own."
                 problems.append(Problem(what=what, where=f"{path}: {tensor.name}", remedy=remedy))
             half.setdefault(match["side"], tensor)
-        return cls(path=path, halves=halves, written=written, unused=tuple(unused), problems=tuple(problems))
+        return cls(
+            path=path,
+            halves=halves,
+            written=written,
+            embeddings=frozenset(embeddings),
+            unused=tuple(unused),
+            problems=tuple(problems),
+        )
 
     def name(self, module: str) -> str:
         """Return what the file, and so its configuration, calls `module`."""
@@ -95,21 +111,34 @@ def updates_of(
     updates = []
     for module in sorted(set(targets) & stored.halves.keys(), key=natural_key):
         layer, half = layers.get(module), stored.halves[module]
-        if layer is None or layer.kind != "linear" or len(half) < 2:
+        if layer is None or len(half) < 2:
+            continue
+        if (layer.kind == "embedding") is not (module in stored.embeddings):
+            what = (
+                f"This tensor is {EMBEDDING_LORA if layer.kind == 'linear' else LINEAR_LORA}, and {module} is not one"
+            )
+            where = f"{stored.path}: {half['A'].name}"
+            problems.append(Problem(what=what, where=where, remedy="Was the adapter trained for another base?"))
             continue
         misfits = [*_misshapen(stored.path, half, layer, config.rank(stored.name(module)), config_path)]
         problems += misfits
         if not misfits:
-            tensors = {"a": half["A"], "b": half["B"]}
-            updates.append(Update(module=module, tensors=tensors, scaling=config.scaling(stored.name(module))))
+            updates.append(_update(module, half, layer, config.scaling(stored.name(module))))
     return tuple(updates), tuple(problems)
+
+
+def _update(module: str, half: Mapping[str, StoredTensor], layer: LayerInfo, scaling: float) -> Update:
+    if layer.kind == "embedding":
+        tensors: dict[str, LazyTensor] = {"table": TurnedTensor(stored=half["A"]), "b": half["B"]}
+        return Update(module=module, kind="lookup", tensors=tensors, scaling=scaling)
+    return Update(module=module, tensors={"a": half["A"], "b": half["B"]}, scaling=scaling)
 
 
 def _feature(name: str) -> tuple[str, Refusal | None]:
     for field, refusal in REFUSED.items():
         if any(word in name for word in refusal.tensors):
             return field, refusal
-    for refusal in (EMBEDDING_LORA, MAGNITUDE, SAVED_BASE, BIAS):
+    for refusal in (TOKENS, MAGNITUDE, SAVED_BASE, BIAS):
         if any(word in name for word in refusal.tensors):
             return "", refusal
     return "", None
@@ -147,18 +176,20 @@ def _targeting(
     for module in targets:
         layer = layers.get(module)
         if layer is None:
-            remedy = "LoRA is supported on linear layers: leave this module out of the targets."
-            yield Problem(what=f"It targets {module!r}, which is no linear layer", where=where, remedy=remedy)
-        elif layer.kind != "linear":
-            if any(word in tensor.name for tensor in stored.unused for word in EMBEDDING_LORA.tensors):
-                continue  # the tensors' own problem says the same
-            what = f"It targets the embedding {module!r}; {EMBEDDING_LORA.feature} is not supported"
-            yield Problem(what=what, where=where, remedy=EMBEDDING_LORA.remedy)
-        elif config.ensure_weight_tying and layer.is_output:
+            remedy = "LoRA is supported on linear layers and embeddings: leave this module out of the targets."
+            what = f"It targets {module!r}, which is neither a linear layer nor an embedding"
+            yield Problem(what=what, where=where, remedy=remedy)
+        elif config.ensure_weight_tying and _tied(layer, base):
             what = (
-                f"It ties the LoRA of {module!r} to that of the embedding (ensure_weight_tying), which is not supported"
+                f"It ties the LoRA of {module!r} to that of the layer with the same weight (ensure_weight_tying), "
+                "which is not supported"
             )
             yield Problem(what=what, where=where, remedy="Train with ensure_weight_tying=False.")
+
+
+def _tied(layer: LayerInfo, base: ModelSummary) -> bool:
+    """Say whether the weight of `layer` is that of another one too, or it is the head, which peft ties either way."""
+    return layer.is_output or any(other.tied_to == layer.name for other in base.layers)
 
 
 def _disagreements(
@@ -166,8 +197,7 @@ def _disagreements(
 ) -> Iterator[Problem]:
     """Yield where configuration and tensors speak of different modules, and half pairs."""
     modules = set(base.module_names)
-    embeddings = {layer.name for layer in base.layers if layer.kind == "embedding"}
-    lost = [module for module in targets if module not in stored.halves and module not in embeddings]
+    lost = [module for module in targets if module not in stored.halves]
     strange = [module for module in sorted(stored.halves, key=natural_key) if module not in modules]
     if lost and strange:
         yield _misnamed(stored, strange, lost[0], base, config_path)

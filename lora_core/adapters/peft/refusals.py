@@ -33,6 +33,7 @@ HONOURED = frozenset(
         "use_dora",
         "bias",
         "modules_to_save",
+        "trainable_token_indices",
     )
 )
 
@@ -78,12 +79,6 @@ REFUSED: Mapping[str, Refusal] = {
         remedy="Train with lora_bias=False.",
         tensors=("lora_B.bias", "lora_A.bias"),
     ),
-    "trainable_token_indices": Refusal(
-        feature="trained token embeddings",
-        remedy=f"{MERGE}, or train without trainable_token_indices.",
-        allowed=(None,),
-        tensors=("trainable_tokens",),
-    ),
     "target_parameters": Refusal(
         feature="LoRA on bare parameters",
         remedy="Target linear layers with target_modules instead.",
@@ -126,11 +121,10 @@ REFUSED: Mapping[str, Refusal] = {
     ),
 }
 
-EMBEDDING_LORA = Refusal(
-    feature="LoRA on an embedding",
-    remedy="Train without the embedding in target_modules; or untie the base (clone lm_head, set tie_word_embeddings "
-    "to false), merge the adapter into it with peft (merge_and_unload), and export the result as a base of its own.",
-    tensors=("lora_embedding_A", "lora_embedding_B"),
+TOKENS = Refusal(
+    feature="the vectors of trained tokens, and the configuration does not say trainable_token_indices",
+    remedy="Weights and configuration are not of one adapter.",
+    tensors=("trainable_tokens",),
 )
 
 MAGNITUDE = Refusal(

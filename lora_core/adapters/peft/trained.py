@@ -1,4 +1,4 @@
-"""What a PEFT adapter may hold beside A and B: magnitudes of DoRA, trained biases, whole modules, copies of the base.
+"""What a PEFT adapter may hold beside A and B: magnitudes of DoRA, biases, whole modules, tokens, copies of the base.
 
 What they do is told against the base, so its weights are needed: `gain = m / |W + scaling * B A|` for each row (DoRA,
 peft/tuners/lora/dora.py, `DoraLinearLayer.forward`), the difference of biases, the difference of weights.
@@ -16,8 +16,8 @@ import numpy as np
 from lora_core.adapters.adapter import Update
 from lora_core.adapters.ordering import natural_key
 from lora_core.adapters.peft.derived import BiasShift, DoraGain, GainedRows, WeightDelta
-from lora_core.adapters.peft.refusals import MERGE
 from lora_core.adapters.peft.spelling import Spelling
+from lora_core.adapters.peft.token_rows import tokens_update
 from lora_core.errors import Problem
 from lora_core.layers import LayerInfo, ModelSummary
 from lora_core.tensors import READABLE, LazyTensor, StoredTensor
@@ -26,6 +26,7 @@ BaseWeights = Callable[[], Mapping[str, LazyTensor]]
 """Gives the base's stored tensors by name; called only if an adapter needs them."""
 
 _MAGNITUDE = re.compile(r"(?P<stem>.+)\.lora_magnitude_vector(?:\.[^.]+)?(?:\.weight)?")
+_TOKENS = re.compile(r"(?P<stem>.+)\.token_adapter\.trainable_tokens_delta(?:\.[^.]+)?")
 _WHOLE = re.compile(r"(?P<stem>.+?)(?P<copy>\.base_layer)?\.(?P<part>weight|bias)")
 SAY_MODEL = "Say `add --model DIR`, the base that the bundle was exported from."
 SAVE_AGAIN = "Save the adapter again with save_pretrained(..., save_embedding_layers=False)."
@@ -36,6 +37,18 @@ _TRAINED = (
 
 
 @attrs.frozen(kw_only=True)
+class Wanted:
+    """The modules that the configuration saves whole, and the trained tokens of each module that has some.
+
+    `tied` are output heads whose tokens are those of the embedding, which alone has tensors.
+    """
+
+    saved: tuple[str, ...]
+    tokens: Mapping[str, tuple[int, ...]]
+    tied: Mapping[str, str]
+
+
+@attrs.frozen(kw_only=True)
 class TrainedParts:
     """The tensors of a file that are of these features, by module; `unused` are of none."""
 
@@ -43,23 +56,22 @@ class TrainedParts:
     magnitudes: Mapping[str, StoredTensor]
     biases: Mapping[str, StoredTensor]
     weights: Mapping[str, StoredTensor]
+    tokens: Mapping[str, StoredTensor]
     unused: tuple[StoredTensor, ...]
     dora: bool
 
     @classmethod
     def of(
-        cls, path: Path, tensors: Sequence[StoredTensor], base: ModelSummary, *, dora: bool, biases: bool
+        cls, path: Path, tensors: Sequence[StoredTensor], base: ModelSummary, *, dora: bool, biases: bool, tokens: bool
     ) -> TrainedParts:
-        """Sort `tensors`, those that are no factor of a pair; `dora` and `biases` say what the configuration allows."""
+        """Sort `tensors`, those that are no factor of a pair; the flags say what the configuration allows."""
         spelling, layers = Spelling.of(base.module_names), {layer.name for layer in base.layers}
-        found: dict[str, dict[str, StoredTensor]] = {"magnitude": {}, "bias": {}, "weight": {}}
+        found: dict[str, dict[str, StoredTensor]] = {"magnitude": {}, "bias": {}, "weight": {}, "tokens": {}}
         unused = []
         for tensor in tensors:
-            magnitude, whole = _MAGNITUDE.fullmatch(tensor.name), _WHOLE.fullmatch(tensor.name)
-            match = magnitude or whole
+            part, match = _part(tensor.name)
             module = spelling.module(match["stem"]) if match is not None else ""
-            part = "magnitude" if magnitude else whole["part"] if whole else ""
-            allowed = {"magnitude": dora, "bias": biases, "weight": True, "": False}[part]
+            allowed = {"magnitude": dora, "bias": biases, "weight": True, "tokens": tokens, "": False}[part]
             if not allowed or module not in layers or module in found[part] or "lora_" in module:
                 unused.append(tensor)
             else:
@@ -69,6 +81,7 @@ class TrainedParts:
             magnitudes=found["magnitude"],
             biases=found["bias"],
             weights=found["weight"],
+            tokens=found["tokens"],
             unused=tuple(unused),
             dora=dora,
         )
@@ -78,30 +91,35 @@ class TrainedParts:
         pairs: Sequence[Update],
         base: ModelSummary,
         weights: BaseWeights | None,
+        wanted: Wanted,
         *,
-        saved: Sequence[str],
         strength: float,
     ) -> tuple[tuple[Update, ...], tuple[Problem, ...]]:
         """Return all updates, those of `pairs` among them as these features change them, and every problem.
 
-        `saved` are the modules that the configuration saves whole; another weight is a copy of the base's or wrong.
+        A weight of a module that is not saved whole is a copy of the base's or wrong.
         """
+        saved = wanted.saved
         missing = self._without_base(saved) if weights is None else None
         problems = [*self._misshapen(base), *self._half(pairs)]
         if missing is not None:
             problems.append(missing)
         if problems or weights is None:
             return tuple(pairs), tuple(problems)
-        if not (self.magnitudes or self.biases or self.weights):
+        if not (self.magnitudes or self.biases or self.weights or self.tokens):
             return tuple(pairs), ()
         stored = weights()
         problems += self._changed_copies(stored, base, saved)
         layers = {layer.name: layer for layer in base.layers}
         found = {update.module: update for update in pairs}
         updates: list[Update] = []
-        for module in sorted({*found, *self.biases, *saved}, key=natural_key):
+        for module in sorted({*found, *self.biases, *saved, *wanted.tokens, *wanted.tied}, key=natural_key):
             pair, layer = found.get(module), layers[module]
             updates += _updates_of(module, pair, layer, self, stored, whole=module in saved, strength=strength)
+            source = wanted.tied.get(module, module)
+            if source in wanted.tokens:
+                trained, weight = self.tokens[source], stored[f"{layer.tied_to or module}.weight"]
+                updates.append(tokens_update(layer, wanted.tokens[source], trained, weight))
         return tuple(updates), tuple(problems)
 
     def _without_base(self, saved: Sequence[str]) -> Problem | None:
@@ -115,6 +133,7 @@ class TrainedParts:
                 f"{SAVE_AGAIN} To have it compared instead: {SAY_MODEL}",
             ),
             (self.weights, "It trained whole weights, which are told as what they add to the base's", SAY_MODEL),
+            (self.tokens, "It trained tokens, which are told as what they add to the base's rows", SAY_MODEL),
         ):
             if present:
                 tensor = next(iter(present.values()))
@@ -156,6 +175,16 @@ class TrainedParts:
                 yield Problem(what=what, where=f"{self.path}: {tensor.name}", remedy=_TRAINED + SAVE_AGAIN)
 
 
+def _part(name: str) -> tuple[str, re.Match[str] | None]:
+    """Return which part of which module a tensor called `name` is; nothing if it is none of them."""
+    if (match := _MAGNITUDE.fullmatch(name)) is not None:
+        return "magnitude", match
+    if (match := _TOKENS.fullmatch(name)) is not None:
+        return "tokens", match
+    match = _WHOLE.fullmatch(name)
+    return (match["part"], match) if match is not None else ("", None)
+
+
 def _updates_of(
     module: str,
     pair: Update | None,
@@ -189,27 +218,5 @@ def _updates_of(
         yield Update(module=module, kind="shift", tensors={"shift": shift}, scaling=1.0)
     if whole:
         delta = WeightDelta(stored=parts.weights[module], weight=weight)
-        yield Update(module=module, kind="dense", tensors={"delta": delta}, scaling=1.0)
-
-
-def saved_modules(
-    names: Sequence[str], base: ModelSummary, parts: TrainedParts, where: str
-) -> tuple[tuple[str, ...], tuple[Problem, ...]]:
-    """Return the modules that `modules_to_save` means, and a problem for each that cannot be had."""
-    found, problems = [], []
-    for name in names:
-        modules = [each for each in base.module_names if each == name or each.endswith(f".{name}")]
-        linear = [layer.name for layer in base.layers if layer.name in modules and layer.kind == "linear"]
-        if not modules:
-            what = f"It saves module {name!r}, which base model {base.name!r} does not have"
-            problems.append(Problem(what=what, where=where))
-        elif len(linear) < len(modules):
-            what = f"It saves whole modules ({name}) that are no linear layers, which is not supported"
-            problems.append(Problem(what=what, where=where, remedy=f"{MERGE}, or train without modules_to_save."))
-        else:
-            found += linear
-    for module in found:
-        if module not in parts.weights:
-            what = f"It saves module {module!r}, but there is no weight for it"
-            problems.append(Problem(what=what, where=where, remedy="Save the adapter again."))
-    return tuple(found), tuple(problems)
+        kind = "rows" if layer.kind == "embedding" else "dense"
+        yield Update(module=module, kind=kind, tensors={"delta": delta}, scaling=1.0)

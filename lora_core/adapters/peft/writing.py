@@ -12,7 +12,7 @@ import numpy as np
 
 from lora_core.adapters.adapter import LOW_RANK, Adapter
 from lora_core.adapters.peft.spelling import PEFT_PREFIX
-from lora_core.adapters.slots.kinds import extent_of
+from lora_core.adapters.slots.kinds import extent_of, kind_of
 from lora_core.errors import Problem, UnsupportedError
 
 if TYPE_CHECKING:
@@ -29,9 +29,9 @@ def write_peft(adapter: Adapter, directory: Path) -> None:
     an alpha for each module, so that `alpha / r` is the scaling again, to the last bit where a double can say so.
     Raises `UnsupportedError` for updates that are not LoRA.
     """
-    others = sorted({update.kind for update in adapter.updates} - {LOW_RANK})
+    others = {update.kind for update in adapter.updates} - {LOW_RANK, "lookup"}
     if others:
-        what = f"Adapter {adapter.name!r} has updates of the kinds {', '.join(others)}"
+        what = f"Adapter {adapter.name!r} has {', '.join(sorted({kind_of(kind).feature for kind in others}))}"
         raise UnsupportedError(Problem(what=what, where=adapter.source, remedy="Only LoRA is written as PEFT."))
     (directory / CONFIG).write_text(json.dumps(peft_config(adapter), indent=2, sort_keys=True) + "\n", "utf-8")
     from safetensors.numpy import save_file
@@ -62,10 +62,13 @@ def peft_config(adapter: Adapter) -> dict[str, Any]:
 def _tensors(adapter: Adapter) -> dict[str, npt.NDArray[Any]]:
     found: dict[str, npt.NDArray[Any]] = {}
     for update in adapter.updates:
-        for part, key in (("a", "lora_A"), ("b", "lora_B")):
+        embedding = update.kind == "lookup"
+        names = ("lora_embedding_A", "lora_embedding_B") if embedding else ("lora_A.weight", "lora_B.weight")
+        for part, key in zip(("table" if embedding else "a", "b"), names, strict=True):
             tensor = update.tensors[part]
             kept = np.float16 if tensor.dtype == "F16" else np.float32
-            found[f"{PEFT_PREFIX}{update.module}.{key}.weight"] = tensor.read().astype(kept)
+            values = tensor.read().T if part == "table" else tensor.read()
+            found[f"{PEFT_PREFIX}{update.module}.{key}"] = np.ascontiguousarray(values, dtype=kept)
     return found
 
 

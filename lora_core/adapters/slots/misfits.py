@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from lora_core.adapters.adapter import Adapter, Update
-from lora_core.adapters.slots.kinds import extent_of, max_rank
+from lora_core.adapters.adapter import LOW_RANK, Adapter, Update
+from lora_core.adapters.slots.kinds import extent_of, kind_of, max_rank
 from lora_core.adapters.slots.plan import SlotPlan
 from lora_core.adapters.slots.reserve import last_parts
 from lora_core.errors import Problem
@@ -22,8 +22,15 @@ def misfits(plan: SlotPlan, adapter: Adapter) -> list[Problem]:
     foreign = [update for update, slot in sized if not slot.same_features(update)]
     small = [update for update, slot in sized if slot.same_features(update) and not slot.holds(update)]
 
+    reservable, others = (
+        [update for update in missing if (update.kind == LOW_RANK) is wanted] for wanted in (True, False)
+    )
+
     def lacks_slot(updates: Sequence[Update]) -> str:
         return f"targets {_layers(updates)}, for which the template has no slot"
+
+    def lacks_kind(updates: Sequence[Update]) -> str:
+        return f"has {kind_of(updates[0].kind).feature} at {_layers(updates)}, for which the template has no slot"
 
     def lacks_rank(updates: Sequence[Update]) -> str:
         rank = max(extent_of(update).rank for update in updates)
@@ -39,7 +46,17 @@ def misfits(plan: SlotPlan, adapter: Adapter) -> list[Problem]:
 
     room = f"Export again with {reserving_options(plan, adapter)}."
     return [
-        *_problems(adapter, missing, lacks_slot, room),
+        *_problems(adapter, reservable, lacks_slot, room),
+        *(
+            problem
+            for kind in sorted({update.kind for update in others})
+            for problem in _problems(
+                adapter,
+                [update for update in others if update.kind == kind],
+                lacks_kind,
+                "Export again with this adapter: room for such updates is made where an adapter needs it.",
+            )
+        ),
         *_problems(adapter, small, lacks_rank, room),
         *_problems(adapter, foreign, other_size, "It was trained for another base."),
     ]

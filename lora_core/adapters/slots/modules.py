@@ -50,8 +50,8 @@ class LoraLinear(SlotModule):
         """Wrap `base` with the matrices `a` and `b`."""
         super().__init__()
         self.base = base
-        self.lora_a = _linear(a)
-        self.lora_b = _linear(b)
+        self.lora_a = linear(a)
+        self.lora_b = linear(b)
         self.train(base.training)
 
     @property
@@ -85,7 +85,7 @@ class _OneInput(SlotModule):
     def __init__(self, base: torch.nn.Module, vector: torch.Tensor) -> None:
         super().__init__()
         self.base = base
-        self.vector = _linear(vector)
+        self.vector = linear(vector)
         self.train(base.training)
 
     def _spread(self, out: torch.Tensor) -> torch.Tensor:
@@ -126,7 +126,7 @@ class WidenedLinear(SlotModule):
         """Put a layer with the weight `delta` beside `base`."""
         super().__init__()
         self.base = base
-        self.delta = _linear(delta)
+        self.delta = linear(delta)
         self.train(base.training)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -135,8 +135,9 @@ class WidenedLinear(SlotModule):
         return out
 
 
-def _linear(weight: torch.Tensor) -> torch.nn.Linear:
+def linear(weight: torch.Tensor) -> torch.nn.Linear:
+    """Return a linear layer without bias whose weight is `weight`, the tensor itself."""
     with torch.device("meta"):
-        linear = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False)
-    linear.weight = torch.nn.Parameter(weight, requires_grad=False)
-    return linear
+        layer = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+    layer.weight = torch.nn.Parameter(weight, requires_grad=False)
+    return layer

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 
 import attrs
 
@@ -128,7 +129,7 @@ class SlotPlan:
         """
         return tuple(sorted({cls.from_adapters([adapter], layers) for adapter in adapters}, key=_order))
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Bytes that each adapter occupies in this plan, in float32."""
         return sum(slot.size for slot in self.slots)
@@ -145,9 +146,12 @@ class SlotPlan:
 
     def holds(self, adapter: Adapter) -> bool:
         """Say whether every update of `adapter` fits a slot."""
-        slots = {(slot.module, slot.kind): slot for slot in self.slots}
-        found = ((slots.get((update.module, update.kind)), update) for update in adapter.updates)
+        found = ((self._by_place.get((update.module, update.kind)), update) for update in adapter.updates)
         return all(slot is not None and slot.holds(update) for slot, update in found)
+
+    @cached_property
+    def _by_place(self) -> Mapping[tuple[str, str], Slot]:
+        return {(slot.module, slot.kind): slot for slot in self.slots}
 
     def bind(self, adapter: Adapter) -> Iterator[tuple[Slot, Update | None]]:
         """Yield every slot in order with the adapter's update for it (None where it has none), for `Slot.fold`."""

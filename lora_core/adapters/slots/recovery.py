@@ -40,13 +40,13 @@ class HeldTensor:
 def recovered_updates(plan: SlotPlan, values: Mapping[str, Values]) -> tuple[Update, ...]:
     """Return updates that fill the slots of `plan` with `values` again, bit for bit.
 
-    Scaling stays folded in. Of low-rank slots the ranks at the end that hold only zeros are left out, and slots that
-    hold nothing else; those of other kinds are kept as they are.
+    Scaling stays folded in. Slots that hold what does nothing are left out, and of low-rank ones the ranks at the end
+    that hold only zeros.
     """
     updates = []
     for slot in plan.slots:
         parts = {part.name: values[slot.module][part.name] for part in slot.parts}
-        kept = _without_padding(parts) if slot.kind == LOW_RANK else parts
+        kept = _without_padding(parts) if slot.kind == LOW_RANK else _unless_idle(slot, parts)
         if kept is not None:
             tensors = {name: _held(f"{slot.module} {name}", array) for name, array in kept.items()}
             updates.append(Update(module=slot.module, kind=slot.kind, tensors=tensors, scaling=1.0))
@@ -72,8 +72,14 @@ def _held(name: str, values: npt.NDArray[np.float32]) -> HeldTensor:
     return HeldTensor(name=name, values=values, dtype="F32")
 
 
+def _unless_idle(slot: Slot, parts: Values) -> Values | None:
+    idle = slot.fold(None)
+    same = all(np.ascontiguousarray(parts[name]).tobytes() == array.tobytes() for name, array in idle.items())
+    return None if same else parts
+
+
 def _nothing(slot: Slot) -> Update:
     """Return an update that changes nothing: an adapter has at least one."""
-    shapes = {"a": (1, slot.in_features), "b": (slot.out_features, 1)}
-    tensors = {name: _held(name, np.zeros(shape, np.float32)) for name, shape in shapes.items()}
+    least = attrs.evolve(slot, rank=1)
+    tensors = {name: _held(name, array) for name, array in least.fold(None).items()}
     return Update(module=slot.module, kind=slot.kind, tensors=tensors, scaling=1.0)

@@ -31,6 +31,7 @@ def export(
     group_size: int | None,
     embedding: str | None,
     head: str | None,
+    adapter_dtype: str | None,
     plan: Any,
     max_rank: int | None,
     targets: str | None,
@@ -56,6 +57,7 @@ def export(
         group_size=group_size,
         embedding=embedding,
         head=head,
+        adapter_dtype=adapter_dtype,
         cache=None if no_cache else cache or default_cache(),
         download=download,
     )
@@ -87,6 +89,11 @@ command = ExportCommand(
         ),
         click.Option(
             ["--head"], metavar="BITS,GROUP", help="Quantize the output head otherwise than the policy: 4,32, or float."
+        ),
+        click.Option(
+            ["--adapter-dtype"],
+            type=click.Choice(["fp32", "fp16", "int8"]),
+            help="Type that adapters are stored in, where the backend has a choice. Default: the backend's.",
         ),
         click.Option(
             ["--plan"],

@@ -122,7 +122,7 @@ def _seen(workshop: Workshop) -> Seen:
 
 def _look(workshop: Workshop) -> Seen:
     from lora_core.pipeline.batches import LinkBatch
-    from lora_core.pipeline.workers import Work
+    from lora_core.pipeline.workers import LinkWork
 
     entry = workshop.hub.backends.entry(workshop.backend_name)
     options = [entry.value.options, *([entry.value.session_options] if entry.value.session_options else [])]
@@ -133,9 +133,9 @@ def _look(workshop: Workshop) -> Seen:
     # Adapters are read where they lie; what is taken away is the model alone.
     batch = LinkBatch(references=tuple(workshop.materials.adapter(name) for name in ADAPTERS), out=workshop.place())
     formats = tuple(workshop.hub.adapter_formats.entry(name) for name in workshop.hub.adapter_formats)
-    work = Work(bundle=bundle, backend=entry, formats=formats, batches=(batch,))
+    work = LinkWork(bundle=bundle, backend=entry, formats=formats)
     with workshop.materials.taken_away(adapters=False):
-        return Probe(modules=modules, work=work).send()
+        return Probe(modules=modules, work=work, batch=batch).send()
 
 
 def _variants(workshop: Workshop, plain: AdapterReference) -> dict[str, Path]:

@@ -15,6 +15,9 @@ def problems(job: ExportJob) -> list[Problem]:
     options: CoremlOptions = job.options
     found = options.problems()
     found += quant.policy_problems(job.policy)
+    if job.policy.lora is not None and not options.float16:
+        what = "--adapter-dtype fp16 and --dtype fp32 contradict each other: a program computes in one precision"
+        found.append(Problem(what=what, where="--adapter-dtype", remedy="Leave one of them out."))
     trained, window = context_limits(job.model.summary)
     found += context_problems(options.max_context_len, "--max-context-len", trained=trained, window=window)
     context = options.context_len(trained, window)

@@ -10,7 +10,9 @@ from lora_core.limits import FLOAT16
 from lora_core.quant.policy import QuantPolicy
 from lora_core.specs import BackendSpec
 from lora_core_coreml.program.naming import RESERVED
-from lora_core_coreml.quant import POLICIES
+from lora_core_coreml.quant import HALF, POLICIES
+
+_TOKENS = "a program tells tokens apart by their numbers, and float16 holds whole numbers only up to 2048"
 
 COREML = BackendSpec(
     name="coreml",
@@ -26,6 +28,14 @@ COREML = BackendSpec(
     install_hint="pip install lora-core-coreml",
     # Its schemes say that nothing is quantized; weights are float16 unless --dtype says otherwise.
     limits={"fp16": FLOAT16},
+    kinds=("low_rank", "gain", "shift", "dense", "lookup", "rows"),
+    refused_kinds=dict.fromkeys(("tokens", "token_logits"), _TOKENS),
+    adapter_dtypes={"fp16": HALF},
+    refused_adapter_dtypes={
+        "fp32": "a program computes in one precision, which --dtype fp32 makes float32 for base and adapters",
+        "int8": "an adapter's matrices are constants of the precision that the program computes in, and are not "
+        "decompressed as those of the base are",
+    },
 )
 
 

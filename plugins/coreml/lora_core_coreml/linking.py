@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,8 @@ from lora_core_coreml.storage.blobfile import BlobKey, MilBlob
 from lora_core_coreml.storage.messages import MilFunction
 
 _CHUNK = 1 << 20
+_Form = tuple[int, int, int]
+"""Type, bytes and padding of a blob."""
 _DEFAULT_FUNCTION = "forward"
 _REFERENCE_MAGIC = b"CMJR"  # a JSON reference into named data instead of a model (ExecuTorch's coreml_preprocess.py)
 
@@ -138,15 +141,20 @@ class _Partition:
 
 
 class _Pool:
-    """Places adapters' tensors behind the foundation, equal bytes once."""
+    """Places adapters' tensors behind the foundation, equal bytes once: those that the foundation has lie there."""
 
     def __init__(self, foundation: PartitionFoundation) -> None:
         self.placed: list[_Placed] = []
+        self._foundation = foundation
+        self._alike: dict[_Form, list[MilBlob]] = defaultdict(list)
+        for blob in foundation.blobs:
+            self._alike[blob.dtype, blob.size, blob.padding_bits].append(blob)
         self._offsets: dict[BlobKey, int] = {}
         self.end = aligned(foundation.size, blobfile.ALIGNMENT)
 
     def offset(self, tensor: LinkTensor) -> int:
         """Return where `tensor` is stored, placing it if its bytes are new."""
+        self._know_alike(tensor.key)
         offset = self._offsets.get(tensor.key)
         if offset is None:
             offset = self._offsets[tensor.key] = self.end
@@ -160,6 +168,18 @@ class _Pool:
             self.placed.append(_Placed(blob=blob, tensor=tensor))
             self.end = blob.next_offset
         return offset
+
+    def _know_alike(self, key: BlobKey) -> None:
+        """Hash the foundation's blobs of the form of `key`, once: a shift of zeros is the bias that a layer without one
+        has, and few other tensors of adapters have a form that the base's have.
+        """
+        alike = self._alike.pop((key.dtype, key.size, key.padding_bits), ())
+        if not alike:
+            return
+        start, end = self._foundation.start, self._foundation.start + self._foundation.size
+        with blobfile.mapped(self._foundation.path) as buffer, memoryview(buffer) as view, view[start:end] as weights:
+            for blob in alike:
+                self._offsets.setdefault(blobfile.key_of(weights, blob), blob.offset)
 
 
 def _relocate(message: MilFunction, function: Function, adapter: LinkAdapter | None, pool: _Pool) -> None:

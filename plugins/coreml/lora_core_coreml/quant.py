@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 _CHANNEL4 = Scheme(bits=4, granularity="channel")
 _BLOCK4 = Scheme(bits=4, granularity="group", group_size=32)
 _CHANNEL8 = Scheme(bits=8, granularity="channel")
-_HALF = Scheme(bits=16)
+HALF = Scheme(bits=16)
 
 POLICIES = (
     QuantPolicy(
         name="fp16",
         summary="No quantization: weights in the precision of --dtype.",
-        linear=_HALF,
-        output=_HALF,
-        embedding=_HALF,
+        linear=HALF,
+        output=HALF,
+        embedding=HALF,
     ),
     QuantPolicy(
         name="c4w",
@@ -42,12 +42,12 @@ POLICIES = (
         output=_BLOCK4,
         embedding=_CHANNEL8,
     ),
-    QuantPolicy(name="emb8", summary="8-bit embedding only.", linear=_HALF, output=_HALF, embedding=_CHANNEL8),
+    QuantPolicy(name="emb8", summary="8-bit embedding only.", linear=HALF, output=HALF, embedding=_CHANNEL8),
     QuantPolicy(
         name="emb4",
         summary="4-bit embedding in groups of 32 only.",
-        linear=_HALF,
-        output=_HALF,
+        linear=HALF,
+        output=HALF,
         embedding=_BLOCK4,
     ),
 )
@@ -56,7 +56,7 @@ POLICIES = (
 def policy_problems(policy: QuantPolicy) -> list[Problem]:
     """Return what of `policy` CoreML programs cannot have."""
     problems = []
-    if policy.lora is not None:
+    if policy.lora not in (None, HALF):
         what = f"Policy {policy.name!r} quantizes LoRA matrices"
         problems.append(Problem(what=what, where="--policy", remedy="CoreML programs keep them in --dtype."))
     for kind in ("linear", "output", "embedding"):

@@ -80,9 +80,12 @@ def job(monkeypatch: pytest.MonkeyPatch) -> ExportJob:
 
 
 def gain(name: str, seed: int) -> Adapter:
-    values = torch.rand(OUTPUTS, generator=torch.Generator().manual_seed(seed)) + 0.5
+    return gain_of(name, torch.rand(OUTPUTS, generator=torch.Generator().manual_seed(seed)) + 0.5)
+
+
+def gain_of(name: str, values: torch.Tensor) -> Adapter:
     update = Update(module="0", kind="gain", tensors={"gain": ModuleTensor(name="gain", parameter=values)}, scaling=1.0)
-    return Adapter(name=name, updates=(update,), digest=str(seed), source=name)
+    return Adapter(name=name, updates=(update,), digest=name, source=name)
 
 
 def with_adapters(job: ExportJob, *adapters: Adapter) -> ExportJob:
@@ -115,6 +118,18 @@ def test_adding_a_vector_writes_the_bytes_of_an_export_with_it(exporter, job: Ex
         made[names] = exporter.bundle(out, chosen, CoremlBackend().export(chosen, out, ignore))
     added = exporter.link(made["one",], place([gain("two", 4)], job.plans))
     assert program_bytes(added) == program_bytes(made["one", "two"])
+
+
+def test_what_the_base_has_already_is_not_stored_again(exporter, job: ExportJob) -> None:
+    out = exporter.folder("known")
+    chosen = with_adapters(job, gain_of("known", job.model.module[0].bias))
+    bundle = exporter.bundle(out, chosen, CoremlBackend().export(chosen, out, ignore))
+    joined = exporter.link(bundle, place([gain("other", 1)], job.plans))
+
+    for each in (bundle, joined):
+        hashes = [blob.sha256 for blob in CoremlBackend().sharing.blobs(each)]
+        assert len(hashes) == len(set(hashes))
+        assert CoremlBackend().sharing.fingerprint(each) == bundle.manifest.foundation
 
 
 def program_bytes(bundle: Bundle) -> bytes:

@@ -10,6 +10,9 @@ from lora_core.quant.policy import QuantPolicy
 from lora_core.specs import BackendSpec, ReservedNames
 from lora_core_onnx.quant import POLICIES
 
+_INPUTS = "what an adapter file gives values to are the model's inputs, and these are A and B of linear layers"
+_FLOAT32 = "an adapter file has the type of the model's inputs, and these are float32"
+
 ONNX = BackendSpec(
     name="onnx",
     summary="One ONNX model with LoRA as inputs, adapters as .onnx_adapter files, for ONNX Runtime and its GenAI",
@@ -20,6 +23,9 @@ ONNX = BackendSpec(
     session_options="lora_core_onnx.session_options:OnnxSessionOptions",
     slot_plans=False,
     reserved=ReservedNames(names=frozenset({"forward"})),  # the base's method
+    refused_kinds=dict.fromkeys(("gain", "shift", "dense", "lookup", "rows", "tokens", "token_logits"), _INPUTS),
+    adapter_dtypes={"fp32": None},
+    refused_adapter_dtypes=dict.fromkeys(("fp16", "int8"), _FLOAT32),
     requires={"onnx": "1.23.2", "onnxruntime": "1.32.0"},
     install_hint="pip install lora-core-onnx",
 )

@@ -9,7 +9,7 @@ from lora_core.models.decoders import context_limits
 from lora_core_qnn_sim.graph.base_model import family_problems
 from lora_core_qnn_sim.grouping import group_problems, parse_groups, read_groups
 from lora_core_qnn_sim.options import AUTO, QnnSimOptions
-from lora_core_qnn_sim.quant import policy_problems, widths
+from lora_core_qnn_sim.quant import POLICIES, policy_problems, widths
 from lora_core_qnn_sim.runtime.kernels import ALPHA_LIMIT, EXACT
 from lora_core_qnn_sim.supplied import BASE, parse_files
 
@@ -83,6 +83,11 @@ def _option_problems(job: ExportJob) -> list[Problem]:
         for name in files
         if name not in known
     ]
+    known_policies = {policy.name: policy for policy in POLICIES}
+    asked_bits = job.policy.lora.bits if job.policy.lora is not None else 0
+    if options.lora_bits and job.policy != known_policies.get(job.policy.name) and asked_bits != options.lora_bits:
+        what = f"--adapter-dtype int{asked_bits} and --lora-bits {options.lora_bits} contradict each other"
+        problems.append(Problem(what=what, remedy="Leave one of them out."))
     for option, asked, word in (
         ("--rotate", options.rotate, "rotated"),
         ("--split-outliers", options.split_outliers, "wider"),

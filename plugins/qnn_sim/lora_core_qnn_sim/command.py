@@ -63,7 +63,7 @@ command = Command(
             is_flag=True,
             help="Ask Qualcomm's own libraries about what was written, where onnxruntime-qnn is installed: Genie takes "
             "the configuration, the first layers are compiled with A and B as inputs and for hot switch by alpha, and "
-            "executed in emulation beside the simulator, and Genie answers with the base's.",
+            "executed in emulation beside the simulator, and Genie answers as the base and as each adapter.",
         ),
         click.Option(
             ["--soc"],

@@ -6,9 +6,12 @@ from collections.abc import Sequence
 
 from lora_core.capability import Capability
 from lora_core.hookspecs import hookimpl
-from lora_core.quant.policy import QuantPolicy
+from lora_core.quant.policy import QuantPolicy, Scheme
 from lora_core.specs import BackendSpec, CommandSpec, ReservedNames
 from lora_core_qnn_sim.quant import POLICIES
+
+_INTEGERS = "its graph computes with integers, and a LoRA matrix is one of --lora-bits 8 or 16"
+_UPDATABLE = "what a binary section updates are the two matrices of a LoRA branch, and nothing else of the graph"
 
 
 @hookimpl
@@ -30,6 +33,11 @@ def lora_core_register_backends() -> Sequence[BackendSpec]:
                 endings=("_encodings", "_weights", "_default_adapter"),
             ),
             install_hint="pip install lora-core-qnn-sim",
+            adapter_dtypes={"int8": Scheme(bits=8, granularity="tensor")},
+            refused_adapter_dtypes=dict.fromkeys(("fp32", "fp16"), _INTEGERS),
+            refused_kinds=dict.fromkeys(
+                ("gain", "shift", "dense", "lookup", "rows", "tokens", "token_logits"), _UPDATABLE
+            ),
         )
     ]
 

@@ -191,6 +191,7 @@ def test_the_adaptor_list_has_its_three_keys(hand: Path) -> None:
 def test_the_genie_config_names_sections_that_exist_and_declared_members(hand: Path, bundle: Any) -> None:
     lora = json.loads((hand / "genie_config.json").read_text())["dialog"]["engine"]["model"]["binary"]["lora"]
     assert lora["version"] == 1
+    assert lora["alpha-tensor-name"] == "lora_alpha"
     declared = [adapter["name"] for adapter in lora["adapters"]]
     assert declared == NAMES
     for adapter in lora["adapters"]:

@@ -16,7 +16,7 @@ from lora_core_qnn_sim.vendor import checking
 from lora_core_qnn_sim.vendor.asking import ask
 from lora_core_qnn_sim.vendor.checking import Report, check_handover
 from lora_core_qnn_sim.vendor.compiling import Comparison, Compiled, Difference, compile_trial
-from lora_core_qnn_sim.vendor.dialog import ANSWER, Dialogue, dialogue
+from lora_core_qnn_sim.vendor.dialog import ANSWER, Dialogue, Reply, dialogue
 from lora_core_qnn_sim.vendor.libraries import NOT_INSTALLED, VendorLibraries
 from lora_core_qnn_sim.vendor.socs import DEFAULT_SOC, SOCS
 from lora_core_qnn_sim.vendor.trials import Trial, adapter_trials
@@ -35,6 +35,8 @@ ROUNDED_AGAIN = {"w8a16": 64, "w8a8": 12}
 """In steps of the policy's activations: some tensors of a layer are rounded in the model and exact in the simulator."""
 EMULATED = {"w8a16": 65536 // 16, "w8a8": 16}
 """The processor's own softmax and its sums over products of 16 bits are coarser than exact arithmetic."""
+CLOSE = 65536 // 64
+"""Two logits may be as close as the processor is exact; a token of another adapter is further away."""
 ACTIVATIONS = {"w8a16": 16, "w8a8": 8}
 LAST = f"layers.{tiny.LAYERS - 1}.mlp_add.output"
 
@@ -111,14 +113,20 @@ def test_the_vendors_compiler_takes_the_model_and_emulates_the_simulator(
         assert difference.largest / 2 ** (difference.bits - ACTIVATIONS[policy_name]) <= EMULATED[policy_name]
 
 
-def test_genie_answers_with_the_compiled_base(stored: dict[str, StoredAdapters], with_tokenizer: Bundle) -> None:
-    made = dialogue(stored["w8a16"], with_tokenizer.path / "tokenizer" / "tokenizer.json", tiny.LAYERS, SOC)
+def test_genie_answers_what_the_simulator_would_as_the_base_and_as_each_adapter(
+    stored: dict[str, StoredAdapters], with_tokenizer: Bundle
+) -> None:
+    tokenizer = with_tokenizer.path / "tokenizer" / "tokenizer.json"
+    held = dialogue(stored["w8a16"], NAMES, tokenizer, tiny.LAYERS, SOC)
     if not INSTALLED:
-        assert (made.verdict.outcome, made.verdict.detail) == ("unchecked", NOT_INSTALLED)
+        assert (held.verdict.outcome, held.verdict.detail) == ("unchecked", NOT_INSTALLED)
         return
-    assert made.verdict.outcome == "accepted", made.verdict
-    assert len(made.answer) == ANSWER
-    assert max(made.below) <= 2 * EMULATED["w8a16"]
+    assert held.verdict.outcome == "accepted", held.verdict
+    assert [reply.who for reply in held.replies] == ["the base", *NAMES]
+    assert len({reply.tokens for reply in held.replies}) == 3
+    assert all(len(reply.tokens) == ANSWER and max(reply.below) <= CLOSE for reply in held.replies)
+    assert held.tensors == len(("attention_mask", "cos", "sin", "alpha", "ids", "logits")) + 4 * tiny.LAYERS
+    assert held.otherwise == ()
 
 
 def test_a_check_without_the_vendors_libraries_names_what_is_not_installed(
@@ -142,7 +150,9 @@ def test_a_check_says_what_came_of_every_question_and_all_that_was_refused(
     monkeypatch.setattr(VendorLibraries, "find", lambda: VendorLibraries(directory=tmp_path, version="0"))
     monkeypatch.setattr(checking, "check_genie", lambda _: took)
     monkeypatch.setattr(checking, "compile_trial", lambda _trial, _soc: next(answers))
-    monkeypatch.setattr(checking, "dialogue", lambda *_: Dialogue(verdict=took, answer=(5, 6), below=(0, 3)))
+    reply = Reply(who="the base", tokens=(5, 6), below=(0, 3))
+    held = Dialogue(verdict=took, replies=(reply,), tensors=14, otherwise=("logits",))
+    monkeypatch.setattr(checking, "dialogue", lambda *_: held)
     report = check_handover(with_tokenizer, tmp_path, SOC, 1, ignore)
     assert report.lines == (
         "genie_config.json: accepted: theirs",
@@ -150,8 +160,9 @@ def test_a_check_says_what_came_of_every_question_and_all_that_was_refused(
         "  context binary: 9 bytes, made by v1, 1 inputs, 2 outputs\n"
         "  a1, stream: at most 7, on average 0.50 of 65536 steps from the simulator",
         "second: refused: theirs",
-        "a dialog with the base: accepted: theirs; it answers [5, 6], which are [0, 3] steps below the simulator's "
-        "best logits",
+        "a dialog: accepted: theirs\n"
+        "  context binary: 14 inputs and outputs, with the bundle's encodings but for logits\n"
+        "  the base: Genie answers [5, 6], which are [0, 3] steps below the simulator's best logits",
     )
     assert [problem.what for problem in report.refusals] == [
         "Qualcomm's libraries do not take hot switch by alpha: theirs"

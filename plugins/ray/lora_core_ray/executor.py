@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 from lora_core.errors import UnsupportedError
@@ -39,9 +40,11 @@ class RayExecutor(TaskExecutor):
         """Run the tasks; those that wait are not handed out yet, so that memory does not grow with their number."""
         import ray
 
+        if not tasks:
+            return
         with _ray(settings):
             remote = ray.remote(num_cpus=1, max_retries=ATTEMPTS - 1)(_answered)
-            shared = ray.put(given)
+            shared = [ray.put(given)]  # in a list: fetched by a process once, not for each task
             processes = settings.processes or int(ray.cluster_resources().get("CPU", 1))
             waiting = iter(range(len(tasks)))
             running: dict[Any, int] = {}
@@ -56,8 +59,15 @@ class RayExecutor(TaskExecutor):
                     ray.cancel(reference, force=True)
 
 
-def _answered(work: Callable[[Any, Any], Any], given: Any, task: Any) -> Any:
-    return work(given, task)
+def _answered(work: Callable[[Any, Any], Any], given: Sequence[Any], task: Any) -> Any:
+    return work(_fetched(given[0]), task)
+
+
+@lru_cache(maxsize=1)
+def _fetched(reference: Any) -> Any:
+    import ray
+
+    return ray.get(reference)
 
 
 def _result(reference: Any) -> Any:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from lora_core.adapters.slots.kinds import kind_of
 from lora_core.backend import ExportJob
 from lora_core.errors import Problem
 from lora_core.models.context import context_problems
@@ -31,4 +34,16 @@ def problems(job: ExportJob) -> list[Problem]:
         )
     assignment = job.policy.assign(job.model.summary.layers)
     found += options.how_to_round.problems(job.model, assignment)
-    return found
+    return [*found, *_adapters(job)]
+
+
+def _adapters(job: ExportJob) -> Iterator[Problem]:
+    """Yield what rules out where adapters are to be stored."""
+    slots = (slot for plan in job.plans for slot in plan.slots)
+    named = {kind_of(slot.kind).feature for slot in slots if any(part.table for part in slot.parts)}
+    if named and job.options.layout == "multimethod":
+        yield Problem(
+            what=f"An adapter has {' and '.join(sorted(named))}, and one program for all adapters cannot carry that: "
+            "kernels find rows of an embedding at a place in the program, which is the same for all of its methods",
+            remedy="Use --layout split.",
+        )

@@ -33,7 +33,8 @@ def estimate(job: ExportJob) -> Estimated:
     """Return about how many bytes `job` will write, foundation, programs and adapters, and hold at most."""
     programs = 1 + len(job.plans) + len(job.adapters)
     linears = sum(layer.kind == "linear" for layer in job.model.summary.layers)
-    adapters = sum(_matrices(adapter.plan) for adapter in job.adapters)
+    bits = 32 if job.policy.lora is None else job.policy.lora.bits
+    adapters = sum(_matrices(adapter.plan) for adapter in job.adapters) * bits // 32
     written = foundation_bytes(job) + programs * linears * _PROGRAM_BYTES + adapters
     return Estimated(written=written, memory=_most_held(job))
 

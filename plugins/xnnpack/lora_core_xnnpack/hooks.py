@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from lora_core.capability import Capability
 from lora_core.hookspecs import hookimpl
 from lora_core.specs import BackendSpec, ReservedNames
+from lora_core_xnnpack.adapter_dtype import ADAPTER_SCHEME
 
 # `forward` is the base's method. What ExecuTorch's runners read as metadata are methods beside it: `get_max_seq_len`,
 # `use_kv_cache`, `enable_dynamic_shape`.
@@ -23,7 +24,12 @@ XNNPACK = BackendSpec(
     embeddings=True,
     session_options="lora_core_xnnpack.session_options:XnnpackSessionOptions",
     reserved=RESERVED,
-    kinds=("low_rank", "gain", "shift", "dense"),
+    kinds=("low_rank", "gain", "shift", "dense", "lookup", "rows", "tokens", "token_logits"),
+    adapter_dtypes={"fp32": None, "int8": ADAPTER_SCHEME},
+    refused_adapter_dtypes={
+        "fp16": "XNNPACK's linear layers take float16 weights with float16 inputs only, and ExecuTorch delegates no "
+        "conversion between float types, so that every slot would end a delegate twice",
+    },
     requires={"executorch": "1.5.1", "torch": "2.13.0", "torchao": "0.18.0"},
     install_hint="pip install lora-core-xnnpack",
 )

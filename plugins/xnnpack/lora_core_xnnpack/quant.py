@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from lora_core.errors import Problem
 from lora_core.models.base import BaseModel
 from lora_core.quant.policy import Assignment, QuantPolicy, Scheme
+from lora_core_xnnpack.adapter_dtype import ADAPTER_SCHEME
 from lora_core_xnnpack.scale_search import searching
 
 if TYPE_CHECKING:
@@ -32,8 +33,8 @@ def unsupported(policy: QuantPolicy) -> list[Problem]:
             problems.append(f"{kind} with {scheme.bits}-bit weights in groups of {scheme.group_size}")
     if policy.embedding is not None and policy.embedding.activations != "float":
         problems.append("embeddings with quantized activations")
-    if policy.lora is not None:
-        problems.append("quantized LoRA matrices")
+    if policy.lora is not None and policy.lora != ADAPTER_SCHEME:
+        problems.append(f"LoRA matrices with {policy.lora.bits} bits and {policy.lora.activations} activations")
     return [
         Problem(
             what=f"Policy {policy.name!r} asks for {what}, which the XNNPACK backend does not do",
@@ -72,12 +73,12 @@ def quantized_layer(
         else:
             holder.layer = torch.nn.Linear(width, rows, bias=False, device="meta")
             holder.layer.weight = torch.nn.Parameter(weight, requires_grad=False)
-            _quantize_linear(holder, scheme, {"layer"}, searched=_searched(scheme, scale_search))
+            quantize_linear(holder, scheme, {"layer"}, searched=_searched(scheme, scale_search))
     return holder.get_submodule("layer")
 
 
 def rounded_weight(integers: npt.NDArray[np.int8], scales: npt.NDArray[np.float32], scheme: Scheme) -> Any:
-    """Return torchao's tensor of integers (rows, inputs) and scales (rows, groups) as `_quantize_linear` makes it."""
+    """Return torchao's tensor of integers (rows, inputs) and scales (rows, groups) as `quantize_linear` makes it."""
     import torch
     from torchao.quantization import IntxUnpackedToInt8Tensor
     from torchao.quantization.quantize_.workflows.intx.intx_unpacked_to_int8_tensor import (
@@ -112,10 +113,11 @@ def _quantize(base: BaseModel, assignment: Assignment, scale_search: str) -> Non
         if layer.kind == "linear" and scheme is not None:
             linear.setdefault(scheme, set()).add(base.paths[layer.name])
     for scheme, paths in linear.items():
-        _quantize_linear(module, scheme, paths, searched=_searched(scheme, scale_search))
+        quantize_linear(module, scheme, paths, searched=_searched(scheme, scale_search))
 
 
-def _quantize_linear(module: torch.nn.Module, scheme: Scheme, paths: set[str], *, searched: bool) -> None:
+def quantize_linear(module: torch.nn.Module, scheme: Scheme, paths: set[str], *, searched: bool) -> None:
+    """Quantize the linear layers at `paths` of `module` in place, as `scheme` says; with `searched` scales."""
     import torch
     from torchao.quantization import Int8DynamicActivationIntxWeightConfig, quantize_
     from torchao.quantization.granularity import PerAxis, PerGroup

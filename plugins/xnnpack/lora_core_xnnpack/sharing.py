@@ -17,6 +17,7 @@ from lora_core_xnnpack.files.named_blobs import content_keys, mapped, named_stri
 from lora_core_xnnpack.files.parts import data_parts, program_parts
 from lora_core_xnnpack.files.program_root import damaged, program_blobs
 from lora_core_xnnpack.multimethod.reading import method_keys
+from lora_core_xnnpack.split.inside import inside
 
 _DATA_ROLES = ("foundation", "adapter-data")
 
@@ -36,6 +37,7 @@ class XnnpackSharing(WeightSharing):
         """Yield every named blob of the data files and programs; a method reads a blob if its program names the key."""
         programs = {method.program: mapped(bundle.file(method.program)) for method in bundle.manifest.methods}
         readers = _Readers(bundle, _keys(bundle, programs))
+        yield from _inside(bundle)
         for artifact in bundle.manifest.artifacts:
             if artifact.role not in (*_DATA_ROLES, "program"):
                 continue
@@ -68,6 +70,24 @@ class XnnpackSharing(WeightSharing):
             read = data_parts if artifact.role in _DATA_ROLES else program_parts
             for offset, size, what in read(mapped(path), path):
                 yield FilePart(file=artifact.path, offset=offset, size=size, what=what)
+
+
+def _inside(bundle: Bundle) -> Iterator[Blob]:
+    """Yield what lies in adapters' programs without a name: rows of an embedding."""
+    plans = {adapter.name: adapter.plan for adapter in bundle.manifest.adapters}
+    for method in bundle.manifest.methods:
+        if method.adapter is None:
+            continue
+        for found in inside(bundle, method.adapter, plans[method.adapter]):
+            yield Blob(
+                key=f"{found.tensor.module} {found.tensor.part}",
+                file=method.program,
+                offset=found.offset,
+                size=found.tensor.size,
+                sha256=hashlib.sha256(found.values.data.cast("B")).hexdigest(),
+                methods=frozenset((method.name,)),
+                group="lora",
+            )
 
 
 def _group(key: str) -> str:

@@ -2,7 +2,8 @@
 
 ExecuTorch 1.5.1 stores an XNNPACK constant under the SHA-256 hex of its bytes (`backends/xnnpack/operators/
 node_visitor.py`); the delegate's payload holds that key as 64 plain characters. Replacing the keys of the template's
-placeholder tensors by those of an adapter's tensors gives the program of that adapter.
+placeholder tensors by those of an adapter's tensors gives the program of that adapter. What portable kernels read (the
+rows of an embedding) lies in the program itself, at the same place in every program of the template.
 """
 
 from __future__ import annotations
@@ -19,17 +20,22 @@ import numpy.typing as npt
 
 from lora_core.adapters.adapter import LOW_RANK
 from lora_core.adapters.slots.choice import PlacedAdapter
-from lora_core.adapters.slots.kinds import FLOAT32_SIZE, Values
+from lora_core.adapters.slots.kinds import Values
 from lora_core.errors import BundleError, LoraCoreError
 from lora_core.intake.limits import TABLE
 from lora_core.intake.parsing import UNREADABLE
 from lora_core.intake.plain_json import read_json
 from lora_core.pte import Buffer
+from lora_core_xnnpack.adapter_dtype import SCALE, as_stored
 from lora_core_xnnpack.files.data_file import DataBlob
 
 KEY_LENGTH = 64
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Of both layouts' relocation tables; 1 had A and B under the name `matrix`."""
+_PLAIN_VERSION = 2
+"""What a table says in which nothing is int8 or inside of programs: older versions know the rest."""
+DTYPES = {"float32": 4, "int8": 1}
+"""The types of stored tensors, as NumPy calls them, with their bytes."""
 LOW_RANK_PARTS = frozenset(("a", "b"))
 Table = TypeVar("Table")
 
@@ -44,24 +50,50 @@ class KeySite:
 
 @attrs.frozen(kw_only=True)
 class TensorRelocation:
-    """One part of a slot of `module`: float32, row-major, of `shape`."""
+    """One part of a slot of `module`: of type `dtype`, row-major, of `shape`.
+
+    Its content key stands at `sites`; of a part that lies `inside` the program, its bytes.
+    """
 
     module: str
     part: str
     shape: tuple[int, ...]
     sites: tuple[KeySite, ...]
+    dtype: str = "float32"
+    inside: bool = False
 
     @property
     def size(self) -> int:
         """Bytes of the tensor."""
-        return FLOAT32_SIZE * math.prod(self.shape)
+        return DTYPES[self.dtype] * math.prod(self.shape)
+
+    @property
+    def source(self) -> str:
+        """The slot's part that it is made of: scales are those of another."""
+        return self.part.removesuffix(SCALE)
+
+    @property
+    def key_length(self) -> int:
+        """Characters of its content key."""
+        return KEY_LENGTH + len(_prefix(self.part))
+
+    @property
+    def length(self) -> int:
+        """Bytes of what stands at each of its sites."""
+        return self.size if self.inside else self.key_length
 
     def blob(self, values: Mapping[str, Values]) -> DataBlob:
         """Return the tensor of `values` (by module and part) as ExecuTorch stores it, under its content key."""
-        array = values[self.module][self.part]
+        array = as_stored(values[self.module][self.source], self.part, self.dtype)
         if array.shape != self.shape:
             raise ValueError(f"{self.module} {self.part} is {array.shape}, the template has {self.shape}")
-        return tensor_blob(array)
+        return tensor_blob(array, self.part)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data, without what is as in the versions before there was anything else."""
+        document = attrs.asdict(self)
+        plain = attrs.fields(TensorRelocation)
+        return {key: value for key, value in document.items() if value != getattr(plain, key).default}
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> TensorRelocation:
@@ -70,10 +102,13 @@ class TensorRelocation:
             KeySite(payload=whole(site["payload"]), offset=whole(site["offset"])) for site in document["sites"]
         )
         shape = tuple(map(whole, document["shape"]))
-        module, part = document["module"], document["part"]
+        module, part, dtype = document["module"], document["part"], document.get("dtype", "float32")
         if not isinstance(module, str) or not isinstance(part, str):
             raise ValueError(f"{module!r:.60} and {part!r:.60} are no names")
-        return cls(module=module, part=part, shape=shape, sites=sites)
+        if dtype not in DTYPES:
+            raise ValueError(f"{dtype!r:.60} is no type of tensors here")
+        inside = document.get("inside") is True
+        return cls(module=module, part=part, shape=shape, sites=sites, dtype=dtype, inside=inside)
 
 
 def whole(value: object) -> int:
@@ -83,9 +118,22 @@ def whole(value: object) -> int:
     return value
 
 
-def tensor_blob(array: npt.NDArray[np.float32]) -> DataBlob:
-    """Return a slot's tensor as ExecuTorch stores it, under the key that it gives it."""
-    return DataBlob.under_content_key(np.ascontiguousarray(array, dtype="<f4").data.cast("B"))
+def tensor_blob(array: npt.NDArray[Any], part: str = "") -> DataBlob:
+    """Return the tensor of a `part` of a slot as ExecuTorch stores it, under the key that it gives it."""
+    stored = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    blob = DataBlob.under_content_key(stored.data.cast("B"))
+    return attrs.evolve(blob, key=_prefix(part) + blob.key)
+
+
+def _prefix(part: str) -> str:
+    # ExecuTorch 1.5.1, `NodeVisitor.get_quant_params`.
+    return "scale_" if part.endswith(SCALE) else ""
+
+
+def schema_version(tensors: Iterable[TensorRelocation]) -> int:
+    """Return the version that a table of `tensors` says: the first that knows all of it."""
+    plain = all(each.dtype == "float32" and not each.inside for each in tensors)
+    return _PLAIN_VERSION if plain else SCHEMA_VERSION
 
 
 def linkable_values(adapter: PlacedAdapter) -> dict[str, Values]:
@@ -166,9 +214,10 @@ def read_table(path: Path, build: Callable[[dict[str, Any]], Table], *, foundati
     try:
         document = read_json(path, TABLE, BundleError, links=False, remedy="Export the bundle again.")
         version = document["schema_version"]
-        if version != SCHEMA_VERSION:
+        if version not in (_PLAIN_VERSION, SCHEMA_VERSION):
             raise BundleError(
-                f"Relocation table {path.name} has schema {version}; this version reads {SCHEMA_VERSION}.",
+                f"Relocation table {path.name} has schema {version}; this version reads {_PLAIN_VERSION} and "
+                f"{SCHEMA_VERSION}.",
                 where=str(path),
                 remedy="Update lora-core-xnnpack." if version > SCHEMA_VERSION else "Export the bundle again.",
             )

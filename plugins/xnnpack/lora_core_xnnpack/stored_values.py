@@ -11,7 +11,7 @@ import numpy as np
 
 from lora_core.adapters.slots.kinds import Values
 from lora_core.bundle.bundle import Bundle
-from lora_core.errors import BundleError
+from lora_core.errors import BundleError, UnsupportedError
 from lora_core.pte import Buffer
 from lora_core_xnnpack.artifacts import FOUNDATION_FILE
 from lora_core_xnnpack.files.data_file import stored_blobs
@@ -22,6 +22,7 @@ from lora_core_xnnpack.multimethod.linking import PROGRAM_FILE, TABLE_FILE, TEMP
 from lora_core_xnnpack.multimethod.relocations import MultimethodTemplate
 from lora_core_xnnpack.multimethod.residents import Resident
 from lora_core_xnnpack.slot_tensors import KEY_LENGTH, TensorRelocation, without_idle_constants
+from lora_core_xnnpack.split.inside import inside
 from lora_core_xnnpack.split.linking import template_files
 from lora_core_xnnpack.split.relocations import SplitTemplate
 
@@ -33,6 +34,11 @@ def stored_values(bundle: Bundle, name: str, *, in_one_program: bool) -> Mapping
 
     Raises `BundleError` naming the file that is damaged.
     """
+    if bundle.manifest.policy.get("lora") is not None:
+        raise UnsupportedError(
+            f"The bundle stores adapter {name!r} in a smaller type than it was read in.",
+            remedy=f"Pack it from its directory: {name}=DIR.",
+        )
     record = bundle.record(name)
     assert record is not None, "the caller names an adapter of the bundle"
     plan = record.adapter.plan
@@ -50,6 +56,9 @@ def stored_values(bundle: Bundle, name: str, *, in_one_program: bool) -> Mapping
             )
         array = np.frombuffer(raw, "<f4").reshape(tensor.shape)
         values.setdefault(tensor.module, {})[tensor.part] = array
+    if not in_one_program:
+        for table in inside(bundle, name, plan):
+            values.setdefault(table.tensor.module, {})[table.tensor.part] = table.values
     return without_idle_constants(values)
 
 
@@ -78,12 +87,12 @@ def _keys_of_program(bundle: Bundle, name: str, plan: int) -> KeyedTensors:
         root = ProgramRoot.read(data)
         tail = data[root.header.program_size - table.tail_size : root.header.program_size]
         placed = {each.segment: struct.unpack_from("<I", tail, each.position)[0] for each in table.delegates}
-        sites = [(tensor, tensor.sites[0]) for tensor in table.tensors]
-        starts = [root.spans[placed[site.payload]][0] + site.offset for _, site in sites]
+        keyed = [(tensor, tensor.sites[0]) for tensor in table.tensors if not tensor.inside]
+        starts = [root.spans[placed[site.payload]][0] + site.offset for _, site in keyed]
         keys = [data[start : start + KEY_LENGTH].decode("ascii") for start in starts]
     except NOT_WHOLE as error:
         raise damaged(path, error) from error
-    return list(zip(table.tensors, keys, strict=True))
+    return list(zip([tensor for tensor, _ in keyed], keys, strict=True))
 
 
 def _keys_in_one_program(bundle: Bundle, name: str, plan: int) -> KeyedTensors:

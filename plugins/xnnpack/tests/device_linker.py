@@ -53,6 +53,30 @@ class DeviceLinker:
         outputs = (_text(program), _text(data))
         self._call("lora_core_link_peft", opened, *files, ctypes.c_double(strength), *outputs)
 
+    def add_package(
+        self,
+        opened: ctypes.c_void_p,
+        current: Path,
+        package: Path,
+        name: str | None,
+        program: Path,
+        *,
+        strength: float = 1,
+    ) -> None:
+        called = None if name is None else name.encode()
+        files = (_text(current), _text(package), called)
+        self._call("lora_core_add_package", opened, *files, ctypes.c_double(strength), _text(program))
+
+    def add_peft(
+        self, opened: ctypes.c_void_p, current: Path, directory: Path, name: str, program: Path, *, strength: float = 1
+    ) -> None:
+        files = (directory / "adapter_model.safetensors", directory / "adapter_config.json")
+        given = (_text(current), *map(_text, files), name.encode())
+        self._call("lora_core_add_peft", opened, *given, ctypes.c_double(strength), _text(program))
+
+    def remove(self, opened: ctypes.c_void_p, current: Path, name: str, program: Path) -> None:
+        self._call("lora_core_remove_adapter", opened, _text(current), name.encode(), _text(program))
+
     def field(self, package: Path, name: str) -> str | None:
         buffer, needed = ctypes.create_string_buffer(1 << 12), ctypes.c_size_t()
         size = ctypes.c_size_t(len(buffer))

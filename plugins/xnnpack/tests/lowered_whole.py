@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from blocks_model import copied
+from lora_core_xnnpack.adapter_dtype import FP32
 from lora_core_xnnpack.artifacts import FOUNDATION_FILE
 from lora_core_xnnpack.cache.origins import BaseTensor
 from lora_core_xnnpack.files.data_file import stored_blobs
@@ -29,9 +30,11 @@ def whole_split(base: StreamedBase, plans: Sequence[SlotPlan], out: Path) -> Wei
     return WeightlessSet.strip(model.module, programs, planned, data, stored_blobs(data, out))
 
 
-def whole_together(base: StreamedBase, plans: Sequence[SlotPlan], out: Path) -> WeightlessTogether:
+def whole_together(
+    base: StreamedBase, plans: Sequence[SlotPlan], out: Path, *, dtype: str = FP32
+) -> WeightlessTogether:
     model = stand_in(base, copied(base.outline))
-    lowered = lower_together(model, plans, out)
+    lowered = lower_together(model, plans, out, dtype=dtype)
     data = (out / FOUNDATION_FILE).read_bytes()
     return WeightlessTogether.strip(model.module, lowered, data, stored_blobs(data, out))
 

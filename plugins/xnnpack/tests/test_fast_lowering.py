@@ -324,9 +324,18 @@ def test_nothing_holds_the_weights_after_a_lowering() -> None:
 
     layer = torch.nn.Linear(24, 40).eval().requires_grad_(False)
     weight = weakref.ref(layer.weight)
+    module = torch.nn.Sequential(layer, Refused())
+    rows = ({0: torch.export.Dim("rows", min=2, max=8)},)
     with fast_lowering():
-        program = torch.export.export(layer, (torch.zeros(2, 24),)).run_decompositions({})
-        program = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
-    del layer, program
+        program = torch.export.export(module, (torch.zeros(5, 24),), dynamic_shapes=rows).run_decompositions({})
+        edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
+    del layer, module, program, edge
     gc.collect()
     assert weight() is None
+
+
+class Refused(torch.nn.Module):
+    """What XNNPACK does not take."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.erf(x)

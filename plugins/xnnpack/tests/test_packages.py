@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from device_linker import DeviceLinker
 from device_runner import continuations, runner
 from lora_core_xnnpack.files.data_file import stored_blobs
 from lora_core_xnnpack.files.marks import MARKS
@@ -103,6 +104,19 @@ def test_an_adapter_whose_tensors_were_changed_is_not_packed(bundle: Bundle, cop
     assert len(refused) == 1
 
 
+def test_a_device_adds_packages_to_the_one_program_as_lora_core_does(
+    export: Callable[[str], Bundle], linker: DeviceLinker, tmp_path: Path
+) -> None:
+    bundle = export("multimethod")
+    shipment = lora_core.ship(bundle, tmp_path / "out")
+    app = shipment.app.path
+    opened = linker.open(app / "template/model.pte", app / "template/model.json")
+    for package in shipment.packages:
+        linker.add_package(opened, app / "model.pte", package.path, None, app / "model.pte")
+    linker.close(opened)
+    assert (app / "model.pte").read_bytes() == bundle.file("model.pte").read_bytes()
+
+
 SESSION = """
 import json, sys
 import numpy as np
@@ -120,19 +134,34 @@ print(json.dumps(found))
 """
 
 
+def in_split(path: Path, package: Path, out: Path) -> list[str]:
+    """Say to the runner: base and two adapters, and a third from its package."""
+    loaded = [f"base={path}/base.pte", *(f"{name}={path}/{name}.pte,{path}/{name}.ptd" for name in ("whole", "idle"))]
+    linked = f"padded={path}/template/0.pte,{path}/template/0.json,{package},{out}/out.pte,{out}/out.ptd"
+    return [*loaded, "--link", linked]
+
+
+def in_one_program(path: Path, package: Path, out: Path) -> list[str]:
+    """Say to the runner the same of one program, from which the third was removed."""
+    app = lora_core.remove(shutil.copytree(path, out / "app"), ["padded"]).path
+    methods = {"base": "forward", "whole": "whole", "idle": "idle"}
+    loaded = [f"{name}={app}/model.pte@{method}" for name, method in methods.items()]
+    added = f"padded={app}/template/model.pte,{app}/template/model.json,{package},{app}/model.pte,{out}/more.pte"
+    return [*loaded, "--add", added]
+
+
+@pytest.mark.parametrize(("layout", "words"), [("split", in_split), ("multimethod", in_one_program)])
 def test_the_runner_answers_as_the_session_does_and_links_meanwhile(
-    export: Callable[[str], Bundle], tmp_path: Path
+    export: Callable[[str], Bundle], tmp_path: Path, layout: str, words: Callable[[Path, Path, Path], list[str]]
 ) -> None:
     if not compilers():
         pytest.skip("there is no C++ compiler (g++ or clang++) on this machine, so the runner is not built")
-    bundle = export("split")
+    bundle = export(layout)
     prompt, count = [1, 77, 5, 42], 12
     package = lora_core.pack(bundle, "padded", out=tmp_path / "padded.lora").path
     path = bundle.path
-    loaded = [f"base={path}/base.pte", *(f"{name}={path}/{name}.pte,{path}/{name}.ptd" for name in ("whole", "idle"))]
-    linked = f"padded={path}/template/0.pte,{path}/template/0.json,{package},{tmp_path}/out.pte,{tmp_path}/out.ptd"
     program = runner(compilers()[0])
-    told = continuations(program, bundle.file("foundation.ptd"), prompt, count, *loaded, "--link", linked)
+    told = continuations(program, bundle.file("foundation.ptd"), prompt, count, *words(path, package, tmp_path))
     command = [sys.executable, "-W", "ignore", "-c", SESSION, str(path), json.dumps(prompt), str(count)]
     session = subprocess.run(command, capture_output=True, text=True, check=False)
     assert session.returncode == 0, session.stderr[-4000:]

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from blocks_model import Chain, Dense, plan, streamed
+from lora_core_xnnpack.adapter_dtype import FP32 as SLOTS
 from lora_core_xnnpack.multimethod.stamping import _trace as trace_together
 from lora_core_xnnpack.split.stamping import _trace as trace_split
 from lora_core_xnnpack.stamping.sample import Traced
 from lora_core_xnnpack.stamping.shallow import LayeredBase
-from lora_core_xnnpack.stamping.stamping import Methods
 from workbench import POLICY_REGISTRY
 
 FP32 = POLICY_REGISTRY["fp32"]
 
 
-def traced(trace: Methods, base: LayeredBase, keep: Sequence[int]) -> Traced:
+def traced(trace: Callable[..., Traced], base: LayeredBase, keep: Sequence[int]) -> Traced:
     """Trace layers of a model of blocks; from the third on they have a slot."""
     plans = [plan(base.base, lambda layer, name: 2 * (name == "up" and layer >= 2))]
-    return trace(base.cut(keep), [base.cut_plan(each, keep) for each in plans])
+    return trace(base.cut(keep), [base.cut_plan(each, keep) for each in plans], dtype=SLOTS)
 
 
 def test_a_method_cut_out_of_a_deeper_one_lowers_as_if_it_was_traced() -> None:

@@ -21,6 +21,8 @@ from lora_core_qnn_sim.options import Mode
 
 WeightsKey = Literal["safetensors", "weights"]
 ALPHA = "lora_alpha"
+HOT_SWITCH = "hot_switch"
+"""What Genie knows the adapters of a hot-switch graph as, together."""
 NO_TOKEN = -1
 
 
@@ -149,6 +151,12 @@ def genie_config(adapters: Sequence[str], groups: Sequence[Group], mode: Mode, d
     }
 
 
+def hot_switch_lora(strengths: Sequence[str]) -> dict[str, Any]:
+    """Return the LoRA part of a dialog with a graph that has all adapters in it: one adapter with many strengths."""
+    adapters = [{"version": 1, "name": HOT_SWITCH, "alphas": list(strengths)}]
+    return {"version": 1, "lora-version": 3, "alpha-tensor-name": ALPHA, "adapters": adapters}
+
+
 def _positions(dialog: Dialog) -> dict[str, Any]:
     """Return how Genie makes the rotary tables, which are inputs of the graph."""
     rope = dialog.rope
@@ -170,6 +178,7 @@ def _genie_lora(adapters: Sequence[str], groups: Sequence[Group], mode: Mode) ->
     lora: dict[str, Any] = {
         "version": 1,
         "lora-version": 3,  # what is left out counts as 2
+        "alpha-tensor-name": ALPHA,  # without it strengths reach no tensor
         "adapters": [
             {
                 "version": 1,

@@ -42,12 +42,13 @@ every name |
 `{{weights_key}}` (`--weights-key`) |
 | `{names.ADAPTOR_LIST}` | attention-head splitting, list of adaptors | documented (open-licensed exporter) |
 | `{names.GENIE}` | Genie dialog: context, tokenizer, engine, backend, `lora` with groups | 2.51: \
-`GenieDialogConfig_createFromJson` takes it for every mode and with groups; `GenieDialog_create` takes it with a \
-context binary compiled from this graph without LoRA, and answers a query. **Not verified**: all section file names |
+`GenieDialogConfig_createFromJson` takes it for every mode and with groups; `GenieDialog_create` takes the like \
+of it, with a context binary that has all adapters in it for hot switch, applies them and answers what the simulator \
+would. **Not verified**: all section file names |
 | `NAME_ort_qnn.txt` | ONNX Runtime's QNN provider | line format documented; **not verified**: the section's file name |
 
 `{names.GENIE}` names `{names.TOKENIZER}`, the context binary and its sections by their places in a bundle; ids \
-of tokens that the model does not have are -1.
+of tokens that the model does not have are -1. Genie begins a text with `bos-token` by itself.
 
 **Sections' names.** Genie reads them in `{names.GENIE}`. qairt-dev 0.13 looks for a file whose stem ends in `_NAME` \
 or `-NAME`, and for the base's in `default_adapter`: combined sections and the zero section are named so. Those of \

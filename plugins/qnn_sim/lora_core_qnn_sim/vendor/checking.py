@@ -56,18 +56,18 @@ def _compiled(bundle: Bundle, soc: Soc, layers: int, emit: Emit) -> Iterator[tup
         return
     stored = StoredAdapters.read(bundle)
     layers = min(layers, stored.context.spec.dims.n_layers)
+    chosen = sorted(stored.encodings)[:MOST]
     with stage(emit, "compile and execute adapters"):
-        for trial in adapter_trials(stored, sorted(stored.encodings)[:MOST], layers):
+        for trial in adapter_trials(stored, chosen, layers):
             made = compile_trial(trial, soc)
             yield trial.name, made.verdict, _told(made)
     with stage(emit, "hold a dialog"):
         tokenizer = bundle.path / names.TOKENIZER
-        if not tokenizer.is_file():
-            verdict = Verdict(outcome="unchecked", detail="the bundle has no tokenizer")
-            made_dialogue = Dialogue(verdict=verdict)
+        if tokenizer.is_file():
+            held = dialogue(stored, chosen, tokenizer, layers, soc)
         else:
-            made_dialogue = dialogue(stored, tokenizer, layers, soc)
-        yield "a dialog with the base", made_dialogue.verdict, _said(made_dialogue)
+            held = Dialogue(verdict=Verdict(outcome="unchecked", detail="the bundle has no tokenizer"))
+        yield "a dialog", held.verdict, _said(held)
 
 
 def _told(made: Comparison) -> str:
@@ -84,10 +84,12 @@ def _told(made: Comparison) -> str:
     return "\n".join(lines)
 
 
-def _said(made: Dialogue) -> str:
-    line = f"a dialog with the base: {made.verdict}"
-    if made.answer:
-        line += (
-            f"; it answers {list(made.answer)}, which are {list(made.below)} steps below the simulator's best logits"
-        )
-    return line
+def _said(held: Dialogue) -> str:
+    lines = [f"a dialog: {held.verdict}"]
+    if held.tensors:
+        otherwise = f"but for {', '.join(held.otherwise)}" if held.otherwise else "all of them"
+        lines.append(f"  context binary: {held.tensors} inputs and outputs, with the bundle's encodings {otherwise}")
+    for reply in held.replies:
+        below = f"{list(reply.below)} steps below the simulator's best logits"
+        lines.append(f"  {reply.who}: Genie answers {list(reply.tokens)}, which are {below}")
+    return "\n".join(lines)

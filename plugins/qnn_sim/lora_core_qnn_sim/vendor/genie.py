@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import attrs
@@ -25,22 +25,34 @@ def check_genie(config: Path) -> Verdict:
 
 
 @attrs.frozen(kw_only=True)
-class GenieAnswer:
-    """What came of a dialog, and the tokens that it was answered with."""
+class GenieAnswers:
+    """What came of a dialog, and the tokens that each query was answered with."""
 
     verdict: Verdict
-    tokens: tuple[int, ...] = ()
+    tokens: tuple[tuple[int, ...], ...] = ()
 
 
-def hold_dialog(config: Path, tokens: Sequence[int], count: int) -> GenieAnswer:
-    """Have Genie load what `config` names and go on from `tokens` with `count` more, in emulation."""
+def hold_dialog(
+    config: Path, tokens: Sequence[int], count: int, adapter: str, strengths: Sequence[Mapping[str, float]]
+) -> GenieAnswers:
+    """Have Genie load what `config` names and apply `adapter`, in emulation.
+
+    With each of `strengths`, by their names, it goes on from `tokens` with `count` more.
+    """
     libraries = VendorLibraries.find()
     if libraries is None:
-        return GenieAnswer(verdict=Verdict(outcome="unchecked", detail=NOT_INSTALLED))
-    asked = [str(libraries.genie), str(config), str(count), *map(str, tokens)]
+        return GenieAnswers(verdict=Verdict(outcome="unchecked", detail=NOT_INSTALLED))
+    query = {
+        "tokens": list(tokens),
+        "count": count,
+        "adapter": adapter,
+        "strengths": [dict(each) for each in strengths],
+    }
+    asked = [str(libraries.genie), str(config), json.dumps(query)]
     verdict, said = ask(libraries, genie_process.__file__, asked, seconds=_DIALOG_SECONDS)
     if verdict.outcome != "accepted":
-        return GenieAnswer(verdict=verdict)
+        return GenieAnswers(verdict=verdict)
     # Genie prints as well.
     line = next(line for line in reversed(said.splitlines()) if line.startswith(genie_process.ANSWER))
-    return GenieAnswer(verdict=verdict, tokens=tuple(json.loads(line.removeprefix(genie_process.ANSWER))))
+    answers = json.loads(line.removeprefix(genie_process.ANSWER))
+    return GenieAnswers(verdict=verdict, tokens=tuple(tuple(each) for each in answers))

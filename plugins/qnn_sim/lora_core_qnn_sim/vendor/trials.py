@@ -55,32 +55,57 @@ class _Case:
     alphas: Mapping[str, Sequence[float]]
 
 
-def cut(spec: GraphSpec, layers: int, *, lora: bool = True) -> GraphSpec:
-    """Return the first `layers` layers of a graph, with their slots or without any."""
+def cut(spec: GraphSpec, layers: int) -> GraphSpec:
+    """Return the first `layers` layers of a graph, with their slots."""
     kept = tuple(f"layers.{index}." for index in range(layers))
-    slots = tuple(slot for slot in spec.slots if lora and slot.layer.startswith(kept))
+    slots = tuple(slot for slot in spec.slots if slot.layer.startswith(kept))
     return attrs.evolve(spec, slots=slots, dims=attrs.evolve(spec.dims, n_layers=layers))
 
 
 def adapter_trials(stored: StoredAdapters, adapters: Sequence[str], layers: int) -> Iterator[Trial]:
     """Yield both arrangements of `adapters` in the first `layers` layers."""
+    base = with_inputs(stored, adapters, layers)
+    weights = _integers(stored, adapters, base)
+    case = _Case(graph=base, lora=weights, alphas=dict.fromkeys(adapters, (1.0,)))
+    yield _trial("A and B as inputs", case, stored)
+    hot = side_by_side(stored, adapters, layers)
+    assert hot.lora is not None
+    chosen = {name: tuple(float(name == other) for other in adapters) for name in adapters}
+    yield _trial("hot switch by alpha", _Case(graph=hot, lora=dict.fromkeys(adapters, hot.lora), alphas=chosen), stored)
+
+
+def with_inputs(stored: StoredAdapters, adapters: Sequence[str], layers: int) -> QuantizedGraph:
+    """Return the first `layers` layers with A and B as inputs, on grids that cover those of all `adapters`."""
     spec = cut(stored.context.spec, layers)
     shared = stored.foundation.with_slots(spec) | dict(stored.context.branch)
     shared |= shared_encodings([stored.encodings[name] for name in adapters])
-    weights = {
-        name: {
-            key: shared[key].quantize(real) for key, real in stored.weights(name).items() if key in lora_weights(spec)
-        }
-        for name in adapters
+    return QuantizedGraph(spec=spec, base=stored.foundation.base, encodings=shared, head=False)
+
+
+def side_by_side(stored: StoredAdapters, adapters: Sequence[str], layers: int, *, head: bool = False) -> QuantizedGraph:
+    """Return the first `layers` layers with A and B of all `adapters` in them, one strength for each."""
+    graph = with_inputs(stored, adapters, layers)
+    weights = list(_integers(stored, adapters, graph).values())
+    together = {
+        name: np.concatenate([each[name] for each in weights], axis=0 if name.endswith(lora_a("")) else 1)
+        for name in weights[0]
     }
-    base = stored.foundation.base
-    inputs = QuantizedGraph(spec=spec, base=base, encodings=shared, head=False)
-    yield _trial("A and B as inputs", _Case(graph=inputs, lora=weights, alphas=dict.fromkeys(adapters, (1.0,))), stored)
-    together = _side_by_side([weights[name] for name in adapters])
-    slots = tuple(attrs.evolve(slot, rank=slot.rank * len(adapters)) for slot in spec.slots)
-    hot = attrs.evolve(inputs, spec=attrs.evolve(spec, slots=slots, alphas=len(adapters)), lora=together)
-    chosen = {name: tuple(float(name == other) for other in adapters) for name in adapters}
-    yield _trial("hot switch by alpha", _Case(graph=hot, lora=dict.fromkeys(adapters, together), alphas=chosen), stored)
+    slots = tuple(attrs.evolve(slot, rank=slot.rank * len(adapters)) for slot in graph.spec.slots)
+    spec = attrs.evolve(graph.spec, slots=slots, alphas=len(adapters))
+    return attrs.evolve(graph, spec=spec, lora=together, head=head)
+
+
+def _integers(stored: StoredAdapters, adapters: Sequence[str], graph: QuantizedGraph) -> dict[str, dict[str, Array]]:
+    """Return the centred integers of A and B of each adapter, on the grids of `graph`."""
+    names = lora_weights(graph.spec)
+    return {
+        adapter: {
+            name: graph.encodings[name].quantize(real)
+            for name, real in stored.weights(adapter).items()
+            if name in names
+        }
+        for adapter in adapters
+    }
 
 
 def _trial(name: str, case: _Case, stored: StoredAdapters) -> Trial:
@@ -131,12 +156,3 @@ def opening(graph: QuantizedGraph, grids: Mapping[str, Encoding], tokens: npt.ND
         shaped = values if name.startswith("past") else values[None, None]
         given[name] = unsigned(grids[name].quantize(shaped), grids[name])
     return given
-
-
-def _side_by_side(weights: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
-    """Return A of several adapters one below the other, and B one beside the other."""
-    return {name: np.concatenate([each[name] for each in weights], axis=0 if _is_a(name) else 1) for name in weights[0]}
-
-
-def _is_a(name: str) -> bool:
-    return name.endswith(lora_a(""))

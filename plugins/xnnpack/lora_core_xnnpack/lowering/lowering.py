@@ -7,6 +7,7 @@ partitioner.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 FOUNDATION_TAG = "foundation"
 LORA_TAG = "lora"
+_UNWRAPPED = re.compile(r"\.parametrizations\.(\w+)\.original\d+$")
 
 
 @attrs.frozen(kw_only=True)
@@ -44,11 +46,13 @@ class Lowered:
 class EdgeMethods:
     """Methods of a program in ExecuTorch's edge dialect, before anything is delegated.
 
-    `lora` are the names of the nodes whose constants fill slots; these go to the file that `lora_tag` names.
+    `lora` are the names of the nodes whose constants fill slots; these go to the file that `lora_tag` names. Constants
+    of nodes named in `inside` stay in the program.
     """
 
     manager: EdgeProgramManager
     lora: frozenset[str]
+    inside: frozenset[str]
     lora_tag: str | None
 
     @property
@@ -56,6 +60,12 @@ class EdgeMethods:
         """The methods by name, in their order."""
         programs: Mapping[str, ExportedProgram] = self.manager._edge_programs
         return programs
+
+    def file_of(self, node: torch.fx.Node) -> str | None:
+        """Return the tag of the file that a node's constant goes to; None is the program."""
+        if node.name in self.inside:
+            return None
+        return self.lora_tag if node.name in self.lora else FOUNDATION_TAG
 
 
 def _trace(module: torch.nn.Module, model: BaseModel) -> ExportedProgram:
@@ -95,9 +105,11 @@ def _decompositions(program: ExportedProgram) -> dict[Any, Any]:
     return dict(table)
 
 
-def _tagged(module: torch.nn.Module, model: BaseModel, lora: set[str], lora_tag: str | None) -> ExportedProgram:
+def _tagged(
+    module: torch.nn.Module, model: BaseModel, lora: set[str], inside: set[str], lora_tag: str | None
+) -> ExportedProgram:
     """Trace `module` once, and note for every constant which file it goes to; `lora` gets the names of the nodes whose
-    constants fill slots.
+    constants fill slots, `inside` of those among them that stay in the program.
 
     ExecuTorch's exporter traces, edits the unlifted graph and traces the result again. Editing the traced graph itself
     gives the same program, byte for byte (seen on 1.5.1, float and quantized), in less time.
@@ -108,13 +120,46 @@ def _tagged(module: torch.nn.Module, model: BaseModel, lora: set[str], lora_tag:
     signature = program.graph_signature
     parameters, slots = signature.inputs_to_parameters, slot_parameters(module)
     constants = {*parameters, *signature.inputs_to_buffers, *signature.inputs_to_lifted_tensor_constants}
-    lora |= {name for name, path in parameters.items() if path in slots}
+    _name_as_unwrapped(program, module)
+    filling = {name: _holder(path) for name, path in parameters.items() if _holder(path) in slots}
+    lora |= {name for name, path in filling.items() if not _is_table(module, path)}
+    inside |= filling.keys() - lora
     for node in program.graph.nodes:
         if node.op == "placeholder" and node.name in constants:
             tag = lora_tag if node.name in lora else FOUNDATION_TAG
             # The mark that `delegate_external_constants_pass_unlifted` leaves on the unlifted graph.
             node.meta["custom"] = {**node.meta.get("custom", {}), "delegate_constant_tag": tag}
     return program
+
+
+def _name_as_unwrapped(program: ExportedProgram, module: torch.nn.Module) -> None:
+    """Call what a wrapped embedding holds as if it were not wrapped: kernels read it by name, all methods one name."""
+    from lora_core.models.injection import wrapped_layers
+
+    # Weights of linear layers have keys of their content.
+    embeddings = [each for each in wrapped_layers(module) if not hasattr(each[2], "in_features")]
+    names = {f"{inner}.": f"{path}.".lstrip(".") for path, inner, _ in embeddings}
+    for spec in program.graph_signature.input_specs:
+        old = spec.target or ""
+        prefix = next((each for each in names if old.startswith(each)), None)
+        if prefix is None:
+            continue
+        spec.target = names[prefix] + old.removeprefix(prefix)
+        for held in (program.state_dict, program.constants):
+            if old in held:
+                held[spec.target] = held.pop(old)
+
+
+def _is_table(module: torch.nn.Module, path: str) -> bool:
+    """Say whether a part of a slot is read by rows: by a kernel that finds it in the program, by no delegate."""
+    import torch
+
+    return isinstance(module.get_submodule(path.rpartition(".")[0]), torch.nn.Embedding)
+
+
+def _holder(path: str) -> str:
+    """Return the parameter that a traced tensor at `path` is of: torch.export takes quantized ones apart."""
+    return _UNWRAPPED.sub(r".\1", path)
 
 
 def to_edge(
@@ -128,8 +173,9 @@ def to_edge(
     from executorch.exir.program._program import _gen_edge_manager_for_partitioners
 
     lora: set[str] = set()
+    inside: set[str] = set()
     with fast_lowering():
-        programs = {name: _tagged(module, model, lora, lora_tag) for name, module in methods.items()}
+        programs = {name: _tagged(module, model, lora, inside, lora_tag) for name, module in methods.items()}
         # The first of the two steps of ExecuTorch 1.5.1's `to_edge_transform_and_lower`.
         manager = _gen_edge_manager_for_partitioners(
             {name: [_partitioner()] for name in programs},
@@ -137,7 +183,7 @@ def to_edge(
             _edge_config(),
             dict(model.metadata),
         )
-    return EdgeMethods(manager=manager, lora=frozenset(lora), lora_tag=lora_tag)
+    return EdgeMethods(manager=manager, lora=frozenset(lora), inside=frozenset(inside), lora_tag=lora_tag)
 
 
 def delegated(edge: EdgeMethods) -> Lowered:
@@ -165,7 +211,7 @@ def delegated(edge: EdgeMethods) -> Lowered:
                     alloc_graph_input=False, share_mutable_buffers=len(edge.programs) > 1
                 ),
                 sym_shape_eval_pass=ConstraintBasedSymShapeEvalPass(),
-                external_constants=lambda node: edge.lora_tag if node.name in edge.lora else FOUNDATION_TAG,
+                external_constants=edge.file_of,
             )
         )
     return Lowered(manager=manager)

@@ -12,6 +12,7 @@ from lora_core.bundle.bundle import Method
 from lora_core.bundle.hashing import file_sha256
 from lora_core.events import Emit, stage
 from lora_core.models.base import BaseModel
+from lora_core_xnnpack.adapter_dtype import dtype_of
 from lora_core_xnnpack.artifacts import FOUNDATION_FILE, MARK_DETAIL, tool_versions
 from lora_core_xnnpack.files.data_file import stored_blobs
 from lora_core_xnnpack.files.marks import foundation_mark, mark_file
@@ -59,7 +60,7 @@ def _lowered(job: ExportJob, out: Path, emit: Emit) -> LoweredTogether:
     def stamp(layers: LayeredBase, emit: Emit) -> WeightlessTogether:
         from lora_core_xnnpack.multimethod.stamping import stamp_together
 
-        return stamp_together(layers, job.plans, emit)
+        return stamp_together(layers, job.plans, emit, dtype=dtype_of(job.policy))
 
     def lower(model: BaseModel, work: Path) -> WeightlessTogether:
         lowered = _lower(model, job, work, emit)
@@ -77,7 +78,7 @@ def _lowered(job: ExportJob, out: Path, emit: Emit) -> LoweredTogether:
 
 def _lower(model: BaseModel, job: ExportJob, out: Path, emit: Emit) -> LoweredTogether:
     with stage(emit, "Lower the base and the templates together"):
-        return lower_together(model, job.plans, out)
+        return lower_together(model, job.plans, out, dtype=dtype_of(job.policy))
 
 
 def _write_template(lowered: LoweredTogether, foundation: str, out: Path) -> tuple[WrittenFile, ...]:

@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
-import numpy as np
 
 from lora_core.adapters.slots.kinds import Values
-from lora_core.adapters.slots.placeholders import placeholder_values
 from lora_core.adapters.slots.plan import SlotPlan
 from lora_core.errors import LoraCoreError
 from lora_core.models.base import BaseModel
 from lora_core.pte import SEGMENT_ALIGNMENT
+from lora_core_xnnpack.adapter_dtype import FP32, StoredParts
 from lora_core_xnnpack.artifacts import FOUNDATION_FILE
 from lora_core_xnnpack.files.program import PackedMethod, ProgramParts
 from lora_core_xnnpack.lowering.lowering import FOUNDATION_TAG, LORA_TAG, Lowered, lower
+from lora_core_xnnpack.lowering.slots import attach, placeholders, stored_placeholders
 from lora_core_xnnpack.multimethod.relocations import MethodRelocations, Relocations
 from lora_core_xnnpack.multimethod.residents import BASE_METHOD
 from lora_core_xnnpack.slot_tensors import TensorRelocation, find_sites, not_stored, tensor_blob
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import torch
 
 Placeholders = Mapping[str, Values]
+Stored = Mapping[str, StoredParts]
 
 
 @attrs.frozen(kw_only=True)
@@ -38,21 +39,21 @@ class LoweredTogether:
     planned_memory: Mapping[str, int]
 
 
-def lower_together(base: BaseModel, plans: Sequence[SlotPlan], out: Path) -> LoweredTogether:
-    """Lower the base as method `forward` and, for each of `plans`, the base with placeholders in its slots.
+def lower_together(base: BaseModel, plans: Sequence[SlotPlan], out: Path, *, dtype: str = FP32) -> LoweredTogether:
+    """Lower the base as method `forward` and, for each of `plans`, the base with placeholders in its slots, which are
+    of type `dtype`.
 
     Writes the foundation file into `out`.
     """
-    placeholders = method_placeholders(plans)
-    lowered = lower(methods_of(base, plans, placeholders), base)
+    values = method_placeholders(plans, dtype)
+    lowered = lower(methods_of(base, plans, values, dtype), base)
+    stored = stored_by_method(plans, values, dtype)
     program = lowered.pte
     with (out / FOUNDATION_FILE).open("xb") as file:
         lowered.manager._tensor_data[FOUNDATION_TAG].write_to_file(file)
     return LoweredTogether(
         program=program,
-        table=find_relocations(
-            ProgramParts.parse(program), _slot_order(lowered), placeholders, _foundation_sizes(lowered)
-        ),
+        table=find_relocations(ProgramParts.parse(program), _slot_order(lowered), stored, _foundation_sizes(lowered)),
         planned_memory={
             plan.name: sum(plan.non_const_buffer_sizes)
             for plan in lowered.manager.executorch_program.execution_plan
@@ -61,31 +62,27 @@ def lower_together(base: BaseModel, plans: Sequence[SlotPlan], out: Path) -> Low
     )
 
 
-def method_placeholders(plans: Sequence[SlotPlan]) -> dict[str, Placeholders]:
+def method_placeholders(plans: Sequence[SlotPlan], dtype: str) -> dict[str, Placeholders]:
     """Return the values in the slots of each plan, by the name of its method."""
-    return {f"template_{index}": _placeholders(plan, index) for index, plan in enumerate(plans)}
+    return {f"template_{index}": placeholders(plan, dtype, index) for index, plan in enumerate(plans)}
+
+
+def stored_by_method(plans: Sequence[SlotPlan], values: Mapping[str, Placeholders], dtype: str) -> dict[str, Stored]:
+    """Return what `method_placeholders` gave as a program stores it."""
+    return {
+        name: stored_placeholders(plan, each, dtype) for plan, (name, each) in zip(plans, values.items(), strict=True)
+    }
 
 
 def methods_of(
-    base: BaseModel, plans: Sequence[SlotPlan], placeholders: Mapping[str, Placeholders]
+    base: BaseModel, plans: Sequence[SlotPlan], values: Mapping[str, Placeholders], dtype: str
 ) -> dict[str, torch.nn.Module]:
-    """Return what is lowered, by name of the method: the base, and for each plan the base with `placeholders`."""
-    from lora_core.models.injection import inject
-
+    """Return what is lowered, by name of the method: the base, and for each plan the base with `values`."""
     modules = {
-        name: inject(_with_same_tensors(base.module), plan, base.paths, placeholders[name])
-        for name, plan in zip(placeholders, plans, strict=True)
+        name: attach(base, _with_same_tensors(base.module), plan, values[name], dtype)
+        for name, plan in zip(values, plans, strict=True)
     }
     return {BASE_METHOD: base.module, **modules}
-
-
-def _placeholders(plan: SlotPlan, index: int) -> dict[str, Values]:
-    # Those of two plans must differ: equal tensors would be stored once, and the second plan's order would be lost.
-    factor = np.float32(1 + index)
-    return {
-        module: {part: array * factor for part, array in values.items()}
-        for module, values in placeholder_values(plan).items()
-    }
 
 
 def _with_same_tensors(module: torch.nn.Module) -> torch.nn.Module:
@@ -113,7 +110,7 @@ def _foundation_sizes(lowered: Lowered) -> dict[str, int]:
 def find_relocations(
     program: ProgramParts,
     order: Sequence[str],
-    placeholders: Mapping[str, Placeholders],
+    placeholders: Mapping[str, Stored],
     foundation: Mapping[str, int],
 ) -> Relocations:
     """Find the `placeholders` of each template method in a program whose LoRA data is stored under the keys `order`.
@@ -130,18 +127,19 @@ def find_relocations(
     return Relocations(plans=tuple(plans), foundation_keys=tuple(known))
 
 
-def _tensors(method: PackedMethod, values: Placeholders, order: Mapping[str, int]) -> tuple[TensorRelocation, ...]:
+def _tensors(method: PackedMethod, values: Stored, order: Mapping[str, int]) -> tuple[TensorRelocation, ...]:
     found: list[tuple[int, TensorRelocation]] = []
     missing = []
     payloads = dict(enumerate(method.payloads))
     for module, parts in values.items():
         for part, array in parts.items():
-            key = tensor_blob(array).key
+            key = tensor_blob(array, part).key
             sites = find_sites(payloads, key)
             if key not in order or not sites:
                 missing.append(f"{module} {part}")
                 continue
-            found.append((order[key], TensorRelocation(module=module, part=part, shape=array.shape, sites=sites)))
+            tensor = TensorRelocation(module=module, part=part, shape=array.shape, sites=sites, dtype=array.dtype.name)
+            found.append((order[key], tensor))
     if missing:
         raise not_stored(missing)
     return tuple(relocation for _, relocation in sorted(found, key=lambda each: each[0]))

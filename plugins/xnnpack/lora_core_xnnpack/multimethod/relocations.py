@@ -10,7 +10,7 @@ import attrs
 
 from lora_core_xnnpack import slot_tensors
 from lora_core_xnnpack.files.program import PackedMethod, ProgramParts
-from lora_core_xnnpack.slot_tensors import KEY_LENGTH, SCHEMA_VERSION, TensorRelocation
+from lora_core_xnnpack.slot_tensors import TensorRelocation, schema_version
 
 
 @attrs.frozen(kw_only=True)
@@ -40,9 +40,17 @@ class Relocations:
 
         `foundation` is the fingerprint of the foundation that the template goes with; one without weights has none.
         """
-        document = {"schema_version": SCHEMA_VERSION, "layout": "multimethod", **attrs.asdict(self)}
-        if self.mark is None:
-            del document["mark"]
+        tensors = [tensor for plan in self.plans for tensor in plan.tensors]
+        document = {
+            "schema_version": schema_version(tensors),
+            "layout": "multimethod",
+            "plans": [
+                {"method": plan.method, "tensors": [tensor.to_json() for tensor in plan.tensors]} for plan in self.plans
+            ],
+            "foundation_keys": self.foundation_keys,
+        }
+        if self.mark is not None:
+            document["mark"] = self.mark
         if foundation is not None:
             document["foundation"] = foundation
         return json.dumps(document, separators=(",", ":"), sort_keys=True) + "\n"
@@ -78,8 +86,8 @@ def _table(document: dict[str, Any], program: ProgramParts) -> Relocations:
     )
     for plan in table.plans:
         payloads = program.methods[plan.method].payloads
-        for site in (site for tensor in plan.tensors for site in tensor.sites):
-            if site.offset + KEY_LENGTH > len(payloads[site.payload]):
+        for tensor, site in ((each, site) for each in plan.tensors for site in each.sites):
+            if site.offset + tensor.key_length > len(payloads[site.payload]):
                 raise ValueError("a key ends behind the end of its payload")
     return table
 

@@ -53,12 +53,15 @@ class Resident:
         known = set(template.table.foundation_keys)
         try:
             payloads = program.methods[name].payloads
-            sites = [tensor.sites[0] for tensor in template.table.plans[plan].tensors]
-            keys = [bytes(payloads[site.payload][site.offset :][:KEY_LENGTH]).decode("ascii") for site in sites]
+            sites = [(tensor, tensor.sites[0]) for tensor in template.table.plans[plan].tensors]
+            keys = [
+                bytes(payloads[site.payload][site.offset :][: tensor.key_length]).decode("ascii")
+                for tensor, site in sites
+            ]
             data = {key: program.named[key] for key in keys if key not in known}
         except (KeyError, IndexError, UnicodeDecodeError) as error:
             raise _damaged(name, path) from error
-        if any(hashlib.sha256(blob).hexdigest() != key for key, blob in data.items()):
+        if any(hashlib.sha256(blob).hexdigest() != key[-KEY_LENGTH:] for key, blob in data.items()):
             raise _damaged(name, path)
         return cls(name=name, plan=plan, keys=tuple(keys), data=data)
 
@@ -68,7 +71,7 @@ class Resident:
         payloads = [bytearray(payload) for payload in method.payloads]
         for tensor, key in zip(template.table.plans[self.plan].tensors, self.keys, strict=True):
             for site in tensor.sites:
-                payloads[site.payload][site.offset : site.offset + KEY_LENGTH] = key.encode("ascii")
+                payloads[site.payload][site.offset : site.offset + len(key)] = key.encode("ascii")
         return PackedMethod(source=method.source, payloads=tuple(bytes(payload) for payload in payloads))
 
 
@@ -92,6 +95,6 @@ def link_program(template: MultimethodTemplate, residents: Sequence[Resident]) -
         for key in resident.keys:
             if key in resident.data:
                 blobs.setdefault(key, resident.data[key])
-    named = [DataBlob(key=key, data=data, digest=key) for key, data in blobs.items()]
+    named = [DataBlob(key=key, data=data, digest=key[-KEY_LENGTH:]) for key, data in blobs.items()]
     named += program_marks(template.table.mark)
     return template.program.assemble({BASE_METHOD: template.program.methods[BASE_METHOD], **methods}, named)

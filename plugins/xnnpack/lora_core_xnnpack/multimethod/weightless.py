@@ -22,7 +22,7 @@ from lora_core_xnnpack.files.named_blobs import NamedBlob
 from lora_core_xnnpack.files.program import PackedMethod, ProgramParts
 from lora_core_xnnpack.multimethod.lowering import LoweredTogether
 from lora_core_xnnpack.multimethod.relocations import MultimethodTemplate
-from lora_core_xnnpack.slot_tensors import KeySite
+from lora_core_xnnpack.slot_tensors import KEY_LENGTH, KeySite
 
 if TYPE_CHECKING:
     import torch
@@ -77,7 +77,7 @@ class WeightlessTogether:
     def fill(self, blobs: Sequence[NamedBlob]) -> LoweredTogether:
         """Return what lowering another base would have given, whose foundation holds `blobs`."""
         table = self.template.table
-        sizes = {4 * tensor.shape[0] * tensor.shape[1] for plan in table.plans for tensor in plan.tensors}
+        sizes = {tensor.size for plan in table.plans for tensor in plan.tensors}
         keys = {blob.key for blob in blobs if is_content_key(blob.key) and blob.size in sizes}
         return LoweredTogether(
             program=_assembled(self.template.program, self._rekeyed(blobs)),
@@ -128,7 +128,7 @@ class WeightlessTogether:
 
 def _assembled(parts: ProgramParts, rekeyed: Mapping[str, PackedMethod]) -> bytes:
     methods = {name: rekeyed.get(name, method) for name, method in parts.methods.items() if method.computes}
-    named = [DataBlob(key=key, data=data, digest=key) for key, data in parts.named.items()]
+    named = [DataBlob(key=key, data=data, digest=key[-KEY_LENGTH:]) for key, data in parts.named.items()]
     return b"".join(parts.assemble(methods, named))
 
 

@@ -13,6 +13,7 @@ from lora_core.bundle.bundle import Method
 from lora_core.bundle.hashing import file_sha256
 from lora_core.events import Emit
 from lora_core.models.base import BaseModel
+from lora_core_xnnpack.adapter_dtype import dtype_of
 from lora_core_xnnpack.artifacts import FOUNDATION_FILE, MARK_DETAIL, tool_versions, write_parts
 from lora_core_xnnpack.files.data_file import stored_blobs
 from lora_core_xnnpack.files.marks import foundation_mark, mark_file, program_marks
@@ -59,14 +60,15 @@ def export_split(job: ExportJob, out: Path, emit: Emit) -> Artifacts:
 
 def _programs(job: ExportJob, out: Path, emit: Emit) -> tuple[Sequence[SplitTemplate], PlannedMemory]:
     """Return the base program and a template for each plan, and write the foundation file."""
+    dtype = dtype_of(job.policy)
 
     def stamp(layers: LayeredBase, emit: Emit) -> WeightlessSet:
         from lora_core_xnnpack.split.stamping import stamp_split
 
-        return stamp_split(layers, job.plans, emit)
+        return stamp_split(layers, job.plans, emit, dtype=dtype)
 
     def lower(model: BaseModel, work: Path) -> WeightlessSet:
-        programs, planned = lower_all(model, job.plans, work, emit)
+        programs, planned = lower_all(model, job.plans, work, emit, dtype=dtype)
         data = mapped(work / FOUNDATION_FILE)
         return WeightlessSet.strip(model.module, programs, planned, data, stored_blobs(data, work / FOUNDATION_FILE))
 
@@ -74,6 +76,6 @@ def _programs(job: ExportJob, out: Path, emit: Emit) -> tuple[Sequence[SplitTemp
     if written is not None:
         programs, blobs = written
         return programs.fill(blobs), programs.planned_memory
-    made = lower_all(load_base(job, emit), job.plans, out, emit)
+    made = lower_all(load_base(job, emit), job.plans, out, emit, dtype=dtype)
     mark_file(out / FOUNDATION_FILE)
     return made

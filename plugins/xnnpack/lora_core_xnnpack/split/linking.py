@@ -77,17 +77,20 @@ def link_values(template: SplitTemplate, values: Mapping[str, Values], *, embed:
 
     With `embed` the adapter's data lies in the program file, else in a data file of its own.
     """
-    tensors = template.table.tensors
-    hashed: dict[int, DataBlob] = {}  # by identity: slots without effect share their tensors
+    tensors = [tensor for tensor in template.table.tensors if not tensor.inside]
+    inside = [(tensor, tensor.blob(values).data) for tensor in template.table.tensors if tensor.inside]
+    hashed: dict[tuple[int, bool], DataBlob] = {}  # by identity: slots without effect share their tensors
     blobs = []
     for tensor in tensors:
-        identity = id(values[tensor.module][tensor.part])
+        identity = id(values[tensor.module][tensor.source]), tensor.source == tensor.part
         hashed[identity] = hashed.get(identity) or tensor.blob(values)
         blobs.append(hashed[identity])
     changes = [(tensor.sites, blob.key) for tensor, blob in zip(tensors, blobs, strict=True)]
     known = set(template.table.foundation_keys)
     stored = list({blob.key: blob for blob in blobs if blob.key not in known}.values())
-    program = rewrite(template, changes, [*(stored if embed else ()), *program_marks(template.table.mark)])
+    placed = [(site, data) for tensor, data in inside for site in tensor.sites]
+    named = [*(stored if embed else ()), *program_marks(template.table.mark)]
+    program = rewrite(template, changes, named, placed)
     return LinkedFiles(program=program, data=None if embed else serialize(stored))
 
 

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from lora_core.adapters.slots.placeholders import placeholder_values
 from lora_core.adapters.slots.plan import SlotPlan
 from lora_core.errors import LoraCoreError
 from lora_core.events import Emit, stage
 from lora_core.models.base import BaseModel
+from lora_core_xnnpack.adapter_dtype import FP32
 from lora_core_xnnpack.artifacts import FOUNDATION_FILE
 from lora_core_xnnpack.lowering.lowering import FOUNDATION_TAG, Lowered, lower
+from lora_core_xnnpack.lowering.slots import attach, placeholders, stored_placeholders
 
 if TYPE_CHECKING:
     from lora_core_xnnpack.split.relocations import SplitTemplate
@@ -44,9 +45,10 @@ class FoundationIndex:
 
 
 def lower_all(
-    base: BaseModel, plans: Sequence[SlotPlan], out: Path, emit: Emit
+    base: BaseModel, plans: Sequence[SlotPlan], out: Path, emit: Emit, *, dtype: str = FP32
 ) -> tuple[list[SplitTemplate], dict[str, dict[str, int]]]:
-    """Lower the base and a template for each plan, and write the foundation file into `out`.
+    """Lower the base and a template for each plan, whose slots are of type `dtype`, and write the foundation file into
+    `out`.
 
     Returns the programs, the base's first, and the bytes of memory that each plans, by method.
     """
@@ -64,26 +66,27 @@ def lower_all(
     for index, plan in enumerate(plans):
         name = "template" if len(plans) == 1 else f"template {index + 1} of {len(plans)}"
         with stage(emit, f"Lower the {name}"):
-            template, planned[f"template/{index}"] = _lower_template(base, plan, foundation)
+            template, planned[f"template/{index}"] = _lower_template(base, plan, foundation, dtype)
         programs.append(template)
     return programs, planned
 
 
 def _lower_template(
-    base: BaseModel, plan: SlotPlan, foundation: FoundationIndex
+    base: BaseModel, plan: SlotPlan, foundation: FoundationIndex, dtype: str
 ) -> tuple[SplitTemplate, dict[str, int]]:
     """Lower the base with placeholders in every slot of `plan`; the base is as it was afterwards."""
-    from lora_core.models.injection import eject, inject
+    from lora_core.models.injection import eject
     from lora_core_xnnpack.split.templating import make_template
 
-    placeholders = placeholder_values(plan)
-    module = inject(base.module, plan, base.paths, placeholders)
+    values = placeholders(plan, dtype)
+    module = attach(base, base.module, plan, values, dtype)
     try:
         lowered = lower({"forward": module}, base)
     finally:
         eject(module)
     _check_covered(_digests(lowered), foundation)
-    return make_template(lowered, placeholders, foundation.sizes), _planned_memory(lowered)
+    stored = stored_placeholders(plan, values, dtype)
+    return make_template(lowered, stored, foundation.sizes), _planned_memory(lowered)
 
 
 def _planned_memory(lowered: Lowered) -> dict[str, int]:

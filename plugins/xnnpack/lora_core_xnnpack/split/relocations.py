@@ -14,7 +14,7 @@ from lora_core.intake.limits import TABLE
 from lora_core_xnnpack import slot_tensors
 from lora_core_xnnpack.files.program_front import ProgramTail
 from lora_core_xnnpack.files.program_root import SegmentOffsets
-from lora_core_xnnpack.slot_tensors import KEY_LENGTH, SCHEMA_VERSION, TensorRelocation, recorded_mark, whole
+from lora_core_xnnpack.slot_tensors import TensorRelocation, recorded_mark, schema_version, whole
 
 
 @attrs.frozen(kw_only=True)
@@ -57,7 +57,7 @@ class RelocationTable:
 
         `foundation` is the fingerprint of the foundation that the template goes with; one without weights has none.
         """
-        document = attrs.asdict(self, recurse=True)
+        document = {**attrs.asdict(self), "tensors": [tensor.to_json() for tensor in self.tensors]}
         if self.mark is None:
             del document["mark"]
         if foundation is not None:
@@ -65,7 +65,8 @@ class RelocationTable:
         tail = document["tail"]
         del tail["data"]
         tail["file_identifier"] = self.tail.file_identifier.decode("ascii")
-        return json.dumps({"schema_version": SCHEMA_VERSION, **document}, separators=(",", ":"), sort_keys=True) + "\n"
+        document["schema_version"] = schema_version(self.tensors)
+        return json.dumps(document, separators=(",", ":"), sort_keys=True) + "\n"
 
 
 @attrs.frozen(kw_only=True)
@@ -80,6 +81,12 @@ class SplitTemplate:
         """Read both files; raises `BundleError` naming the one that is damaged, or made for another `foundation`."""
         data = read_regular(program, TABLE, BundleError, links=False)
         return cls(program=data, table=read_table(table, data, foundation))
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """The segments that no delegate refers to: in every program of the template they are the first, in order."""
+        delegated = {each.segment for each in self.table.delegates}
+        return tuple(index for index in range(len(self.table.segments)) if index not in delegated)
 
     def segment(self, index: int) -> bytes:
         """Return the bytes of one segment."""
@@ -135,8 +142,10 @@ def _table(document: dict[str, Any], program: bytes) -> RelocationTable:
     )
     if any(segment.offset + segment.size > len(program) for segment in table.segments):
         raise ValueError("a segment ends behind the end of the template")
-    sizes = {each.segment: table.segments[each.segment].size for each in table.delegates}
-    for site in (site for tensor in table.tensors for site in tensor.sites):
-        if site.offset + KEY_LENGTH > sizes[site.payload]:
+    delegated = {each.segment for each in table.delegates}
+    for tensor, site in ((each, site) for each in table.tensors for site in each.sites):
+        if site.offset + tensor.length > table.segments[site.payload].size:
             raise ValueError("a key ends behind the end of its payload")
+        if tensor.inside is (site.payload in delegated):
+            raise ValueError("a tensor stands where none of its kind does")
     return table

@@ -21,8 +21,14 @@ from lora_core_xnnpack.split.relocations import SplitTemplate
 KeyChange = tuple[Iterable[KeySite], str]
 
 
-def rewrite(template: SplitTemplate, changes: Iterable[KeyChange], embedded: Sequence[DataBlob] = ()) -> list[Buffer]:
-    """Return the template's program with other keys at the given sites, and with `embedded` as its named data.
+def rewrite(
+    template: SplitTemplate,
+    changes: Iterable[KeyChange],
+    embedded: Sequence[DataBlob] = (),
+    inside: Iterable[tuple[KeySite, Buffer]] = (),
+) -> list[Buffer]:
+    """Return the template's program with other keys at the given sites, with `embedded` as its named data, and with the
+    bytes `inside` in place of others outside of delegates.
 
     Delegate payloads that have become equal are stored once, as ExecuTorch does.
     """
@@ -33,9 +39,10 @@ def rewrite(template: SplitTemplate, changes: Iterable[KeyChange], embedded: Seq
         encoded = key.encode("ascii")
         for site in sites:
             payloads[site.payload][site.offset : site.offset + len(encoded)] = encoded
-    segments: list[Buffer] = [
-        template.segment(index) for index in range(len(table.segments)) if index not in referenced
-    ]
+    kept = {index: bytearray(template.segment(index)) for index in template.kept}
+    for site, data in inside:
+        kept[site.payload][site.offset : site.offset + len(data)] = data
+    segments: list[Buffer] = [bytes(segment) for segment in kept.values()]
     tail = bytearray(table.tail.data)
     placed: dict[bytes, int] = {}
     for reference in table.delegates:

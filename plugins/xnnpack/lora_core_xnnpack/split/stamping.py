@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
-from lora_core.adapters.slots.placeholders import placeholder_values
 from lora_core.adapters.slots.plan import SlotPlan
 from lora_core.events import Emit, stage
 from lora_core.models.base import BaseModel
-from lora_core.models.injection import inject
+from lora_core_xnnpack.adapter_dtype import FP32
 from lora_core_xnnpack.cache.origins import BaseTensor
+from lora_core_xnnpack.lowering.slots import attach, placeholders, stored_placeholders
 from lora_core_xnnpack.split.templating import find_template
 from lora_core_xnnpack.split.weightless import WeightlessProgram, WeightlessSet, sites_of
 from lora_core_xnnpack.stamping import sample
@@ -20,45 +21,49 @@ from lora_core_xnnpack.stamping.slot_texts import SlotTexts
 from lora_core_xnnpack.stamping.stamping import Stamped, check, stamp
 
 
-def stamp_split(base: LayeredBase, plans: Sequence[SlotPlan], emit: Emit) -> WeightlessSet:
+def stamp_split(base: LayeredBase, plans: Sequence[SlotPlan], emit: Emit, *, dtype: str = FP32) -> WeightlessSet:
     """Return the base program and a template for each plan, as if the whole base was lowered and its weights taken out.
+    Slots are of type `dtype`.
 
     Raises `NotStampableError` if they cannot be derived.
     """
+    trace = partial(_trace, dtype=dtype)
     for plan in plans:
         check(base, (plan,))  # before anything is lowered in vain
     with stage(emit, "Lower a few layers of the base program"):
-        stamped = [stamp(base, (), _trace)]
+        stamped = [stamp(base, (), trace)]
     for index, plan in enumerate(plans):
         name = "template" if len(plans) == 1 else f"template {index + 1} of {len(plans)}"
         with stage(emit, f"Lower a few layers of the {name}"):
-            stamped.append(stamp(base, (plan,), _trace))
+            stamped.append(stamp(base, (plan,), trace))
     foundation = sample.foundation_of(stamped[0].lists)
     programs, planned = [], {}
     for number, (each, its_plan) in enumerate(zip(stamped, (None, *plans), strict=True)):
-        program, memory = _program(base, each, its_plan, foundation)
+        program, memory = _program(base, each, its_plan, foundation, dtype)
         programs.append(program)
         planned["base" if its_plan is None else f"template/{number - 1}"] = memory
     return WeightlessSet(foundation=foundation, programs=tuple(programs), planned_memory=planned)
 
 
-def _trace(model: BaseModel, plans: Sequence[SlotPlan]) -> Traced:
-    placeholders = [placeholder_values(plan) for plan in plans]
+def _trace(model: BaseModel, plans: Sequence[SlotPlan], *, dtype: str) -> Traced:
+    stored = []
     module = model.module
-    for plan, values in zip(plans, placeholders, strict=True):
-        module = inject(module, plan, model.paths, values)
-    return Traced.of({"forward": module}, model, placeholders)
+    for plan in plans:
+        values = placeholders(plan, dtype)
+        module = attach(model, module, plan, values, dtype)
+        stored.append(stored_placeholders(plan, values, dtype))
+    return Traced.of({"forward": module}, model, stored)
 
 
 def _program(
-    base: LayeredBase, stamped: Stamped, plan: SlotPlan | None, foundation: Sequence[BaseTensor]
+    base: LayeredBase, stamped: Stamped, plan: SlotPlan | None, foundation: Sequence[BaseTensor], dtype: str
 ) -> tuple[WeightlessProgram, dict[str, int]]:
     missing = set(sample.foundation_of(stamped.lists)) - set(foundation)
     if missing:
         raise NotStampableError(f"the template reads {len(missing)} tensors that the base does not")
-    placeholders = {} if plan is None else placeholder_values(plan)
-    texts = SlotTexts.of(base, [placeholders])
+    stored = {} if plan is None else stored_placeholders(plan, placeholders(plan, dtype), dtype)
+    texts = SlotTexts.of(base, [stored])
     program, planned = stamped.build(texts)
-    template = find_template(program, [texts(key) for key in sample.slots_of(stamped.lists)], placeholders, {})
+    template = find_template(program, [texts(key) for key in sample.slots_of(stamped.lists)], stored, {})
     sites = sites_of(template, [texts.blob(each) for each in foundation])
     return WeightlessProgram(template=template, sites=sites), planned

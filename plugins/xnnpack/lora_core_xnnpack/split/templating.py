@@ -6,18 +6,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import attrs
 import flatbuffers
+import numpy.typing as npt
 from executorch.exir import ExecutorchProgramManager
 from executorch.exir._serialize import _flatbuffer_program
 from executorch.exir._serialize.generated.executorch_flatbuffer.Program import Program, ProgramT
 
-from lora_core.adapters.slots.kinds import Values
 from lora_core.errors import LoraCoreError
 from lora_core.pte import SEGMENT_ALIGNMENT
+from lora_core_xnnpack.adapter_dtype import StoredParts
 from lora_core_xnnpack.files.program_front import ProgramTail
 from lora_core_xnnpack.files.program_root import ProgramRoot, SegmentOffsets
 from lora_core_xnnpack.lowering.lowering import LORA_TAG, Lowered
-from lora_core_xnnpack.slot_tensors import TensorRelocation, find_sites, not_stored, tensor_blob
+from lora_core_xnnpack.slot_tensors import KeySite, TensorRelocation, find_sites, not_stored, tensor_blob
 from lora_core_xnnpack.split.relocations import DelegateReference, RelocationTable, SplitTemplate, TemplateSegment
 
 
@@ -88,18 +90,23 @@ def _stored_order(manager: ExecutorchProgramManager) -> tuple[str, ...]:
     return tuple(entries)
 
 
-def make_template(lowered: Lowered, placeholders: Mapping[str, Values], foundation: Mapping[str, int]) -> SplitTemplate:
+def make_template(
+    lowered: Lowered, placeholders: Mapping[str, StoredParts], foundation: Mapping[str, int]
+) -> SplitTemplate:
     """Find every placeholder of a lowered program, as `find_template` does."""
     return find_template(lowered.pte, _stored_order(lowered.manager), placeholders, foundation)
 
 
 def find_template(
-    program: bytes, order: Sequence[str], placeholders: Mapping[str, Values], foundation: Mapping[str, int]
+    program: bytes,
+    order: Sequence[str],
+    placeholders: Mapping[str, StoredParts],
+    foundation: Mapping[str, int],
 ) -> SplitTemplate:
     """Find every placeholder of a program file whose LoRA data is stored under the keys `order`.
 
-    `placeholders` are the distinct values that were lowered, by module and part; `foundation` maps the foundation's
-    keys to their sizes in bytes. Raises `LoraCoreError` if a placeholder is not stored under its content key, or a key
+    `placeholders` are the distinct values that were lowered, as they are stored, by module and part; `foundation` maps
+    the foundation's keys to their sizes in bytes. Raises `LoraCoreError` if a placeholder is not stored, or a key
     stands nowhere: then this program cannot be linked.
     """
     root = ProgramRoot.read(program)
@@ -126,23 +133,41 @@ def find_template(
 
 
 def _tensors(
-    program: bytes, order: Sequence[str], placeholders: Mapping[str, Values], delegated: set[int]
+    program: bytes, order: Sequence[str], placeholders: Mapping[str, StoredParts], delegated: set[int]
 ) -> tuple[TensorRelocation, ...]:
-    """Return every part of every slot in stored order, with the places of its key in the payloads of `delegated`."""
-    segments = ProgramRoot.read(program).segments()
+    """Return every part of every slot in stored order, with the places of its key in the payloads of `delegated`; then
+    those that lie inside the program.
+    """
+    root = ProgramRoot.read(program)
+    segments = root.segments()
     payloads = {index: segments[index] for index in sorted(delegated)}
-    by_key = {
-        tensor_blob(array).key: (module, part, array)
+    arrays = {
+        tensor_blob(array, part).key: (module, part, array)
         for module, values in placeholders.items()
         for part, array in values.items()
     }
-    if set(order) != set(by_key):
-        raise not_stored(f"{module} {part}" for key, (module, part, _) in by_key.items() if key not in order)
     tensors = []
     for key in order:
-        module, part, array = by_key[key]
+        if key not in arrays:
+            raise LoraCoreError(f"{key} is stored for an adapter, and is no tensor of a slot.")
+        module, part, array = arrays.pop(key)
         sites = find_sites(payloads, key)
         if not sites or program.count(key.encode("ascii")) != len(sites):
             raise LoraCoreError(f"The key of {module} {part} stands outside of the delegates' payloads.")
-        tensors.append(TensorRelocation(module=module, part=part, shape=array.shape, sites=sites))
+        tensors.append(_relocation(module, part, array, sites))
+    constants = root.constant_segment
+    offsets = set() if constants is None else {(constants.segment, offset) for offset in constants.offsets}
+    for module, part, array in arrays.values():
+        data = tensor_blob(array, part).data
+        found = [
+            (index, offset) for index, offset in sorted(offsets) if segments[index][offset : offset + len(data)] == data
+        ]
+        if len(found) != 1:
+            raise not_stored(f"{module} {part}" for module, part, _ in arrays.values())
+        sites = tuple(KeySite(payload=index, offset=offset) for index, offset in found)
+        tensors.append(attrs.evolve(_relocation(module, part, array, sites), inside=True))
     return tuple(tensors)
+
+
+def _relocation(module: str, part: str, array: npt.NDArray[Any], sites: tuple[KeySite, ...]) -> TensorRelocation:
+    return TensorRelocation(module=module, part=part, shape=array.shape, sites=sites, dtype=array.dtype.name)

@@ -136,5 +136,5 @@ def _retabled(old: RelocationTable, program: bytes) -> RelocationTable:
 
 
 def _moved(sites: Sequence[KeySite], moved: Mapping[int, int]) -> tuple[KeySite, ...]:
-    places = sorted({(moved[site.payload], site.offset) for site in sites})
+    places = sorted({(moved.get(site.payload, site.payload), site.offset) for site in sites})
     return tuple(KeySite(payload=segment, offset=offset) for segment, offset in places)

@@ -15,10 +15,10 @@ import torch
 from executorch.exir._serialize._program import PTEFile, serialize_pte_binary
 from executorch.exir.schema import Program
 
-from lora_core.adapters.slots.kinds import Values
 from lora_core.models.base import BaseModel
 from lora_core.models.injection import eject
 from lora_core.pte import SEGMENT_ALIGNMENT
+from lora_core_xnnpack.adapter_dtype import StoredParts
 from lora_core_xnnpack.cache.origins import BaseTensor, DependsOnWeightsError, is_content_key, trace_foundation
 from lora_core_xnnpack.files.data_file import stored_blobs
 from lora_core_xnnpack.files.named_blobs import NamedBlob
@@ -51,11 +51,11 @@ class Traced:
 
     model: BaseModel
     edge: EdgeMethods
-    placeholders: Sequence[Mapping[str, Values]]
+    placeholders: Sequence[Mapping[str, StoredParts]]
 
     @classmethod
     def of(
-        cls, methods: Mapping[str, torch.nn.Module], model: BaseModel, placeholders: Sequence[Mapping[str, Values]]
+        cls, methods: Mapping[str, torch.nn.Module], model: BaseModel, placeholders: Sequence[Mapping[str, StoredParts]]
     ) -> Traced:
         """Trace `methods`, and take out what was injected into them."""
         edge = to_edge(methods, model)
@@ -153,9 +153,9 @@ def key_of(tensor: BaseTensor) -> BaseKey:
     return BaseKey(form=tensor.form, prefix=tensor.prefix)
 
 
-def _slot_keys(placeholders: Sequence[Mapping[str, Values]]) -> dict[str, StoredKey]:
+def _slot_keys(placeholders: Sequence[Mapping[str, StoredParts]]) -> dict[str, StoredKey]:
     return {
-        tensor_blob(array).key: SlotKey(plan=number, path=path, part=part)
+        tensor_blob(array, part).key: SlotKey(plan=number, path=path, part=part)
         for number, values in enumerate(placeholders)
         for path, parts in values.items()
         for part, array in parts.items()

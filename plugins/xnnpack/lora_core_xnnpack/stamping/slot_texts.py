@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import attrs
 
-from lora_core.adapters.slots.kinds import Values
+from lora_core_xnnpack.adapter_dtype import StoredParts
 from lora_core_xnnpack.cache.origins import BaseTensor
 from lora_core_xnnpack.slot_tensors import tensor_blob
 from lora_core_xnnpack.stamping.keys import BaseKey, SlotKey, StoredKey, stand_in
@@ -20,12 +20,12 @@ class SlotTexts:
     slots: Mapping[SlotKey, str]
 
     @classmethod
-    def of(cls, base: LayeredBase, placeholders: Sequence[Mapping[str, Values]]) -> SlotTexts:
+    def of(cls, base: LayeredBase, placeholders: Sequence[Mapping[str, StoredParts]]) -> SlotTexts:
         """Return the texts for the placeholders of each plan, by module and part."""
         paths = base.base.model.paths
         return cls(
             slots={
-                SlotKey(plan=number, path=paths[module], part=part): tensor_blob(array).key
+                SlotKey(plan=number, path=paths[module], part=part): tensor_blob(array, part).key
                 for number, values in enumerate(placeholders)
                 for module, parts in values.items()
                 for part, array in parts.items()

@@ -141,6 +141,8 @@ def _first(base: LayeredBase, plans: Sequence[SlotPlan]) -> _Attempt:
         raise TooFewLayersError(f"{len(found)} layers are few")
     if not attempt.stretched:
         raise NotStampableError("no layers repeat")
+    if any(part.table for plan in plans for slot in plan.slots for part in slot.parts):
+        raise NotStampableError("a slot's rows are read by a portable kernel")
     if _cost(attempt.choices) >= len(found):
         raise TooFewLayersError(f"{len(found)} layers are few for so many kinds")
     return attempt

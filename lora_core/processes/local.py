@@ -1,6 +1,7 @@
 """The executor of this machine: processes of our own, each started anew if it dies.
 
-Not multiprocessing, for the reasons that `lora_core.pipeline.workers` gives.
+Not multiprocessing: its forks would keep the lock of a bundle after this process was killed, and its fresh processes
+run the caller's script again if that has no `__main__` guard.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 import attrs
 
 from lora_core.executor import ATTEMPTS, ExecutorSettings, LostTask, TaskExecutor
-from lora_core.pipeline.workers import python_process
+from lora_core.processes.starting import python_process
 
 _GONE = (EOFError, BrokenPipeError, pickle.UnpicklingError)
 
@@ -106,7 +107,7 @@ class _Hand:
             if self._stopped:
                 raise EOFError
             if self._process is None:
-                self._process = python_process("lora_core.fleet.local_worker")
+                self._process = python_process("lora_core.processes.local_worker")
                 _put(self._process, (self.work, self.given))
             process = self._process
         _put(process, task)

@@ -1,4 +1,4 @@
-"""A process of `lora_core.fleet.local`: `python -m lora_core.fleet.local_worker`.
+"""A process of `lora_core.processes.local`: `python -m lora_core.processes.local_worker`.
 
 It reads the work and what is given to it from standard input, then tasks, one pickle each, and writes an answer to each
 to standard output. Its input ends when whoever started it does, however that was killed, and so does it, at once: the
@@ -15,7 +15,7 @@ import threading
 import traceback
 from typing import Any
 
-from lora_core.fleet.local import answered
+from lora_core.processes.local import answered
 
 
 def main() -> None:

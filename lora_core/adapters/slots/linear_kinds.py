@@ -1,0 +1,134 @@
+"""What can hang on a linear layer: LoRA, DoRA's gain, a trained bias, a whole trained weight."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lora_core.adapters.adapter import LOW_RANK, Update
+from lora_core.adapters.slots.kind import Alone, Extent, Part, SlotKind, Stacked, Values, scaled
+
+_ROUNDING = 1e-6
+
+
+class LowRank(SlotKind):
+    """LoRA: `out = base(x) + x @ A.T @ B.T`, with `a` of shape (rank, in_features) and `b` (out_features, rank)."""
+
+    name = LOW_RANK
+    feature = "LoRA"
+
+    def parts(self, extent: Extent) -> tuple[Part, ...]:
+        """Return A and B."""
+        return (
+            Part(name="a", shape=(extent.rank, extent.in_features)),
+            Part(name="b", shape=(extent.out_features, extent.rank)),
+        )
+
+    def extent(self, update: Update) -> Extent:
+        """Return the rank (rows of A) and the features of both matrices."""
+        (rank, in_features), (out_features, _) = update.tensors["a"].shape, update.tensors["b"].shape
+        return Extent(in_features=in_features, out_features=out_features, rank=rank)
+
+    def fold(self, update: Update | None, extent: Extent) -> Values:
+        """Return A and B zero-padded to the slot's rank, which is exact; B carries the scaling."""
+        a = np.zeros((extent.rank, extent.in_features), dtype=np.float32)
+        b = np.zeros((extent.out_features, extent.rank), dtype=np.float32)
+        if update is not None:
+            rank = self.extent(update).rank
+            a[:rank] = update.tensors["a"].read()
+            b[:, :rank] = scaled(update.tensors["b"], update.scaling)
+        return {"a": a, "b": b}
+
+    def combine(self, updates: Sequence[Update]) -> Update:
+        """Return the concatenation of all ranks (PEFT's `add_weighted_adapter`, type `cat`), scalings folded into B."""
+        matrices_a, matrices_b = (tuple(update.tensors[part] for update in updates) for part in ("a", "b"))
+        ones = (1.0,) * len(updates)
+        scalings = tuple(update.scaling for update in updates)
+        return Update(
+            module=updates[0].module,
+            kind=self.name,
+            tensors={
+                "a": Stacked(tensors=matrices_a, factors=ones, axis=0),
+                "b": Stacked(tensors=matrices_b, factors=scalings, axis=1),
+            },
+            scaling=1.0,
+        )
+
+    def wrap(self, module: Any, values: Mapping[str, Any]) -> Any:
+        """Return a `LoraLinear` around `module`."""
+        from lora_core.adapters.slots.modules import LoraLinear  # heavy: torch
+
+        return LoraLinear(module, values["a"], values["b"])
+
+
+class Gain(Alone):
+    """`out = base(x) * gain`, a factor for each output: what DoRA does to the base's own part."""
+
+    name = "gain"
+    part = "gain"
+    feature = "DoRA"
+
+    def parts(self, extent: Extent) -> tuple[Part, ...]:
+        """Return the gain, as the weight of a linear layer from one input."""
+        return (Part(name=self.part, shape=(extent.out_features, 1), neutral="one"),)
+
+    def extent(self, update: Update) -> Extent:
+        """Return the number of outputs."""
+        return Extent(in_features=0, out_features=update.tensors[self.part].shape[0], rank=1)
+
+    def does_nothing(self, values: Values) -> bool:
+        """Say whether every factor is 1, but for the rounding of the norm that it is a quotient by."""
+        return bool((np.abs(values[self.part] - 1) <= _ROUNDING).all())
+
+    def wrap(self, module: Any, values: Mapping[str, Any]) -> Any:
+        """Return a `GainedLinear` around `module`."""
+        from lora_core.adapters.slots.modules import GainedLinear  # heavy: torch
+
+        return GainedLinear(module, values[self.part])
+
+
+class Shift(Alone):
+    """`out = base(x) + shift`, a constant for each output: a trained bias, as what it adds to the base's."""
+
+    name = "shift"
+    part = "shift"
+    feature = "trained biases"
+
+    def parts(self, extent: Extent) -> tuple[Part, ...]:
+        """Return the shift, as the weight of a linear layer from one input."""
+        return (Part(name=self.part, shape=(extent.out_features, 1)),)
+
+    def extent(self, update: Update) -> Extent:
+        """Return the number of outputs."""
+        return Extent(in_features=0, out_features=update.tensors[self.part].shape[0], rank=1)
+
+    def wrap(self, module: Any, values: Mapping[str, Any]) -> Any:
+        """Return a `ShiftedLinear` around `module`."""
+        from lora_core.adapters.slots.modules import ShiftedLinear  # heavy: torch
+
+        return ShiftedLinear(module, values[self.part])
+
+
+class Dense(Alone):
+    """`out = base(x) + x @ delta.T`: a whole trained weight, as what it adds to the base's."""
+
+    name = "dense"
+    part = "delta"
+    feature = "whole trained linear layers"
+
+    def parts(self, extent: Extent) -> tuple[Part, ...]:
+        """Return the difference of the weights."""
+        return (Part(name=self.part, shape=(extent.out_features, extent.in_features)),)
+
+    def extent(self, update: Update) -> Extent:
+        """Return the features of the weight."""
+        out_features, in_features = update.tensors[self.part].shape
+        return Extent(in_features=in_features, out_features=out_features, rank=1)
+
+    def wrap(self, module: Any, values: Mapping[str, Any]) -> Any:
+        """Return a `WidenedLinear` around `module`."""
+        from lora_core.adapters.slots.modules import WidenedLinear  # heavy: torch
+
+        return WidenedLinear(module, values[self.part])

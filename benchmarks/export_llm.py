@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import attrs
 import measured
 
-MODULE = "executorch.extension.llm.export.export_llm"
 META_NAMES: Mapping[str, str] = {
     "model.embed_tokens.weight": "tok_embeddings.weight",
     "model.norm.weight": "norm.weight",
@@ -71,23 +70,13 @@ def convert(model: Path, directory: Path) -> None:
     (directory / "params.json").write_text(json.dumps(parameters), "utf-8")
 
 
-def run(
-    prepared: Path,
-    out: Path,
-    *,
-    adapter: Path | None,
-    context: int,
-    log: Path,
-    program: Sequence[str | Path] = ("-m", MODULE),
-) -> PeerExport:
-    """Export the base, or the base with `adapter`, in a process of its own; raises if it fails.
-
-    `program` are Python's arguments: ExecuTorch's exporter, or a script that runs it.
-    """
+def run(prepared: Path, out: Path, *, adapter: Path | None, context: int, log: Path) -> PeerExport:
+    """Export the base, or the base with `adapter`, in a process of its own; raises if it fails."""
     out.mkdir(parents=True, exist_ok=True)
     config = out / "config.yaml"
     config.write_text(_config(prepared, out, adapter, context), "utf-8")
-    cost = measured.run(sys.executable, *program, "--config", config, log=log, cwd=out)
+    module = "executorch.extension.llm.export.export_llm"
+    cost = measured.run(sys.executable, "-m", module, "--config", config, log=log, cwd=out)
     return PeerExport(cost=cost, directory=out)
 
 

@@ -42,12 +42,7 @@ def test_foundation_and_adapter_data_are_those_of_the_exporter_of_executorch(
     prepared = export_llm.prepare(one_layer.checkpoint, tmp_path / "prepared")
     context = TINY_OPTIONS.max_context_len
     peer = export_llm.run(
-        prepared,
-        tmp_path / "peer",
-        adapter=Path(adapter.source),
-        context=context,
-        log=tmp_path / "peer.log",
-        program=(Path(__file__).with_name("fast_export_llm.py"),),
+        prepared, tmp_path / "peer", adapter=Path(adapter.source), context=context, log=tmp_path / "peer.log"
     )
     assert data_of(out / "theirs.ptd") == data_of(peer.directory / "lora.ptd")
     ours, theirs = data_of(out / "foundation.ptd"), data_of(peer.directory / "foundation.ptd")

@@ -14,12 +14,17 @@ from importlib.metadata import PackageNotFoundError, version
 import attrs
 
 from lora_core.fast_lowering.collector import collect_rarely
+from lora_core.fast_lowering.copies import share_parameters
 from lora_core.fast_lowering.decompositions import decompose_once
+from lora_core.fast_lowering.delegates import answer_for_delegates
 from lora_core.fast_lowering.memories import forget_programs
+from lora_core.fast_lowering.operators import list_operators_once
+from lora_core.fast_lowering.partitions import describe_nothing, sort_in_place
 from lora_core.fast_lowering.patching import Patches
 from lora_core.fast_lowering.provenance import share_provenance
 from lora_core.fast_lowering.recompile import recompile_lazily
 from lora_core.fast_lowering.replay import replay_from_memory
+from lora_core.fast_lowering.symbols import remember_arithmetic
 
 Patch = Callable[[Patches], None]
 
@@ -32,6 +37,12 @@ PATCHES: Mapping[str, Patch] = {
     "replay": replay_from_memory,
     "collector": collect_rarely,
     "memories": forget_programs,
+    "descriptions": describe_nothing,
+    "sort": sort_in_place,
+    "copies": share_parameters,
+    "symbols": remember_arithmetic,
+    "operators": list_operators_once,
+    "delegates": answer_for_delegates,
 }
 
 # Patches are process-wide, so two blocks never overlap: a second thread waits.

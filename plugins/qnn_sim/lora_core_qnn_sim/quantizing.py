@@ -17,7 +17,7 @@ from lora_core.preparation.prompts import calibration_prompts
 from lora_core_qnn_sim.artifacts import FOUNDATION
 from lora_core_qnn_sim.artifacts.foundation import FoundationBinary, read_foundation, write_foundation
 from lora_core_qnn_sim.calibrate.calibrate import calibrate_base
-from lora_core_qnn_sim.calibrate.rounding import compensated_base, observe_inputs
+from lora_core_qnn_sim.calibrate.rounding import compensated_base
 from lora_core_qnn_sim.graph.base_model import (
     RealWeights,
     architecture_of,
@@ -28,7 +28,7 @@ from lora_core_qnn_sim.graph.base_model import (
 from lora_core_qnn_sim.graph.basis import Basis
 from lora_core_qnn_sim.graph.rotation import rotated_base
 from lora_core_qnn_sim.graph.spec import GraphSpec
-from lora_core_qnn_sim.graph.splitting import SplitBase, find_splits, split_moments
+from lora_core_qnn_sim.graph.splitting import SplitBase
 from lora_core_qnn_sim.options import QnnSimOptions
 from lora_core_qnn_sim.quant import weight_bits, widths
 from lora_core_qnn_sim.runtime.weights import BaseWeights
@@ -86,8 +86,6 @@ def _quantized(
     gains = None
     if options.rotates:
         weights, gains = rotated_base(weights, spec.dims.n_layers)
-    seen = observe_inputs(spec, weights, *rope, prompts)
-    splits = find_splits(seen.peaks) if options.splits else {}
-    weights, moments = SplitBase(weights=weights, splits=splits), split_moments(seen.moments, splits)
-    rounded = compensated_base(spec, weights, bits, moments)
-    return quantize_base(weights, *rope, bits, rounded), Basis(gains=gains, splits=splits)
+    rounded = compensated_base(spec, weights, rope, bits, prompts, split=options.splits)
+    weights = SplitBase(weights=weights, splits=rounded.splits)
+    return quantize_base(weights, *rope, bits, rounded.matrices), Basis(gains=gains, splits=rounded.splits)

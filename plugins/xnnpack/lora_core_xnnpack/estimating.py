@@ -24,7 +24,8 @@ embedded values, tied) and 1242 MB (10.5 million values a block), where this giv
 _PACKING = 3
 """Bytes that a value of a quantized weight takes while ExecuTorch 1.5.1 packs it (`convert_to_qc4w`)."""
 _DEPTHS = (2, 3, 4)
-"""Blocks of the models that are lowered, one after the other, in place of more alike blocks than they have together."""
+"""Blocks of the models that are lowered, one after the other, in place of more alike blocks. Bases of fewer than these
+have together count as they are, which is no less."""
 _BLOCK = re.compile(r"\.(\d+)\.")
 
 

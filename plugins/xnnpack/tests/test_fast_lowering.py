@@ -101,9 +101,9 @@ def lower(model: torch.nn.Module, *, external: bool) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("quantized", [False, True], ids=["fp32", "8da4w"])
-# The graph of the base is part of the adapted one, so the quick run leaves it out.
+# The graph of the base is part of the adapted one.
 @pytest.mark.parametrize(
-    "lora", [pytest.param(False, id="base", marks=pytest.mark.full), pytest.param(True, id="lora")]
+    "lora", [pytest.param(False, id="base", marks=pytest.mark.deep), pytest.param(True, id="lora")]
 )
 def test_fast_lowering_writes_the_same_bytes(*, lora: bool, quantized: bool) -> None:
     slow = lower(tiny_llama(lora=lora, quantized=quantized), external=lora)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from blocks_model import Chain, Dense, plan, streamed
 from lora_core_xnnpack.adapter_dtype import INT8
+from lora_core_xnnpack.lowering import shortening
 from lora_core_xnnpack.multimethod.stamping import stamp_together
 from lora_core_xnnpack.split.stamping import stamp_split
 from lora_core_xnnpack.stamping.elements import NotStampableError, TooFewLayersError
@@ -23,17 +24,23 @@ INT4 = parse_policy("8da4w", POLICY_REGISTRY, head="4,32", embedding="float")
 
 
 def test_split_programs_equal_a_full_lowering(tmp_path: Path) -> None:
-    base = streamed([48] * 11, INT4)
+    base = streamed([48] * 11, INT4)  # numbers of one and two digits
     plans = (plan(base, lambda _, name: 2 * (name == "up")),)
     derived = stamp_split(LayeredBase.of(base), plans, ignore)
     assert_equal_sets(derived, whole_split(base, plans, tmp_path))
 
 
 def test_a_program_of_several_methods_with_int8_slots_equals_a_full_lowering(tmp_path: Path) -> None:
-    base = streamed([64] * 11, INT4)
+    base = streamed([64] * 7, INT4)
     plans = (plan(base, lambda _, name: 2 * (name == "down")),)
     derived = stamp_together(LayeredBase.of(base), plans, ignore, dtype=INT8)
     assert_equal_together(derived, whole_together(base, plans, tmp_path, dtype=INT8))
+
+
+def test_what_a_cut_keeps_of_the_deeper_graph_is_found_by_the_proof(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shortening, "DebugHandleGeneratorPass", lambda: lambda module: module)
+    with pytest.raises(NotStampableError, match="not what those of shallower ones predict"):
+        stamp_split(LayeredBase.of(streamed([48] * 7, FP32)), (), ignore)
 
 
 def test_layers_that_do_not_repeat_are_all_lowered_and_the_reason_is_told() -> None:

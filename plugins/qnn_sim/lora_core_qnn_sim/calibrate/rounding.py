@@ -7,6 +7,7 @@ cost are the same.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import attrs
@@ -17,70 +18,93 @@ from lora_core.preparation.compensation import compensated, inverse_factor
 from lora_core_qnn_sim.encodings.grid import ChannelWeight, quantize_channels
 from lora_core_qnn_sim.graph.nodes import Node, build_nodes
 from lora_core_qnn_sim.graph.spec import GraphSpec
-from lora_core_qnn_sim.graph.splitting import PRODUCT
+from lora_core_qnn_sim.graph.splitting import PRODUCT, SplitBase, Splits, find_splits, split_moments
 from lora_core_qnn_sim.runtime.floating import FloatRun
 from lora_core_qnn_sim.runtime.weights import BaseWeights
 
 Array = npt.NDArray[Any]
 
 
-@attrs.define(kw_only=True, eq=False)
-class InputObserver:
-    """Observes every input of a linear layer; call it as the observer of a float run.
+@attrs.frozen(kw_only=True)
+class Compensated:
+    """The matrices of linear layers by tensor name, rounded, and how the MLPs are split that they belong to."""
 
-    `moments` are sums of x x^T over tokens, `peaks` the largest magnitudes by channel of the products inside MLPs.
+    matrices: Mapping[str, ChannelWeight]
+    splits: Splits
+
+
+@attrs.define(kw_only=True, eq=False, slots=False)
+class _LayerRounding:
+    """Rounds the matrices of each layer when the last of its inputs has been seen: the observer of a float run.
+
+    What is kept of inputs are sums of x x^T over tokens, of one layer: as many float64 values as its widest input
+    squared, which is more than its weights.
     """
 
     spec: GraphSpec
-    moments: dict[str, Array] = attrs.field(factory=dict)
-    peaks: dict[str, Array] = attrs.field(factory=dict)
-    inputs: frozenset[str] = attrs.field(init=False)
+    weights: Mapping[str, Array]
+    bits: Mapping[str, int]
+    split: bool
+    matrices: dict[str, ChannelWeight] = attrs.field(factory=dict)
+    splits: dict[str, npt.NDArray[np.int32]] = attrs.field(factory=dict)
+    _moments: dict[str, Array] = attrs.field(factory=dict, init=False)
 
-    def __attrs_post_init__(self) -> None:
-        self.inputs = frozenset(node.inputs[0] for node in rounded_nodes(self.spec))
+    @cached_property
+    def readers(self) -> Mapping[str, Sequence[str]]:
+        """The matrices that read each input."""
+        found: dict[str, list[str]] = {}
+        for node in rounded_nodes(self.spec):
+            found.setdefault(node.inputs[0], []).append(node.weights["weight"])
+        return found
 
     def __call__(self, name: str, value: Array) -> None:
         """Add the tokens of one activation."""
-        if name in self.inputs:
-            wide = np.asarray(value, np.float64)
-            self.moments[name] = wide.T @ wide
-            if name.endswith(PRODUCT):
-                self.peaks[name] = np.abs(wide).max(axis=0).astype(np.float32)
+        if name not in self.readers:
+            return
+        wide = np.asarray(value, np.float64)
+        self._moments[name] = wide.T @ wide
+        if name.endswith(PRODUCT):
+            peaks = {name: np.abs(wide).max(axis=0).astype(np.float32)}
+            self._round(find_splits(peaks) if self.split else {})
+
+    def _round(self, splits: Splits) -> None:
+        weights, moments = SplitBase(weights=self.weights, splits=splits), split_moments(self._moments, splits)
+        for source, moment in moments.items():
+            factor = inverse_factor(moment)
+            for name in self.readers[source]:
+                weight = weights[name]
+                plain = quantize_channels(weight, self.bits[name])
+                self.matrices[name] = _round(np.asarray(weight, np.float64), plain, factor)
+        self.splits.update(splits)
+        self._moments.clear()
 
 
-def observe_inputs(
-    spec: GraphSpec, weights: Mapping[str, Array], cos: Array, sin: Array, prompts: Sequence[npt.NDArray[np.int64]]
-) -> InputObserver:
-    """Return what the inputs of linear layers are on `prompts` with the real `weights`."""
-    observer = InputObserver(spec=spec)
-    tables = BaseWeights(linears={}, vectors={}, cos=cos, sin=sin)
+def compensated_base(
+    spec: GraphSpec,
+    weights: Mapping[str, Array],
+    rope: tuple[Array, Array],
+    bits: Mapping[str, int],
+    prompts: Sequence[npt.NDArray[np.int64]],
+    *,
+    split: bool,
+) -> Compensated:
+    """Return the matrix of every linear layer in `bits` (by tensor name), its integers chosen with compensation for
+    what its inputs are on `prompts` with the real `weights`; with `split`, massive channels of MLPs are split.
+    """
+    observer = _LayerRounding(spec=spec, weights=weights, bits=bits, split=split)
+    tables = BaseWeights(linears={}, vectors={}, cos=rope[0], sin=rope[1])
 
     def wide(name: str) -> Array:
         return np.asarray(weights[name], np.float64)
 
     # float64, as calibration: the order of summation then moves what is rounded by 1e-13 of a step.
-    FloatRun(spec=spec, weight=wide, base=tables, lora={}, observe=observer).watch(prompts, observer.inputs)
-    return observer
+    FloatRun(spec=spec, weight=wide, base=tables, lora={}, observe=observer).watch(prompts, observer.readers)
+    return Compensated(matrices=observer.matrices, splits=observer.splits)
 
 
 def rounded_nodes(spec: GraphSpec) -> list[Node]:
     """Return the linear layers whose weights are worth it: all but embedding and head, which a table look-up shares."""
     return [node for node in build_nodes(spec) if node.op == "linear" and node.output != "lm_head.output"]
-
-
-def compensated_base(
-    spec: GraphSpec, weights: Mapping[str, Array], bits: Mapping[str, int], moments: Mapping[str, Array]
-) -> dict[str, ChannelWeight]:
-    """Return the matrix of every linear layer in `bits` (by tensor name), its integers chosen with compensation."""
-    factors: dict[str, Array] = {}
-    out = {}
-    for node in rounded_nodes(spec):
-        source, name = node.inputs[0], node.weights["weight"]
-        if source not in factors:
-            factors = {source: inverse_factor(moments[source])}
-        weight = weights[name]
-        out[name] = _round(np.asarray(weight, np.float64), quantize_channels(weight, bits[name]), factors[source])
-    return out
 
 
 def _round(weight: Array, plain: ChannelWeight, factor: Array) -> ChannelWeight:

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from lora_core.fast_lowering.patching import Patches
 from lora_core.models.base import BaseModel
 from lora_core.models.tracing import tracing
 from lora_core_xnnpack.lowering.fast import fast_lowering
 
 if TYPE_CHECKING:
     import torch
-    from executorch.exir import ExecutorchProgramManager
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import EdgeCompileConfig, EdgeProgramManager, ExecutorchProgramManager
     from torch.export import ExportedProgram
 
 FOUNDATION_TAG = "foundation"
@@ -37,6 +40,32 @@ class Lowered:
     def pte(self) -> bytes:
         """The program file's bytes."""
         return bytes(self.manager.buffer)
+
+
+@attrs.frozen(kw_only=True)
+class EdgeMethods:
+    """Methods of a program in ExecuTorch's edge dialect, before anything is delegated.
+
+    `lora` are the names of the nodes whose constants fill slots; these go to the file that `lora_tag` names. Constants
+    of nodes named in `inside` stay in the program.
+    """
+
+    manager: EdgeProgramManager
+    lora: frozenset[str]
+    inside: frozenset[str]
+    lora_tag: str | None
+
+    @property
+    def programs(self) -> Mapping[str, ExportedProgram]:
+        """The methods by name, in their order."""
+        programs: Mapping[str, ExportedProgram] = self.manager._edge_programs
+        return programs
+
+    def file_of(self, node: torch.fx.Node) -> str | None:
+        """Return the tag of the file that a node's constant goes to; None is the program."""
+        if node.name in self.inside:
+            return None
+        return self.lora_tag if node.name in self.lora else FOUNDATION_TAG
 
 
 def _trace(module: torch.nn.Module, model: BaseModel) -> ExportedProgram:
@@ -66,12 +95,11 @@ def _trace(module: torch.nn.Module, model: BaseModel) -> ExportedProgram:
 
 def _decompositions(program: ExportedProgram) -> dict[Any, Any]:
     """Return what ExecuTorch decomposes first for XNNPACK (1.5.1, `_gen_edge_manager_for_partitioners`)."""
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir.program._program import _remove_invalid_ops_for_not_decompose
     from executorch.exir.tracer import _default_decomposition_table
 
     table = _default_decomposition_table()
-    kept, _ = XnnpackPartitioner().ops_to_not_decompose(program)
+    kept, _ = _partitioner().ops_to_not_decompose(program)
     for operator in _remove_invalid_ops_for_not_decompose(kept):
         table.pop(operator, None)
     return dict(table)
@@ -134,43 +162,78 @@ def _holder(path: str) -> str:
     return _UNWRAPPED.sub(r".\1", path)
 
 
-def lower(methods: Mapping[str, torch.nn.Module], model: BaseModel, *, lora_tag: str | None = LORA_TAG) -> Lowered:
-    """Lower `methods` (all with the example inputs of `model`) into one program.
+def to_edge(
+    methods: Mapping[str, torch.nn.Module], model: BaseModel, *, lora_tag: str | None = LORA_TAG
+) -> EdgeMethods:
+    """Trace `methods` (all with the example inputs of `model`) to ExecuTorch's edge dialect: most of a lowering's time.
 
     Constants of the base go to the foundation file, those that fill slots to the file that `lora_tag` names (None keeps
-    them in the program). With several methods, mutable buffers (the KV cache) are shared between them. Raises
-    `ModelError` for a module that `torch.export` cannot trace.
+    them in the program). Raises `ModelError` for a module that `torch.export` cannot trace.
     """
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-    from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge_transform_and_lower
-    from executorch.exir.passes import MemoryPlanningPass
-    from executorch.exir.passes.sym_shape_eval_pass import ConstraintBasedSymShapeEvalPass
-    from executorch.extension.llm.export.builder import ConvertToLinearPass
+    from executorch.exir.program._program import _gen_edge_manager_for_partitioners
 
     lora: set[str] = set()
     inside: set[str] = set()
     with fast_lowering():
         programs = {name: _tagged(module, model, lora, inside, lora_tag) for name, module in methods.items()}
-        edge = to_edge_transform_and_lower(
+        # The first of the two steps of ExecuTorch 1.5.1's `to_edge_transform_and_lower`.
+        manager = _gen_edge_manager_for_partitioners(
+            {name: [_partitioner()] for name in programs},
             programs,
-            # Alone: `_to_edge_and_lower_llama_xnnpack` puts XnnpackDynamicallyQuantizedPartitioner before it, which on
-            # 1.5.1 takes each float linear layer as a delegate of its own too; this one takes quantized layers as well.
-            partitioner=[XnnpackPartitioner()],
-            compile_config=EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True),
-            constant_methods=dict(model.metadata),
+            _edge_config(),
+            dict(model.metadata),
         )
-        edge = edge.transform([ConvertToLinearPass()])
-        manager = edge.to_executorch(
+    return EdgeMethods(manager=manager, lora=frozenset(lora), inside=frozenset(inside), lora_tag=lora_tag)
+
+
+def delegated(edge: EdgeMethods) -> Lowered:
+    """Give XNNPACK its parts of `edge` and emit the program; `edge` is of no use afterwards.
+
+    With several methods, mutable buffers (the KV cache) are shared between them.
+    """
+    from executorch.exir import ExecutorchBackendConfig, to_edge_transform_and_lower
+    from executorch.exir.passes import MemoryPlanningPass
+    from executorch.exir.passes.sym_shape_eval_pass import ConstraintBasedSymShapeEvalPass
+    from executorch.exir.program import _program
+    from executorch.extension.llm.export.builder import ConvertToLinearPass
+
+    with fast_lowering(), ExitStack() as stack:
+        # Its first step is done.
+        Patches(stack).replace(_program, "_gen_edge_manager_for_partitioners", lambda *_: edge.manager)
+        manager = to_edge_transform_and_lower(
+            dict(edge.programs), partitioner=[_partitioner()], compile_config=_edge_config()
+        )
+        manager = manager.transform([ConvertToLinearPass()]).to_executorch(
             ExecutorchBackendConfig(
                 extract_delegate_segments=True,
                 do_quant_fusion_and_const_prop=True,
                 memory_planning_pass=MemoryPlanningPass(
-                    alloc_graph_input=False, share_mutable_buffers=len(methods) > 1
+                    alloc_graph_input=False, share_mutable_buffers=len(edge.programs) > 1
                 ),
                 sym_shape_eval_pass=ConstraintBasedSymShapeEvalPass(),
-                external_constants=lambda node: (
-                    None if node.name in inside else lora_tag if node.name in lora else FOUNDATION_TAG
-                ),
+                external_constants=edge.file_of,
             )
         )
     return Lowered(manager=manager)
+
+
+def lower(methods: Mapping[str, torch.nn.Module], model: BaseModel, *, lora_tag: str | None = LORA_TAG) -> Lowered:
+    """Lower `methods` into one program, as `to_edge` and `delegated` say."""
+    return delegated(to_edge(methods, model, lora_tag=lora_tag))
+
+
+def _partitioner() -> XnnpackPartitioner:
+    """Return XNNPACK's partitioner, which takes quantized layers too.
+
+    `_to_edge_and_lower_llama_xnnpack` puts XnnpackDynamicallyQuantizedPartitioner before it, which on 1.5.1 takes each
+    float linear layer as a delegate of its own too.
+    """
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+
+    return XnnpackPartitioner()
+
+
+def _edge_config() -> EdgeCompileConfig:
+    from executorch.exir import EdgeCompileConfig
+
+    return EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True)

@@ -19,7 +19,7 @@ from lora_core_xnnpack.multimethod.lowering import (
 )
 from lora_core_xnnpack.multimethod.weightless import WeightlessTogether
 from lora_core_xnnpack.stamping import sample
-from lora_core_xnnpack.stamping.sample import Sample
+from lora_core_xnnpack.stamping.sample import Traced
 from lora_core_xnnpack.stamping.shallow import LayeredBase
 from lora_core_xnnpack.stamping.slot_texts import SlotTexts
 from lora_core_xnnpack.stamping.stamping import stamp
@@ -33,7 +33,7 @@ def stamp_together(
     Raises `NotStampableError` if it cannot be derived, `DependsOnWeightsError` if it cannot be put together again.
     """
     with stage(emit, "Lower a few layers of the base and the templates together"):
-        stamped = stamp(base, plans, partial(_lower, dtype=dtype))
+        stamped = stamp(base, plans, partial(_trace, dtype=dtype))
     stored = stored_by_method(plans, method_placeholders(plans, dtype), dtype)
     texts = SlotTexts.of(base, list(stored.values()))
     program, planned = stamped.build(texts)
@@ -47,7 +47,7 @@ def stamp_together(
     return WeightlessTogether.of(lowered, foundation, [texts.blob(tensor) for tensor in foundation])
 
 
-def _lower(model: BaseModel, plans: Sequence[SlotPlan], *, dtype: str) -> Sample:
+def _trace(model: BaseModel, plans: Sequence[SlotPlan], *, dtype: str) -> Traced:
     values = method_placeholders(plans, dtype)
     stored = stored_by_method(plans, values, dtype)
-    return sample.take(methods_of(model, plans, values, dtype), model, list(stored.values()))
+    return Traced.of(methods_of(model, plans, values, dtype), model, list(stored.values()))

@@ -15,7 +15,7 @@ from lora_core_xnnpack.split.templating import find_template
 from lora_core_xnnpack.split.weightless import WeightlessProgram, WeightlessSet, sites_of
 from lora_core_xnnpack.stamping import sample
 from lora_core_xnnpack.stamping.elements import NotStampableError
-from lora_core_xnnpack.stamping.sample import Sample
+from lora_core_xnnpack.stamping.sample import Traced
 from lora_core_xnnpack.stamping.shallow import LayeredBase
 from lora_core_xnnpack.stamping.slot_texts import SlotTexts
 from lora_core_xnnpack.stamping.stamping import Stamped, check, stamp
@@ -27,15 +27,15 @@ def stamp_split(base: LayeredBase, plans: Sequence[SlotPlan], emit: Emit, *, dty
 
     Raises `NotStampableError` if they cannot be derived.
     """
-    lower = partial(_lower, dtype=dtype)
+    trace = partial(_trace, dtype=dtype)
     for plan in plans:
         check(base, (plan,))  # before anything is lowered in vain
     with stage(emit, "Lower a few layers of the base program"):
-        stamped = [stamp(base, (), lower)]
+        stamped = [stamp(base, (), trace)]
     for index, plan in enumerate(plans):
         name = "template" if len(plans) == 1 else f"template {index + 1} of {len(plans)}"
         with stage(emit, f"Lower a few layers of the {name}"):
-            stamped.append(stamp(base, (plan,), lower))
+            stamped.append(stamp(base, (plan,), trace))
     foundation = sample.foundation_of(stamped[0].lists)
     programs, planned = [], {}
     for number, (each, its_plan) in enumerate(zip(stamped, (None, *plans), strict=True)):
@@ -45,14 +45,14 @@ def stamp_split(base: LayeredBase, plans: Sequence[SlotPlan], emit: Emit, *, dty
     return WeightlessSet(foundation=foundation, programs=tuple(programs), planned_memory=planned)
 
 
-def _lower(model: BaseModel, plans: Sequence[SlotPlan], *, dtype: str) -> Sample:
+def _trace(model: BaseModel, plans: Sequence[SlotPlan], *, dtype: str) -> Traced:
     stored = []
     module = model.module
     for plan in plans:
         values = placeholders(plan, dtype)
         module = attach(model, module, plan, values, dtype)
         stored.append(stored_placeholders(plan, values, dtype))
-    return sample.take({"forward": module}, model, stored)
+    return Traced.of({"forward": module}, model, stored)
 
 
 def _program(

@@ -22,11 +22,13 @@ from lora_core_xnnpack.adapter_dtype import StoredParts
 from lora_core_xnnpack.cache.origins import BaseTensor, DependsOnWeightsError, is_content_key, trace_foundation
 from lora_core_xnnpack.files.data_file import stored_blobs
 from lora_core_xnnpack.files.named_blobs import NamedBlob
-from lora_core_xnnpack.lowering.lowering import FOUNDATION_TAG, LORA_TAG, Lowered, lower
+from lora_core_xnnpack.lowering.lowering import FOUNDATION_TAG, LORA_TAG, EdgeMethods, Lowered, delegated, to_edge
+from lora_core_xnnpack.lowering.shortening import shortened
 from lora_core_xnnpack.slot_tensors import tensor_blob
 from lora_core_xnnpack.stamping import image, planning
 from lora_core_xnnpack.stamping.elements import Element, Lists, NotStampableError, join_numbers, split_numbers
 from lora_core_xnnpack.stamping.keys import BaseKey, SlotKey, StoredKey, mask, unmask
+from lora_core_xnnpack.stamping.shallow import paths_in_cut, with_layers
 
 FOUNDATION, SLOTS = "foundation", "slots' tensors"
 
@@ -39,35 +41,64 @@ class Sample:
     lists: Lists
 
 
-def take(
-    methods: Mapping[str, torch.nn.Module], model: BaseModel, placeholders: Sequence[Mapping[str, StoredParts]]
-) -> Sample:
-    """Lower `methods` of a model with weights of no meaning and take the result apart.
+@attrs.frozen(kw_only=True)
+class Traced:
+    """Methods of a model of few layers with weights of no meaning, traced and not yet delegated.
 
-    `placeholders` are the values in the slots of each plan, by path and part. Raises `NotStampableError`, also if the
-    program put together again is another. The methods are as before injection
-    afterwards.
+    `placeholders` are the values in the slots of each plan, by path and part. The model is as before injection, so that
+    tensors have the paths that they have in the base.
     """
-    lowered = lower(methods, model)
-    for module in methods.values():
-        eject(module)  # so that tensors have the paths that they have in the base
-    emitted = lowered.manager._emitter_output
-    if emitted.mutable_data is not None or (lowered.manager._named_data and lowered.manager._named_data.pte_data):
-        raise NotStampableError("the program holds data of its own")
-    tensors, known = _base_keys(lowered, model.module)
-    known |= _slot_keys(placeholders)
-    requests = {
-        name: planning.requests(program.graph_module, program.graph_signature, shared=len(methods) > 1)
-        for name, program in lowered.manager._execution_programs.items()
-    }
-    found = dict(image.lists(emitted.program, requests, known))
-    found[FOUNDATION] = tuple(map(_foundation_element, tensors))
-    found[SLOTS] = tuple(_key_element(known[key]) for key in _slot_order(lowered))
-    sample = Sample(program=emitted.program, lists=found)
-    texts = {key: text for text, key in known.items()}
-    if serialize(image.program(sample.program, sample.lists, texts.__getitem__)) != lowered.pte:
-        raise NotStampableError("the lowered program is not put together as it was taken apart")
-    return sample
+
+    model: BaseModel
+    edge: EdgeMethods
+    placeholders: Sequence[Mapping[str, StoredParts]]
+
+    @classmethod
+    def of(
+        cls, methods: Mapping[str, torch.nn.Module], model: BaseModel, placeholders: Sequence[Mapping[str, StoredParts]]
+    ) -> Traced:
+        """Trace `methods`, and take out what was injected into them."""
+        edge = to_edge(methods, model)
+        for module in methods.values():
+            eject(module)
+        return cls(model=model, edge=edge, placeholders=placeholders)
+
+    def shortened(self, blocks: str, keep: Sequence[int]) -> Traced | None:
+        """Return the same of the layers `keep` of those at the path `blocks`; None if they cannot be cut out."""
+        edge = shortened(self.edge, blocks, keep)
+        if edge is None:
+            return None
+        model = with_layers(self.model, blocks, keep)
+        placeholders = [
+            {mine: parts for path, parts in values.items() for mine in paths_in_cut(path, blocks, keep)}
+            for values in self.placeholders
+        ]
+        return Traced(model=model, edge=edge, placeholders=placeholders)
+
+    def sample(self) -> Sample:
+        """Lower the methods and take the result apart; the trace is of no use afterwards.
+
+        Raises `NotStampableError`, also if the program put together again is another.
+        """
+        lowered = delegated(self.edge)
+        emitted = lowered.manager._emitter_output
+        if emitted.mutable_data is not None or (lowered.manager._named_data and lowered.manager._named_data.pte_data):
+            raise NotStampableError("the program holds data of its own")
+        tensors, known = _base_keys(lowered, self.model.module)
+        known |= _slot_keys(self.placeholders)
+        methods = lowered.manager._execution_programs
+        requests = {
+            name: planning.requests(program.graph_module, program.graph_signature, shared=len(methods) > 1)
+            for name, program in methods.items()
+        }
+        found = dict(image.lists(emitted.program, requests, known))
+        found[FOUNDATION] = tuple(map(_foundation_element, tensors))
+        found[SLOTS] = tuple(_key_element(known[key]) for key in _slot_order(lowered))
+        sample = Sample(program=emitted.program, lists=found)
+        texts = {key: text for text, key in known.items()}
+        if serialize(image.program(sample.program, sample.lists, texts.__getitem__)) != lowered.pte:
+            raise NotStampableError("the lowered program is not put together as it was taken apart")
+        return sample
 
 
 def serialize(program: Program) -> bytes:

@@ -81,11 +81,31 @@ class LayeredBase:
 
     def paths(self, path: str, keep: Sequence[int]) -> list[str]:
         """Return where the model of the layers `keep` has what the base has at `path`."""
-        prefix = f"{self.blocks}."
-        if not path.startswith(prefix):
-            return [path]
-        number, _, inner = path.removeprefix(prefix).partition(".")
-        return [f"{prefix}{new}.{inner}" for new, old in enumerate(keep) if old == int(number)]
+        return paths_in_cut(path, self.blocks, keep)
+
+
+def paths_in_cut(path: str, blocks: str, keep: Sequence[int]) -> list[str]:
+    """Return where a module cut to the layers `keep` has what was at `path`; `blocks` is where its layers are."""
+    prefix = f"{blocks}."
+    if not path.startswith(prefix):
+        return [path]
+    number, _, inner = path.removeprefix(prefix).partition(".")
+    return [f"{prefix}{new}.{inner}" for new, old in enumerate(keep) if old == int(number)]
+
+
+def with_layers(model: BaseModel, blocks: str, keep: Sequence[int]) -> BaseModel:
+    """Return `model`, whose layers are called by their paths, with the layers `keep` only; it shares its tensors."""
+    layers = tuple(
+        attrs.evolve(layer, name=path)
+        for layer in model.summary.layers
+        for path in paths_in_cut(layer.name, blocks, keep)
+    )
+    return attrs.evolve(
+        model,
+        module=_with_layers(model.module, blocks, keep),
+        summary=attrs.evolve(model.summary, layers=layers),
+        paths={layer.name: layer.name for layer in layers},
+    )
 
 
 def _with_layers(module: torch.nn.Module, blocks: str, keep: Sequence[int]) -> torch.nn.Module:

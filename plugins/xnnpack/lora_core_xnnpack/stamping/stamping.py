@@ -16,22 +16,26 @@ from lora_core_xnnpack.stamping import image, sample
 from lora_core_xnnpack.stamping.elements import Elements, Lists, NotStampableError, TooFewLayersError
 from lora_core_xnnpack.stamping.keys import Texts
 from lora_core_xnnpack.stamping.kinds import Run, kinds, runs
-from lora_core_xnnpack.stamping.sample import Sample
+from lora_core_xnnpack.stamping.sample import Sample, Traced
 from lora_core_xnnpack.stamping.shallow import LayeredBase
 from lora_core_xnnpack.stamping.stretching import Stretch
 
 # What spans two layers (a delegate does) is there once in two layers, and before its copy in three. Where the first two
 # are irregular (one of them reads the embedding), what is regular comes later.
 _STARTS = (2, 3, 4)
-_FEWEST = 9  # layers of the three models from which all follows, if every layer is alike
+_FEWEST = 6  # layers that cost no more than the models of two, three and four from which all follows if all are alike
+_DELEGATING = 0.25  # of what lowering a layer takes; the rest is tracing
 _MOST_DETAIL = 2
+
+Layers = tuple[int, ...]
+"""Numbers of layers of the base."""
 
 
 class Methods(Protocol):
-    """Makes the methods of a shallow model, with its plans, and lowers them."""
+    """Makes the methods of a shallow model, with its plans, and traces them."""
 
-    def __call__(self, model: BaseModel, plans: Sequence[SlotPlan]) -> Sample:
-        """Raise `NotStampableError` if the lowered program cannot be taken apart."""
+    def __call__(self, model: BaseModel, plans: Sequence[SlotPlan]) -> Traced:
+        """Return what `Traced.of` does."""
         ...
 
 
@@ -40,21 +44,50 @@ class ShallowModels:
 
     def __init__(self, base: LayeredBase, plans: Sequence[SlotPlan], methods: Methods) -> None:
         self._base, self._plans, self._methods = base, plans, methods
-        self._samples: dict[tuple[int, ...], Sample] = {}
+        self._traced: dict[Layers, Sample] = {}
+        self._cut: dict[Layers, Sample] = {}
+        self._spent = 0.0
 
-    def affords(self, choices: Sequence[tuple[int, ...]], depth: int) -> bool:
-        """Say whether fewer layers are lowered than `depth`, all in all, if `choices` are lowered too."""
-        return sum(map(len, {*self._samples, *choices})) < depth
+    def affords(self, choices: Sequence[Layers], depth: int) -> bool:
+        """Say whether it takes less than lowering `depth` layers, all in all, if `choices` are lowered too."""
+        return self._spent + _cost(choices) < depth
 
-    def sample(self, keep: tuple[int, ...]) -> Sample:
-        """Lower the model of the layers `keep`."""
-        if keep not in self._samples:
-            model = self._base.cut(keep)
-            plans = [self._base.cut_plan(plan, keep) for plan in self._plans]
-            self._samples[keep] = self._methods(model, plans)
-            del model
-            gc.collect()  # graphs are cyclic, and hold the weights
-        return self._samples[keep]
+    def samples(self, choices: Sequence[Layers]) -> list[Sample]:
+        """Lower the models of the layers `choices`.
+
+        The first and the last, which has all layers of the others, are traced; the others are cut out of the last where
+        they can be. What a cut kept of the deeper graph by mistake would make both ends disagree.
+        """
+        self._spent += _cost(choices)
+        first, *between, last = choices
+        deepest = self._trace(last)
+        for keep in between:
+            if keep not in self._traced and keep not in self._cut:
+                cut = deepest.shortened(self._base.blocks, [last.index(number) for number in keep])
+                known, traced = (self._traced, self._trace(keep)) if cut is None else (self._cut, cut)
+                known[keep] = _sample(traced)
+                del cut, traced
+        self._traced[last] = _sample(deepest)
+        del deepest
+        if first not in self._traced:
+            self._traced[first] = _sample(self._trace(first))
+        return [self._traced[keep] if keep in self._traced else self._cut[keep] for keep in choices]
+
+    def _trace(self, keep: Layers) -> Traced:
+        model = self._base.cut(keep)
+        return self._methods(model, [self._base.cut_plan(plan, keep) for plan in self._plans])
+
+
+def _sample(traced: Traced) -> Sample:
+    sample = traced.sample()
+    gc.collect()  # graphs are cyclic, and hold the weights
+    return sample
+
+
+def _cost(choices: Sequence[Layers]) -> float:
+    """Return what it takes to lower models of the layers `choices`, the first and the last traced, in full layers."""
+    traced, lowered = len(choices[0]) + len(choices[-1]), sum(map(len, choices))
+    return (1 - _DELEGATING) * traced + _DELEGATING * lowered
 
 
 @attrs.frozen(kw_only=True)
@@ -110,7 +143,7 @@ def _first(base: LayeredBase, plans: Sequence[SlotPlan]) -> _Attempt:
         raise NotStampableError("no layers repeat")
     if any(part.table for plan in plans for slot in plan.slots for part in slot.parts):
         raise NotStampableError("a slot's rows are read by a portable kernel")
-    if sum(map(len, attempt.choices)) >= len(found):
+    if _cost(attempt.choices) >= len(found):
         raise TooFewLayersError(f"{len(found)} layers are few for so many kinds")
     return attempt
 
@@ -137,14 +170,14 @@ class _Attempt:
         )
 
     @property
-    def choices(self) -> list[tuple[int, ...]]:
+    def choices(self) -> list[Layers]:
         """The layers of the shallow models: the shallowest, one more unit of each run, two more of all."""
         one_more = [self._layers({number: 1}) for number in self.stretched]
         return [self._layers({}), *one_more, self._layers(dict.fromkeys(self.stretched, 2))]
 
     def stamp(self, lowering: ShallowModels) -> Stamped:
         """Derive the whole model's program; raises `_NotYetError`."""
-        shallow, *one_more, proof = (lowering.sample(keep) for keep in self.choices)
+        shallow, *one_more, proof = lowering.samples(self.choices)
         more = [self.runs[number].repeats - self.start for number in self.stretched]
         try:
             lists: dict[str, Elements] = {}
@@ -159,7 +192,7 @@ class _Attempt:
             raise _NotYetError(str(error)) from error
         return Stamped(like=shallow.program, lists=lists)
 
-    def _layers(self, more: Mapping[int, int]) -> tuple[int, ...]:
+    def _layers(self, more: Mapping[int, int]) -> Layers:
         kept: list[int] = []
         for number, run in enumerate(self.runs):
             kept += run.layers(self.start + more.get(number, 0) if number in self.stretched else run.repeats)

@@ -7,25 +7,15 @@ from contextlib import contextmanager
 
 from lora_core.fast_lowering import PATCHES as GENERAL_PATCHES
 from lora_core.fast_lowering import PROVEN_VERSIONS, FastLowering, patched
-from lora_core_xnnpack.lowering.fast.copies import share_parameters
-from lora_core_xnnpack.lowering.fast.delegates import answer_for_delegates
-from lora_core_xnnpack.lowering.fast.operators import list_operators_once
-from lora_core_xnnpack.lowering.fast.partitions import describe_nothing, sort_in_place
 from lora_core_xnnpack.lowering.fast.patching import Patches
-from lora_core_xnnpack.lowering.fast.symbols import remember_arithmetic
-from lora_core_xnnpack.lowering.fast.xnnpack_passes import skip_idle_passes
+from lora_core_xnnpack.lowering.fast.xnnpack_passes import skip_idle_passes, warn_of_no_workflow
 
 __all__ = ["PATCHES", "PROVEN_VERSIONS", "FastLowering", "fast_lowering"]
 
 PATCHES: Mapping[str, Callable[[Patches], None]] = {
     **GENERAL_PATCHES,
     "xnnpack passes": skip_idle_passes,
-    "descriptions": describe_nothing,
-    "sort": sort_in_place,
-    "copies": share_parameters,
-    "symbols": remember_arithmetic,
-    "operators": list_operators_once,
-    "delegates": answer_for_delegates,
+    "callers": warn_of_no_workflow,
 }
 
 

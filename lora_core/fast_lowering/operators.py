@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lora_core_xnnpack.lowering.fast.patching import Patches
+from lora_core.fast_lowering.patching import Patches
 
 _COMPOSITE = "CompositeImplicitAutograd"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from lora_core_xnnpack.lowering.fast.patching import Patches
+from lora_core.fast_lowering.patching import Patches
 
 _METHODS = ("add", "sub", "mul", "eq", "ne", "lt", "le", "gt", "ge", "mod", "floordiv", "int_floordiv")
 

@@ -6,7 +6,7 @@ import collections
 import logging
 from typing import Any
 
-from lora_core_xnnpack.lowering.fast.patching import Patches
+from lora_core.fast_lowering.patching import Patches
 
 
 def describe_nothing(patches: Patches) -> None:

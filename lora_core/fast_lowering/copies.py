@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from lora_core_xnnpack.lowering.fast.patching import Patches
+from lora_core.fast_lowering.patching import Patches
 
 
 def share_parameters(patches: Patches) -> None:
     """Give each backend a program that shares its tensors.
 
-    ExecuTorch 1.5.1 (`backend_details.py`) deep-copies each partition's program with its weights; XNNPACK's passes
-    replace tensors and never write into one. Drop when it does not.
+    ExecuTorch 1.5.1 (`backend_details.py`) deep-copies each partition's program with its weights; the passes
+    of XNNPACK and coremltools' conversion replace tensors and never write into one. Drop when it does not.
     """
     import torch
     from executorch.exir.backend.backend_details import BackendDetails

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from lora_core.errors import Problem
 from lora_core.layers import ModelSummary
 from lora_core.models.architecture import Architecture, read_architecture
@@ -20,14 +22,17 @@ def read_decoder(summary: ModelSummary, builder: str) -> tuple[Architecture | No
     return read_architecture(summary.config, family, summary.name)
 
 
-def read_llama(summary: ModelSummary, builder: str) -> tuple[Architecture | None, list[Problem]]:
-    """Return what `read_decoder` does, for a builder that has what Llama has, biases and normalized heads and no more;
-    the problem names what it lacks.
+def read_llama(
+    summary: ModelSummary, builder: str, *, carries: Collection[str] = ()
+) -> tuple[Architecture | None, list[Problem]]:
+    """Return what `read_decoder` does, for a builder that has what Llama has, biases and normalized heads, and what it
+    `carries` of `Architecture.beyond_llama`; the problem names what it lacks.
     """
     architecture, problems = read_decoder(summary, builder)
-    if architecture is None or not architecture.beyond_llama:
+    lacking = () if architecture is None else [words for words in architecture.beyond_llama if words not in carries]
+    if not lacking:
         return architecture, problems
-    what = f"{builder} has no {', no '.join(architecture.beyond_llama)}, which {summary.family} needs"
+    what = f"{builder} has no {', no '.join(lacking)}, which {summary.family} needs"
     return None, [Problem(what=what, remedy="Use another backend for this model.")]
 
 

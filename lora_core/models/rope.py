@@ -20,6 +20,10 @@ _REQUIRED = {
     "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
     "longrope": (),
 }
+_REASONS = {
+    "yarn": ": it blends frequencies over a ramp and scales attention by the context, which is not computed here",
+    "dynamic": ": its frequencies change while a text grows, which a table of positions cannot",
+}
 _LAYER_TYPES = ("full_attention", "sliding_attention")
 
 
@@ -210,7 +214,8 @@ def _check(parameters: Mapping[str, Any], kind: object, where: str) -> list[Prob
     if kind not in SUPPORTED_TYPES:
         return [
             Problem(
-                what=f"Rotary embedding type {kind!r} is not supported. Supported: {', '.join(SUPPORTED_TYPES)}",
+                what=f"Rotary embedding type {kind!r} is not supported{_REASONS.get(str(kind), '')}. "
+                f"Supported: {', '.join(SUPPORTED_TYPES)}",
                 where=f"{where}: rope_parameters.rope_type",
             )
         ]

@@ -10,6 +10,7 @@ def fed(base, tokens: torch.Tensor, length: int) -> torch.Tensor:
     _, options = base.example_args
     keys, values = options["in_cache_state"]
     (cache_len,) = options["masks"]
+    states = options.get("in_conv_state", {})
     found = []
     for start in range(0, tokens.shape[1], length):
         some = tokens[:, start : start + length]
@@ -24,6 +25,7 @@ def fed(base, tokens: torch.Tensor, length: int) -> torch.Tensor:
             "freqs_cos_override": base.module.rope.freqs_cos[start : start + length],
             "freqs_sin_override": base.module.rope.freqs_sin[start : start + length],
             "in_cache_state": (keys, values),
+            "in_conv_state": states,
         }
         logits, news = base.module(padded, given)
         found.append(logits[:, :count])
@@ -31,4 +33,7 @@ def fed(base, tokens: torch.Tensor, length: int) -> torch.Tensor:
             for key, cache in caches.items():
                 room = min(count, cache_len - start)
                 cache[..., start : start + room, :] = new[key][..., :room, :]
+        for key, state in states.items():
+            joined = torch.cat([state, news["out_conv_state"][key][:, :count]], dim=1)
+            states = {**states, key: joined[:, -state.shape[1] :]}
     return torch.cat(found, dim=1)

@@ -96,11 +96,19 @@ def test_missing_parameters_mean_the_default():
     assert (rope.theta, rope.kind, rope.divisors(64)) == (10000.0, "default", None)
 
 
-@pytest.mark.parametrize("kind", ["yarn", "dynamic", "proportional", "su"])
-def test_rotary_types_that_are_not_computed_are_refused_by_name(kind):
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ("yarn", ": it blends frequencies over a ramp and scales attention by the context, which is not computed here"),
+        ("dynamic", ": its frequencies change while a text grows, which a table of positions cannot"),
+        ("proportional", ""),
+        ("su", ""),
+    ],
+)
+def test_rotary_types_that_are_not_computed_are_refused_by_name(kind, why):
     _, problems = read_rope({"rope_scaling": {"type": kind, "factor": 2.0}}, 2048, "dir/config.json")
     assert [str(problem) for problem in problems] == [
-        f"Rotary embedding type {kind!r} is not supported. Supported: default, linear, llama3, longrope. "
+        f"Rotary embedding type {kind!r} is not supported{why}. Supported: default, linear, llama3, longrope. "
         "(dir/config.json: rope_parameters.rope_type)"
     ]
 

@@ -62,18 +62,18 @@ _COMPUTED = """
 The tests compute with tiny random models of two layers, in float32.
 
 - The torch module, before anything is lowered, has the logits of transformers, for every family: of plain operators, of
-  those that XNNPACK's programs call, and, unless layers keep a state, of CoreML's static attention (up to the shortest
-  window).
+  those that XNNPACK's programs call, and, but for `qwen3_5`, of CoreML's static attention (up to the shortest window).
 - With adapters on all linear layers but the head it has the logits of peft, for every family; of static attention with
   adapters, only Llama's is compared.
-- `make test-deep` exports `gemma3` and `phi3` to XNNPACK and to CoreML, and `lfm2` to XNNPACK, with adapters on all
-  linear layers, requires of a linked adapter the bytes of a full export, and has `verify` compare what the bundle
-  computes with transformers and peft (CoreML's programs are evaluated, not run by Apple's runtime). `make test` does
-  the like with Llama, and compares ONNX models of Mistral, Qwen2 and Qwen3 with transformers and peft, and the
-  simulator's graph of them with the core's module.
+- `make test-deep` exports `gemma`, `gemma3`, `phi3` and `lfm2` to XNNPACK, and all but `gemma` to CoreML, with adapters
+  on all linear layers, requires of a linked adapter the bytes of a full export, and has `verify` compare what the
+  bundle computes with transformers and peft (CoreML's programs are evaluated, not run by Apple's runtime). `make test`
+  does the like with Llama, and compares ONNX models of Mistral, Qwen2 and Qwen3 with transformers and peft, and the
+  simulator's graph of them, and of `gemma`, `smollm3` and `granite`, with the core's module.
 
-No export is shown to work of `gemma`, `gemma2`, `smollm3`, `granite`, `olmo2` and `qwen3_5`; of a family from `gemma`
-on under a quantized policy; and of a checkpoint of full size that is no Llama.
+No export to XNNPACK or CoreML is shown to work of `gemma2`, `smollm3`, `granite`, `olmo2` and `qwen3_5`; of a family
+from `gemma` on under a quantized policy, but for the simulator's, whose bundles of `gemma`, `smollm3` and `granite`
+`verify` compares with the core's module; nor of a checkpoint of full size that is no Llama.
 """
 _WINDOWS = """
 The context of an export is never longer than the base's, and shorter where a backend attends to all that it holds: with

@@ -20,7 +20,7 @@ from lora_core.models.executorch.attention import (
     Options,
     activated,
 )
-from lora_core.models.executorch.convolution import ShortConvolution
+from lora_core.models.executorch.convolution import FixedConvolution, ShortConvolution
 from lora_core.models.executorch.delta import DeltaAttention
 from lora_core.models.executorch.options import ExecutorchOptions
 from lora_core.models.layer_kinds import LayerKind
@@ -110,7 +110,11 @@ class RotaryTables(torch.nn.Module):  # type: ignore[misc]  # torch is untyped h
 
 
 class FamilyDecoder(torch.nn.Module):  # type: ignore[misc]  # torch is untyped here
-    """A decoder for one sequence, with inputs and outputs of ExecuTorch's `Transformer`."""
+    """A decoder for one sequence, with inputs and outputs of ExecuTorch's `Transformer`.
+
+    Static attention's have besides the states of convolutions, whose shapes are `conv_states`; their keys begin those
+    of the caches that such layers would have.
+    """
 
     def __init__(self, architecture: Architecture, options: ExecutorchOptions, params: Any) -> None:
         super().__init__()
@@ -119,6 +123,9 @@ class FamilyDecoder(torch.nn.Module):  # type: ignore[misc]  # torch is untyped 
         self._hold_numbers(architecture)
         self.custom = options.attention == "custom_sdpa"
         attentions = [self._mixing(architecture, kind, index) for index, kind in enumerate(architecture.kinds)]
+        self.conv_states = {
+            each.key: (1, each.count - 1, each.dim) for each in attentions if isinstance(each, FixedConvolution)
+        }
         windows = {each.window for each in attentions if isinstance(each, CachedAttention) and each.needs_mask}
         self.masked = tuple(sorted(windows, key=lambda window: window or 0))
         self.tok_embeddings = torch.nn.Embedding(architecture.vocab_size, architecture.dim)
@@ -147,7 +154,7 @@ class FamilyDecoder(torch.nn.Module):  # type: ignore[misc]  # torch is untyped 
 
     def _mixing(self, architecture: Architecture, kind: LayerKind, index: int) -> torch.nn.Module:
         if kind.mixes == "convolution":
-            return ShortConvolution(architecture)
+            return FixedConvolution(architecture, f"l{index}") if self.static else ShortConvolution(architecture)
         if kind.mixes == "delta":
             return DeltaAttention(self.params, index, None)
         if self.static:
@@ -167,7 +174,8 @@ class FamilyDecoder(torch.nn.Module):  # type: ignore[misc]  # torch is untyped 
         if not self.full_logits:
             h = h[:, attn_options.get("last_valid_token_pos", -1), :]
         logits = self._capped(self.output(self.norm(h)))
-        return (logits, {"out_cache_state": options["out_cache_state"]}) if self.static else logits
+        news = {name: options[name] for name in ("out_cache_state", "out_conv_state") if name in options}
+        return (logits, news) if self.static else logits
 
     def _options(self, tokens: torch.Tensor, given: Options) -> Options:
         length, position = tokens.shape[1], given["input_pos"][-1:]

@@ -53,6 +53,22 @@ def metadata(
     return methods | ({KEEPS_STATE: 1} if keeps_state else {})
 
 
+def static_states(module: Any, caches: tuple[dict[str, Any], ...], dtype: Any) -> dict[str, Any]:
+    """Return the options of static attention that have states: `caches` of keys and values of the layers that attend,
+    and zeros for those that convolve, if there are any.
+    """
+    import torch  # heavy
+
+    shapes = getattr(module, "conv_states", {})
+    kept = tuple({key: each for key, each in some.items() if key.partition(",")[0] not in shapes} for some in caches)
+    if not shapes:
+        return {"in_cache_state": kept}
+    return {
+        "in_cache_state": kept,
+        "in_conv_state": {key: torch.zeros(shape, dtype=dtype) for key, shape in shapes.items()},
+    }
+
+
 def _static_args(module: Any, options: ExecutorchOptions) -> tuple[Any, ...]:
     import torch  # heavy
     from executorch.examples.models.llama.static_attention import StaticAttentionIOManager  # heavy
@@ -71,7 +87,7 @@ def _static_args(module: Any, options: ExecutorchOptions) -> tuple[Any, ...]:
         "masks": manager.masks,
         "freqs_cos_override": module.rope.freqs_cos[:length],
         "freqs_sin_override": module.rope.freqs_sin[:length],
-        "in_cache_state": (manager.k_caches, manager.v_caches),
+        **static_states(module, (manager.k_caches, manager.v_caches), torch.float32),
     }
     if not options.full_logits:
         attention["last_valid_token_pos"] = torch.tensor([length - 1])

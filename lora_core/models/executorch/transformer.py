@@ -48,7 +48,7 @@ def check_options(architecture: Architecture, options: ExecutorchOptions) -> Non
     # The example input has three tokens and torch.export needs room above it (see inputs.py beside this).
     if options.dynamic_seq_len and options.attention != "static" and sequence < 5:
         raise ModelError(f"max_seq_len ({sequence}) must be at least 5 when the sequence length is dynamic.")
-    if options.attention == "static" and architecture.keeps_state:
+    if options.attention == "static" and architecture.delta is not None:
         raise ModelError("Some layers keep a state of their own, for which static attention has no inputs and outputs.")
     window = architecture.window
     if options.attention == "static" and window is not None and context > window:

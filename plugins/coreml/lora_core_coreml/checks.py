@@ -25,7 +25,7 @@ def problems(job: ExportJob) -> list[Problem]:
         what = f"--input-len {options.input_len} leaves no cache in the base's context of {context} tokens"
         found.append(Problem(what=what, remedy="Give less.", where="--input-len"))
     architecture = architecture_of(job.model.summary)
-    if architecture is not None and architecture.keeps_state:
+    if architecture is not None and architecture.delta is not None:
         what = f"Static attention has no inputs and outputs for the state that layers of {architecture.family} keep"
         found.append(Problem(what=what, remedy="Use another backend for this model."))
     if job.model.summary.family == "module" and options.multifunction:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from lora_core.bundle.bundle import Bundle
 from lora_core.errors import UnsupportedError, UsageError
 from lora_core.intake.parsing import parsing
+from lora_core.models.executorch.options import KEEPS_STATE
 from lora_core.runtime.kv_cache import KvCache
 from lora_core.runtime.session import Loaded, Session
 from lora_core.sharing.proof import require_foundation
@@ -100,7 +101,8 @@ class CoremlSession(Session):
         try:
             with parsing(self._path):
                 self._read_metadata()
-                self._cache = KvCache(bundle.manifest.kv_cache, self._context_len)
+                rewinds = not self._program.has_constant(KEEPS_STATE)
+                self._cache = KvCache(bundle.manifest.kv_cache, self._context_len, rewinds=rewinds)
                 self._attention = self._new_attention()
         except BaseException:
             self._program.close()
@@ -206,13 +208,17 @@ class CoremlSession(Session):
         caches = {"count": len(first.caches), "cache_len": first.cache_len, "heads": heads, "head_dim": head_dim}
         # Caches keep what a method gave, unrounded, so that float32 evaluation stays float32 from call to call.
         types = {"float16": tables[0].dtype, "float32": np.dtype(np.float32)}
-        return {each: StaticAttention(tables, dtype=types[each], **caches) for each in self._precisions}
+        shapes = []
+        if self._program.has_constant("conv_state_shape"):
+            shapes = [tuple(map(int, self._program.constant("conv_state_shape")[0]))] * len(first.states)
+        return {each: StaticAttention(tables, dtype=types[each], states=shapes, **caches) for each in self._precisions}
 
 
 def _signature(program: EvaluatedProgram, kind: Kind, multifunction: bool) -> Signature:
     prefix = {"forward": "decode_", "prefill": "prefill_"}[kind] if multifunction else ""
     (input_len,) = program.constant(f"{prefix}input_len" if multifunction else "forward_input_len")
     last = f"{prefix}last_valid_token_pos_index"
+    states = f"{prefix}conv_state_specs"
     return Signature(
         kind=kind,
         input_len=input_len,
@@ -221,4 +227,5 @@ def _signature(program: EvaluatedProgram, kind: Kind, multifunction: bool) -> Si
         masks=program.constant(f"{prefix}mask_specs")[0],
         caches=program.constant(f"{prefix}kv_cache_specs")[0],
         last_token=int(program.constant(last)[0][0]) if program.has_constant(last) else None,
+        states=program.constant(states)[0] if program.has_constant(states) else np.zeros((0, 2), np.int64),
     )

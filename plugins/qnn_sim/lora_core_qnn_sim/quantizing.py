@@ -61,8 +61,9 @@ def build_foundation(job: ExportJob, out: Path, emit: Emit) -> FoundationBinary:
     longest = min(_LONGEST_PROMPT, length)
     prompts = calibration_prompts(options.calibration, job.model.tokenizer, spec.dims.vocab_size, longest)
     with stage(emit, "quantize base"):
-        weights = RealWeights.of(job.model.tensors())
-        rope = rope_tables(architecture_of(job.model.summary), length)
+        architecture = architecture_of(job.model.summary)
+        weights = RealWeights.of(job.model.tensors(), architecture.logit_divisor)
+        rope = rope_tables(architecture, length)
         bits = weight_bits(job.model.summary, widths(job.policy, options))
         base, basis = _quantized(spec, options, weights, rope, bits, prompts)
     with stage(emit, "calibrate base"):

@@ -21,14 +21,17 @@ from lora_core_qnn_sim.options import QnnSimOptions
 from lora_core_qnn_sim.runtime.floating import FloatRun
 from safetensors.numpy import load_file, save_file
 
+import lora_core
 from lora_core.adapters.slots.choice import place
 from lora_core.adapters.slots.plan import SlotPlan
 from lora_core.backend import ExportJob
 from lora_core.errors import ModelError
 from lora_core.models.executorch.options import ExecutorchOptions
+from lora_core.models.hf import HfModelSource
 from lora_core.models.module import ModuleModel
 from lora_core.models.supported_families import FAMILIES
 from lora_core.quant.policies import POLICIES, parse_embedding
+from lora_core.testing.families import write_tiny_family
 from plugins.qnn_sim.tests import tiny
 from tests.numeric import apart, decoder_tolerance
 
@@ -39,6 +42,7 @@ PROMPTS = [np.array([3, 1, 4, 1, 5, 9, 2]), np.array([6, 5])]
 TARGETS = ("q_proj", "gate_proj", "up_proj", "o_proj", "down_proj")
 # Channel 7 three times, channel 3 twice, in one of the layers.
 SPLITS = {"layers.1.mlp": np.array([*range(tiny.HIDDEN), 3, 7, 7], np.int32)}
+FEWER = {"layers.1.mlp": np.array([*range(48), 3, 7, 7], np.int32)}
 CASES = [
     ("llama", {}),
     ("llama", {"tie_word_embeddings": True, "num_key_value_heads": 2}),
@@ -55,12 +59,23 @@ def test_float_logits_equal_the_modules(
     tmp_path: Path, family: str, changes: dict[str, object], rotated: bool, splits: dict[str, np.ndarray]
 ) -> None:
     model = tiny.open_model(tiny.write_checkpoint(tmp_path / "model", model_type=family, **changes))
-    asked = ExecutorchOptions(
-        attention="sdpa", max_context_len=16, max_seq_len=16, full_logits=True, dynamic_seq_len=False
-    )
+    assert_equal_logits(model, rotated=rotated, splits=splits)
+
+
+@pytest.mark.parametrize("family", ["gemma", "smollm3", "granite"])
+@pytest.mark.parametrize(("rotated", "splits"), [(False, {}), (True, FEWER)])
+def test_float_logits_of_other_families_equal_the_modules(
+    tmp_path: Path, family: str, rotated: bool, splits: dict[str, np.ndarray]
+) -> None:
+    model = HfModelSource().open(str(write_tiny_family(tmp_path / "model", family)))
+    assert_equal_logits(model, rotated=rotated, splits=splits)
+
+
+def assert_equal_logits(model: Any, *, rotated: bool, splits: dict[str, np.ndarray]) -> None:
+    asked = ExecutorchOptions(attention="sdpa", max_context_len=16, max_seq_len=16, full_logits=True)
     loaded = model.load(asked)
     dims = dims_of(model.summary)
-    weights, gains = RealWeights.of(model.tensors()), None
+    weights, gains = RealWeights.of(model.tensors(), model.architecture.logit_divisor), None
     cos, sin = rope_tables(model.architecture, 16)
     if rotated:
         weights, gains = rotated_base(weights, dims.n_layers)
@@ -82,8 +97,7 @@ def test_float_logits_equal_the_modules(
                 requires_grad=False,
             )
         for prompt, ours in zip(PROMPTS, run.logits(PROMPTS), strict=True):
-            positions = torch.arange(len(prompt))
-            theirs = loaded.module(torch.from_numpy(prompt)[None], {"input_pos": positions})
+            theirs = loaded.module(torch.from_numpy(prompt)[None], {"input_pos": torch.tensor([0])})
             theirs = (theirs[0] if isinstance(theirs, tuple) else theirs)[0].numpy()
             assert apart(ours, theirs) <= TOLERANCE
 
@@ -97,10 +111,8 @@ def test_a_module_of_the_callers_own_is_refused() -> None:
 @pytest.mark.parametrize(
     ("name", "lacks"),
     [
-        ("gemma3", "no gelu tanh activation"),
+        ("gemma3", "no norms around attention and MLP"),
         ("phi3", "no fused layers"),
-        ("smollm3", "no layers without positions"),
-        ("granite", "no multipliers"),
         ("olmo2", "no norms after attention and MLP"),
     ],
 )
@@ -162,3 +174,12 @@ def test_an_embedding_in_groups_is_refused(model: Any) -> None:
     grouped = attrs.evolve(tiny.POLICY["w8a16"], embedding=parse_embedding("4,16"))
     (problem,) = QnnSimBackend().check(attrs.evolve(tiny.make_job(model), policy=grouped))
     assert "4 bits per group for embedding layers" in problem.what
+
+
+@pytest.mark.parametrize("family", ["gemma", "smollm3", "granite"])
+def test_the_integer_graph_of_other_families_is_near_the_module(tmp_path: Path, family: str) -> None:
+    model = HfModelSource().open(str(write_tiny_family(tmp_path / "model", family)))
+    options = {"context_len": 32, "input_len": 8}
+    bundle = lora_core.export(model, backend="qnn_sim", options=options, out=tmp_path / "out")
+    report = lora_core.verify(bundle, model, reference="eager", tokens=4)
+    assert report.passed, report

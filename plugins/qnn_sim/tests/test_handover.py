@@ -34,6 +34,7 @@ from lora_core.bundle.hashing import file_sha256
 from lora_core.errors import UnsupportedError
 from lora_core.events import ignore
 from lora_core.pipeline.recording import bundled
+from lora_core.testing.families import write_tiny_family
 from plugins.qnn_sim.tests import tiny
 from tests.numeric import apart, decoder_tolerance
 
@@ -69,9 +70,13 @@ def test_every_file_of_the_hand_over_is_there_and_no_other(hand: Path) -> None:
     assert {path.name for path in hand.iterdir()} == expected
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gemma", "smollm3", "granite"])
 def test_the_model_computes_what_the_graph_computes(tmp_path: Path, family: str) -> None:
-    base = tiny.open_model(tiny.write_checkpoint(tmp_path / "model", model_type=family))
+    if family in ("gemma", "smollm3", "granite"):
+        write_tiny_family(tmp_path / "model", family)
+    else:
+        tiny.write_checkpoint(tmp_path / "model", model_type=family)
+    base = tiny.open_model(tmp_path / "model")
     one = tiny.adapter("one", base.summary, seed=3, targets=("q_proj", "o_proj", "down_proj"))
     stored = tiny.export(tiny.make_job(base, [one], rotate=False, split_outliers=False), tmp_path / "out")
     spec = read_context(stored.file("context.bin")).spec

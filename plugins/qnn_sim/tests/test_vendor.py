@@ -26,6 +26,7 @@ from tokenizers.models import WordLevel
 
 from lora_core.bundle.bundle import Bundle
 from lora_core.events import ignore
+from lora_core.testing.families import write_tiny_family
 from plugins.qnn_sim.tests import tiny
 
 NAMES = ("a1", "a2")
@@ -74,6 +75,19 @@ def trial(request: Any, policy: str, stored: dict[str, StoredAdapters]) -> Trial
 
 
 def test_the_quantized_model_gives_the_simulators_integers_for_each_adapter(policy: str, trial: Trial) -> None:
+    assert_simulated(policy, trial)
+
+
+@pytest.mark.parametrize("family", ["gemma", "smollm3", "granite"])
+def test_the_quantized_model_of_other_families_gives_the_simulators_integers(tmp_path: Path, family: str) -> None:
+    model = tiny.open_model(write_tiny_family(tmp_path / "model", family))
+    adapter = tiny.adapter("a1", model.summary, seed=1, targets=("q_proj", "v_proj", "down_proj"))
+    job = tiny.make_job(model, [adapter], rotate=False, split_outliers=False)
+    stored = StoredAdapters.read(tiny.export(job, tmp_path / "out"))
+    assert_simulated("w8a16", next(iter(adapter_trials(stored, ("a1",), 2))))
+
+
+def assert_simulated(policy: str, trial: Trial) -> None:
     onnx.checker.check_model(trial.model)
     options = onnxruntime.SessionOptions()
     # As it is written: fused operators round elsewhere.

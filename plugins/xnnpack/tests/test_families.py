@@ -42,11 +42,8 @@ def files_of(path: Path) -> dict[str, bytes]:
     return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
 
 
-FAMILIES = ["gemma", "gemma2", "gemma3", "phi3", "smollm3", "granite", "olmo2", "lfm2", "qwen3_5"]
-
-
 @pytest.mark.deep
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["gemma", "gemma3", "phi3", "lfm2"])
 def test_a_linked_bundle_is_that_of_a_full_export_and_computes_what_transformers_and_peft_do(
     tmp_path: Path, family: str
 ) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 import torch  # noqa: TID253 - this module is only imported to lower a model
 
+from lora_core.models.executorch.inputs import static_states
 from lora_core_coreml.program.naming import Kind
 
 
@@ -48,7 +49,7 @@ def example_inputs(module: torch.nn.Module, shape: MethodShape, dtype: torch.dty
         "masks": manager.masks,
         "freqs_cos_override": module.rope.freqs_cos[: shape.input_len].to(dtype),
         "freqs_sin_override": module.rope.freqs_sin[: shape.input_len].to(dtype),
-        "in_cache_state": (manager.k_caches, manager.v_caches),
+        **static_states(module, (manager.k_caches, manager.v_caches), dtype),
     }
     if not module.params.generate_full_logits:
         options["last_valid_token_pos"] = torch.tensor([shape.input_len - 1], dtype=torch.long)
@@ -75,6 +76,8 @@ def constant_methods(
         "freqs_cos": module.rope.freqs_cos[: params.max_context_len].to(dtype),
         "freqs_sin": module.rope.freqs_sin[: params.max_context_len].to(dtype),
     }
+    if shapes := getattr(module, "conv_states", {}):
+        methods["conv_state_shape"] = torch.tensor(next(iter(shapes.values())), dtype=torch.int64)
     for kind, (shape, table) in programs.items():
         prefix = "" if len(programs) == 1 else {"forward": "decode_", "prefill": "prefill_"}[kind]
         length = "forward_input_len" if not prefix else f"{prefix}input_len"
@@ -118,6 +121,9 @@ def index_table(exported: torch.export.ExportedProgram) -> IndexTable:
         "mask_specs": [[index, length] for length, index in options["masks"].items()],
         "kv_cache_specs": [[keys[c], out_keys[c], values[c], out_values[c], cache_len] for c in keys],
     }
+    if "in_conv_state" in options:
+        entering, leaving = options["in_conv_state"], outputs[1]["out_conv_state"]
+        entries["conv_state_specs"] = [[index, leaving[key]] for key, index in entering.items()]
     if "last_valid_token_pos" in options:
         entries["last_valid_token_pos_index"] = [options["last_valid_token_pos"]]
     return IndexTable(inputs=_labels(inputs), outputs=_labels(outputs), entries=entries, caches=tuple(keys))

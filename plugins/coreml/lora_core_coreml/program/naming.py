@@ -24,6 +24,7 @@ _CONSTANT_METHODS = frozenset(
     (
         *(ADAPTERS, ADAPTER_METHODS),
         *("vocab_size", "head_dim", "n_heads_per_cache", "max_context_len", "freqs_cos", "freqs_sin"),
+        "conv_state_shape",
         *(
             f"{prefix}{name}"
             for prefix in ("", "decode_", "prefill_", "forward_")
@@ -33,6 +34,7 @@ _CONSTANT_METHODS = frozenset(
                 "freqs_sin_input_index",
                 "mask_specs",
                 "kv_cache_specs",
+                "conv_state_specs",
                 "last_valid_token_pos_index",
             )
         ),

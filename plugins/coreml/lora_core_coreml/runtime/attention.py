@@ -18,6 +18,7 @@ Array = npt.NDArray[Any]
 class Signature:
     """Where a method's flat inputs and outputs are, read from the program's constant methods.
 
+    `states` has a row for each convolution: state in, and what a call adds to it.
     `caches` has a row for each cache: key in, key out, value in, value out, length. `masks` has index and cache length.
     """
 
@@ -28,6 +29,7 @@ class Signature:
     masks: Array
     caches: Array
     last_token: int | None
+    states: Array = attrs.field(factory=lambda: np.zeros((0, 2), np.int64))
 
     @property
     def cache_len(self) -> int:
@@ -47,15 +49,18 @@ class StaticAttention:
         heads: int,
         head_dim: int,
         dtype: np.dtype[Any],
+        states: Sequence[tuple[int, ...]] = (),
     ) -> None:
         """`tables` are the cosines and sines of every position; `heads` is the number of key/value heads.
 
-        There are `count` caches of keys and as many of values, kept in `dtype`.
+        There are `count` caches of keys and as many of values, kept in `dtype`, and the `states` of convolutions, by
+        their shapes (1, tokens, width).
         """
         self._cos, self._sin = tables
         shape = (1, heads, cache_len, head_dim)
         self._keys = [np.zeros(shape, dtype) for _ in range(count)]
         self._values = [np.zeros(shape, dtype) for _ in range(count)]
+        self._states = [np.zeros(each, dtype) for each in states]
 
     def inputs(self, signature: Signature, tokens: Sequence[int], position: int, count: int) -> list[Array]:
         """Return the `count` flat inputs for `tokens` at `position`; shorter calls are padded on the right."""
@@ -70,16 +75,24 @@ class StaticAttention:
             flat[index] = _mask(length, int(cache_len), position, self._cos.dtype)
         for row, keys, values in zip(signature.caches, self._keys, self._values, strict=True):
             flat[row[0]], flat[row[2]] = keys, values
+        if position == 0:
+            self._states = [np.zeros_like(state) for state in self._states]
+        for row, state in zip(signature.states, self._states, strict=True):
+            flat[row[0]] = state
         if signature.last_token is not None:
             flat[signature.last_token] = np.array([len(tokens) - 1], np.int64)
         return flat
 
     def store(self, signature: Signature, outputs: Sequence[Array], position: int, count: int) -> None:
-        """Keep the keys and values of the first `count` tokens of a call for later ones."""
+        """Keep what the first `count` tokens of a call leave for later ones."""
         room = min(count, signature.cache_len - position)
         for row, keys, values in zip(signature.caches, self._keys, self._values, strict=True):
             keys[:, :, position : position + room] = outputs[row[1]][:, :, :room]
             values[:, :, position : position + room] = outputs[row[3]][:, :, :room]
+        for number, (row, state) in enumerate(zip(signature.states, self._states, strict=True)):
+            fed = outputs[row[1]].reshape(1, -1, state.shape[-1])[:, :count]
+            joined = np.concatenate([state, fed.astype(state.dtype)], axis=1)
+            self._states[number] = np.ascontiguousarray(joined[:, -state.shape[1] :])
 
 
 def _rows(table: Array, position: int, length: int) -> Array:

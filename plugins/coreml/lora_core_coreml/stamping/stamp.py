@@ -56,7 +56,9 @@ class Stamper:
 
         Raises `NotDerivableError` for a model that is no plain sequence of layers.
         """
-        if not self.prepared.static or self.prepared.module.params.n_layers < FEWEST:
+        module = self.prepared.module
+        # The index table of convolutions is not derived.
+        if not self.prepared.static or module.params.n_layers < FEWEST or getattr(module, "conv_states", {}):
             return None
         check_layers(self.prepared)
         kinds = kinds_of(self.prepared, plan)

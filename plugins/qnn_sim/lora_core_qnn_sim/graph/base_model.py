@@ -19,16 +19,17 @@ from lora_core_qnn_sim.runtime.weights import BaseWeights
 
 Float32 = npt.NDArray[np.float32]
 _BUILDER = "The simulator's graph"
+_CARRIED = ("gelu tanh activation", "multipliers", "layers without positions")
 
 
 def family_problems(summary: ModelSummary) -> list[Problem]:
     """Return what keeps `summary` from being a graph of the simulator."""
-    return read_llama(summary, _BUILDER)[1]
+    return read_llama(summary, _BUILDER, carries=_CARRIED)[1]
 
 
 def architecture_of(summary: ModelSummary) -> Architecture:
     """Return the decoder that a base without `family_problems` is; raises `ModelError`."""
-    architecture, problems = read_llama(summary, _BUILDER)
+    architecture, problems = read_llama(summary, _BUILDER, carries=_CARRIED)
     if architecture is None:
         raise ModelError(problems)
     return architecture
@@ -38,6 +39,7 @@ def dims_of(summary: ModelSummary) -> LlamaDims:
     """Return the dimensions of a base that has no `family_problems`."""
     architecture = architecture_of(summary)
     first = "model.layers.0."
+    usual = architecture.attention_scale == architecture.head_dim**-0.5
     biased = [layer.name for layer in summary.layers if layer.name.startswith(first) and layer.has_bias]
     return LlamaDims(
         n_layers=architecture.layers,
@@ -51,6 +53,11 @@ def dims_of(summary: ModelSummary) -> LlamaDims:
         biased=tuple(name.rpartition(".")[2] for name in biased),
         qk_norm=architecture.qk_norm,
         tied=architecture.tied,
+        activation="gelu_tanh" if architecture.activation == "gelu_tanh" else "silu",
+        unrotated=tuple(number for number, kind in enumerate(architecture.kinds) if kind.positions == "none"),
+        embedding_scale=architecture.embedding_scale,
+        residual_scale=architecture.residual_scale,
+        score_scale=None if usual else architecture.attention_scale,
     )
 
 
@@ -58,19 +65,22 @@ def dims_of(summary: ModelSummary) -> LlamaDims:
 class RealWeights(Mapping[str, Float32]):
     """The float32 weights of a base under the graph's names, each read when it is asked for and kept by nobody.
 
-    A tied output head has no weight of its own.
+    A tied output head has no weight of its own. The last norm's gains are divided by `logit_divisor`, which divides the
+    logits of the base and of any adapter of the head.
     """
 
     tensors: Mapping[str, LazyTensor]
+    logit_divisor: float = 1.0
 
     @classmethod
-    def of(cls, tensors: Mapping[str, LazyTensor]) -> RealWeights:
+    def of(cls, tensors: Mapping[str, LazyTensor], logit_divisor: float = 1.0) -> RealWeights:
         """Take the tensors of a checkpoint (`ModelHandle.tensors`)."""
-        return cls(tensors={graph_name(name): tensor for name, tensor in tensors.items()})
+        return cls(tensors={graph_name(name): each for name, each in tensors.items()}, logit_divisor=logit_divisor)
 
     def __getitem__(self, name: str) -> Float32:
         """Read one weight."""
-        return self.tensors[name].read()
+        values = self.tensors[name].read()
+        return values / np.float32(self.logit_divisor) if name == "norm.weight" else values
 
     def __contains__(self, name: object) -> bool:
         """Say whether there is such a weight, without reading it."""

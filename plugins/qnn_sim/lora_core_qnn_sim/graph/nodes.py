@@ -14,7 +14,7 @@ import attrs
 from lora_core_qnn_sim.artifacts.container import canonical_json
 from lora_core_qnn_sim.graph.spec import GraphSpec, LlamaDims, LoraSlot, lora_a, lora_b
 
-Op = Literal["embed", "norm", "linear", "lora_a", "lora_b", "add", "rope", "attention", "silu", "mul"]
+Op = Literal["embed", "norm", "linear", "lora_a", "lora_b", "add", "rope", "attention", "silu", "gelu_tanh", "mul"]
 
 
 @attrs.frozen(kw_only=True)
@@ -65,19 +65,28 @@ def _block(spec: GraphSpec, number: int, stream: str, slots: Mapping[str, LoraSl
                 op="norm", output=f"{attention}.{kind}_norm.output", inputs=(source,), weights=weights, heads=heads
             )
             source = f"{attention}.{kind}_norm.output"
-        yield Node(op="rope", output=f"{attention}.{kind}_rope.output", inputs=(source,), heads=heads)
+        if number not in dims.unrotated:
+            yield Node(op="rope", output=f"{attention}.{kind}_rope.output", inputs=(source,), heads=heads)
     yield Node(
         op="attention",
         output=f"{attention}.mix.output",
         layer=number,
         heads=dims.n_heads,
-        inputs=(f"{attention}.q_rope.output", f"{attention}.k_rope.output", f"{attention}.v_proj.output"),
+        inputs=(query_output(dims, number, "q"), query_output(dims, number, "k"), f"{attention}.v_proj.output"),
         inner=(f"{attention}.scores.output", f"{attention}.softmax.output"),
     )
     yield from _linear(f"{attention}.o_proj", f"{attention}.mix.output", slots, dims.biased)
     middle = f"{prefix}.attention_add.output"
     yield Node(op="add", output=middle, inputs=(stream, f"{attention}.o_proj.output"))
     yield from _feed_forward(dims, prefix, middle, slots)
+
+
+def query_output(dims: LlamaDims, number: int, kind: Literal["q", "k"]) -> str:
+    """Return the name of the queries or keys that the attention of a layer reads: what is cached of keys."""
+    attention = f"layers.{number}.self_attn"
+    if number not in dims.unrotated:
+        return f"{attention}.{kind}_rope.output"
+    return f"{attention}.{kind}_norm.output" if dims.qk_norm else f"{attention}.{kind}_proj.output"
 
 
 def _stream_norm(dims: LlamaDims, name: str, stream: str) -> Node:
@@ -89,10 +98,11 @@ def _feed_forward(dims: LlamaDims, prefix: str, stream: str, slots: Mapping[str,
     normed = f"{prefix}.post_attention_layernorm.output"
     yield _stream_norm(dims, f"{prefix}.post_attention_layernorm", stream)
     yield from _linear(f"{prefix}.mlp.gate_proj", normed, slots, dims.biased)
-    yield Node(op="silu", output=f"{prefix}.mlp.silu.output", inputs=(f"{prefix}.mlp.gate_proj.output",))
+    activated = f"{prefix}.mlp.{dims.activation}.output"
+    yield Node(op=dims.activation, output=activated, inputs=(f"{prefix}.mlp.gate_proj.output",))
     yield from _linear(f"{prefix}.mlp.up_proj", normed, slots, dims.biased)
     product = f"{prefix}.mlp.mul.output"
-    yield Node(op="mul", output=product, inputs=(f"{prefix}.mlp.silu.output", f"{prefix}.mlp.up_proj.output"))
+    yield Node(op="mul", output=product, inputs=(activated, f"{prefix}.mlp.up_proj.output"))
     yield from _linear(f"{prefix}.mlp.down_proj", product, slots, dims.biased)
     yield Node(op="add", output=f"{prefix}.mlp_add.output", inputs=(stream, f"{prefix}.mlp.down_proj.output"))
 

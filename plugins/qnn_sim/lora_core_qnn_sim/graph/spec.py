@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 
 from lora_core.intake.limits import LAYERS, raised
+
+_STREAM = ("attention_add.output", "mlp_add.output")
+# Fields that Llama's graphs do without: a graph that has them as Llama does is stored without them, as it was before.
+_BEYOND = ("activation", "unrotated", "embedding_scale", "residual_scale", "score_scale")
 
 
 @attrs.frozen(kw_only=True)
@@ -15,7 +20,9 @@ class LlamaDims:
     """Dimensions of a Llama-family decoder; `head_dim` need not be `dim / n_heads`.
 
     `biased` names the projections that have a bias (`q_proj`, ...). In a `rotated` base the norms of the residual
-    stream have no gains (they are folded into the matrices that follow).
+    stream have no gains (they are folded into the matrices that follow). Queries and keys of the layers `unrotated`
+    know no positions. Embeddings are multiplied by `embedding_scale`, what a block adds to the stream by
+    `residual_scale`, scores by `score_scale` (None: by one over the root of `head_dim`).
     """
 
     n_layers: int
@@ -30,6 +37,20 @@ class LlamaDims:
     qk_norm: bool = False
     tied: bool = True
     rotated: bool = False
+    activation: Literal["silu", "gelu_tanh"] = "silu"
+    unrotated: tuple[int, ...] = ()
+    embedding_scale: float = 1.0
+    residual_scale: float = 1.0
+    score_scale: float | None = None
+
+    @property
+    def score_divisor(self) -> float:
+        """By what scores are divided."""
+        return math.sqrt(self.head_dim) if self.score_scale is None else 1.0 / self.score_scale
+
+    def added(self, output: str) -> float:
+        """Return what the second input of the sum `output` is multiplied by."""
+        return self.residual_scale if output.endswith(_STREAM) else 1.0
 
 
 @attrs.frozen(kw_only=True)
@@ -60,7 +81,12 @@ class GraphSpec:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON data."""
-        return attrs.asdict(self, value_serializer=lambda _i, _a, v: list(v) if isinstance(v, tuple) else v)
+        data = attrs.asdict(self, value_serializer=lambda _i, _a, v: list(v) if isinstance(v, tuple) else v)
+        plain = {field.name: field.default for field in attrs.fields(LlamaDims) if field.name in _BEYOND}
+        for name, default in plain.items():
+            if getattr(self.dims, name) == default:
+                del data["dims"][name]
+        return data
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> GraphSpec:
@@ -69,7 +95,9 @@ class GraphSpec:
         dims = dict(fields["dims"])
         if not 0 < dims["n_layers"] <= raised(LAYERS):
             raise ValueError(f"it has {dims['n_layers']} layers")
-        fields["dims"] = LlamaDims(**dims | {"biased": tuple(dims["biased"])})
+        fields["dims"] = LlamaDims(
+            **dims | {"biased": tuple(dims["biased"]), "unrotated": tuple(dims.get("unrotated", ()))}
+        )
         fields["slots"] = tuple(LoraSlot(**slot) for slot in fields["slots"])
         return cls(**fields)
 

@@ -27,6 +27,10 @@ OPSET, IR_VERSION = 17, 8
 FLOAT, INT32 = 1, 6
 """Values of `onnx.TensorProto.DataType`."""
 
+GELU_LINEAR = 2 * math.sqrt(2 / math.pi)
+GELU_CUBIC = GELU_LINEAR * 0.044715
+"""What the argument of the sigmoid in GELU's approximation is made of: x * (linear + cubic * x^2)."""
+
 
 class DecoderModel:
     """Nodes, inputs, outputs and tensors as they are added; `weights` are the names of those to be stored.
@@ -91,7 +95,11 @@ class DecoderModel:
         match node.op:
             case "embed":
                 flat = self._apply("Reshape", ("input_ids", self._numbers((-1,))), "input_ids.flat")
-                self._apply("Gather", (self._named(node.weights["weight"]), flat), out)
+                scale = self._dims.embedding_scale
+                rows = out if scale == 1.0 else f"{out}.rows"
+                self._apply("Gather", (self._named(node.weights["weight"]), flat), rows)
+                if scale != 1.0:
+                    self._apply("Mul", (rows, self._real(scale)), out)
             case "linear":
                 bias = (self._named(node.weights["bias"]),) if "bias" in node.weights else ()
                 self._apply("Gemm", (inputs[0], self._named(node.weights["weight"]), *bias), out, {"transB": 1})
@@ -103,10 +111,25 @@ class DecoderModel:
                 self._rope(node)
             case "attention":
                 self._attention(node)
-            case "add" | "mul":
-                self._apply(node.op.capitalize(), inputs, out)
+            case "add":
+                factor, second = self._dims.added(out), inputs[1]
+                if factor != 1.0:
+                    second = self._apply("Mul", (second, self._real(factor)), f"{out}.scaled")
+                self._apply("Add", (inputs[0], second), out)
+            case "mul":
+                self._apply("Mul", inputs, out)
             case "silu":
                 self._apply("Mul", (inputs[0], self._apply("Sigmoid", inputs, f"{out}.sigmoid")), out)
+            case "gelu_tanh":
+                self._gelu_tanh(inputs[0], out)
+
+    def _gelu_tanh(self, x: str, out: str) -> None:
+        """Add x * sigmoid(x * (linear + cubic * x^2)): operator set 17 has no Gelu."""
+        squares = self._apply("Mul", (x, x), f"{out}.squares")
+        cubic = self._apply("Mul", (squares, self._real(GELU_CUBIC)), f"{out}.cubic")
+        slope = self._apply("Add", (cubic, self._real(GELU_LINEAR)), f"{out}.slope")
+        argument = self._apply("Mul", (x, slope), f"{out}.argument")
+        self._apply("Mul", (x, self._apply("Sigmoid", (argument,), f"{out}.sigmoid")), out)
 
     def _branch(self, node: Node) -> None:
         weight, out = self._named(node.weights["weight"]), node.output
@@ -163,7 +186,7 @@ class DecoderModel:
         keys = self._cached("key", node.layer, key, (1, 2, 3, 0))
         values = self._cached("value", node.layer, value, (1, 2, 0, 3))
         products = self._apply("MatMul", (heads, keys), f"{out}.products")
-        scores = self._apply("Mul", (products, self._real(1 / math.sqrt(width))), node.inner[0])
+        scores = self._apply("Mul", (products, self._real(1 / dims.score_divisor)), node.inner[0])
         masked = self._apply("Add", (scores, "attention_mask"), f"{out}.masked")
         shares = self._apply("Softmax", (masked,), node.inner[1], {"axis": -1})
         mixed = self._apply("MatMul", (shares, values), f"{out}.mixed")

@@ -17,9 +17,9 @@ import numpy.typing as npt
 
 from lora_core_qnn_sim.artifacts.context_binary import GRAPH
 from lora_core_qnn_sim.encodings.grid import Encoding, asymmetric, symmetric
-from lora_core_qnn_sim.graph.nodes import Node, lora_weights
+from lora_core_qnn_sim.graph.nodes import Node, lora_weights, query_output
 from lora_core_qnn_sim.graph.spec import GraphSpec
-from lora_core_qnn_sim.handover.decoder import FLOAT, DecoderModel
+from lora_core_qnn_sim.handover.decoder import FLOAT, GELU_CUBIC, GELU_LINEAR, DecoderModel
 from lora_core_qnn_sim.handover.documents import ALPHA
 from lora_core_qnn_sim.runtime import kernels
 from lora_core_qnn_sim.runtime.weights import BaseWeights
@@ -69,7 +69,7 @@ class QuantizedDecoder(DecoderModel):
         self._grids |= {f"position_ids_{part}": symmetric(1.0, _FINE) for part in ("cos", "sin")}
         for index in range(graph.spec.dims.n_layers):
             prefix = f"layers.{index}.self_attn"
-            self._grids[f"past_key_{index}_in"] = graph.encodings[f"{prefix}.k_rope.output"]
+            self._grids[f"past_key_{index}_in"] = graph.encodings[query_output(graph.spec.dims, index, "k")]
             self._grids[f"past_value_{index}_in"] = graph.encodings[f"{prefix}.v_proj.output"]
         if graph.lora is None:
             for name, shape in lora_weights(graph.spec).items():
@@ -100,7 +100,8 @@ class QuantizedDecoder(DecoderModel):
     def _embed(self, node: Node) -> None:
         # Rows have scales of their own, and a table has one: that of what it gives, on which the simulator rounds.
         grid, table = self._grids[node.output], self._quantized.base.linears[node.weights["weight"]]
-        rows = kernels.saturate(table.values * (table.scales.astype(np.float64)[:, None] / grid.scale), grid)
+        scales = table.scales.astype(np.float64)[:, None] * self._dims.embedding_scale
+        rows = kernels.saturate(table.values * (scales / grid.scale), grid)
         name = f"{node.output}.table"
         self._integers(name, rows, grid)
         flat = self._apply("Reshape", ("input_ids", self._numbers((-1,))), "input_ids.flat")
@@ -215,7 +216,12 @@ class QuantizedDecoder(DecoderModel):
             return self._grids[stem]
         if name.endswith(".products"):
             scores = self._grids[f"{name.removesuffix('.mix.output.products')}.scores.output"]
-            return attrs.evolve(scores, scale=scores.scale * math.sqrt(self._dims.head_dim))
+            return attrs.evolve(scores, scale=scores.scale * self._dims.score_divisor)
+        if name.endswith(".scaled"):
+            wide = _fine(source)
+            return attrs.evolve(wide, scale=wide.scale * self._dims.residual_scale)
+        if ".gelu_tanh.output." in name:
+            return self._of_gelu(name)
         if name.endswith(".masked"):
             return asymmetric(source.minimum + self._grids[MASK].minimum, source.maximum, _FINE)
         if name.endswith((".weighted", ".weighted.product")) and operator == "Mul":  # strengths go up to 2
@@ -224,6 +230,16 @@ class QuantizedDecoder(DecoderModel):
         if operator in _MOVES:
             return source
         raise AssertionError(f"{name} has no grid")
+
+    def _of_gelu(self, name: str) -> Encoding:
+        """Return a grid for a step of GELU's approximation: as far as its source reaches."""
+        output, _, step = name.rpartition(".")
+        source = self._grids[output.replace(".gelu_tanh.", ".gate_proj.")]
+        reach = max(-source.minimum, source.maximum)
+        slope = GELU_LINEAR + GELU_CUBIC * reach**2
+        if step == "argument":
+            return symmetric(reach * slope, _FINE)
+        return asymmetric(0.0, {"squares": reach**2, "cubic": GELU_CUBIC * reach**2, "slope": slope}[step], _FINE)
 
     def _mask(self) -> Encoding:
         """Return a grid whose least value takes any score below what has a share."""

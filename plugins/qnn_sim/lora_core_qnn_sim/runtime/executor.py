@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -93,7 +93,7 @@ class Executor:
         table, out = self.base.linears[node.weights["weight"]], self.encodings[node.output]
         rows = table.values[execution.tokens].astype(np.float64)
         scales = table.scales[execution.tokens].astype(np.float64)[:, None]
-        return kernels.saturate(rows * (scales / out.scale), out)
+        return kernels.saturate(rows * (scales * self.spec.dims.embedding_scale / out.scale), out)
 
     def _linear(self, node: Node, execution: Execution) -> Grid:
         source, out = self.encodings[node.inputs[0]], self.encodings[node.output]
@@ -149,7 +149,7 @@ class Executor:
             keys,
             values,
             visible,
-            score_multiplier=q.scale * k.scale / float(np.sqrt(dims.head_dim)) / scores.scale,
+            score_multiplier=q.scale * k.scale / dims.score_divisor / scores.scale,
             table=self._table(node.inner[0], lambda: kernels.exp_table(scores)),
             mix_multiplier=probabilities.scale * v.scale / out.scale,
             scores=scores,
@@ -161,7 +161,7 @@ class Executor:
         left, right = node.inputs
         a, b = self.encodings[left], self.encodings[right]
         x, y = execution.values[left], execution.values[right]
-        return kernels.add(x, a.scale, y, b.scale, self.encodings[node.output])
+        return kernels.add(x, a.scale, y, b.scale * self.spec.dims.added(node.output), self.encodings[node.output])
 
     def _mul(self, node: Node, execution: Execution) -> Grid:
         left, right = node.inputs
@@ -170,8 +170,14 @@ class Executor:
         return kernels.mul(x, a.scale, y, b.scale, self.encodings[node.output])
 
     def _silu(self, node: Node, execution: Execution) -> Grid:
+        return self._looked_up(node, execution, kernels.silu_table)
+
+    def _gelu_tanh(self, node: Node, execution: Execution) -> Grid:
+        return self._looked_up(node, execution, kernels.gelu_tanh_table)
+
+    def _looked_up(self, node: Node, execution: Execution, make: Callable[[Encoding, Encoding], Grid]) -> Grid:
         source, out = self.encodings[node.inputs[0]], self.encodings[node.output]
-        table = self._table(node.output, lambda: kernels.silu_table(source, out))
+        table = self._table(node.output, lambda: make(source, out))
         return table[(execution.values[node.inputs[0]] - source.low).astype(np.int64)]
 
     def _table(self, name: str, make: Any) -> Grid:

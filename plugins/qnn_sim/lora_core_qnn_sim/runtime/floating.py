@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from lora_core_qnn_sim.graph.nodes import Node, build_nodes
 from lora_core_qnn_sim.graph.spec import GraphSpec, lora_a
+from lora_core_qnn_sim.runtime.kernels import gelu_argument
 from lora_core_qnn_sim.runtime.weights import BaseWeights
 
 Real = npt.NDArray[Any]
@@ -70,10 +71,11 @@ class FloatRun:
             self.observe(name, value)
 
     def _compute(self, node: Node, tokens: npt.NDArray[np.int64]) -> Real:
-        values = [self._values[name] for name in node.inputs]
+        values, dims = [self._values[name] for name in node.inputs], self.spec.dims
         match node.op:
             case "embed":
-                return self.weight(node.weights["weight"])[tokens]
+                rows = self.weight(node.weights["weight"])[tokens]
+                return rows if dims.embedding_scale == 1.0 else rows * rows.dtype.type(dims.embedding_scale)
             case "linear":
                 out: Real = values[0] @ self.weight(node.weights["weight"]).T
                 return out + self.weight(node.weights["bias"]) if "bias" in node.weights else out
@@ -86,11 +88,16 @@ class FloatRun:
             case "attention":
                 return self._attention(node, *values)
             case "add":
-                return values[0] + values[1]
+                factor = dims.added(node.output)
+                total: Real = values[0] + (values[1] if factor == 1.0 else values[1] * values[1].dtype.type(factor))
+                return total
             case "mul":
                 return values[0] * values[1]
             case "silu":
                 return values[0] * (0.5 * (1.0 + np.tanh(values[0] * 0.5)))
+            case "gelu_tanh":
+                gated: Real = values[0] * (0.5 * (1.0 + np.tanh(gelu_argument(values[0]))))
+                return gated
 
     def _branch(self, node: Node, x: Real) -> Real:
         weight = self.lora.get(node.weights["weight"])
@@ -130,7 +137,7 @@ class FloatRun:
         group = dims.n_heads // dims.n_kv_heads
         heads = q.reshape(length, dims.n_kv_heads, group, dims.head_dim).transpose(1, 2, 0, 3)
         keys = k.reshape(length, dims.n_kv_heads, 1, dims.head_dim).transpose(1, 2, 3, 0)
-        scores = heads @ keys / float(np.sqrt(dims.head_dim))
+        scores = heads @ keys / dims.score_divisor
         visible = np.tri(length, dtype=bool)
         # Only scores that are used count for the range of the scores' grid.
         self._see(node.inner[0], scores[..., visible])

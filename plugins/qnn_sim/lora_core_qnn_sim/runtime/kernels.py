@@ -8,6 +8,9 @@ bit, to `plain.py`, which computes with Python integers and floats.
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -68,6 +71,19 @@ def silu_table(encoding: Encoding, out: Encoding) -> Grid:
     x = np.arange(encoding.low, encoding.high + 1, dtype=np.float64) * encoding.scale
     with np.errstate(over="ignore"):
         return saturate(x / (1.0 + np.exp(-x)) / out.scale, out)
+
+
+def gelu_argument(x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return what GELU's approximation takes the hyperbolic tangent of: sqrt(2 / pi) (x + 0.044715 x^3)."""
+    found: npt.NDArray[Any] = x.dtype.type(math.sqrt(2.0 / math.pi)) * (x + x.dtype.type(0.044715) * (x * x * x))
+    return found
+
+
+def gelu_tanh_table(encoding: Encoding, out: Encoding) -> Grid:
+    """Return `x * sigmoid(2 * gelu_argument(x))` for every value of the input grid, on the output grid."""
+    x = np.arange(encoding.low, encoding.high + 1, dtype=np.float64) * encoding.scale
+    with np.errstate(over="ignore"):
+        return saturate(x / (1.0 + np.exp(-2.0 * gelu_argument(x))) / out.scale, out)
 
 
 def exp_table(encoding: Encoding) -> Grid:

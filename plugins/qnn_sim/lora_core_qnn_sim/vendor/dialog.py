@@ -24,8 +24,8 @@ from lora_core_qnn_sim.vendor.socs import Soc
 from lora_core_qnn_sim.vendor.trials import first_tokens, side_by_side
 from lora_core_qnn_sim.vendor.verdict import Verdict
 
-PROMPT, ANSWER = 4, 4
-"""Tokens of the query, and of the answer."""
+PROMPT, ANSWER, CALL = 4, 2, 8
+"""Tokens of the query, of the answer, and of one call: each call goes through the output head, emulated."""
 BASE = "the base"
 
 
@@ -55,6 +55,7 @@ class Dialogue:
 def dialogue(stored: StoredAdapters, adapters: Sequence[str], tokenizer: Path, layers: int, soc: Soc) -> Dialogue:
     """Compile the first `layers` layers with all `adapters` in them, and have Genie answer as the base and as each."""
     graph = side_by_side(stored, adapters, layers, head=True)
+    graph = attrs.evolve(graph, spec=attrs.evolve(graph.spec, input_len=min(CALL, graph.spec.input_len)))
     model, grids = graph.model()
     tokens = first_tokens(stored.foundation, graph.spec)[:PROMPT].tolist()
     strengths = _strengths(adapters)

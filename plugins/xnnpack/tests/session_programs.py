@@ -39,6 +39,7 @@ from executorch.exir.passes import MemoryPlanningPass
 from executorch.exir.passes.external_constants_pass import delegate_external_constants_pass_unlifted
 from executorch.extension.flat_tensor.serialize.serialize import FlatTensorSerializer
 from executorch.extension.llm.export.partitioner_lib import get_xnnpack_partitioner
+from lora_core_xnnpack.lowering.fast import fast_lowering
 
 MAX_CONTEXT = 64
 MAX_SEQ = 16
@@ -176,6 +177,13 @@ def eager_logits(adapter: str | None) -> np.ndarray:
 def main(out: Path) -> None:
     for layout in ("external", "embedded", "multimethod"):
         (out / layout).mkdir(parents=True)
+    with fast_lowering():  # the same bytes: test_fast_lowering.py
+        write_programs(out)
+    logits = {name: eager_logits(name) for name in ADAPTERS}
+    np.savez(out / "expected.npz", tokens=np.array(TOKENS), base=eager_logits(None), **logits)
+
+
+def write_programs(out: Path) -> None:
     edge = lower()
     base = program(edge, {"forward": "forward"})
     (out / "base.pte").write_bytes(base.buffer)
@@ -191,8 +199,6 @@ def main(out: Path) -> None:
     (out / "multimethod" / "model.pte").write_bytes(
         join_as_executorch_does(both.buffer, bytes(both._tensor_data[ADAPTERS[0]]))
     )
-    logits = {name: eager_logits(name) for name in ADAPTERS}
-    np.savez(out / "expected.npz", tokens=np.array(TOKENS), base=eager_logits(None), **logits)
 
 
 if __name__ == "__main__":

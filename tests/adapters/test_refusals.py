@@ -156,6 +156,12 @@ def test_reader_names_missing_field_with_its_file(field: str, tmp_path: Path) ->
     assert "missing" in problem.what
 
 
+def test_problems_of_an_empty_configuration_name_its_file(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD) / "adapter_config.json"
+    path.write_text("{}")
+    assert {problem.where.partition(": ")[0] for problem in problems_of(tmp_path)} == {str(path)}
+
+
 def test_reader_refuses_combinations_that_peft_refuses(tmp_path: Path) -> None:
     regex = only_problem_of(write(tmp_path / "regex", GOOD, target_modules=".*[qv]_proj", layers_to_transform=[0]))
     alone = only_problem_of(write(tmp_path / "alone", GOOD, layers_pattern="layers"))

@@ -162,16 +162,15 @@ def _read(
 
 def _config(path: Path, family: str, problems: list[Problem]) -> tuple[dict[str, Any], bytes, PeftLoraConfig | None]:
     """Return the configuration as read, its bytes and its meaning (None, with the problems, if it has none)."""
-    raw: dict[str, Any] = {}
-    data = b""
     try:
         raw, data = load_config(path)
+    except AdapterError as error:
+        problems += error.problems
+        return {}, b"", None
+    try:
         return raw, data, PeftLoraConfig.from_peft_dict(raw, family=family)
     except AdapterError as error:
-        problems += (
-            problem if not raw else attrs.evolve(problem, where=f"{path}: {problem.where}")
-            for problem in error.problems
-        )
+        problems += (attrs.evolve(problem, where=f"{path}: {problem.where}") for problem in error.problems)
     return raw, data, None
 
 

@@ -191,6 +191,13 @@ def test_a_call_that_brings_its_process_down_is_a_refusal_that_says_so(tmp_path:
     assert verdict.detail == "onnxruntime-qnn 0 ended with code -6 and says: so far"
 
 
+def test_a_call_that_takes_too_long_says_nothing_about_its_input(tmp_path: Path) -> None:
+    script = tmp_path / "waits.py"
+    script.write_text("import threading\nthreading.Event().wait()\n")
+    verdict, _ = ask(VendorLibraries(directory=tmp_path, version="0"), str(script), [], seconds=0)
+    assert (verdict.outcome, verdict.detail) == ("unchecked", "onnxruntime-qnn 0 did not answer in 0 seconds")
+
+
 def test_what_a_model_is_compiled_into_can_be_repeated_byte_for_byte(stored: dict[str, StoredAdapters]) -> None:
     first, again = (next(adapter_trials(stored["w8a16"], NAMES, 1)).model for _ in range(2))
     assert first == again

@@ -29,7 +29,8 @@ def ask(libraries: VendorLibraries, script: str, arguments: Sequence[str], *, se
             cwd=Path(script).parent,
         )
     except subprocess.TimeoutExpired:
-        return Verdict(outcome="refused", detail=f"{libraries.name} did not answer in {seconds} seconds"), ""
+        # Emulation is slow, and how slow is the machine's affair.
+        return Verdict(outcome="unchecked", detail=f"{libraries.name} did not answer in {seconds} seconds"), ""
     if ran.returncode == 0:
         return Verdict(outcome="accepted", detail=libraries.name), ran.stdout
     said = " ".join(f"{ran.stdout} {ran.stderr}".split())[-500:]

@@ -13,7 +13,7 @@ from lora_core_qnn_sim.vendor.asking import ask
 from lora_core_qnn_sim.vendor.libraries import NOT_INSTALLED, VendorLibraries
 from lora_core_qnn_sim.vendor.verdict import Verdict
 
-_SECONDS, _DIALOG_SECONDS = 120, 600
+_SECONDS, _DIALOG_SECONDS = 120, 1800
 
 
 def check_genie(config: Path) -> Verdict:

@@ -206,7 +206,11 @@ class Worker:
             raise SystemExit(f"The worker ended: {self._said()}") from error
 
     def close(self) -> None:
-        self._process.communicate()
+        try:
+            self._process.communicate(timeout=120)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.communicate()
 
     def _said(self) -> str:
         self._noise.seek(0)
@@ -240,8 +244,8 @@ class Materials:
             write_model(self._model, kind, path)
         return path
 
-    def adapters(self, side: str, *, copies: int = 0) -> list[str]:
-        """Return how a side calls its adapters, or so many copies of the first for llama.cpp."""
+    def adapters(self, side: str) -> list[str]:
+        """Return how a side calls its adapters."""
         from gguf_files import write_adapter
 
         if side == "ours":
@@ -250,17 +254,28 @@ class Materials:
         for adapter, path in zip(ADAPTERS, paths, strict=True):
             if not path.exists():
                 write_adapter(self._model, EXAMPLES / adapter, path)
-        several = [self._work / f"{ADAPTERS[0]}.{each}.gguf" for each in range(copies)]
-        for path in several:
-            shutil.copyfile(paths[0], path)
-        return list(map(str, several or paths))
+        return list(map(str, paths))
+
+    def copies(self) -> list[str]:
+        """Return copies of the first adapter for llama.cpp."""
+        first = self.adapters("theirs")[0]
+        return [str(shutil.copyfile(first, self._work / f"{ADAPTERS[0]}.{each}.gguf")) for each in range(COPIES)]
+
+
+def load_alone(given: argparse.Namespace, model: Path, threads: int, adapters: list[str]) -> list[float]:
+    """Return what llama.cpp takes to load its base with adapters, in a process of its own."""
+    worker = Worker("theirs", given, model, threads)
+    took: list[float] = worker.ask("load", adapters=adapters)
+    worker.ask("run", tokens=[1], steps=0, adapter=None)  # a server that has done nothing does not end
+    worker.close()
+    return took
 
 
 def loads(given: argparse.Namespace, materials: Materials, models: Mapping[str, Path], threads: int) -> dict[str, Any]:
     """Return what loading the base and an adapter costs each side, in processes of their own, in turn."""
     found: dict[str, dict[str, list[list[float]]]] = {side: defaultdict(list) for side in models}
     memories: dict[str, dict[str, float]] = {}
-    for number in range(given.loads + 1):
+    for number in range(given.first, given.loads + 1):
         for side, model in models.items():
             names = materials.adapters(side)
             worker = Worker(side, given, model, threads)
@@ -275,13 +290,9 @@ def loads(given: argparse.Namespace, materials: Materials, models: Mapping[str, 
             ran = worker.ask("memory")
             worker.close()
             if side == "theirs":
-                worker = Worker(side, given, model, threads)
-                base = worker.ask("load", adapters=[])
-                worker.close()
-                worker = Worker(side, given, model, threads)
-                several = worker.ask("load", adapters=materials.adapters(side, copies=COPIES))
-                worker.close()
+                base, several = (load_alone(given, model, threads, each) for each in ([], materials.copies()))
                 adapter = [(many - one) / COPIES for many, one in zip(several, base, strict=True)]
+            print(f"loaded {model.name}", file=sys.stderr, flush=True)
             if number:
                 found[side]["load base"].append(base)
                 found[side]["load adapter"].append(adapter)
@@ -290,16 +301,17 @@ def loads(given: argparse.Namespace, materials: Materials, models: Mapping[str, 
     return {side: {"ms": medians(found[side]), "MB": memories[side]} for side in models}
 
 
-def compare(workers: Mapping[str, Worker], tokens: list[int], rounds: int) -> dict[str, Any]:
+def compare(given: argparse.Namespace, workers: Mapping[str, Worker], tokens: list[int]) -> dict[str, Any]:
     """Return the medians of prompts, steps and changes of adapter by side."""
     found: dict[str, dict[str, list[list[float]]]] = {side: defaultdict(list) for side in workers}
 
     def runs(worker: Worker, length: int, steps: Sequence[int], adapter: int | None) -> list[list[float]]:
         return [worker.ask("run", tokens=tokens[:length], steps=each, adapter=adapter) for each in steps]
 
-    for number in range(rounds + 1):
+    for number in range(given.first, given.rounds + 1):
+        print(f"round {number}", file=sys.stderr, flush=True)
         for adapter, suffix in ((None, ""), (0, f", {ADAPTERS[0]}"), (1, f", {ADAPTERS[1]}")):
-            for length in PROMPTS:
+            for length in given.prompts:
                 for side, worker in workers.items():
                     prompt, more = runs(worker, length, (0, STEPS), adapter)
                     if number:
@@ -413,8 +425,10 @@ def main() -> None:
     if given.worker:
         work((Ours if given.worker == "ours" else Theirs)(given.model, given.threads[0]))
         return
+    given.first, given.prompts = 0, PROMPTS  # the first round does not count
     if given.short:
-        given.rounds = given.loads = 1
+        given.first = given.rounds = given.loads = 1
+        given.prompts = (16,)
     given.work.mkdir(parents=True, exist_ok=True)
     materials, result = Materials(Path(given.model), given.work), {}
     tokens = np.random.default_rng(0).integers(20, 40_000, max(PROMPTS)).tolist()
@@ -426,7 +440,7 @@ def main() -> None:
             workers = {side: Worker(side, given, model, threads) for side, model in models.items()}
             for side, worker in workers.items():
                 worker.ask("load", adapters=materials.adapters(side))
-            for side, measures in compare(workers, tokens, given.rounds).items():
+            for side, measures in compare(given, workers, tokens).items():
                 found[side]["ms"] |= measures
             for worker in workers.values():
                 worker.close()

@@ -136,7 +136,7 @@ class Theirs(Side):
         rows = []
         for end in range(1, len(tokens) + 1):
             told = self._complete(tokens[:end], 1, None, cache_prompt=True, n_probs=1 << 20)
-            likely = told["completion_probabilities"][0]["top_logprobs"]
+            likely = told["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
             row = np.full(len(likely), -np.inf)
             row[[each["id"] for each in likely]] = [each["logprob"] for each in likely]
             rows.append(row)

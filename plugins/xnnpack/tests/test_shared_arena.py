@@ -31,5 +31,6 @@ def test_a_program_that_plans_more_gets_its_own_and_others_keep_theirs():
 
 
 def test_memory_begins_as_zeros():
-    ((address, size),) = buffers(SharedArena().planned([4096]))
+    planned = SharedArena().planned([4096])
+    ((address, size),) = buffers(planned)
     assert ctypes.string_at(address, size) == bytes(size)

@@ -100,7 +100,9 @@ class PackedProgram(OpenProgram):
         self._native = NativeModule(self._module, runtime_library())
         self._native.load_with_text_option(PACKED_CACHE_PATH, str(packed))
         # A state is multiplied by 0 where a text begins, so it must be a number: what others leave there need not be.
-        self._arena = None if KEEPS_STATE in self.names() else arena
+        # Methods of one program have an arena of its own.
+        taking = [name for name in self.names() if self._module.method_meta(name).num_inputs()]
+        self._arena = None if KEEPS_STATE in self.names() or len(taking) > 1 else arena
         self._planned: list[PlannedMemory] = []
         self.shares_arena = share and self._native.share_arenas()
 

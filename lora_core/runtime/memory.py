@@ -8,6 +8,7 @@ from pathlib import Path
 import attrs
 
 SMAPS_ROLLUP = Path("/proc/self/smaps_rollup")
+STATUS = Path("/proc/self/status")
 
 
 @attrs.frozen(kw_only=True)
@@ -35,6 +36,19 @@ def measure() -> Memory:
     except OSError:
         peak = _peak_resident()
         return Memory(resident=peak, anonymous=peak, file_backed=0, proportional=peak, detailed=False)
+
+
+def count() -> Memory:
+    """Return what the system counts as it goes, at once: exact to some pages, and with 0 for `proportional` (Linux).
+
+    `measure` walks all pages of the process, which takes milliseconds where a base is mapped.
+    """
+    try:
+        fields = dict(line.split(":", 1) for line in STATUS.read_text().splitlines() if line.endswith(" kB"))
+        anonymous, file, shared = (int(fields[f"Rss{name}"].split()[0]) * 1024 for name in ("Anon", "File", "Shmem"))
+    except (OSError, KeyError, ValueError):
+        return measure()
+    return Memory(resident=anonymous + file + shared, anonymous=anonymous, file_backed=file + shared, proportional=0)
 
 
 def parse_smaps_rollup(text: str) -> Memory:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from lora_core.errors import UnsupportedError
-from lora_core.runtime.memory import measure
+from lora_core.runtime.memory import count
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,7 +35,7 @@ class Loaded:
     @classmethod
     def measured(cls, adapter: str | None, seconds: float) -> Loaded:
         """Return what a load that took `seconds` and ended just now left behind."""
-        memory = measure()
+        memory = count()
         return cls(
             adapter=adapter,
             seconds=seconds,

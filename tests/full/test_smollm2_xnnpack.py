@@ -97,8 +97,7 @@ def run(bundle: Path, weight_cache: str, *adapters: str, packed: Path | None = N
     asked = [word for prompt in PROMPTS for word in ("--prompt", prompt)]
     command = [Path(sys.executable).with_name("lora-core"), "run", bundle, *chosen, *asked, "--json", "--quiet"]
     arguments = [*map(str, command), "--max-new-tokens", str(NEW_TOKENS), "--weight-cache", weight_cache]
-    if packed is not None:
-        arguments += ["--packed-cache", str(packed)]
+    arguments += ["--packed-cache", str(packed or "off")]
     report: dict[str, Any] = json.loads(subprocess.run(arguments, check=True, capture_output=True).stdout)
     return report
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,17 +26,20 @@ def test_the_systems_figures_are_in_kilobytes_of_1024():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells anonymous from file-backed memory")
-def test_allocated_memory_is_anonymous_and_mapped_files_are_file_backed(tmp_path: Path):
+@pytest.mark.parametrize("look", [memory.measure, memory.count])
+def test_allocated_memory_is_anonymous_and_mapped_files_are_file_backed(
+    tmp_path: Path, look: Callable[[], memory.Memory]
+):
     file = tmp_path / "data"
     file.write_bytes(b"\1" * SIZE)
-    before = memory.measure()
+    before = look()
     # A mapping of its own: an allocator may serve the request from memory that the process already has.
     held = mmap.mmap(-1, SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     held.write(b"\1" * SIZE)
-    allocated = memory.measure()
+    allocated = look()
     with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
         assert sum(mapped[:: mmap.PAGESIZE]) == SIZE // mmap.PAGESIZE
-        read = memory.measure()
+        read = look()
     assert len(held) == SIZE
     # A quarter of the size is room for what the interpreter does beside it.
     assert allocated.anonymous - before.anonymous == pytest.approx(SIZE, rel=0.25)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from lora_core_xnnpack.options import DEFAULT_CONTEXT
 from lora_core_xnnpack.runtime.library import load_runtime
 from lora_core_xnnpack.runtime.open_program import LoadedMethod
 from lora_core_xnnpack.runtime.openmp import openmp_threads
-from lora_core_xnnpack.runtime.packed_cache import PackedCache, PackedState
+from lora_core_xnnpack.runtime.packed_cache import AUTOMATIC, PackedCache, PackedState, packed_automatically
 from lora_core_xnnpack.runtime.shelf import ProgramShelf
 from lora_core_xnnpack.runtime.weight_cache import WeightCacheState, switch_weight_cache, workspace_sharing
 from lora_core_xnnpack.session_options import XnnpackSessionOptions
@@ -44,7 +45,7 @@ class XnnpackSession(Session):
         if self._options.threads:
             self._runtime._unsafe_reset_threadpool(self._options.threads)
         self._weight_cache = switch_weight_cache(self._options.weight_cache)
-        self._packed = self._open_packed()
+        self._packed, self._unpacked = self._open_packed()
         self._shelf = ProgramShelf(bundle, self._runtime, self._packed, share_arena=self._options.share_arena)
         self._methods: dict[str | None, LoadedMethod] = {}
         self._loads: dict[str | None, Loaded] = {}
@@ -74,7 +75,7 @@ class XnnpackSession(Session):
             "runtime": f"ExecuTorch {version('executorch')}, XNNPACK",
             "executes": True,
             "weight_cache": str(self._weight_cache),
-            "packed_cache": "off" if self.packed is None else str(self.packed),
+            "packed_cache": str(self.packed or self._unpacked),
             "workspace_sharing": workspace_sharing(),
             "threads": self._runtime._threadpool_get_thread_count(),
             "openmp_threads": openmp_threads(),
@@ -159,13 +160,23 @@ class XnnpackSession(Session):
             self._packed.close()
             self._packed = None
 
-    def _open_packed(self) -> PackedCache | None:
-        if self._options.packed_cache is None:
-            return None
-        packed = PackedCache(self._options.packed_cache, self._bundle.manifest.foundation)
+    def _open_packed(self) -> tuple[PackedCache | None, str]:
+        """Return the file of packed weights, or None and why there is none."""
+        asked, manifest = self._options.packed_cache, self._bundle.manifest
+        if asked is None:
+            return None, "off"
+        size = sum(artifact.size for artifact in manifest.base_artifacts if artifact.role == "foundation")
+        if asked != AUTOMATIC:
+            packed: PackedCache | None = PackedCache(Path(asked), manifest.foundation, size)
+        elif self._weight_cache.state != "on":
+            packed, reason = None, "the weight cache is off"
+        else:
+            packed, reason = packed_automatically(manifest.foundation, size)
+        if packed is None:
+            return None, f"off: {reason}"
         if self._weight_cache.state != "on":
             packed.give_up(f"the weight cache is {self._weight_cache.state}")
-        return packed
+        return packed, ""
 
     def _method(self, adapter: str | None) -> Method:
         record = None if adapter is None else self._bundle.record(adapter)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, Literal
 
 import attrs
 
-from lora_core_xnnpack.runtime.packed_cache import default_directory
+from lora_core_xnnpack.runtime.packed_cache import AUTOMATIC, default_directory
 
 
 def _switch(given: object) -> object:
@@ -14,9 +15,12 @@ def _switch(given: object) -> object:
 
 
 def _directory(given: object) -> object:
+    if isinstance(given, str | Path):
+        word = str(given)
+        given = {"on": True, "off": False, AUTOMATIC: AUTOMATIC}.get(word, Path(word))
     if isinstance(given, bool):
         return default_directory() if given else None
-    return Path(given) if isinstance(given, str) else given
+    return given
 
 
 def _is_switch(_instance: object, field: attrs.Attribute[bool], value: object) -> None:
@@ -29,8 +33,8 @@ def _is_count(_instance: object, field: attrs.Attribute[int], value: object) -> 
         raise ValueError(f"{field.name} is {value!r}, and must be a number of threads")
 
 
-def _is_directory(_instance: object, field: attrs.Attribute[Path | None], value: object) -> None:
-    if not isinstance(value, Path | None):
+def _is_directory(_instance: object, field: attrs.Attribute[Any], value: object) -> None:
+    if value != AUTOMATIC and not isinstance(value, Path | None):
         raise ValueError(f"{field.name} is {value!r}, and must be a directory")
 
 
@@ -39,7 +43,8 @@ class XnnpackSessionOptions:
     """How to run a bundle.
 
     `packed_cache` is a directory in which packed weights are kept for further processes (True: one in the user's
-    cache); the session that makes the file proves it when it closes.
+    cache; None or False: nowhere), and `auto` the user's cache where that is worth it and can be done. The session that
+    makes the file proves it when it closes.
     """
 
     weight_cache: bool = attrs.field(
@@ -58,17 +63,18 @@ class XnnpackSessionOptions:
         converter=_switch,
         validator=_is_switch,
         metadata={
-            "help": "With --packed-cache: let all methods of a program share one KV cache and one set of activations, "
-            "by a flag inside ExecuTorch's own object, which its Python interface does not offer.",
+            "help": "With a file of packed weights: let all programs of a session share one KV cache and one set of "
+            "activations, by functions of ExecuTorch's that its Python interface does not offer.",
             "choices": ("on", "off"),
         },
     )
-    packed_cache: Path | None = attrs.field(
-        default=None,
+    packed_cache: Path | Literal["auto"] | None = attrs.field(
+        default=AUTOMATIC,
         converter=_directory,
         validator=_is_directory,
         metadata={
             "help": "Keep packed weights in a file in this directory, which this process and later ones map instead of "
-            "packing again."
+            "packing again; auto: in the user's cache, for a base of 64 MiB and more and where the disk has room; off: "
+            "in memory."
         },
     )

@@ -17,7 +17,7 @@ from typing import Any
 import attrs
 import mapped_memory
 import numpy as np
-from lora_core_xnnpack.runtime import open_program, shelf, weight_cache
+from lora_core_xnnpack.runtime import open_program, packed_cache, shelf, weight_cache
 from lora_core_xnnpack.runtime.library import load_runtime, runtime_library
 from lora_core_xnnpack.runtime.runtime_options import BackendOptions, OptionError
 from lora_core_xnnpack.session import XnnpackSession
@@ -197,11 +197,10 @@ def packed_states(programs: Path, directory: str) -> dict[str, Any]:
     """Use one packed file in the ways that it must not be used."""
     whole = bundle(programs, "embedded")
     told = {}
-    with XnnpackSession(whole, XnnpackSessionOptions(packed_cache=directory)) as maker:
-        maker.load(None)
-        with XnnpackSession(whole, XnnpackSessionOptions(packed_cache=directory)) as second:
-            second.load(None)
-            told["while it is made"] = str(second.packed)
+    asked = XnnpackSessionOptions(packed_cache=directory)
+    with XnnpackSession(whole, asked), XnnpackSession(whole, asked) as second:  # the first maps nothing yet
+        second.load(None)
+        told["while it is made"] = str(second.packed)
     with XnnpackSession(whole, XnnpackSessionOptions(packed_cache=directory, weight_cache=False)) as uncached:
         uncached.load(None)
         told["without the weight cache"] = str(uncached.packed)
@@ -209,6 +208,32 @@ def packed_states(programs: Path, directory: str) -> dict[str, Any]:
     with XnnpackSession(whole, XnnpackSessionOptions(packed_cache=directory)) as blind:
         blind.load(None)
         told["without the interface"] = str(blind.packed)
+    return told
+
+
+def automatic(programs: Path, directory: str) -> dict[str, Any]:
+    """Open sessions that are told nothing of packed weights: of a small base, and of one that counts as large."""
+    os.environ["XDG_CACHE_HOME"] = directory
+    expected = np.load(programs / "expected.npz")
+    tokens = [int(token) for token in expected["tokens"]]
+    whole = bundle(programs, "embedded")
+    with XnnpackSession(whole) as small:
+        told: dict[str, Any] = {"small": small.facts["packed_cache"]}
+    packed_cache._SMALL = 1
+    with XnnpackSession(whole) as first:
+        first.load(None)
+        grown = measure().anonymous
+        with XnnpackSession(whole) as second:
+            second.load(None)
+            told["growth"] = measure().anonymous - grown
+            told["errors"] = [apart(each.step(None, tokens[:4], 0), expected["base"][3]) for each in (first, second)]
+            told["while one makes it"] = [each.packed.state for each in (first, second) if each.packed]
+    with XnnpackSession(whole) as third:
+        third.step(None, tokens[:4], 0)
+        third.load("loud")  # into the memory that the base's cache is in
+        told["afterwards"] = third.packed.state if third.packed else ""
+        told["errors"].append(apart(third.step(None, tokens[4:5], 4), expected["base"][4]))
+        told["errors"].append(apart(third.step("loud", tokens[:4], 0), expected["loud"][3]))
     return told
 
 
@@ -227,7 +252,7 @@ def arenas(programs: Path, directory: str) -> dict[str, Any]:
         return loud(tokens[4:5], 4)
 
     in_memory = open_program.ArenaProgram(*files)
-    in_file = open_program.PackedProgram(*files, Path(directory) / "some.packed", share_arena=True)
+    in_file = open_program.PackedProgram(*files, Path(directory) / "some.packed", None, share=True)
     alone = open_program.ArenaProgram(*files).load("loud")
     expected = last_logits(in_memory)
     return {

@@ -233,7 +233,7 @@ def test_a_packed_file_without_its_proof_is_made_again(packed, programs, tmp_pat
     elif damage == "no proof":
         proof.unlink()
     else:
-        proof.write_text(proof.read_text().replace('"schema_version": 1', '"schema_version": 2'))
+        proof.write_text(proof.read_text().replace('"schema_version": 2', '"schema_version": 3'))
     told = again(programs, directory, "embedded")
     assert told["packed"].startswith("written")
     assert max(told["errors"].values()) < TOLERANCE
@@ -252,6 +252,14 @@ def test_a_packed_file_is_left_alone_where_it_cannot_be_used(scenario, tmp_path)
     assert told["while it is made"] == "unused: another session is making it"
     assert told["without the weight cache"] == "unused: the weight cache is off"
     assert told["without the interface"].startswith("unused: libc.so.6 does not export Module::load")
+
+
+def test_sessions_of_one_process_share_the_packed_file_that_one_of_them_makes(scenario, programs, tmp_path):
+    told = scenario("automatic", str(tmp_path))
+    assert told["small"] == "off: the base is small"
+    assert (told["while one makes it"], told["afterwards"]) == (["written", "written"], "proven")
+    assert max(told["errors"]) < TOLERANCE
+    assert told["growth"] < 0.15 * (programs / "foundation.ptd").stat().st_size
 
 
 def test_methods_share_one_kv_cache_with_packed_weights_in_a_file_too(scenario, tmp_path):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from lora_core_xnnpack.runtime.packed_cache import packed_name
 from lora_core_xnnpack.session_options import XnnpackSessionOptions
 
 from lora_core.errors import UsageError
@@ -18,8 +17,8 @@ def told(**values: object) -> XnnpackSessionOptions:
     return options
 
 
-def test_nothing_told_means_shared_weights_and_no_packed_file() -> None:
-    assert told() == XnnpackSessionOptions(weight_cache=True, threads=0, packed_cache=None)
+def test_nothing_told_means_shared_weights_packed_in_a_file_where_that_is_worth_it() -> None:
+    assert told() == XnnpackSessionOptions(weight_cache=True, threads=0, packed_cache="auto")
 
 
 @pytest.mark.parametrize(("given", "value"), [("on", True), ("off", False), (True, True), (False, False)])
@@ -29,10 +28,19 @@ def test_the_weight_cache_is_switched_by_word_or_by_value(given: object, value: 
 
 @pytest.mark.parametrize(
     ("given", "directory"),
-    [(True, Path("/caches/lora-core/packed")), (False, None), (None, None), ("/some/where", Path("/some/where"))],
+    [
+        (True, Path("/caches/lora-core/packed")),
+        ("on", Path("/caches/lora-core/packed")),
+        (False, None),
+        ("off", None),
+        (None, None),
+        ("auto", "auto"),
+        (Path("auto"), "auto"),
+        ("/some/where", Path("/some/where")),
+    ],
 )
 def test_packed_weights_go_to_the_users_cache_or_where_told(
-    monkeypatch: pytest.MonkeyPatch, given: object, directory: Path | None
+    monkeypatch: pytest.MonkeyPatch, given: object, directory: Path | str | None
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
     assert told(packed_cache=given).packed_cache == directory
@@ -48,7 +56,3 @@ def test_everything_wrong_is_told_at_once() -> None:
         f"{whose} refuses weight_cache: weight_cache is 'maybe', and must be on or off",
         f"{whose} refuses packed_cache: packed_cache is 3, and must be a directory",
     ]
-
-
-def test_packed_weights_of_another_foundation_have_another_name() -> None:
-    assert packed_name("a" * 64) == packed_name("a" * 64) != packed_name("b" * 64)

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lora_core.models.executorch.options import KEEPS_STATE
 from lora_core_xnnpack.runtime.library import runtime_library
-from lora_core_xnnpack.runtime.module_memory import load_with_text_option, share_arenas
+from lora_core_xnnpack.runtime.module_memory import NativeModule
 from lora_core_xnnpack.runtime.packed_cache import PackedCache
 from lora_core_xnnpack.runtime.runtime_options import OptionError
+from lora_core_xnnpack.runtime.shared_arena import PlannedMemory, SharedArena
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -87,26 +89,43 @@ class ArenaProgram(OpenProgram):
 
 
 class PackedProgram(OpenProgram):
-    """A program whose packed weights lie in a file: only ExecuTorch's `Module` can be told so. Its methods share one
-    arena where the runtime lets itself be told that too, else each has its own.
+    """A program whose packed weights lie in a file: only ExecuTorch's `Module` can be told so. Its methods plan into
+    `arena`, share one of the program's where the runtime lets itself be told that alone, or have one each.
     """
 
-    def __init__(self, runtime: ModuleType, program: Path, data: Path, packed: Path, *, share_arena: bool) -> None:
+    def __init__(
+        self, runtime: ModuleType, program: Path, data: Path, packed: Path, arena: SharedArena | None, *, share: bool
+    ) -> None:
         self._module = runtime._load_for_executorch(str(program), str(data))
-        load_with_text_option(self._module, runtime_library(), PACKED_CACHE_PATH, str(packed))
-        self.shares_arena = share_arena and share_arenas(self._module, runtime_library())
+        self._native = NativeModule(self._module, runtime_library())
+        self._native.load_with_text_option(PACKED_CACHE_PATH, str(packed))
+        # A state is multiplied by 0 where a text begins, so it must be a number: what others leave there need not be.
+        # Methods of one program have an arena of its own.
+        taking = [name for name in self.names() if self._module.method_meta(name).num_inputs()]
+        self._arena = None if KEEPS_STATE in self.names() or len(taking) > 1 else arena
+        self._planned: list[PlannedMemory] = []
+        self.shares_arena = share and self._native.share_arenas()
 
     def names(self) -> set[str]:
         """Return the names of all methods."""
         return set(self._module.method_names())
 
     def load(self, name: str) -> LoadedMethod:
-        """Load a method by running it once: a `Module` has no other way in Python."""
+        """Load a method; where the runtime cannot be told to, by running it once."""
+        loaded = self._native.load_method(name, self._plan(name))
         method = LoadedMethod(
             lambda inputs: self._module.run_method(name, inputs, clone_outputs=False), self._module.method_meta(name)
         )
-        method([0], 0)
+        if not loaded:
+            method([0], 0)
         return method
+
+    def _plan(self, name: str) -> PlannedMemory | None:
+        sizes = None if self._arena is None else self._native.planned_sizes(name)
+        if self._arena is None or sizes is None:
+            return None
+        self._planned.append(self._arena.planned(sizes))
+        return self._planned[-1]
 
     def constant(self, name: str) -> int:
         """Return what a metadata method gives."""
@@ -114,16 +133,22 @@ class PackedProgram(OpenProgram):
 
 
 def open_program(
-    runtime: ModuleType, program: Path, data: Path, packed: PackedCache | None, *, share_arena: bool
+    runtime: ModuleType,
+    program: Path,
+    data: Path,
+    packed: PackedCache | None,
+    arena: SharedArena | None,
+    *,
+    share_arena: bool,
 ) -> OpenProgram:
     """Open `program` with the foundation `data`; with packed weights in a file if there is one to use, its methods then
-    in one arena if `share_arena`.
+    in `arena` if there is one, else in one of the program's if `share_arena`.
     """
     path = packed.path if packed is not None else None
     if packed is None or path is None:
         return ArenaProgram(runtime, program, data)
     try:
-        return PackedProgram(runtime, program, data, path, share_arena=share_arena)
+        return PackedProgram(runtime, program, data, path, arena, share=share_arena)
     except OptionError as error:
         packed.give_up(str(error))
         return ArenaProgram(runtime, program, data)

@@ -18,6 +18,7 @@ from lora_core_xnnpack.runtime.locking import nothing_locked
 from lora_core_xnnpack.runtime.mapped_pages import drop_pages, return_freed
 from lora_core_xnnpack.runtime.open_program import LoadedMethod, OpenProgram, open_program
 from lora_core_xnnpack.runtime.packed_cache import PackedCache
+from lora_core_xnnpack.runtime.shared_arena import SharedArena
 
 FORWARD = "forward"
 
@@ -32,6 +33,9 @@ class ProgramShelf:
         self._runtime = runtime
         self._packed = packed
         self._share_arena = share_arena
+        # What a module that takes no tokens keeps from call to call is nobody else's.
+        takes_tokens = bundle.manifest.base.vocab_size is not None
+        self._arena = SharedArena.where_known() if share_arena and takes_tokens else None
         self._programs: dict[str, OpenProgram] = {}
 
     def load(self, method: Method) -> LoadedMethod:
@@ -51,7 +55,7 @@ class ProgramShelf:
             require_mark(self._bundle.manifest.detail.get(MARK_DETAIL), foundation, [program])
             with self._program_file(method) as path, _blamed(path, foundation):
                 self._programs[method.program] = open_program(
-                    self._runtime, path, foundation, self._packed, share_arena=self._share_arena
+                    self._runtime, path, foundation, self._packed, self._arena, share_arena=self._share_arena
                 )
                 return self._load(method)
 

@@ -20,7 +20,12 @@ GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 16, "checkpoint_format"
 
 def bases(folder: Path) -> dict[str, Target]:
     """Return the readers of quantized checkpoints and of tokenizers."""
-    return _quantized(folder) | {"tokenizer": Target(read=_tokenizer(folder), seeds=_tokenizers())}
+    return {
+        **_quantized(folder),
+        "tokenizer": Target(read=_tokenizer(folder), seeds=_tokenizers()),
+        "model configuration": _configuration(folder),
+        "GGUF base": Target(read=from_file(_gguf, folder, "base.gguf"), seeds=[_gguf_seed(folder)]),
+    }
 
 
 def fleets(folder: Path) -> dict[str, Target]:
@@ -163,6 +168,36 @@ def _tokenizers() -> list[bytes]:
     }
     documents = ({"model": words}, full, {**full, "decoder": {"type": "Strip", "content": "_", "start": 1, "stop": 0}})
     return [json.dumps({"version": "1.0", "added_tokens": added} | empty | each).encode() for each in documents]
+
+
+def _configuration(folder: Path) -> Target:
+    from lora_core.models.hf import HfModelSource
+    from lora_core.testing.families import write_tiny_family
+
+    directory = write_tiny_family(folder / "model", "llama")
+    return Target(
+        read=from_file(lambda _: HfModelSource().open(str(directory)).summary, directory, "config.json"),
+        seeds=[(directory / "config.json").read_bytes()],
+    )
+
+
+def _gguf(path: Path) -> None:
+    from lora_core.models.gguf.source import GgufModelSource
+
+    for tensor in GgufModelSource().open(str(path)).tensors().values():
+        tensor.read()
+
+
+def _gguf_seed(folder: Path) -> bytes:
+    from gguf import GGMLQuantizationType
+
+    from lora_core.testing.families import write_tiny_family
+    from tests.models.gguf_models import write_model
+
+    sizes = {"vocab_size": 32, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
+    checkpoint = write_tiny_family(folder / "checkpoint", "llama", **sizes)
+    told = {"rope.dimension_count": 16, "rope.freq_base": 10000.0}
+    return write_model(folder / "seed.gguf", checkpoint, "llama", told, kind=GGMLQuantizationType.Q8_0).read_bytes()
 
 
 def _records(folder: Path) -> Callable[[bytes], object]:

@@ -17,7 +17,7 @@ DISTRIBUTIONS := . plugins/xnnpack plugins/coreml plugins/qnn_sim plugins/onnx p
 # $(call logged,COMMAND) sends what COMMAND says to the log; if it fails, its last lines without pip's warnings are shown.
 logged = $(1) >>$(SETUP_LOG) 2>&1 || { grep -v '^WARNING' $(SETUP_LOG) | tail -n 20; echo "make setup failed; all of it is in $(SETUP_LOG)"; exit 1; }
 
-.PHONY: audit endurance fuzz hostile licences help setup vendor model demo docs reference changelog lint types test test-fast test-deep test-processors test-packaging dist clean-demo clean native
+.PHONY: audit endurance fuzz hashes hostile licences help setup vendor model demo docs reference changelog lint types test test-fast test-deep test-processors test-packaging dist clean-demo clean native
 
 help:
 	@echo "make setup           install everything into $(VENV)"
@@ -35,6 +35,7 @@ help:
 	@echo "make native          build native/ by CMake into build/native-cmake"
 	@echo "make audit           known weaknesses of what is installed"
 	@echo "make licences        under which licences it is"
+	@echo "make hashes          write requirements/hashes.txt for what is installed now"
 	@echo "make hostile BUNDLE=DIR ADAPTER=DIR  change every field of a copy of a bundle; an adapter fits it"
 	@echo "make docs            build the documentation into build/site; no torch needed"
 	@echo "make reference       write the pages of docs/ that are made from the code"
@@ -44,12 +45,13 @@ help:
 
 setup: $(STAMP)
 
-$(STAMP): requirements/dev.txt requirements/runtime.txt pyproject.toml $(wildcard plugins/*/pyproject.toml)
+$(STAMP): requirements/hashes.txt requirements/dev.txt requirements/runtime.txt pyproject.toml $(wildcard plugins/*/pyproject.toml)
 	@mkdir -p $(dir $(SETUP_LOG)) && : >$(SETUP_LOG)
 	@echo "==> Making $(VENV) (torch, executorch, coremltools, transformers: about 3 minutes; log: $(SETUP_LOG))"
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13) and "The pinned dependencies have wheels for Python 3.11, 3.12 and 3.13; this is " + sys.version)'
 	@$(call logged,$(PYTHON) -m venv $(VENV))
 	@echo "==> Installing pinned dependencies"
+	@$(call logged,$(BIN)/python -m pip install --disable-pip-version-check --no-deps --require-hashes --requirement requirements/hashes.txt)
 	@$(call logged,$(BIN)/python -m pip install --disable-pip-version-check --requirement requirements/dev.txt)
 	@echo "==> Installing lora-core $(VERSION) and its plugins"
 	@$(call logged,$(BIN)/python -m pip install --disable-pip-version-check $(addprefix --editable ,$(DISTRIBUTIONS)))
@@ -89,6 +91,18 @@ audit: $(STAMP)
 	@$(AUDIT_VENV)/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==2.9.0
 	@$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' >build/installed.txt
 	@$(AUDIT_VENV)/bin/pip-audit --strict --requirement build/installed.txt --no-deps --disable-pip
+
+HASH_VENV := build/hash-venv
+
+# What is installed, without torch, in the versions of today; comments at the file's head stay.
+hashes: $(STAMP)
+	@$(PYTHON) -m venv $(HASH_VENV)
+	@$(HASH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+	@$(BIN)/python -m pip freeze --exclude-editable | grep -v '^torch==' >build/versions.txt
+	@$(HASH_VENV)/bin/uv pip compile build/versions.txt --quiet --no-deps --universal --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --no-annotate --no-header --output-file build/hashes.txt
+	@{ grep '^#' requirements/hashes.txt; cat build/hashes.txt; } >build/with-comments.txt
+	@mv build/with-comments.txt requirements/hashes.txt
 
 hostile: $(STAMP)
 	@$(BIN)/python -m tests.security.hostile_bundles $(BUNDLE) $(ADAPTER)

@@ -11,6 +11,7 @@ from click.core import iter_params_for_processing
 
 from lora_core.cli import failure
 from lora_core.cli.console import Console, Verbosity
+from lora_core.cli.ending import require_memory
 from lora_core.errors import ExitCode, Problem, UsageError
 from lora_core.hub import PluginHub
 
@@ -83,6 +84,7 @@ class Command(click.Command):
         assert self.callback is not None
         with Console(verbosity, ctx.find_object(PluginHub)) as console:
             try:
+                require_memory()
                 code = self.callback(console, **values) or ExitCode.OK
             except BaseException as error:  # noqa: BLE001 reported; there is nobody above
                 return failure.report(error, console)

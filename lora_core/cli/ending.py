@@ -2,11 +2,63 @@
 
 from __future__ import annotations
 
+import mmap
+import os
+import resource
+import signal
+from types import FrameType
+
+NEEDED = 128 << 20
+"""Bytes of address space that numpy takes when it is imported, with one thread."""
+_ROOMY = 2 << 30
+
 
 class Terminated(KeyboardInterrupt):
     """Somebody asked the process to end (SIGTERM); what a command made for itself is removed as on an interruption."""
 
 
-def starved(error: ImportError) -> bool:
-    """Say whether a library could not be loaded for want of memory."""
-    return any(said in str(error) for said in ("failed to map segment", "annot allocate memory"))
+class Ender:
+    """A signal's handler: raises `error` wherever the process is, and remembers that it was asked to end.
+
+    What it raises may come out as another error: a library that is being imported makes an `ImportError` of it.
+    """
+
+    def __init__(self, error: type[KeyboardInterrupt]) -> None:
+        """Raise `error` when the signal comes."""
+        self.error = error
+        self.came = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - what handlers are given
+        """Raise the error."""
+        self.came = True
+        raise self.error
+
+
+def asked_to_end() -> KeyboardInterrupt | None:
+    """Return what was raised by a signal since the handlers of this command were set, None if none came."""
+    handlers = (signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT))
+    return next((each.error() for each in handlers if isinstance(each, Ender) and each.came), None)
+
+
+def starved(error: BaseException) -> bool:
+    """Say whether a library could not be loaded, or a thread not be started, for want of memory."""
+    told = str(error)
+    if isinstance(error, ImportError):
+        return any(said in told for said in ("failed to map segment", "annot allocate memory"))
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "can't start new thread" in told)
+
+
+def require_memory() -> None:
+    """Raise `MemoryError` where a library would end the process without a word instead.
+
+    OpenBLAS, which comes with numpy, calls `exit(1)` if it gets no memory for itself and each of its threads, and
+    sends the process SIGINT if it gets none for a thread's stack. So where memory is limited it has one thread, and
+    what it takes is asked for before.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY and limit < _ROOMY:
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    try:
+        mmap.mmap(-1, NEEDED).close()
+    except OSError as error:
+        raise MemoryError(f"{NEEDED} bytes are needed") from error

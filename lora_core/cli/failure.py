@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lora_core.cli.console import Console
-from lora_core.cli.ending import Terminated, starved
+from lora_core.cli.ending import Terminated, asked_to_end, starved
 from lora_core.errors import ExitCode, LoraCoreError, Problem, StorageError, UnsupportedError
 from lora_core.plugin.registry import Origin
 
 
 def report(error: BaseException, console: Console) -> ExitCode:
     """Tell the user about `error` and return the exit code of the process."""
+    error = asked_to_end() or error
     if isinstance(error, KeyboardInterrupt):
         done = "what it had written before stays" if console.changed else "nothing was changed"
         terminated = isinstance(error, Terminated)
@@ -42,7 +43,7 @@ def classified(error: BaseException) -> LoraCoreError | None:
         what = error.strerror or str(error) or type(error).__name__
         remedy = "Free some space and run the command again." if error.errno == errno.ENOSPC else ""
         return StorageError(what, where=" -> ".join(_paths(error)), remedy=remedy)
-    if isinstance(error, MemoryError) or (isinstance(error, ImportError) and starved(error)):
+    if starved(error):
         return UnsupportedError(
             "This machine has not enough memory for it", remedy="Close other programs or use a smaller model."
         )

@@ -7,31 +7,32 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from types import FrameType
 from typing import Any
 
-from lora_core.cli.ending import Terminated, starved
+from lora_core.cli.ending import Ender, Terminated, asked_to_end, starved
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `lora-core` with `argv` (default: the process's own) and return the exit code."""
     _open_streams()
-    before = _on_termination()
+    before: dict[signal.Signals, Any] = {}
     try:
+        _take_signals(before)
         from lora_core.cli.running import run  # imports take a while, in which a user may interrupt
 
         return run(argv)
-    except KeyboardInterrupt as interruption:
-        _say("interrupted; nothing was changed")
-        return 143 if isinstance(interruption, Terminated) else 130
-    except (MemoryError, ImportError) as error:
-        if isinstance(error, ImportError) and not starved(error):
+    except BaseException as error:
+        interruption = asked_to_end() or error
+        if isinstance(interruption, KeyboardInterrupt):
+            _say("interrupted; nothing was changed")
+            return 143 if isinstance(interruption, Terminated) else 130
+        if not starved(error):
             raise
         _say("error: This machine has not enough memory for it. Close other programs.")
         return 4
     finally:
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _say(text: str) -> None:
@@ -50,16 +51,15 @@ def _open_streams() -> None:
             setattr(sys, name, os.fdopen(number, mode, closefd=False))
 
 
-def _on_termination() -> Any:
-    """Let SIGTERM end a command as an interruption does; None if that cannot be arranged here."""
+def _take_signals(before: dict[signal.Signals, Any]) -> None:
+    """Let SIGTERM end a command as an interruption does, and have both remembered; `before` gets what there was.
 
-    def terminate(_number: int, _frame: FrameType | None) -> None:
-        raise Terminated
-
-    try:
-        return signal.signal(signal.SIGTERM, terminate)
-    except ValueError:  # another thread than the first
-        return None
+    An interruption that whoever started the process had it ignore stays ignored.
+    """
+    with suppress(ValueError):  # another thread than the first
+        before[signal.SIGTERM] = signal.signal(signal.SIGTERM, Ender(Terminated))
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            before[signal.SIGINT] = signal.signal(signal.SIGINT, Ender(KeyboardInterrupt))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from lora_core.bundle.durable import storage_errors
+from lora_core.bundle.durable import write_whole
 from lora_core.errors import Problem
 
 
@@ -47,5 +47,5 @@ class FleetReport:
 
     def write(self, path: Path) -> None:
         """Write the report as JSON."""
-        with storage_errors("write", path):
-            path.write_text(json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n", "utf-8")
+        text = json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n"
+        write_whole(path, [text.encode("utf-8", "backslashreplace")])  # names of files need not be text

@@ -7,12 +7,15 @@ end writes the lines anew, by place; what a killed run left half of a line is do
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 import attrs
 
+from lora_core.adapters.names import is_name
+from lora_core.adapters.packages.header import SUFFIX
 from lora_core.bundle.durable import storage_errors, write_whole
 from lora_core.errors import InputError
 from lora_core.intake.files import read_regular
@@ -22,6 +25,8 @@ from lora_core.intake.plain_json import parse_json
 INDEX = "index.jsonl"
 FORMAT = "lora-core fleet"
 VERSION = 1
+_BYTES = "backslashreplace"
+"""How places are written whose names are no text: their adapters are packed anew each time."""
 
 
 @attrs.frozen(kw_only=True)
@@ -54,9 +59,9 @@ class FleetIndex:
     def read(cls, path: Path) -> FleetIndex:
         """Read the index at `path`; none is an empty one. Raises `InputError` for what is no index or a newer one."""
         entries: dict[str, IndexEntry] = {}
-        if path.exists():
+        if os.path.lexists(path):
             with storage_errors("read", path):
-                head, *lines = read_regular(path, TABLE, InputError).split(b"\n")
+                head, *lines = read_regular(path, TABLE, InputError, links=False).split(b"\n")
             _require_known(head, path)
             for line in lines:
                 if (entry := _entry(line)) is not None:
@@ -68,7 +73,7 @@ class FleetIndex:
         with storage_errors("write", self.path):
             if self._file is None:
                 self.write()
-                self._file = self.path.open("a", encoding="utf-8")
+                self._file = self.path.open("a", encoding="utf-8", errors=_BYTES)
             for entry in entries:
                 self.entries[entry.place] = entry
                 self._file.write(_line(attrs.asdict(entry)))
@@ -78,7 +83,10 @@ class FleetIndex:
         """Write the whole index anew."""
         self.close()
         lines = [attrs.asdict(self.entries[place]) for place in sorted(self.entries)]
-        write_whole(self.path, [_line(each).encode() for each in ({"format": FORMAT, "version": VERSION}, *lines)])
+        write_whole(
+            self.path,
+            [_line(each).encode("utf-8", _BYTES) for each in ({"format": FORMAT, "version": VERSION}, *lines)],
+        )
 
     def close(self) -> None:
         """Close the file that `add` keeps open."""
@@ -104,10 +112,14 @@ def _require_known(head: bytes, path: Path) -> None:
 
 
 def _entry(line: bytes) -> IndexEntry | None:
-    """Return the entry of a line, None for one that a killed run left."""
+    """Return the entry of a line, None for one that a killed run left, or that is none of ours."""
     try:
-        entry = IndexEntry(**parse_json(line))
+        told = parse_json(line)
+        entry = IndexEntry(**told)
     except (ValueError, TypeError):
         return None
-    named = Path(entry.package).name == entry.package and isinstance(entry.size, int)
-    return entry if named and isinstance(entry.place, str) else None
+    texts = [value for field, value in told.items() if field not in ("size", "signature")]
+    fits = all(type(text) is str for text in texts) and type(entry.size) is int
+    # Files are written and deleted by this name, and never elsewhere.
+    named = fits and is_name(entry.name) and entry.package == f"{entry.name}{SUFFIX}"
+    return entry if named and type(entry.signature) in (str, type(None)) else None

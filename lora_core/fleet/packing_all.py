@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -81,7 +83,14 @@ def _work(path: Path, out: Path, sign: Path | None, *, shared: bool, hub: Plugin
 
 def _require_own(out: Path) -> None:
     """Refuse a directory that is in use for anything else: packages are replaced by their names."""
-    if not out.is_dir() or (out / INDEX).exists():
+    if not out.is_dir():
+        return
+    for name, right in ((PACKAGES, stat.S_ISDIR), (INDEX, stat.S_ISREG), (REPORT, stat.S_ISREG)):
+        place = out / name
+        if os.path.lexists(place) and not right(place.lstat().st_mode):
+            what = f"{name!r} is not what a fleet has there, and what is written would go elsewhere."
+            raise UsageError(what, where=str(place), remedy="Delete it, or choose another directory.")
+    if (out / INDEX).exists():
         return
     # A run that was killed before it had done anything leaves an empty directory and its lock.
     if {each.name for each in out.iterdir()} - {PACKAGES, STATE} or any((out / PACKAGES).glob("[!.]*")):
@@ -113,7 +122,7 @@ class _Run:
             if _LEFT.fullmatch(path.name):
                 path.unlink()
             else:
-                there[path.name] = path.stat().st_size
+                there[path.name] = path.lstat().st_size
         left: list[tuple[FleetAdapter, str | None]] = []
         for adapter in self.found:
             entry = self.index.entries.get(adapter.place)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lora_core.errors import BundleError
+from lora_core.errors import BundleError, LoraCoreError
 
 UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, struct.error)
 """What code raises that takes apart content of another form than it was written for."""
@@ -15,15 +15,17 @@ _REMEDY = "Restore the file from a copy, or export the bundle again."
 
 
 @contextmanager
-def parsing(path: Path | str, what: str = "") -> Iterator[None]:
-    """Run a block that takes apart content of a bundle; what it stumbles over makes the bundle damaged or foreign.
+def parsing(
+    path: Path | str, what: str = "", *, error: type[LoraCoreError] = BundleError, remedy: str = _REMEDY
+) -> Iterator[None]:
+    """Run a block that takes apart a stranger's content; what it stumbles over makes that damaged or foreign.
 
-    `what` names the content for messages (default: the name of the file). Keep other work than reading out of the
-    block: a mistake of ours in it would be called the bundle's.
+    `what` names the content for messages (default: the name of the file), `error` is the class that is raised. Keep
+    other work than reading out of the block: a mistake of ours in it would be called the file's.
     """
     try:
         yield
-    except UNREADABLE as error:
-        told = f"{type(error).__name__}: {str(error).strip()[:200]}"
+    except UNREADABLE as cause:
+        told = f"{type(cause).__name__}: {str(cause).strip()[:200]}"
         named = what or Path(path).name
-        raise BundleError(f"{named} is damaged or foreign ({told})", where=str(path), remedy=_REMEDY) from error
+        raise error(f"{named} is damaged or foreign ({told})", where=str(path), remedy=remedy) from cause

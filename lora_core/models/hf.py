@@ -13,6 +13,7 @@ import attrs
 from lora_core.errors import ModelError, Problem, UnsupportedError
 from lora_core.intake.files import read_regular
 from lora_core.intake.limits import CONFIG
+from lora_core.intake.parsing import parsing
 from lora_core.intake.plain_json import parse_json
 from lora_core.layers import ModelSummary
 from lora_core.models import hf_names, hub_cache
@@ -73,6 +74,10 @@ class HfModelSource(ModelSource):
         return self._open(hub_cache.resolve(ref, download=download), identities=(ref,))
 
     def _open(self, directory: Path, identities: tuple[str, ...]) -> HfModel:
+        with parsing(directory / "config.json", error=ModelError, remedy="Copy or download the checkpoint again."):
+            return self._opened(directory, identities)
+
+    def _opened(self, directory: Path, identities: tuple[str, ...]) -> HfModel:
         where = str(directory / "config.json")
         config: Mapping[str, Any] = _read_config(directory, self.families)
         inner = text_config(config, self.families)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from lora_core.bundle.bundle import Bundle
+from lora_core.bundle.bundle import Artifact, Bundle
 from lora_core.bundle.store import open_bundle, verify_hashes
 from lora_core.bundle.transaction import read_manifest
 from lora_core.errors import LoraCoreError, Problem
@@ -49,11 +52,18 @@ class InspectReport:
         """Return the bytes that go when the adapter `name` goes: its files, or what only its methods read of others,
         and what it is prompted with.
         """
-        manifest = self.bundle.manifest
-        own = [artifact for artifact in manifest.artifacts if artifact.adapter == name]
+        own = self._own_files.get(name, ())
         text = sum(artifact.size for artifact in own if artifact.role == "tokenizer")
         files = [artifact.size for artifact in own if artifact.role != "tokenizer"]
         return text + (sum(files) if files else self.sharing.unique.get(name, 0))
+
+    @cached_property
+    def _own_files(self) -> Mapping[str, Sequence[Artifact]]:
+        found: dict[str, list[Artifact]] = defaultdict(list)
+        for artifact in self.bundle.manifest.artifacts:
+            if artifact.adapter is not None:
+                found[artifact.adapter].append(artifact)
+        return found
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as plain data."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_core.errors import BundleError, UsageError
+from lora_core.models.text.calling import tokenizing
 from lora_core.models.text.rules import TextRules, read_rules
 from lora_core.models.text.stored import TOKENIZER, StoredText
 from lora_core.models.text.templates import TemplateSource
@@ -50,9 +51,14 @@ class TextTokenizer:
         templates: Mapping[str, TemplateSource] | None = None,
         special_tokens: Mapping[str, str] | None = None,
         eos_ids: tuple[int, ...] = (),
+        where: str = "",
     ) -> None:
-        """Take one `template`, or several named `templates` of which `default` is used; they name `special_tokens`."""
+        """Take one `template`, or several named `templates` of which `default` is used; they name `special_tokens`.
+
+        `where` is the tokenizer's file, for messages.
+        """
         self._tokenizer = tokenizer
+        self._where = where
         self._template = template
         self._templates = templates or {}
         self._special_tokens = special_tokens or {}
@@ -87,6 +93,7 @@ class TextTokenizer:
             templates=rules.templates,
             special_tokens=rules.special_tokens,
             eos_ids=rules.eos_ids,
+            where=where,
         )
 
     @classmethod
@@ -102,6 +109,7 @@ class TextTokenizer:
             templates=templates,
             special_tokens=told.special_tokens,
             eos_ids=told.eos_ids,
+            where=stored.where(told.tokenizer),
         )
 
     @cached_property
@@ -110,8 +118,12 @@ class TextTokenizer:
         return self._template or ChatTemplate.choose(self._templates, self._special_tokens)
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """Return the tokens of `text`, with the special tokens that the tokenizer adds around a text, or without."""
-        return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
+        """Return the tokens of `text`, with the special tokens that the tokenizer adds around a text, or without.
+
+        Raises `BundleError` if the tokenizer fails, as a stranger's may.
+        """
+        with tokenizing(self._where, BundleError, "The tokenizer cannot make tokens of this text"):
+            return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
 
     def encode_chat(self, messages: Sequence[Message]) -> list[int]:
         """Return the tokens of the prompt that asks for an answer to `messages`; `BundleError` without a template."""
@@ -121,7 +133,8 @@ class TextTokenizer:
 
     def decode(self, tokens: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Return the text of `tokens`; bytes that are no UTF-8 become U+FFFD."""
-        return str(self._tokenizer.decode(list(tokens), skip_special_tokens=skip_special_tokens))
+        with tokenizing(self._where, BundleError, "The tokenizer cannot make text of these tokens"):
+            return str(self._tokenizer.decode(list(tokens), skip_special_tokens=skip_special_tokens))
 
     def stream(self) -> TextStream:
         """Return a new stream that turns tokens into text as they come."""

@@ -134,11 +134,16 @@ class _Room:
         owners: Mapping[str, str | None] = {method.name: method.adapter for method in bundle.manifest.methods}
         self._references: dict[str | None, int] = defaultdict(int)
         base = 0
+        read: dict[frozenset[str], tuple[int, int]] = defaultdict(lambda: (0, 0))
         for blob in blobs:
-            readers = [owners.get(method) for method in blob.methods]
+            methods = frozenset(blob.methods)
+            times, size = read[methods]
+            read[methods] = times + 1, size + blob.size
+        for methods, (times, size) in read.items():
+            readers = [owners.get(method) for method in methods]
             for owner in readers:
-                self._references[owner] += 1
-            base += blob.size if None in readers else 0
+                self._references[owner] += times
+            base += size if None in readers else 0
         self._all = sum(self._references.values())
         self._graph = _GRAPH + base // _SHARE
 

@@ -7,7 +7,7 @@ what both read is no saving.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import attrs
@@ -78,7 +78,8 @@ class SharingReport:
     @classmethod
     def from_blobs(cls, blobs: Iterable[Blob], owners: Mapping[str, str]) -> SharingReport:
         """Sum `blobs` for a bundle whose methods have `owners`; raises `ValueError` if a blob names another method."""
-        stored = [_owned(blob, owners) for blob in _by_place(blobs)]
+        known = _Owners(owners)
+        stored = [known.of(blob) for blob in _by_place(blobs)]
         names = tuple(dict.fromkeys(owners.values()))
         return cls(
             total=sum(blob.size for blob, _ in stored),
@@ -142,29 +143,49 @@ def owners_of(methods: Iterable[Method]) -> dict[str, str]:
 _Owned = tuple[Blob, frozenset[str]]
 
 
-def _owned(blob: Blob, owners: Mapping[str, str]) -> _Owned:
-    unknown = sorted(method for method in blob.methods if method not in owners)
-    if unknown:
-        raise ValueError(f"blobs name methods that the bundle does not have: {', '.join(unknown)}")
-    return blob, frozenset(owners[method] for method in blob.methods)
+class _Owners:
+    """Who reads blobs: each set of methods is looked at once, however many blobs it reads."""
+
+    def __init__(self, owners: Mapping[str, str]) -> None:
+        self._owners = owners
+        self._known: dict[frozenset[str], frozenset[str]] = {}
+
+    def of(self, blob: Blob) -> _Owned:
+        """Return `blob` with its readers; raises `ValueError` for a method that the bundle does not have."""
+        methods = frozenset(blob.methods)
+        readers = self._known.get(methods)
+        if readers is None:
+            unknown = sorted(method for method in methods if method not in self._owners)
+            if unknown:
+                raise ValueError(f"blobs name methods that the bundle does not have: {', '.join(unknown)}")
+            readers = self._known[methods] = frozenset(self._owners[method] for method in methods)
+        return blob, readers
 
 
-def _by_owner(names: Sequence[str], stored: Iterable[_Owned]) -> dict[str, int]:
+def _by_owner(names: Sequence[str], stored: Iterable[tuple[Blob, Set[str]]]) -> dict[str, int]:
     """Return the bytes that each of `names` reads, equal ones each time."""
-    total = dict.fromkeys(names, 0)
+    sizes: dict[frozenset[str], int] = defaultdict(int)
     for blob, readers in stored:
+        sizes[frozenset(readers)] += blob.size
+    total = dict.fromkeys(names, 0)
+    for readers, size in sizes.items():
         for owner in readers:
-            total[owner] += blob.size
+            total[owner] += size
     return total
 
 
-def _once_each(stored: Iterable[_Owned]) -> list[_Owned]:
+def _once_each(stored: Iterable[_Owned]) -> Iterable[tuple[Blob, Set[str]]]:
     """Return the blobs with equal ones as one, read by all readers of any."""
-    contents: dict[str, _Owned] = {}
+    contents: dict[str, tuple[Blob, Set[str]]] = {}
     for blob, readers in stored:
         known = contents.get(blob.sha256)
-        contents[blob.sha256] = blob, readers if known is None else known[1] | readers
-    return list(contents.values())
+        if known is None:
+            contents[blob.sha256] = blob, readers
+        elif isinstance(known[1], set):
+            known[1].update(readers)
+        elif not readers <= known[1]:
+            contents[blob.sha256] = blob, {*known[1], *readers}
+    return contents.values()
 
 
 def _by_place(blobs: Iterable[Blob]) -> list[Blob]:

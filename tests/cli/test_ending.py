@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from lora_core.cli import failure
+from lora_core.cli import ending, failure
 from lora_core.cli.console import Console, Verbosity
 from lora_core.errors import ExitCode
 from lora_core.events import BundleWritten
@@ -101,3 +102,50 @@ def test_full_stderr_changes_no_exit_code(shell: Shell) -> None:
             words, cwd=shell.directory, env=shell.environment, stdout=subprocess.PIPE, stderr=full, check=False
         )
     assert ended.returncode == 0
+
+
+# `lora-core inspect bundle` that is struck while a library written in C is imported, which makes another error of it.
+SWALLOWED = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+class Strike:
+    def find_spec(self, name, path=None, target=None):
+        if name == "numpy":
+            try:
+                os.kill(os.getpid(), signal.{signal})
+            except KeyboardInterrupt:
+                pass
+            raise ImportError("numpy._core.multiarray failed to import")
+sys.meta_path.insert(0, Strike())
+sys.argv = ["lora-core", "add", "bundle", "--adapter", "bob=adapters/bob"]
+from lora_core.cli.main import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_an_interruption_is_one_whatever_a_library_makes_of_it(shell: Shell, name: str, code: int) -> None:
+    words = [sys.executable, "-c", SWALLOWED.format(signal=name)]
+    ended = subprocess.run(
+        words, cwd=shell.directory, env=shell.environment, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == code, ended
+    assert "nothing was changed" in ended.stderr
+    assert "defect" not in ended.stderr
+
+
+@pytest.mark.parametrize("megabytes", [60, 75, 90, 110, 140, 160])
+def test_too_little_address_space_is_told(shell: Shell, megabytes: int) -> None:
+    limit = megabytes << 20
+    outcome = shell.run("inspect", "bundle", prepare=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)))
+    assert outcome.code == 4, outcome
+    assert "not enough memory" in outcome.err
+    assert shell.logs() == []
+
+
+def test_little_address_space_leaves_numpy_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    for limit, threads in ((1 << 30, "1"), (resource.RLIM_INFINITY, None)):
+        monkeypatch.setattr(resource, "getrlimit", lambda _, limit=limit: (limit, limit))
+        ending.require_memory()
+        assert os.environ.pop("OPENBLAS_NUM_THREADS", None) == threads

@@ -171,3 +171,22 @@ def test_a_directory_with_one_gguf_file_is_that_model(tmp_path):
     file.rename(directory / file.name)
     model = open_model(str(directory), PluginHub(entry_points=()), download=False)
     assert model.summary.identities == ("tiny-Q8_0", "tiny")
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"attention.head_count": "two"},
+        {"rope.dimension_count": "16"},
+        {"attention.head_count_kv": ["a", "b"]},
+        {"rope.freq_base": [1.0]},
+        {"attention.layer_norm_rms_epsilon": "small"},
+        {"block_count": [1, 2]},
+    ],
+    ids=str,
+)
+def test_metadata_of_other_types_is_the_files_fault(tmp_path, told):
+    checkpoint = write_tiny_family(tmp_path / "base", "llama")
+    file = write_model(tmp_path / "model.gguf", checkpoint, "llama", {"rope.dimension_count": 16, **told})
+    with pytest.raises(ModelError, match=r"model\.gguf"):
+        GgufModelSource().open(str(file))

@@ -224,3 +224,84 @@ def test_a_quantized_layer_that_lacks_a_tensor_is_refused_naming_it(base):
 def test_every_byte_is_the_8_bit_float_that_torch_reads():
     theirs = torch.arange(256).to(torch.uint8).view(torch.float8_e4m3fn).float().numpy()
     assert np.array_equal(_float8(), theirs, equal_nan=True)
+
+
+def damaged_state(**changes):
+    """Change what bitsandbytes' state of every layer says."""
+
+    def change(tensors):
+        for name in [name for name in tensors if name.endswith("bitsandbytes__nf4")]:
+            state = json.loads(bytes(tensors[name].tolist())) | changes
+            tensors[name] = torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8)
+
+    return change
+
+
+def damaged_part(ending, damage):
+    """Change one part of every layer."""
+
+    def change(tensors):
+        for name in [name for name in tensors if name.endswith(ending)]:
+            tensors[name] = damage(tensors[name]).contiguous()
+
+    return change
+
+
+HOSTILE = {
+    "gptq: groups that are not there": ("gptq", damaged_part("g_idx", lambda part: part + 1000)),
+    "gptq: groups from the end": ("gptq", damaged_part("g_idx", lambda part: part - 1)),
+    "gptq: no groups": ("gptq", damaged_part("scales", lambda part: part[:0])),
+    "gptq: a row of zero points less": ("gptq", damaged_part("qzeros", lambda part: part[1:])),
+    "gptq: words of 16 bits": ("gptq", damaged_part("qweight", lambda part: part.half())),
+    "gptq: half of the groups' numbers": ("gptq", damaged_part("g_idx", lambda part: part[::2])),
+    "awq: no groups": ("awq", damaged_part("scales", lambda part: part[:0])),
+    "awq: a column of zero points less": ("awq", damaged_part("qzeros", lambda part: part[:, 1:])),
+    "fp8: scales of other blocks": ("fp8 blocks", damaged_part("scale_inv", lambda part: part[:1])),
+    "compressed-tensors: columns that are not there": (
+        "compressed-tensors",
+        damaged_part("weight_shape", lambda part: part * torch.tensor([1, 2**40])),
+    ),
+    "compressed-tensors: no scales": ("compressed-tensors", damaged_part("weight_scale", lambda part: part[:, :0])),
+    "bitsandbytes: enormous blocks": ("bitsandbytes 4 bits", damaged_state(blocksize=2**62)),
+    "bitsandbytes: no blocks": ("bitsandbytes 4 bits", damaged_state(blocksize=0)),
+    "bitsandbytes: a negative size": ("bitsandbytes 4 bits", damaged_state(shape=[-64, -64])),
+    "bitsandbytes: a shape of text": ("bitsandbytes 4 bits", damaged_state(shape="64")),
+    "bitsandbytes: few values in the map": ("bitsandbytes 4 bits", damaged_part("quant_map", lambda part: part[:3])),
+}
+
+
+@pytest.mark.parametrize(("stored", "change"), HOSTILE.values(), ids=HOSTILE)
+def test_parts_that_do_not_fit_are_the_checkpoints_fault(base, stored, change):
+    rewrite(base, *FORMATS[stored])
+    tensors = load_file(base / "model.safetensors")
+    change(tensors)
+    save_file(tensors, base / "model.safetensors")
+    with pytest.raises(ModelError, match=r"quantized|config\.json asks for"):
+        HfModelSource().open(str(base)).tensors()[f"{LAYER}.weight"].read()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        [1],
+        "gptq",
+        {"quant_method": "gptq", "bits": 4.0},
+        {"quant_method": "gptq", "bits": [4]},
+        {"quant_method": "compressed-tensors", "config_groups": [1]},
+        {"quant_method": "compressed-tensors", "config_groups": {"g": 3}},
+        {"quant_method": "fp8", "weight_block_size": 128},
+    ],
+    ids=str,
+)
+def test_settings_of_another_form_are_the_checkpoints_fault(base, settings):
+    told = settings["quant_method"] if isinstance(settings, dict) else "gptq"
+    stored = {"fp8": "fp8 blocks"}.get(told, told)
+    rewrite(base, settings, FORMATS[stored][1])
+    with pytest.raises(ModelError, match="already quantized"):
+        HfModelSource().open(str(base))
+
+
+def test_blocks_larger_than_the_weight_repeat_nothing(base):
+    kept = rewrite(base, {"quant_method": "fp8", "weight_block_size": [2**40, 2**40]}, fp8(64)[1])
+    ours = HfModelSource().open(str(base)).tensors()[f"{LAYER}.weight"].read()
+    assert np.allclose(ours, kept[f"{LAYER}.weight"].numpy(), rtol=1e-5, atol=1e-6)  # two products of float32

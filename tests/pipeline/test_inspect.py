@@ -64,3 +64,20 @@ def test_an_adapter_of_another_foundation_is_a_problem(bundle, hub):
     told = [problem.what for problem in lora_core.inspect(bundle.path, hub=hub).problems]
     assert len(told) == 1
     assert "linked against foundation 000" in told[0]
+
+
+def test_sizes_of_all_adapters_are_one_look_at_the_files(bundle, hub):
+    class Looked(tuple):
+        times = 0
+
+        def __iter__(self):
+            Looked.times += 1
+            return super().__iter__()
+
+    report = lora_core.inspect(bundle.path, hub=hub)
+    manifest = attrs.evolve(report.bundle.manifest, artifacts=Looked(report.bundle.manifest.artifacts))
+    report = attrs.evolve(report, bundle=attrs.evolve(report.bundle, manifest=manifest))
+    sizes = [report.adapter_size(name) for name in ("a", "b", "a", "b")]
+    assert sizes[:2] == sizes[2:]
+    assert min(sizes) > 0
+    assert Looked.times == 1

@@ -6,6 +6,7 @@ What a reader does with damaged bytes is to raise our error, or to read them all
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import random
@@ -20,7 +21,8 @@ from typing import Any
 import attrs
 
 from lora_core.errors import LoraCoreError, PluginError
-from tests.security.fuzz_targets import Target, scratch, targets
+from tests.security.fuzz_target import Target
+from tests.security.fuzz_targets import scratch, targets
 
 CRASHES = Path(__file__).parent / "crashes"
 SLOW = 5.0
@@ -107,9 +109,9 @@ def _other_json(seed: bytes, chance: random.Random) -> bytes:
         elif isinstance(holder, dict) and chance.random() < 0.15:
             holder[f"{key}x"] = holder.pop(key)
         elif isinstance(holder, list) and chance.random() < 0.2:
-            holder.extend(holder[:1] * chance.choice((1, 50)))
+            holder.extend(copy.deepcopy(holder[:1] * chance.choice((1, 50))))
         else:
-            holder[key] = chance.choice(_VALUES)
+            holder[key] = copy.deepcopy(chance.choice(_VALUES))  # another change may put something into it
         if not document:
             break
     return json.dumps(document).encode("utf-8", "surrogatepass")

@@ -9,25 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import attrs
 import numpy as np
 
 from lora_core.layers import LayerInfo, ModelSummary
-
-Read = Callable[[bytes], object]
-WHERE = Path("file")
-ALLOWED_ELSE = (ValueError,)
-"""`parse_json` speaks of text and not of files; whoever calls it makes our error of this."""
-
-
-@attrs.frozen(kw_only=True)
-class Target:
-    """A reader: `seeds` are honest; `read` raises our errors, or one of `allowed`, for what is not."""
-
-    read: Read
-    seeds: Sequence[bytes]
-    allowed: tuple[type[Exception], ...] = ()
-
+from tests.security.fuzz_base_targets import bases, fleets
+from tests.security.fuzz_target import ALLOWED_ELSE, WHERE, Target, from_file, safetensors
 
 SUMMARY = ModelSummary(
     name="m",
@@ -38,20 +24,11 @@ SUMMARY = ModelSummary(
 MODULE = SUMMARY.layers[0].name
 
 
-def from_file(read: Callable[[Path], object], folder: Path, name: str) -> Read:
-    """Return `read` of bytes, which are put into the file `name` first."""
-
-    def run(data: bytes) -> object:
-        path = folder / name
-        path.write_bytes(data)
-        return read(path)
-
-    return run
-
-
 def targets(folder: Path) -> dict[str, Target]:
     """Return all targets by name; `folder` is where they put files, best in memory."""
-    makers: Sequence[Callable[[Path], Mapping[str, Target]]] = (_core, _adapters, _xnnpack, _coreml, _qnn_sim)
+    makers: Sequence[Callable[[Path], Mapping[str, Target]]] = (
+        *(_core, _adapters, _xnnpack, _coreml, _qnn_sim, _onnx, bases, fleets),
+    )
     return {name: target for make in makers for name, target in make(folder).items()}
 
 
@@ -73,15 +50,9 @@ def _core(folder: Path) -> dict[str, Target]:
         "manifest": Target(read=lambda data: loads(data, "manifest.json"), seeds=manifests),
         "safetensors": Target(
             read=from_file(open_tensors, folder, "x.safetensors"),
-            seeds=[_safetensors({"a": np.ones((2, 3), np.float32), "b": np.zeros(4, np.float16)})],
+            seeds=[safetensors({"a": np.ones((2, 3), np.float32), "b": np.zeros(4, np.float16)})],
         ),
     }
-
-
-def _safetensors(tensors: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> bytes:
-    from safetensors.numpy import save
-
-    return bytes(save(dict(tensors), metadata=dict(metadata or {"format": "pt"})))
 
 
 def _adapters(folder: Path) -> dict[str, Target]:
@@ -101,14 +72,14 @@ def _adapters(folder: Path) -> dict[str, Target]:
     for directory in (peft, mlx):
         directory.mkdir()
     (peft / "adapter_config.json").write_text(json.dumps(config))
-    weights = _safetensors({f"base_model.model.{name}": value for name, value in pair.items()})
+    weights = safetensors({f"base_model.model.{name}": value for name, value in pair.items()})
     (peft / "adapter_model.safetensors").write_bytes(weights)
     adapter = PeftFormat().read("a", peft, SUMMARY)
     package = b"".join(package_bytes(adapter, Source(foundation="0" * 64, template="0" * 64, plan="0" * 64)))
     gguf = write_gguf(folder / "seed.gguf", {MODULE: tuple(pair.values())}, heads=(2, 2)).read_bytes()
     told = {"fine_tune_type": "lora", "num_layers": 1, "lora_parameters": {"rank": 2, "scale": 2.0}, "model": "m"}
     mlx_pair = {f"{MODULE}.lora_a": np.ones((8, 2), np.float32), f"{MODULE}.lora_b": np.ones((2, 8), np.float32)}
-    (mlx / "adapters.safetensors").write_bytes(_safetensors(mlx_pair))
+    (mlx / "adapters.safetensors").write_bytes(safetensors(mlx_pair))
     (mlx / "adapter_config.json").write_text(json.dumps(told))
     return {
         "PEFT configuration": Target(
@@ -235,3 +206,41 @@ def _qnn_sim(folder: Path) -> dict[str, Target]:
             seeds=[(folder / "seed.bin").read_bytes()],
         ),
     }
+
+
+def _onnx(folder: Path) -> dict[str, Target]:
+    from lora_core_onnx.genai import context_len_of
+    from lora_core_onnx.names import lora_input
+    from lora_core_onnx.sharing import external_tensors
+    from lora_core_onnx.storage.adapter_file import read_adapter, write_adapter
+    from lora_core_onnx.storage.model_file import read_model
+    from lora_core_onnx.stored_values import slots_in
+
+    def model(path: Path) -> None:
+        read_model(path)
+        external_tensors(path)
+
+    a, b = np.ones((2, 8), np.float32), np.ones((8, 2), np.float32)
+    write_adapter(folder / "seed.onnx_adapter", "0" * 64, {lora_input("m", "a"): a, lora_input("m", "b"): b})
+    told = json.dumps({"model": {"context_length": 16, "decoder": {"filename": "model.onnx"}}}).encode()
+    return {
+        "ONNX adapter": Target(
+            read=from_file(lambda path: slots_in(read_adapter(path)), folder, "x.onnx_adapter"),
+            seeds=[(folder / "seed.onnx_adapter").read_bytes()],
+        ),
+        "ONNX model": Target(read=from_file(model, folder, "model.onnx"), seeds=[_onnx_model()]),
+        "genai configuration": Target(
+            read=from_file(lambda path: context_len_of(path, 16), folder, "genai_config.json"), seeds=[told]
+        ),
+    }
+
+
+def _onnx_model() -> bytes:
+    """Return a model with its foundation, a rotary table and a matrix that lie in the weights file."""
+    from lora_core_onnx.graph.assembly import Assembly
+    from lora_core_onnx.storage.model_file import FOUNDATION, POSITIONS
+    from lora_core_onnx.storage.weights import External
+
+    table = External(name=POSITIONS, dtype=1, shape=(16, 4), offset=0, size=256)
+    matrix = External(name="w", dtype=1, shape=(8, 8), offset=256, size=256)
+    return Assembly().model([table, matrix], {FOUNDATION: "0" * 64})

@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 
 from tests.security.fuzz import CRASHES, attempt, run
-from tests.security.fuzz_targets import Target, scratch, targets
+from tests.security.fuzz_target import Target
+from tests.security.fuzz_targets import scratch, targets
 
 NAMES = (
     *("JSON", "manifest", "safetensors", "PEFT configuration", "MLX-LM configuration", "GGUF", "adapter package"),
     *("FlatTensor", "PTE", "relocation table", "MIL", "MIL blobs", "flattened package", "AIMET encodings"),
-    *("YAML groups", "qnn_sim container"),
+    *("YAML groups", "qnn_sim container", "ONNX adapter", "ONNX model", "genai configuration", "gptq weights"),
+    *("awq weights", "bitsandbytes weights", "fp8 weights", "compressed-tensors weights", "quantization settings"),
+    *("tokenizer", "GGUF base", "model configuration", "fleet index", "records"),
 )
 EXECUTIONS = 150
 

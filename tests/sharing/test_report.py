@@ -138,3 +138,26 @@ def test_shared_unique_and_unread_bytes_are_all_bytes(drawn):
     distinct = len({each.sha256 for each in stored if each.size})
     assert sum(len(each.places) - 1 for each in report.duplicates) == sum(1 for e in stored if e.size) - distinct
     assert sum(row.total for row in report.files) == sum(row.total for row in report.groups) == report.total
+
+
+class Counted(dict[str, str]):
+    """Owners of methods that count how often they are asked for."""
+
+    asked = 0
+
+    def __getitem__(self, method: str) -> str:
+        self.asked += 1
+        return super().__getitem__(method)
+
+
+def test_blobs_of_one_base_ask_once_whose_its_many_methods_are():
+    owners = Counted({f"m{number}": f"m{number}" for number in range(50)})
+    blobs = [blob("0", 1, *owners, offset=offset) for offset in range(40)]
+    assert SharingReport.from_blobs(blobs, owners).shared == 40
+    assert owners.asked == 50
+
+
+def test_equal_blobs_of_many_owners_count_for_each_of_them():
+    names = {f"m{number}": f"m{number}" for number in range(5)}
+    blobs = [blob("0", 10, name, offset=10 * number) for number, name in enumerate(names)]
+    assert SharingReport.from_blobs(blobs, names).separate == dict.fromkeys(names, 10)

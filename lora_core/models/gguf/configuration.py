@@ -6,6 +6,7 @@ convert_hf_to_gguf.py make of them. A key of the model's architecture that is no
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -91,6 +92,8 @@ _OTHERS = {
     "rope.scaling.original_context_length",
 }
 _LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+_MOST_FACTORS = 1 << 16
+"""Numbers of a rotary embedding's factors, one for two of a head."""
 # Depths whose attention llama.cpp scales by the width for each head instead of the heads' own (27B of Gemma 2 and 3).
 _SCALED_BY_WIDTH = {"gemma2": 46, "gemma3": 62}
 
@@ -192,7 +195,7 @@ def _rope(
     factors = {
         tensor.name: [_written(each) for each in tensor.read().tolist()]
         for tensor in opened.tensors
-        if tensor.name.startswith("rope_f") and tensor.dtype == "F32"
+        if tensor.name.startswith("rope_f") and tensor.dtype == "F32" and math.prod(tensor.shape) <= _MOST_FACTORS
     }
     long, short = (factors.get(f"rope_factors_{each}.weight") for each in ("long", "short"))
     if long is not None and short is not None:

@@ -13,6 +13,7 @@ import attrs
 
 from lora_core.adapters.gguf.container import GgufFile, GgufTensor, open_gguf
 from lora_core.errors import ModelError, UnsupportedError
+from lora_core.intake.parsing import parsing
 from lora_core.models import hf_names
 from lora_core.models.architecture import Architecture, read_architecture
 from lora_core.models.base import ModelHandle, ModelSource, TokenizerFiles
@@ -68,7 +69,8 @@ class GgufModelSource(ModelSource):
         if importlib.util.find_spec("gguf") is None:
             remedy = "Install it with `pip install lora-core[gguf]`."
             raise ModelError("A base in GGUF is read with the gguf package, which is not installed.", remedy=remedy)
-        return self._open(file)
+        with parsing(file, error=ModelError, remedy="Copy or download the file again."):
+            return self._open(file)
 
     def _open(self, file: Path) -> GgufModel:
         where = str(file)

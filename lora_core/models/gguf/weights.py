@@ -65,6 +65,7 @@ class GgufWeight:
         kind = self.stored.kind
         each = math.prod(self.shape[1:]) // kind.values * kind.bytes
         raw = self.stored.read_bytes(start * each, stop * each).reshape(stop - start, each)
-        values = gguf.quants.dequantize(raw, gguf.GGMLQuantizationType[kind.name])
+        with np.errstate(all="ignore"):  # values that are not finite are the weight's own
+            values = gguf.quants.dequantize(raw, gguf.GGMLQuantizationType[kind.name])
         # A copy: what is stored as float32 is a view of bytes that may not be written to.
         return np.array(values, np.float32).reshape(stop - start, *self.shape[1:])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
 
 from lora_core.errors import Problem
+from lora_core.intake.parsing import UNREADABLE
+from lora_core.intake.plain_json import parse_json
 from lora_core.models.checkpoint import Checkpoint
 from lora_core.models.quantized.weights import (
     AwqWeight,
@@ -23,6 +24,10 @@ from lora_core.tensors import LazyTensor, StoredTensor
 Parts = dict[str, StoredTensor]
 _BNB_STATE = "weight.quant_state.bitsandbytes__"
 _BITS = (2, 4, 8)
+_STATE = 1 << 16
+"""Bytes of a quant_state, which has some hundred."""
+_SHAPE_BYTES = 16
+"""Two numbers of 64 bits."""
 
 
 class UnreadableError(Exception):
@@ -45,11 +50,11 @@ def dequantized(
     """Return `checkpoint` with the weights that its quantized ones stand for, what it is in words, and what stands
     against reading it. `settings` are its `quantization_config`.
     """
-    method = str(settings.get("quant_method", "unknown"))
+    method = str(settings.get("quant_method", "unknown")) if isinstance(settings, Mapping) else "unknown"
     try:
         kind = _format(method, settings)
         tensors = _read(checkpoint, kind, settings)
-    except (UnreadableError, KeyError, ValueError, TypeError) as error:
+    except (UnreadableError, *UNREADABLE) as error:
         said = isinstance(error, UnreadableError)
         reason = str(error) if said else f"its tensors are not as that format has them: {error!r}"
         problem = Problem(
@@ -111,19 +116,29 @@ def _is_quantized(parts: Parts) -> bool:
     return weight is None or weight.dtype in ("I8", "U8", "F8_E4M3")
 
 
+def _size(value: object) -> int:
+    """Return a number of rows, columns or values of a block; raises `ValueError` for what is none."""
+    if type(value) is not int or value < 1:
+        raise ValueError(f"{value!r} is no size")
+    return value
+
+
 def _bnb(name: str, parts: Parts, settings: Mapping[str, Any]) -> QuantizedWeight:  # noqa: ARG001 - the tensors say all
     state = next((part for part in parts if part.startswith(_BNB_STATE)), None)
     if state is None:
         raise UnreadableError(f"{name} has no quant_state beside it")
-    told = json.loads(parts[state].read_bytes().tobytes())
+    if parts[state].size > _STATE:
+        raise UnreadableError(f"the quant_state of {name} has {parts[state].size} bytes")
+    told = parse_json(parts[state].read_bytes().tobytes())
     nested = told.get("nested_blocksize")
+    out, inputs = told["shape"]
     return Bnb4bitWeight(
         name=name,
-        shape=tuple(told["shape"]),
+        shape=(_size(out), _size(inputs)),
         path=parts["weight"].path,
         parts=parts,
-        block=int(told["blocksize"]),
-        nested_block=int(nested) if nested else None,
+        block=_size(told["blocksize"]),
+        nested_block=_size(nested) if nested else None,
         offset=float(told.get("nested_offset") or 0.0),
     )
 
@@ -135,7 +150,7 @@ def _int8(name: str, parts: Parts, settings: Mapping[str, Any]) -> QuantizedWeig
 
 def _gptq(name: str, parts: Parts, settings: Mapping[str, Any]) -> QuantizedWeight:
     bits = settings.get("bits")
-    if bits not in _BITS:
+    if type(bits) is not int or bits not in _BITS:
         raise UnreadableError(f"of GPTQ, {', '.join(map(str, _BITS))} bits are read, not {bits}")
     words, out = parts["qweight"].shape
     return GptqWeight(
@@ -157,7 +172,7 @@ def _fp8(name: str, parts: Parts, settings: Mapping[str, Any]) -> QuantizedWeigh
     weight = parts["weight"]
     scale = "weight_scale_inv" if "weight_scale_inv" in parts else "weight_scale"
     given = settings.get("weight_block_size")
-    block = (int(given[0]), int(given[1])) if given else None
+    block = (_size(given[0]), _size(given[1])) if given else None
     return ScaledWeight(name=name, shape=weight.shape, path=weight.path, parts=parts, scale=scale, block=block)
 
 
@@ -170,7 +185,14 @@ def _compressed(name: str, parts: Parts, settings: Mapping[str, Any]) -> Quantiz
     bits: set[Any] = {each.get("num_bits") for each in weights}
     if len(bits) != 1 or not bits <= set(_BITS) or not all(each.get("symmetric", True) for each in weights):
         raise UnreadableError("of packed weights, symmetric ones of one width are read")
-    out, inputs = parts["weight_shape"].read_bytes().view("<i8").tolist()
+    shape = parts["weight_shape"]
+    if shape.size != _SHAPE_BYTES:
+        raise UnreadableError(f"the shape of {name} is stored in {shape.size} bytes")
+    out, inputs = shape.read_bytes().view("<i8").tolist()
     return PackedWeight(
-        name=name, shape=(out, inputs), path=parts["weight_packed"].path, parts=parts, bits=int(bits.pop())
+        name=name,
+        shape=(_size(out), _size(inputs)),
+        path=parts["weight_packed"].path,
+        parts=parts,
+        bits=int(bits.pop()),
     )

@@ -10,6 +10,7 @@ import attrs
 import numpy as np
 
 from lora_core.errors import ModelError
+from lora_core.intake.parsing import UNREADABLE
 from lora_core.tensors import StoredTensor
 
 if TYPE_CHECKING:
@@ -18,8 +19,15 @@ if TYPE_CHECKING:
     Float32 = npt.NDArray[np.float32]
 
 _TYPES = {"I8": "<i1", "U8": "<u1", "I32": "<i4", "I64": "<i8"}
+_COPY_AGAIN = "Copy or download the checkpoint again."
 # Columns that AutoAWQ's `gemm` puts into one word, by their place in it (autoawq, utils/packing_utils.py).
 _AWQ_ORDER = [0, 4, 1, 5, 2, 6, 3, 7]
+
+
+def require(fits: bool, what: str) -> None:
+    """Raise `ValueError` saying `what` is wrong unless it `fits`."""
+    if not fits:
+        raise ValueError(what)
 
 
 def raw_values(tensor: StoredTensor) -> npt.NDArray[Any]:
@@ -44,9 +52,36 @@ class QuantizedWeight:
     parts: dict[str, StoredTensor] = attrs.field(repr=False)
     dtype: str = "F32"
 
-    @abstractmethod
     def read(self) -> Float32:
-        """Return the float32 weight that the quantized one stands for."""
+        """Return the float32 weight that the quantized one stands for; raises `ModelError` if its parts do not fit."""
+        try:
+            with np.errstate(all="ignore"):  # values that are not finite are the weight's own
+                weight = self.dequantized()
+            require(weight.shape == self.shape, f"they give {weight.shape}")
+        except UNREADABLE as error:
+            what = f"The tensors of the quantized {self.name} do not make a weight of {self.shape}: {error}"
+            raise ModelError(what, where=str(self.path), remedy=_COPY_AGAIN) from error
+        return weight
+
+    @abstractmethod
+    def dequantized(self) -> Float32:
+        """Return the weight; raises one of `UNREADABLE` for parts that do not fit each other.
+
+        What parts say is compared with their shapes before anything is repeated as often as they say.
+        """
+
+    def words(self, ending: str) -> npt.NDArray[np.uint32]:
+        """Return the 32-bit words of a part."""
+        values = self.values(ending)
+        require(values.ndim == 2 and values.dtype == np.int32, f"{ending} is no matrix of 32-bit words")
+        return values.view(np.uint32)
+
+    def groups(self, ending: str, columns: int) -> Float32:
+        """Return scales of groups (groups, `columns`)."""
+        values = self.values(ending)
+        fits = values.ndim == 2 and len(values) > 0 and values.shape[1] == columns
+        require(fits, f"{ending} has the shape {values.shape}")
+        return values.astype(np.float32)
 
     def values(self, ending: str) -> npt.NDArray[Any]:
         """Return the values of a part; raises `ModelError` if it is not stored."""
@@ -54,7 +89,7 @@ class QuantizedWeight:
             raise ModelError(
                 f"Of the quantized {self.name} there is no tensor {self.name.removesuffix('weight')}{ending}.",
                 where=str(self.path),
-                remedy="Copy or download the checkpoint again.",
+                remedy=_COPY_AGAIN,
             )
         return raw_values(self.parts[ending])
 
@@ -69,16 +104,18 @@ class GptqWeight(QuantizedWeight):
     bits: int
     zero_offset: int
 
-    def read(self) -> Float32:
+    def dequantized(self) -> Float32:
         """Return `scales[g] * (q - zeros[g])` of every input, turned around."""
+        outputs, inputs = self.shape
+        scales, words = self.groups("scales", outputs), self.words("qweight")
         group = self.values("g_idx")
-        scales = self.values("scales").astype(np.float32)
-        words = self.values("qweight").view(np.uint32)
+        known = group.shape == (inputs,) and bool(((group >= 0) & (group < len(scales))).all())
+        require(known, f"g_idx is not one of {len(scales)} groups for each of {inputs} inputs")
         shifts = np.arange(0, 32, self.bits, dtype=np.uint32)
         mask = np.uint32((1 << self.bits) - 1)
-        q = ((words[:, None, :] >> shifts[None, :, None]) & mask).reshape(self.shape[1], self.shape[0])
-        zeros = (self.values("qzeros").view(np.uint32)[:, :, None] >> shifts) & mask
-        zeros = (zeros.reshape(len(scales), -1) + np.uint32(self.zero_offset)) & mask
+        q = ((words[:, None, :] >> shifts[None, :, None]) & mask).reshape(inputs, outputs)
+        zeros = (self.words("qzeros")[:, :, None] >> shifts) & mask
+        zeros = (zeros.reshape(scales.shape) + np.uint32(self.zero_offset)) & mask
         weight = (q.astype(np.float32) - zeros.astype(np.float32)[group]) * scales[group]
         return np.ascontiguousarray(weight.T)
 
@@ -87,11 +124,14 @@ class GptqWeight(QuantizedWeight):
 class AwqWeight(QuantizedWeight):
     """`qweight` (in, out / 8), `qzeros` (groups, out / 8) and `scales` (groups, out) of AutoAWQ's `gemm`, 4 bits."""
 
-    def read(self) -> Float32:
+    def dequantized(self) -> Float32:
         """Return `(q - zeros) * scales` of every input, turned around."""
-        scales = self.values("scales").astype(np.float32)
-        each = self.shape[1] // len(scales)
-        q, zeros = (_awq(self.values(part)) for part in ("qweight", "qzeros"))
+        outputs, inputs = self.shape
+        scales = self.groups("scales", outputs)
+        q, zeros = (_awq(self.words(part)) for part in ("qweight", "qzeros"))
+        require(q.shape == (inputs, outputs), f"qweight holds {q.shape}")
+        require(zeros.shape == scales.shape and inputs % len(scales) == 0, f"qzeros holds {zeros.shape}")
+        each = inputs // len(scales)
         weight = (q - np.repeat(zeros, each, axis=0)) * np.repeat(scales, each, axis=0)
         return np.ascontiguousarray(weight.T)
 
@@ -106,15 +146,18 @@ class ScaledWeight(QuantizedWeight):
     block: tuple[int, int] | None = None
     divisor: float = 1.0
 
-    def read(self) -> Float32:
+    def dequantized(self) -> Float32:
         """Return `weight * scale`."""
         weight = self.values("weight").astype(np.float32)
         scale = self.values(self.scale).astype(np.float32) / np.float32(self.divisor)
+        rows, columns = self.shape
         if self.block is not None and scale.ndim == 2:
-            rows, columns = self.shape
-            scale = np.repeat(np.repeat(scale, self.block[0], axis=0)[:rows], self.block[1], axis=1)[:, :columns]
+            blocks = tuple(-(-size // step) for size, step in zip(self.shape, self.block, strict=True))
+            require(min(self.block) > 0 and scale.shape == blocks, f"{self.scale} has the shape {scale.shape}")
+            tall, wide = min(self.block[0], rows), min(self.block[1], columns)
+            scale = np.repeat(np.repeat(scale, tall, axis=0)[:rows], wide, axis=1)[:, :columns]
         elif scale.size > 1:
-            scale = scale.reshape(-1, 1)
+            scale = scale.reshape(rows, 1)
         return np.ascontiguousarray(weight * scale)
 
 
@@ -124,14 +167,18 @@ class PackedWeight(QuantizedWeight):
 
     bits: int
 
-    def read(self) -> Float32:
+    def dequantized(self) -> Float32:
         """Return `(q - 2^(bits - 1)) * scale`."""
         shifts = np.arange(0, 32, self.bits, dtype=np.uint32)
-        words = self.values("weight_packed").view(np.uint32)
-        q = (words[:, :, None] >> shifts) & np.uint32((1 << self.bits) - 1)
-        values = q.reshape(self.shape[0], -1)[:, : self.shape[1]].astype(np.float32) - np.float32(1 << (self.bits - 1))
+        outputs, inputs = self.shape
+        q = (self.words("weight_packed")[:, :, None] >> shifts) & np.uint32((1 << self.bits) - 1)
+        values = q.reshape(outputs, -1)[:, :inputs].astype(np.float32) - np.float32(1 << (self.bits - 1))
+        require(values.shape == self.shape, f"weight_packed holds {values.shape}")
         scale = self.values("weight_scale").astype(np.float32)
-        return values * np.repeat(scale, -(-self.shape[1] // scale.shape[1]), axis=1)[:, : self.shape[1]]
+        fits = scale.ndim == 2 and len(scale) == outputs and 0 < scale.shape[1] <= inputs
+        require(fits, f"weight_scale has the shape {scale.shape}")
+        weight: Float32 = values * np.repeat(scale, -(-inputs // scale.shape[1]), axis=1)[:, :inputs]
+        return weight
 
 
 @attrs.frozen(kw_only=True)
@@ -145,13 +192,15 @@ class Bnb4bitWeight(QuantizedWeight):
     nested_block: int | None = None
     offset: float = 0.0
 
-    def read(self) -> Float32:
+    def dequantized(self) -> Float32:
         """Return `quant_map[q] * absmax` (bitsandbytes, `dequantize_4bit`)."""
+        size = self.shape[0] * self.shape[1]
         packed = self.parts["weight"].read_bytes()
+        require(packed.size == -(-size // 2), f"weight has {packed.size} bytes")
         codes = np.empty(packed.size * 2, np.uint8)
         codes[0::2], codes[1::2] = packed >> 4, packed & 15
-        values = self.values("weight.quant_map").astype(np.float32)[codes[: self.shape[0] * self.shape[1]]]
-        scales = np.repeat(self._absmax(), self.block)[: values.size]
+        values = self.values("weight.quant_map").astype(np.float32)[codes[:size]]
+        scales = _repeated(self._absmax(), self.block, size)
         result: Float32 = (values * scales).reshape(self.shape)
         return result
 
@@ -160,14 +209,22 @@ class Bnb4bitWeight(QuantizedWeight):
         if self.nested_block is None:
             return absmax.astype(np.float32)
         values = self.values("weight.nested_quant_map").astype(np.float32)[absmax]
-        scales = np.repeat(self.values("weight.nested_absmax").astype(np.float32), self.nested_block)[: values.size]
+        scales = _repeated(
+            self.values("weight.nested_absmax").astype(np.float32).reshape(-1), self.nested_block, values.size
+        )
         found: Float32 = values * scales + np.float32(self.offset)
         return found
 
 
-def _awq(words: npt.NDArray[Any]) -> Float32:
+def _repeated(scales: Float32, block: int, size: int) -> Float32:
+    """Return the scale of each of `size` values that are scaled in blocks."""
+    require(block > 0 and scales.shape == (-(-size // block),), f"{scales.shape} scales are for blocks of {block}")
+    return np.repeat(scales, min(block, size))[:size]
+
+
+def _awq(words: npt.NDArray[np.uint32]) -> Float32:
     shifts = np.arange(0, 32, 4, dtype=np.uint32)
-    q = (words.view(np.uint32)[:, :, None] >> shifts) & np.uint32(15)
+    q = (words[:, :, None] >> shifts) & np.uint32(15)
     return q[:, :, _AWQ_ORDER].reshape(len(words), -1).astype(np.float32)
 
 

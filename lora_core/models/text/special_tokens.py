@@ -41,6 +41,7 @@ def read_special_tokens(stored: StoredText, document: Mapping[str, Any]) -> Spec
     """Read the special tokens of `stored`, whose tokenizer.json holds `document` (empty without one)."""
     config = stored.object(CONFIG)
     extra = config.get("extra_special_tokens") or config.get("additional_special_tokens") or []
+    extra = extra if isinstance(extra, Mapping | list) else []
     named = _named(config)
     if isinstance(extra, Mapping):
         named |= _texts(extra)
@@ -52,8 +53,9 @@ def read_special_tokens(stored: StoredText, document: Mapping[str, Any]) -> Spec
         if not isinstance(extra, Mapping) and isinstance(told.get("extra_special_tokens"), list):
             extra = [*extra, *told["extra_special_tokens"]]
         added = dict(_legacy(stored, set(named.values())))
-        entries = document.get("added_tokens") or []
-        added |= _numbered((entry.get("id"), entry) for entry in entries if isinstance(entry, Mapping))
+        entries = document.get("added_tokens")
+        told_of = entries if isinstance(entries, list) else []
+        added |= _numbered((entry.get("id"), entry) for entry in told_of if isinstance(entry, Mapping))
     more = [] if isinstance(extra, Mapping) else [text for each in extra if (text := _content(each)) is not None]
     return SpecialTokens(named=named, added=added, more=tuple(more))
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from lora_core.errors import InputError
+from lora_core.models.text.calling import require_bounded, tokenizing
 from lora_core.models.text.classes import defaults, rebuilt, tokenizer_class
 from lora_core.models.text.special_tokens import SpecialTokens, Token, read_special_tokens
 from lora_core.models.text.stored import CONFIG, TOKENIZER, StoredText
@@ -68,13 +69,9 @@ def parse_tokenizer(data: bytes, where: str, error: type[InputError]) -> Tokeniz
     """Return the tokenizer in `data`, which neither pads nor cuts; raises `error`."""
     from tokenizers import Tokenizer
 
-    try:
+    with tokenizing(where, error, "The tokenizer cannot be read"):
         tokenizer = Tokenizer.from_buffer(data)
-    except Exception as cause:
-        remedy = (
-            "Save it again with transformers (AutoTokenizer.from_pretrained(...).save_pretrained), or copy it anew."
-        )
-        raise error(f"The tokenizer cannot be read: {cause}", where=where, remedy=remedy) from cause
+        require_bounded(tokenizer)
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer

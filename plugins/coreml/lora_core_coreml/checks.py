@@ -6,6 +6,7 @@ from lora_core.backend import ExportJob
 from lora_core.errors import Problem
 from lora_core.models.context import context_problems
 from lora_core.models.decoders import architecture_of, context_limits
+from lora_core.quant.policy import Assignment
 from lora_core_coreml import quant
 from lora_core_coreml.options import CoremlOptions
 
@@ -33,5 +34,22 @@ def problems(job: ExportJob) -> list[Problem]:
         found.append(
             Problem(what=what, remedy="Leave it out: the module's one method is forward.", where="--multifunction")
         )
-    found += options.how_to_round.problems(job.model, job.policy.assign(job.model.summary.layers))
+    assignment = job.policy.assign(job.model.summary.layers)
+    found += _twice_stored(job, assignment)
+    found += options.how_to_round.problems(job.model, assignment)
     return found
+
+
+def _twice_stored(job: ExportJob, assignment: Assignment) -> list[Problem]:
+    """Return a problem if the program is cut between a tied head and its embedding, which is one matrix."""
+    schemes = assignment.schemes
+    tied = [layer for layer in job.model.summary.layers if layer.tied_to is not None]
+    alike = [layer.name for layer in tied if schemes.get(layer.name) == schemes.get(str(layer.tied_to))]
+    if not job.options.graph_breaks or not alike:
+        return []
+    what = (
+        f"--graph-breaks puts {alike[0]} and the embedding that it is tied to into different CoreML packages, each of "
+        "which holds its own weights, so the matrix would be stored twice"
+    )
+    remedy = "Leave it out, or choose a policy that quantizes one of the two and not the other."
+    return [Problem(what=what, remedy=remedy, where="--graph-breaks")]

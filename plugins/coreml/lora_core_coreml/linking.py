@@ -185,12 +185,11 @@ class _Pool:
 def _relocate(message: MilFunction, function: Function, adapter: LinkAdapter | None, pool: _Pool) -> None:
     if adapter is None:
         return
-    references = [value for _, value in mil.blob_references(message)]
-    for relocation in function.relocations:
-        references[relocation.reference].offset = pool.offset(adapter.tensors[relocation.target])
-    for constant in function.embedded:
+    for target, place in function.slot_places:
+        place.of(message).offset = pool.offset(adapter.tensors[target])
+    for constant, place in function.embedded_places:
         tensor = LinkTensor(key=constant.key, read=partial(bytes, constant.data))
-        references[constant.reference].offset = pool.offset(tensor)
+        place.of(message).offset = pool.offset(tensor)
 
 
 def _identifier(foundation: PartitionFoundation, placed: Sequence[_Placed], model: bytes) -> str:

@@ -17,6 +17,7 @@ from lora_core_coreml.lowering.method import LoweredMethod
 from lora_core_coreml.options import CoremlOptions
 from lora_core_coreml.program.naming import collisions, method_name
 from lora_core_coreml.program.slot_tensors import from_adapter
+from lora_core_coreml.quant import POLICIES
 from lora_core_coreml.storage import mil, pte
 
 from lora_core.adapters.names import name_problems
@@ -224,3 +225,14 @@ def test_the_distribution_pins_the_versions_that_the_descriptor_names() -> None:
     project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())
     dependencies = project["tool"]["hatch"]["metadata"]["hooks"]["custom"]["dependencies"]
     assert dict(each.split("==") for each in dependencies if "==" in each) == COREML.requires
+
+
+@pytest.mark.parametrize(("policy", "refused"), [("fp16", True), ("c4w", False), ("emb8", False)])
+def test_a_cut_between_a_head_and_its_embedding_that_are_one_matrix_is_refused(
+    exporter, policy: str, refused: bool
+) -> None:
+    chosen = next(each for each in POLICIES if each.name == policy)
+    job = exporter.job(["shout"], policy=chosen, graph_breaks=True)
+    found = words(CoremlBackend().check(job))
+    assert ("would be stored twice" in found) == refused
+    assert "stored twice" not in words(CoremlBackend().check(exporter.job(["shout"], policy=chosen)))

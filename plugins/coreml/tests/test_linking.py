@@ -57,6 +57,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     counting(pte, "_flatc")
     counting(package, "stored_packages")
     counting(mil, "parse_model")
+    counting(mil, "_blocks")
     return counts
 
 
@@ -72,12 +73,30 @@ def test_a_link_opens_the_program_once_for_all_residents(exporter, bundle: Bundl
         again = exporter.link(full, [added])
         assert len(again.manifest.adapters) == count + 1
         counts.append(dict(opened))
-    assert counts[0] == counts[1] == {"_flatc": 2, "stored_packages": 1, "parse_model": 2}
+    assert counts[0] == counts[1]
+    # What a template refers to is looked for once, and then known of every method that is made of it.
+    assert counts[0] == {"_flatc": 2, "stored_packages": 1, "parse_model": 2, "_blocks": 1}
 
 
 def test_a_removal_opens_the_program_once_for_all_who_stay(bundle: Bundle, opened: Counter[str], tmp_path) -> None:
     CoremlBackend().unlink(bundle, ["pirate"], tmp_path, ignore)
-    assert opened == {"_flatc": 2, "stored_packages": 1, "parse_model": 2}
+    assert opened == {"_flatc": 2, "stored_packages": 1, "parse_model": 2, "_blocks": 1}
+
+
+def test_references_are_found_again_at_their_places_in_every_copy(bundle: Bundle) -> None:
+    [stored] = package.stored_packages(pte.read(bundle.path / "model.pte"))
+    for function in mil.parse_model(stored.read(package.MODEL)).mlProgram.functions.values():
+        walked = [reference.offset for _, reference in mil.blob_references(function)]
+        assert walked
+        assert [place.of(function).offset for place in mil.reference_places(function)] == walked
+
+
+def test_a_place_of_no_reference_is_refused() -> None:
+    function = mil.new_model().mlProgram.functions["f"]
+    function.opset = "CoreML7"
+    function.block_specializations["CoreML7"].operations.add()
+    with pytest.raises(ValueError, match="refers to no weight"):
+        mil.ReferencePlace(above=(), operation=0, key="val", binding=None).of(function)
 
 
 def test_residents_keep_their_bytes_when_another_comes(exporter, bundle: Bundle) -> None:

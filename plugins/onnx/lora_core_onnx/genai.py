@@ -54,11 +54,14 @@ def genai_config(summary: ModelSummary, architecture: Architecture, context_len:
     return json.dumps({"model": model, "search": search}, indent=2, sort_keys=True).encode() + b"\n"
 
 
-def context_len_of(path: Path) -> int:
-    """Return the positions that a model was made for, as the file at `path` beside it says; raises `BundleError`."""
-    data = read_regular(path, CONFIG, BundleError)
+def context_len_of(path: Path, positions: int) -> int:
+    """Return the positions that a model was made for, as the file at `path` beside it says.
+
+    Raises `BundleError` for more than the `positions` that the model has: a cache of any size would be made for them.
+    """
+    data = read_regular(path, CONFIG, BundleError, links=False)
     with parsing(path):
         length = parse_json(data)["model"]["context_length"]
-        if not isinstance(length, int) or length < 1:
-            raise ValueError(f"a context of {length!r} tokens")
+        if type(length) is not int or not 1 <= length <= positions:
+            raise ValueError(f"a context of {length!r} tokens, and the model has {positions} positions")
     return length

@@ -33,8 +33,7 @@ class OnnxSession(Session):
     def __init__(self, bundle: Bundle, options: OnnxSessionOptions | None = None) -> None:
         """Open `bundle`; raises `BundleError` if its base is not the one that was exported, or it is damaged."""
         self._bundle, self._options = bundle, options or OnnxSessionOptions()
-        require_own(bundle)
-        self._context_len = context_len_of(bundle.file(GENAI))
+        self._context_len = context_len_of(bundle.file(GENAI), require_own(bundle).positions)
         self._rule = KvCache(bundle.manifest.kv_cache, self._context_len)
         self._engine: Engine | None = None
         self._shelf = AdapterShelf(bundle)

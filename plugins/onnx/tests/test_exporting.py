@@ -151,12 +151,12 @@ def test_a_context_that_is_not_given_is_the_usual_or_what_the_base_has(
             session.step(None, [1] * context, 8)
 
 
-@pytest.mark.parametrize("content", ["{", "{}", '{"model": {"context_length": "32"}}'])
-def test_a_configuration_that_says_no_context_is_called_damaged(tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize("length", ["", '"32"', "true", "0", "33", str(10**12)])
+def test_a_configuration_that_says_no_context_of_the_model_is_called_damaged(tmp_path: Path, length: str) -> None:
     file = tmp_path / "genai_config.json"
-    file.write_text(content)
+    file.write_text(f'{{"model": {{"context_length": {length}}}}}')
     with pytest.raises(BundleError, match=r"genai_config\.json is damaged or foreign"):
-        context_len_of(file)
+        context_len_of(file, 32)
 
 
 def test_damage_to_an_adapter_file_is_called_damage_or_harmless(bundle: Path, tmp_path: Path) -> None:

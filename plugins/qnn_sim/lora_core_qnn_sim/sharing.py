@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -80,16 +81,17 @@ def _joined(
 
 def _readers(bundle: Bundle) -> Mapping[str, tuple[str, frozenset[str]]]:
     everyone = frozenset(method.name for method in bundle.manifest.methods)
-    files = {FOUNDATION: ("foundation", everyone), CONTEXT: ("context", everyone)}
     default = bundle.manifest.detail.get("default")
+    # Encodings that a group shares are read by all of its members: sets that grow, made whole once.
+    sections: dict[str, set[str]] = defaultdict(set)
     if default:
-        files[default] = ("section", frozenset({"forward"}))
+        sections[default].add("forward")
     for adapter in bundle.manifest.adapters:
         for path in [*adapter.detail.get("sections", {}).values(), adapter.detail.get("encodings")]:
             if path:
-                readers = files[path][1] if path in files else frozenset[str]()
-                files[path] = ("section", readers | {adapter.name})
-    return files
+                sections[path].add(adapter.name)
+    files = {FOUNDATION: ("foundation", everyone), CONTEXT: ("context", everyone)}
+    return files | {path: ("section", frozenset(readers)) for path, readers in sections.items()}
 
 
 def _group(kind: str, key: str) -> str:

@@ -7,6 +7,7 @@ stored constant. All other references point into the foundation, the part of the
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 
 import attrs
@@ -14,6 +15,7 @@ import attrs
 from lora_core_coreml.program.naming import Kind
 from lora_core_coreml.storage.blobfile import BlobKey, MilBlob
 from lora_core_coreml.storage.messages import FunctionDescription, MilFunction, MilModel
+from lora_core_coreml.storage.mil import ReferencePlace, reference_places
 from lora_core_coreml.storage.pte import Program
 
 
@@ -54,6 +56,20 @@ class Function:
     description: FunctionDescription
     relocations: tuple[Relocation, ...] = ()
     embedded: tuple[EmbeddedConstant, ...] = ()
+
+    @cached_property
+    def slot_places(self) -> tuple[tuple[SlotPart, ReferencePlace], ...]:
+        """The parts of slots that it refers to, and where."""
+        return tuple((each.target, self._places[each.reference]) for each in self.relocations)
+
+    @cached_property
+    def embedded_places(self) -> tuple[tuple[EmbeddedConstant, ReferencePlace], ...]:
+        """The constants that the base does not have, and where it refers to them."""
+        return tuple((each, self._places[each.reference]) for each in self.embedded)
+
+    @cached_property
+    def _places(self) -> tuple[ReferencePlace, ...]:
+        return reference_places(self.message)
 
 
 @attrs.frozen(kw_only=True)

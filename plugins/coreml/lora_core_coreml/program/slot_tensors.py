@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ from lora_core.adapters.adapter import Update
 from lora_core.adapters.slots.choice import PlacedAdapter
 from lora_core.adapters.slots.plan import Slot
 from lora_core.errors import AdapterError, BundleError
-from lora_core_coreml.program.naming import method_name
+from lora_core_coreml.program.naming import Kind, method_name
 from lora_core_coreml.program.object import ProgramObject, SlotPart
 from lora_core_coreml.program.opened import OpenedProgram
 from lora_core_coreml.storage import blobfile, mil, package
@@ -72,8 +72,9 @@ def from_program(opened: OpenedProgram, program: ProgramObject, residents: Mappi
             continue
         start, size = found.region(package.WEIGHTS)
         with blobfile.mapped(opened.path) as buffer, memoryview(buffer) as view, view[start : start + size] as weights:
+            places = {plan: _slot_places(program, plan, index) for plan in plans}
             for name, plan in residents.items():
-                for part, blob in _references(opened, program, name, plan, index, weights):
+                for part, blob in _references(opened, program, name, index, places.get(plan, ()), weights):
                     read = partial(_region, opened.path, start + blob.data_offset, blob.size)
                     tensors[name][part] = LinkTensor(key=blobfile.key_of(weights, blob), read=read)
     return [LinkAdapter(name=name, plan=plan, tensors=tensors[name]) for name, plan in residents.items()]
@@ -83,19 +84,26 @@ def _has_relocations(program: ProgramObject, plan: int, index: int) -> bool:
     return any(template.functions[index].relocations for template in program.templates[plan])
 
 
+_SlotPlaces = Sequence[tuple[Kind, Sequence[tuple[SlotPart, mil.ReferencePlace]]]]
+
+
+def _slot_places(program: ProgramObject, plan: int, index: int) -> _SlotPlaces:
+    """Return where the templates of `plan` refer to parts of slots in partition `index`, by kind of method."""
+    return [(template.kind, template.functions[index].slot_places) for template in program.templates[plan]]
+
+
 def _references(
-    opened: OpenedProgram, program: ProgramObject, name: str, plan: int, index: int, weights: memoryview
+    opened: OpenedProgram, program: ProgramObject, name: str, index: int, places: _SlotPlaces, weights: memoryview
 ) -> Iterator[tuple[SlotPart, blobfile.MilBlob]]:
     """Yield the parts of slots that the methods of adapter `name` refer to in partition `index`, and where they are."""
     functions = opened.models[index].mlProgram.functions
-    for template in program.templates[plan]:
-        method = method_name(name, template.kind, program.multifunction)
+    for kind, parts in places:
+        method = method_name(name, kind, program.multifunction)
         if method not in functions:
             raise BundleError(f"The program has no function {method!r}", where=str(opened.path))
-        references = [value for _, value in mil.blob_references(functions[method])]
-        for relocation in template.functions[index].relocations:
-            offset = references[relocation.reference].offset
-            yield relocation.target, blobfile.blob_at(weights, offset, where=str(opened.path))
+        function = functions[method]
+        for part, place in parts:
+            yield part, blobfile.blob_at(weights, place.of(function).offset, where=str(opened.path))
 
 
 def _stored(

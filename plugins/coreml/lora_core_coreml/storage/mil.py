@@ -11,8 +11,11 @@ import importlib
 import importlib.machinery
 import importlib.util
 import sys
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
+
+import attrs
 
 from lora_core.errors import BundleError, UnsupportedError
 from lora_core_coreml.storage.messages import Message, MilBlock, MilFunction, MilModel, MilOperation, MilReference
@@ -56,41 +59,83 @@ def serialize(message: Message) -> bytes:
     return message.SerializeToString(deterministic=True)
 
 
+@attrs.frozen(kw_only=True)
+class ReferencePlace:
+    """Where a reference into the blob file stands in a function: (operation, block inside it) pairs down to a block, an
+    operation of that, and an attribute of it, or with `binding` an argument of its input `key`.
+
+    Every copy of a function has its references at the same places, so they are looked for in one of them alone.
+    """
+
+    above: tuple[tuple[int, int], ...]
+    operation: int
+    key: str
+    binding: int | None
+
+    def of(self, function: MilFunction) -> MilReference:
+        """Return the reference at this place; raises `ValueError` or `IndexError` for a function of another form."""
+        block = function.block_specializations[function.opset]
+        for operation, inner in self.above:
+            block = block.operations[operation].blocks[inner]
+        found = block.operations[self.operation]
+        if self.binding is None:
+            value = found.attributes[self.key]
+        else:
+            argument = found.inputs[self.key].arguments[self.binding]
+            value = argument.value
+        if value.WhichOneof("value") != "blobFileValue":
+            raise ValueError(f"operation {self.operation} of a function refers to no weight")
+        return value.blobFileValue
+
+
+def reference_places(function: MilFunction) -> tuple[ReferencePlace, ...]:
+    """Return where the references of a function stand, in the order of `blob_references`."""
+    return tuple(
+        ReferencePlace(above=above, operation=number, key=key, binding=binding)
+        for above, block in _blocks(function)
+        for number, operation in enumerate(block.operations)
+        for key, binding, _ in _references(operation)
+    )
+
+
 def blob_references(function: MilFunction) -> Iterator[tuple[str, MilReference]]:
     """Yield (constant's name, its `BlobFileValue`) for every reference of a function into the blob file, in order."""
     for operation in operations(function):
         name = operation.outputs[0].name if operation.outputs else operation.type
-        for key, reference in _references(operation):
-            yield f"{name}.{key}" if key else name, reference
+        for key, binding, reference in _references(operation):
+            yield name if binding is None else f"{name}.{key}", reference
 
 
 def references_of(operation: MilOperation) -> Iterator[MilReference]:
     """Yield the references of one operation, in order."""
-    yield from (reference for _, reference in _references(operation))
+    yield from (reference for _, _, reference in _references(operation))
 
 
-def _references(operation: MilOperation) -> Iterator[tuple[str, MilReference]]:
-    """Yield (argument, reference): in an attribute (`const`, no argument) or inline (`constexpr_*`)."""
+def _references(operation: MilOperation) -> Iterator[tuple[str, int | None, MilReference]]:
+    """Yield (key, number, reference): of an attribute (`const`, no number), or of an argument (`constexpr_*`)."""
     for key in sorted(operation.attributes):
         value = operation.attributes[key]
         if value.WhichOneof("value") == "blobFileValue":
-            yield "", value.blobFileValue
+            yield key, None, value.blobFileValue
     for key in sorted(operation.inputs):
-        for binding in operation.inputs[key].arguments:
+        for number, binding in enumerate(operation.inputs[key].arguments):
             if binding.WhichOneof("binding") == "value" and binding.value.WhichOneof("value") == "blobFileValue":
-                yield key, binding.value.blobFileValue
+                yield key, number, binding.value.blobFileValue
 
 
 def operations(function: MilFunction) -> Iterator[MilOperation]:
     """Yield the operations of a function, those of nested blocks included."""
-    for block in _blocks(function):
+    for _, block in _blocks(function):
         yield from block.operations
 
 
-def _blocks(function: MilFunction) -> Iterator[MilBlock]:
-    pending = [function.block_specializations[function.opset]]
+def _blocks(function: MilFunction) -> Iterator[tuple[tuple[tuple[int, int], ...], MilBlock]]:
+    """Yield the blocks of a function, each with the operations and blocks that lead to it."""
+    pending: deque[tuple[tuple[tuple[int, int], ...], MilBlock]] = deque()
+    pending.append(((), function.block_specializations[function.opset]))
     while pending:
-        block = pending.pop(0)
-        yield block
-        for operation in block.operations:
-            pending.extend(operation.blocks)
+        above, block = pending.popleft()
+        yield above, block
+        for number, operation in enumerate(block.operations):
+            for inner, each in enumerate(operation.blocks):
+                pending.append(((*above, (number, inner)), each))

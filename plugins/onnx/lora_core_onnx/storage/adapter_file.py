@@ -17,7 +17,9 @@ import attrs
 
 from lora_core.errors import BundleError
 from lora_core.intake.files import open_regular
+from lora_core.intake.limits import raised
 from lora_core.intake.parsing import parsing
+from lora_core_onnx.storage.stretches import require_apart
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,6 +29,8 @@ IDENTIFIER = b"TORT"
 ADAPTER_VERSION = 1
 _FLOAT = 1
 _LONGEST_NAME = 4096
+_PARAMETERS = 100_000
+"""Of one file: two for each linear layer."""
 _U16, _I32, _U32, _I64 = struct.Struct("<H"), struct.Struct("<i"), struct.Struct("<I"), struct.Struct("<q")
 
 
@@ -82,7 +86,7 @@ def write_adapter(path: Path, foundation: str, values: Mapping[str, npt.NDArray[
 
 def read_adapter(path: Path) -> AdapterFile:
     """Return what the file at `path` holds, its tensors unread; raises `BundleError` for a damaged or foreign one."""
-    with open_regular(path, BundleError) as file, parsing(path):
+    with open_regular(path, BundleError, links=False) as file, parsing(path):
         return _parse(path, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
@@ -97,6 +101,7 @@ def _parse(path: Path, data: mmap.mmap) -> AdapterFile:
     names = [parameter.name for parameter in parameters]
     if len(set(names)) != len(names):
         raise ValueError("a name is there twice")
+    require_apart([(parameter.offset, parameter.size) for parameter in parameters])
     return AdapterFile(path=path, model_version=root.number(2), parameters=parameters, tables=tuple(sorted(seen)))
 
 
@@ -106,7 +111,7 @@ def _parameter(data: mmap.mmap, table: _Table) -> Parameter:
     if name.count > _LONGEST_NAME or dims.count != 2 or table.number(2) != _FLOAT:
         raise ValueError("a parameter is no float32 matrix with a name")
     shape = tuple(_I64.unpack_from(data, dims.start + 8 * axis)[0] for axis in range(2))
-    if min(shape) < 0 or 4 * shape[0] * shape[1] != raw.count:
+    if min(shape) < 1 or 4 * shape[0] * shape[1] != raw.count:
         raise ValueError(f"a parameter of shape {shape} has {raw.count} bytes")
     return Parameter(
         name=data[name.start : name.start + name.count].decode(), shape=shape, offset=raw.start, size=raw.count
@@ -153,6 +158,8 @@ class _Table:
     def tables(self, field: int) -> list[_Table]:
         """Return the tables of a vector."""
         vector = self.vector(field, 4, whole=True)
+        if vector.count > raised(_PARAMETERS):
+            raise ValueError(f"it has {vector.count} parameters, {raised(_PARAMETERS)} at most are read")
         starts = (_follow(self._data, vector.start + 4 * index) for index in range(vector.count))
         return [_Table(self._data, start, self._seen) for start in starts]
 

@@ -42,8 +42,10 @@ def takes_effect(
         what = f"it moves the logits by {measured.exported_size:.2g} of their spread, in the reference by"
         problems.append(f"{what} {measured.size:.2g}: one of the two has another adapter")
     if changed and not nothing and measured is not None and measured.size >= _WEAK:
-        if not abs(measured.ratio - 1) <= limits.effect:
-            what = f"its effect is {measured.ratio:.3g} times the reference's (limit 1 +- {limits.effect:g})"
+        most = largest_ratio(measured, limits)
+        if not 1 - limits.effect <= measured.ratio <= most:
+            limit = f"limit {1 - limits.effect:g} to {most:.3g}"
+            what = f"its effect is {measured.ratio:.3g} times the reference's ({limit})"
             problems.append(f"{what}: its scaling (alpha, rank, rsLoRA, patterns, strength) is another")
         least = least_direction(measured, limits)
         if least < _BY_CHANCE and not problems:
@@ -61,6 +63,13 @@ def least_direction(measured: Effect, limits: Limits) -> float:
     error is so large beside the effect that more cannot be expected.
     """
     return min(limits.direction, measured.direction_with(_MORE_NOISE * measured.noise))
+
+
+def largest_ratio(measured: Effect, limits: Limits) -> float:
+    """Return how many times the reference's effect an honest one may be: what `limits` says, and more where the base's
+    own quantization error, which is seen in the effect, is so large beside it.
+    """
+    return limits.effect + measured.ratio_with(_MORE_NOISE * measured.noise)
 
 
 def is_zero(adapter: Adapter) -> bool:

@@ -62,6 +62,11 @@ class Effect:
         power: float = self.size**2
         return float((power / (power + 2 * noise**2)) ** 0.5) if power else 0.0
 
+    def ratio_with(self, noise: float) -> float:
+        """Return how many times this size an effect seems to be if base and adapter each have an error of `noise`."""
+        cosine = self.direction_with(noise)
+        return 1 / cosine if cosine else float("inf")
+
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
         return attrs.asdict(self)

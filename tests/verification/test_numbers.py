@@ -117,6 +117,26 @@ def test_the_direction_is_held_against_the_error_of_the_base(policy, noise, dire
     assert finding.outcome.value == outcome
 
 
+@pytest.mark.parametrize(
+    ("noise", "ratio", "outcome"),
+    [
+        (0.01, 1.6, "failed"),  # a base this exact leaves an effect of 0.1 its size
+        (0.05, 1.6, "passed"),  # this one adds its own error to it
+        (0.05, 2.5, "failed"),
+        (0.05, 0.4, "failed"),  # an error makes no effect smaller
+        (0.5, 1.6, "unchecked"),
+    ],
+)
+def test_the_size_is_held_against_the_error_of_the_base(noise, ratio, outcome):
+    from lora_core import limits
+    from lora_core.verification.judging import takes_effect
+    from lora_core.verification.numbers import Effect
+
+    measured = Effect(ratio=ratio, direction=0.9, size=0.1, exported_size=ratio / 10, noise=noise)
+    finding = takes_effect("a", changed=True, adapter=None, measured=measured, limits=limits.INT4)
+    assert finding.outcome.value == outcome
+
+
 def test_the_noise_is_the_error_of_the_exported_base():
     chance = np.random.default_rng(2)
     base, change, error = chance.standard_normal((3, 3, 50))

@@ -73,7 +73,12 @@ def plain_bundle(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 def test_every_module_of_the_core_is_importable_but_for_those_that_extend_another_library(installed: Installed) -> None:
     needing = {
+        "lora_core.adapters.slots.embedding_modules": "torch",
         "lora_core.adapters.slots.modules": "torch",
+        "lora_core.models.executorch.attention": "torch",
+        "lora_core.models.executorch.convolution": "torch",
+        "lora_core.models.executorch.decoder": "torch",
+        "lora_core.models.executorch.delta": "torch",
         "lora_core.models.injection": "torch",
         "lora_core.testing.pytest_plugin": "pytest",
     }

@@ -74,8 +74,7 @@ def main() -> None:
         out = Path(scratch)
         tool, library = build(out)
         print(f"library, stripped: {library.stat().st_size / 1e3:.0f} kB")
-        shutil.copytree(arguments.bundle, out / "bundle", ignore=shutil.ignore_patterns("foundation.*"))
-        (out / "bundle" / "foundation.ptd").symlink_to((arguments.bundle / "foundation.ptd").resolve())
+        shutil.copytree(arguments.bundle, out / "bundle")
         for kind, directory in (("as it is", arguments.adapter), ("float16", in_half(arguments.adapter, out / "half"))):
             reference = AdapterReference(name="measured", directory=directory)
             package = lora_core.pack(out / "bundle", reference, out=out / "measured.lora")

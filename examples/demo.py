@@ -40,7 +40,7 @@ def run(*arguments: str | Path) -> None:
 
 def export(model: Path, bundle: Path, cache: Path) -> None:
     """Export the base with two adapters, and link the third."""
-    print("==> Exporting (about 5 minutes on two cores: two programs of 30 layers are lowered; later runs reuse them)")
+    print("==> Exporting (about a minute on two cores: two programs, a few layers of each; later runs reuse them)")
     adapters = [argument for name in EXPORT for argument in ("--adapter", f"{name}={ADAPTERS / name}")]
     lengths = ("--max-context-len", "512", "--max-seq-len", "256")
     run("export", "--backend", "xnnpack", "--model", model, *adapters, *lengths, "--cache", cache, "-o", bundle)

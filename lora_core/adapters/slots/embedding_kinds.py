@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lora_core.adapters.adapter import Update
-from lora_core.adapters.slots.kind import Alone, Extent, Part, SlotKind, Stacked, Values, scaled
+from lora_core.adapters.slots.kind import Alone, Extent, Part, SlotKind, Values, concatenated, scaled
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -51,17 +51,7 @@ class Lookup(SlotKind):
 
     def combine(self, updates: Sequence[Update]) -> Update:
         """Return the concatenation of all ranks, scalings folded into B."""
-        tables, matrices = (tuple(update.tensors[part] for update in updates) for part in ("table", "b"))
-        scalings = tuple(update.scaling for update in updates)
-        return Update(
-            module=updates[0].module,
-            kind=self.name,
-            tensors={
-                "table": Stacked(tensors=tables, factors=(1.0,) * len(updates), axis=1),
-                "b": Stacked(tensors=matrices, factors=scalings, axis=1),
-            },
-            scaling=1.0,
-        )
+        return concatenated(updates, "table", axis=1)
 
     def wrap(self, module: Any, values: Mapping[str, Any]) -> Any:
         """Return a `LoraEmbedding` around `module`."""

@@ -158,6 +158,24 @@ class Alone(SlotKind):
         )
 
 
+def concatenated(updates: Sequence[Update], first: str, axis: int) -> Update:
+    """Return low-rank updates of one module as one of all their ranks (PEFT's `add_weighted_adapter`, type `cat`): `b`
+    along its columns with the scalings folded into it, the part `first`, which meets it, along `axis`.
+    """
+    ones = (1.0,) * len(updates)
+    scalings = tuple(update.scaling for update in updates)
+    matrices, others = (tuple(update.tensors[part] for update in updates) for part in ("b", first))
+    return Update(
+        module=updates[0].module,
+        kind=updates[0].kind,
+        tensors={
+            first: Stacked(tensors=others, factors=ones, axis=axis),
+            "b": Stacked(tensors=matrices, factors=scalings, axis=1),
+        },
+        scaling=1.0,
+    )
+
+
 def scaled(tensor: LazyTensor, factor: float) -> npt.NDArray[np.float32]:
     """Return `tensor * factor`: the factor is computed in double precision and rounded once to float32, each product is
     one float32 multiplication. Everything that folds does it here, so that a link writes what an export wrote.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from lora_core.adapters.adapter import LOW_RANK, Update
-from lora_core.adapters.slots.kind import Alone, Extent, Part, SlotKind, Stacked, Values, scaled
+from lora_core.adapters.slots.kind import Alone, Extent, Part, SlotKind, Values, concatenated, scaled
 
 _ROUNDING = 1e-6
 
@@ -42,19 +42,8 @@ class LowRank(SlotKind):
         return {"a": a, "b": b}
 
     def combine(self, updates: Sequence[Update]) -> Update:
-        """Return the concatenation of all ranks (PEFT's `add_weighted_adapter`, type `cat`), scalings folded into B."""
-        matrices_a, matrices_b = (tuple(update.tensors[part] for update in updates) for part in ("a", "b"))
-        ones = (1.0,) * len(updates)
-        scalings = tuple(update.scaling for update in updates)
-        return Update(
-            module=updates[0].module,
-            kind=self.name,
-            tensors={
-                "a": Stacked(tensors=matrices_a, factors=ones, axis=0),
-                "b": Stacked(tensors=matrices_b, factors=scalings, axis=1),
-            },
-            scaling=1.0,
-        )
+        """Return the concatenation of all ranks, scalings folded into B."""
+        return concatenated(updates, "a", axis=0)
 
     def wrap(self, module: Any, values: Mapping[str, Any]) -> Any:
         """Return a `LoraLinear` around `module`."""
@@ -63,20 +52,27 @@ class LowRank(SlotKind):
         return LoraLinear(module, values["a"], values["b"])
 
 
-class Gain(Alone):
+class _OfOutputs(Alone):
+    """One number for each output of a linear layer."""
+
+    neutral: Literal["zero", "one"] = "zero"
+
+    def parts(self, extent: Extent) -> tuple[Part, ...]:
+        """Return the numbers, as the weight of a linear layer from one input."""
+        return (Part(name=self.part, shape=(extent.out_features, 1), neutral=self.neutral),)
+
+    def extent(self, update: Update) -> Extent:
+        """Return the number of outputs."""
+        return Extent(in_features=0, out_features=update.tensors[self.part].shape[0], rank=1)
+
+
+class Gain(_OfOutputs):
     """`out = base(x) * gain`, a factor for each output: what DoRA does to the base's own part."""
 
     name = "gain"
     part = "gain"
     feature = "DoRA"
-
-    def parts(self, extent: Extent) -> tuple[Part, ...]:
-        """Return the gain, as the weight of a linear layer from one input."""
-        return (Part(name=self.part, shape=(extent.out_features, 1), neutral="one"),)
-
-    def extent(self, update: Update) -> Extent:
-        """Return the number of outputs."""
-        return Extent(in_features=0, out_features=update.tensors[self.part].shape[0], rank=1)
+    neutral = "one"
 
     def does_nothing(self, values: Values) -> bool:
         """Say whether every factor is 1, but for the rounding of the norm that it is a quotient by."""
@@ -89,20 +85,12 @@ class Gain(Alone):
         return GainedLinear(module, values[self.part])
 
 
-class Shift(Alone):
+class Shift(_OfOutputs):
     """`out = base(x) + shift`, a constant for each output: a trained bias, as what it adds to the base's."""
 
     name = "shift"
     part = "shift"
     feature = "trained biases"
-
-    def parts(self, extent: Extent) -> tuple[Part, ...]:
-        """Return the shift, as the weight of a linear layer from one input."""
-        return (Part(name=self.part, shape=(extent.out_features, 1)),)
-
-    def extent(self, update: Update) -> Extent:
-        """Return the number of outputs."""
-        return Extent(in_features=0, out_features=update.tensors[self.part].shape[0], rank=1)
 
     def wrap(self, module: Any, values: Mapping[str, Any]) -> Any:
         """Return a `ShiftedLinear` around `module`."""

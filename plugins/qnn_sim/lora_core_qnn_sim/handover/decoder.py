@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     import onnx
 
 Array = npt.NDArray[Any]
-OPSET, IR_VERSION = 17, 8
 FLOAT, INT32 = 1, 6
 """Values of `onnx.TensorProto.DataType`."""
 
@@ -37,6 +36,8 @@ class DecoderModel:
 
     Without a `head` the graph ends with what the last layer gives to the residual stream.
     """
+
+    opset, ir_version = 17, 8
 
     def __init__(self, spec: GraphSpec, *, head: bool = True) -> None:
         self._spec, self._dims, self._head = spec, spec.dims, head
@@ -86,8 +87,8 @@ class DecoderModel:
         from onnx import helper
 
         graph = helper.make_graph(self._nodes, GRAPH, self._inputs, self._outputs, list(self._tensors.values()))
-        opsets = [helper.make_opsetid("", OPSET)]
-        made = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="lora-core")
+        opsets = [helper.make_opsetid("", self.opset)]
+        made = helper.make_model(graph, opset_imports=opsets, ir_version=self.ir_version, producer_name="lora-core")
         return bytes(made.SerializeToString(deterministic=True))
 
     def _add(self, node: Node) -> None:

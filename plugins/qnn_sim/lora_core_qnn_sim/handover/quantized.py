@@ -15,7 +15,6 @@ import attrs
 import numpy as np
 import numpy.typing as npt
 
-from lora_core_qnn_sim.artifacts.context_binary import GRAPH
 from lora_core_qnn_sim.encodings.grid import Encoding, asymmetric, symmetric
 from lora_core_qnn_sim.graph.nodes import Node, lora_weights, query_output
 from lora_core_qnn_sim.graph.spec import GraphSpec
@@ -25,7 +24,6 @@ from lora_core_qnn_sim.runtime import kernels
 from lora_core_qnn_sim.runtime.weights import BaseWeights
 
 Array = npt.NDArray[Any]
-OPSET, IR_VERSION = 23, 11
 UINT8, INT8, UINT16, INT32 = 2, 3, 4, 6
 """Values of `onnx.TensorProto.DataType`."""
 MASK = "attention_mask"
@@ -60,6 +58,8 @@ class QuantizedGraph:
 class QuantizedDecoder(DecoderModel):
     """The nodes of the graph with a grid for every tensor; what only moves values keeps the grid of its source."""
 
+    opset, ir_version = 23, 11
+
     def __init__(self, graph: QuantizedGraph) -> None:
         super().__init__(graph.spec, head=graph.head)
         self._quantized = graph
@@ -79,15 +79,6 @@ class QuantizedDecoder(DecoderModel):
         """Return the grids of inputs and outputs, by name."""
         names = [each.name for each in (*self._inputs, *self._outputs)]
         return {name: self._grids[name] for name in names if name in self._grids}
-
-    def serialized(self) -> bytes:
-        """Return the model, with its weights in it."""
-        from onnx import helper
-
-        graph = helper.make_graph(self._nodes, GRAPH, self._inputs, self._outputs, list(self._tensors.values()))
-        opsets = [helper.make_opsetid("", OPSET)]
-        made = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="lora-core")
-        return bytes(made.SerializeToString(deterministic=True))
 
     def _add(self, node: Node) -> None:
         if node.op == "embed":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import logging
 import pickle
 import threading
 import weakref
@@ -339,3 +340,13 @@ class Refused(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.erf(x)
+
+
+def test_checks_forget_the_last_node_that_they_refused() -> None:
+    from executorch.exir.backend.utils import WhyNoPartition
+
+    graph = torch.fx.symbolic_trace(Refused()).graph
+    check = WhyNoPartition(logging.getLogger("lora_core_fast_test"))
+    with fast_lowering(only=["memories"]):
+        check(next(iter(graph.nodes)), "it is refused")
+    assert check.node is None

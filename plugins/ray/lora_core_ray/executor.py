@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from typing import Any
 
@@ -42,7 +42,7 @@ class RayExecutor(TaskExecutor):
 
         if not tasks:
             return
-        with _ray(settings):
+        with own_ray(settings):
             remote = ray.remote(num_cpus=1, max_retries=ATTEMPTS - 1)(_answered)
             shared = [ray.put(given)]  # in a list: fetched by a process once, not for each task
             processes = settings.processes or int(ray.cluster_resources().get("CPU", 1))
@@ -83,24 +83,56 @@ def _result(reference: Any) -> Any:
 
 
 @contextmanager
-def _ray(settings: ExecutorSettings) -> Iterator[None]:
+def own_ray(settings: ExecutorSettings) -> Iterator[None]:
     """Have Ray for a block: the caller's, else one that is started for it."""
     import ray
 
     if ray.is_initialized():
         yield
         return
-    # The workers of this machine import what this process imports, wherever that was put.
-    here = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    ray.init(
-        address=settings.address or "local",
-        num_cpus=settings.processes if settings.address is None else None,
-        runtime_env={"env_vars": here} if settings.address is None else None,
-        include_dashboard=False if settings.address is None else None,
-        log_to_driver=False,
-        logging_level="warning",
-    )
+    with nullcontext() if settings.address else _import_path():
+        ray.init(
+            address=settings.address or "local",
+            num_cpus=settings.processes if settings.address is None else None,
+            include_dashboard=False if settings.address is None else None,
+            log_to_driver=False,
+            logging_level="warning",
+            job_config=None if (settings.address or "").startswith("ray://") else _job(),
+        )
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _job() -> Any:
+    """Return a job whose workers do not import from the directory that this process is in.
+
+    Ray puts that directory first on their path, and who packs adapters stands among files of strangers. It leaves it
+    out where a job brings a directory of its own. (Of Ray's client, which has no such path, a job is the server's.)
+    """
+    from ray.job_config import JobConfig
+
+    class Job(JobConfig):
+        def _runtime_env_has_working_dir(self) -> bool:
+            return True
+
+    return Job()
+
+
+@contextmanager
+def _import_path() -> Iterator[None]:
+    """Have what is started import what this process imports, wherever that was put.
+
+    By the environment that a Ray of one's own inherits, not by a `runtime_env`: with one, the workers that Ray has
+    begun to start do not fit, and others are started after them.
+    """
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lora_core_ray.executor import RayExecutor
+from lora_core_ray.executor import RayExecutor, own_ray
 
 from lora_core.executor import ExecutorSettings, LostTask
 from lora_core.hub import PluginHub
@@ -18,20 +16,15 @@ TWO = ExecutorSettings(processes=2)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def started() -> Iterator[None]:
-    """One Ray for all tests: it takes seconds to start."""
-    import ray
-
-    paths = os.pathsep.join(path for path in sys.path if path)
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        runtime_env={"env_vars": {"PYTHONPATH": paths}},
-    )
-    yield
-    ray.shutdown()
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One Ray for all tests, for it takes seconds to start: from a directory where a stranger's modules lie."""
+    directory = tmp_path_factory.mktemp("strangers")
+    for name in ("lora_core_ray", "safetensors", "tests"):
+        (directory / f"{name}.py").write_text(f"open({str(directory / 'ran')!r}, 'w').close()\n", "utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(directory)
+        with own_ray(TWO):
+            yield directory
 
 
 def doubled(tmp_path: Path, tasks: list[int]) -> dict[int, object]:
@@ -46,6 +39,11 @@ def test_a_task_that_kills_every_process_is_lost_alone(tmp_path: Path) -> None:
     results = doubled(tmp_path, [1, 13, 2, 3])
     assert isinstance(results.pop(13), LostTask)
     assert results == {1: 2, 2: 4, 3: 6}
+
+
+def test_workers_run_nothing_that_lies_where_ray_is_started(tmp_path: Path, folder: Path) -> None:
+    assert doubled(tmp_path, [3]) == {3: 6}
+    assert not (folder / "ran").exists()
 
 
 def test_what_a_task_raises_is_raised(tmp_path: Path) -> None:

@@ -113,11 +113,9 @@ def _job() -> Any:
     """
     from ray.job_config import JobConfig
 
-    class Job(JobConfig):
-        def _runtime_env_has_working_dir(self) -> bool:
-            return True
-
-    return Job()
+    job = JobConfig()
+    job._runtime_env_has_working_dir = lambda: True  # there is no setting for it
+    return job
 
 
 @contextmanager

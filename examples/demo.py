@@ -2,7 +2,7 @@
 
     make demo        (or: python examples/demo.py --model build/models/SmolLM2-135M-Instruct --output build/demo)
 
-Every step is a `lora-core` command, printed before it runs. The first export takes several minutes; the bundle is
+Every step is a `lora-core` command, printed before it runs. The first export takes about a minute; the bundle is
 kept, so that a second run takes seconds.
 """
 
@@ -26,6 +26,7 @@ ADAPTERS = Path(__file__).parent / "adapters"
 QUESTION = "What is a clock?"
 EXPORT = "pirate", "json"
 LATER = "shout"
+RUNNER = "runner"
 
 
 def run(*arguments: str | Path) -> None:
@@ -48,13 +49,14 @@ def export(model: Path, bundle: Path, cache: Path) -> None:
     run("add", bundle, "--adapter", f"{LATER}={ADAPTERS / LATER}")
 
 
-def answer_on_device(bundle: Path, output: Path) -> None:
+def answer_on_device(bundle: Path, output: Path, building: subprocess.Popen[bytes] | None) -> None:
     """Pack an adapter, and have the C++ runner link it and answer: no Python is in that process."""
     print("\n==> On a device: the C++ runner links an adapter from a package, then answers")
-    compiler = shutil.which("g++") or shutil.which("clang++")
-    if compiler is None:
+    if building is None:
         print("skipped: there is no C++ compiler (g++ or clang++) on this machine")
         return
+    if building.wait():
+        sys.exit("The runner did not compile.")
     package, linked = output / "pirate.lora", output / "linked"
     run("pack", bundle, "pirate", "-o", package)
     linked.mkdir(exist_ok=True)
@@ -64,7 +66,7 @@ def answer_on_device(bundle: Path, output: Path) -> None:
     files = ("template/0.pte", "template/0.json")
     words = [*(bundle / file for file in files), package, linked / "pirate.pte", linked / "pirate.ptd"]
     told = f"pirate={','.join(map(str, words))}"
-    command = [build_runner(compiler, output), bundle / "foundation.ptd", prompt, "24", "--link", told]
+    command = [output / RUNNER, bundle / "foundation.ptd", prompt, "24", "--link", told]
     print(f"$ runner {bundle / 'foundation.ptd'} PROMPT 24 --link {told}", flush=True)
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     if done.returncode:
@@ -74,20 +76,22 @@ def answer_on_device(bundle: Path, output: Path) -> None:
         print(f"{answer['name']} ({answer['anonymous_kb'] / 1e3:.0f} MB): {tokenizer.decode(answer['tokens'])}")
 
 
-def build_runner(compiler: str, output: Path) -> Path:
-    """Compile native/ and its runner against the ExecuTorch that is installed (as native/examples/CMakeLists.txt)."""
+def start_building(output: Path) -> subprocess.Popen[bytes] | None:
+    """Start to compile native/ and its runner against the ExecuTorch that is installed (as its CMakeLists.txt does)."""
+    compiler = shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        return None
     found = find_spec("executorch")
     assert found is not None
     assert found.submodule_search_locations
-    root, runner = Path(next(iter(found.submodule_search_locations))), output / "runner"
+    root = Path(next(iter(found.submodule_search_locations)))
     names = ("libexecutorch.so", "libexecutorch_kernels_optimized.so", "libexecutorch_backend_xnnpack.so")
     includes = (NATIVE / "include", NATIVE / "src", *(root / "include" / part for part in ("", C10)))
     sources = [*sorted((NATIVE / "src").glob("*.cpp")), *sorted((NATIVE / "examples").glob("*.cpp"))]
     flags = ["-std=c++17", "-O2", "-DC10_USING_CUSTOM_GENERATED_MACROS", "-DET_EVENT_TRACER_ENABLED"]
     flags += [word for include in includes for word in ("-isystem", str(include))]
     libraries = ["-Wl,--no-as-needed", *(str(root / "lib" / name) for name in names), f"-Wl,-rpath,{root / 'lib'}"]
-    subprocess.run([compiler, *flags, *map(str, sources), *libraries, "-o", str(runner)], check=True)
-    return runner
+    return subprocess.Popen([compiler, *flags, *map(str, sources), *libraries, "-o", str(output / RUNNER)])
 
 
 def main() -> None:
@@ -97,10 +101,11 @@ def main() -> None:
     arguments = parser.parse_args()
     bundle = arguments.output / "smollm2-xnnpack"
     start = time.monotonic()
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    building = start_building(arguments.output)
     if (bundle / "manifest.json").exists():
         print(f"==> {bundle} is there from an earlier run ('make clean-demo' forgets it)")
     else:
-        arguments.output.mkdir(parents=True, exist_ok=True)
         export(arguments.model, bundle, arguments.output / "cache")
     print("\n==> One question to the base and to the adapters, all loaded in one process")
     chosen = [word for name in ("base", *EXPORT, LATER) for word in ("--adapter", name)]
@@ -108,7 +113,7 @@ def main() -> None:
     run("run", bundle, *chosen, "--prompt", QUESTION, "--max-new-tokens", "40", *packed)
     print("\n==> What is stored once, by hash")
     run("inspect", bundle)
-    answer_on_device(bundle, arguments.output)
+    answer_on_device(bundle, arguments.output, building)
     print(f"\n==> Done in {time.monotonic() - start:.0f} s. The bundle is {bundle}", flush=True)
 
 

@@ -18,11 +18,17 @@ from tests.hub.distributions import entry_points_of, install_example
 from tests.testing.tiny import hub_in, importable
 
 
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PluginHub]:
-    """The example that runs, and its mutants."""
+@pytest.fixture(scope="module", autouse=True)
+def found() -> Iterator[None]:
+    """Examples can be imported, also by processes that checks start."""
     with importable():
-        yield hub_in(tmp_path_factory.mktemp("tiny") / "site")
+        yield
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> PluginHub:
+    """The example that runs, and its mutants."""
+    return hub_in(tmp_path_factory.mktemp("tiny") / "site")
 
 
 @pytest.fixture(scope="module")

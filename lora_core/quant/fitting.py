@@ -43,8 +43,9 @@ class Grid:
 
     def integers(self, weights: Float32, scales: Float32) -> Float32:
         """Return the nearest integers of `weights` (..., group) at `scales` (...), as float32."""
-        rounded: Float32 = np.clip(np.rint(weights / scales[..., None]), self.lowest, self.highest)
-        return rounded
+        rounded: Float32 = weights / scales[..., None]
+        np.rint(rounded, out=rounded)
+        return np.clip(rounded, self.lowest, self.highest, out=rounded)
 
 
 def fitted(weight: Float32, grid: Grid) -> tuple[Int8, Float32]:
@@ -65,26 +66,31 @@ def fitted(weight: Float32, grid: Grid) -> tuple[Int8, Float32]:
 
 def fitted_scales(groups: Float32, grid: Grid) -> Float32:
     """Return a scale for each row of `groups` (groups, group), whatever the other rows."""
-    scales = np.maximum(np.abs(groups).max(axis=1) / np.float32(-grid.lowest), _SMALLEST)
+    scales = np.maximum(_folded(np.maximum, np.abs(groups)) / np.float32(-grid.lowest), _SMALLEST)
+    rows = np.arange(len(groups))
     for _ in range(_ROUNDS):
-        integers = grid.integers(groups, scales)
-        products, squares = _sum(groups * integers), _sum(integers * integers)
+        before = scales[rows]
+        integers = grid.integers(groups, before)
+        products = _folded(np.add, groups * integers)
+        squares = _folded(np.add, np.multiply(integers, integers, out=integers))
         better = np.maximum(products / np.maximum(squares, np.float32(1.0)), _SMALLEST)
-        if np.array_equal(better, scales):
+        moved = better != before
+        if not moved.any():
             break
-        scales = better
+        scales[rows] = better
+        rows, groups = rows[moved], groups[moved]  # what does not move any more never will
     narrowed: Float32 = grid.narrow(scales)
     return narrowed
 
 
-def _sum(values: Float32) -> Float32:
-    """Return the sum of each row, pairwise."""
+def _folded(combine: np.ufunc, values: Float32) -> Float32:
+    """Return what is left of each row when its halves are combined again and again."""
     while (width := values.shape[1]) > 1:
         half = width // 2
         rest = values[:, 2 * half :]
-        values = values[:, :half] + values[:, half : 2 * half]
+        values = combine(values[:, :half], values[:, half : 2 * half])
         if rest.shape[1]:
-            values[:, :1] += rest
+            combine(values[:, :1], rest, out=values[:, :1])
     return values[:, 0]
 
 

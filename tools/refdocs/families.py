@@ -16,7 +16,7 @@ from lora_core.models.gguf.configuration import ARCHITECTURES
 from lora_core.models.hf import HfModel, HfModelSource
 from lora_core.models.supported_families import FAMILIES
 from lora_core.models.unsupported_families import REASONS
-from lora_core.testing.families import write_tiny_family
+from lora_core.testing.families import EXPORTED, write_tiny_family
 from refdocs.markdown import code, page, table
 from refdocs.projects import hub
 
@@ -59,21 +59,22 @@ windows of 48 tokens, no adapters). _Accepted_ says that nothing is known to sta
 made: see below.
 """
 _COMPUTED = """
-The tests compute with tiny random models of two layers, in float32.
+The tests compute with tiny random models of two layers.
 
 - The torch module, before anything is lowered, has the logits of transformers, for every family: of plain operators, of
   those that XNNPACK's programs call, and, but for `qwen3_5`, of CoreML's static attention (up to the shortest window).
 - With adapters on all linear layers but the head it has the logits of peft, for every family; of static attention with
   adapters, only Llama's is compared.
-- `make test-deep` exports `gemma`, `gemma3`, `phi3` and `lfm2` to XNNPACK, and all but `gemma` to CoreML, with adapters
-  on all linear layers, requires of a linked adapter the bytes of a full export, and has `verify` compare what the
-  bundle computes with transformers and peft (CoreML's programs are evaluated, not run by Apple's runtime). `make test`
-  does the like with Llama, and compares ONNX models of Mistral, Qwen2 and Qwen3 with transformers and peft, and the
-  simulator's graph of them, and of `gemma`, `smollm3` and `granite`, with the core's module.
-
-No export to XNNPACK or CoreML is shown to work of `gemma2`, `smollm3`, `granite`, `olmo2` and `qwen3_5`; of a family
-from `gemma` on under a quantized policy, but for the simulator's, whose bundles of `gemma`, `smollm3` and `granite`
-`verify` compares with the core's module; nor of a checkpoint of full size that is no Llama.
+- `make test-deep` exports the families below with adapters on all linear layers, requires of a linked adapter the bytes
+  of a full export, and has `verify` compare what the bundle computes with transformers and peft (CoreML's programs are
+  evaluated, not run by Apple's runtime).
+- `make test` does the like with Llama, and compares ONNX models of Mistral, Qwen2 and Qwen3 with transformers and peft.
+- The simulator's graph of every family that it takes, with adapters, has the logits of the core's module; its integers
+  are those of a plain reference, bit for bit, and near the core's module by `verify`, under `w8a16`.
+"""
+_NOT_COMPUTED = """
+Of the other combinations that are accepted above, no export is shown to work; nor of a checkpoint of full size that is
+no Llama.
 """
 _WINDOWS = """
 The context of an export is never longer than the base's, and shorter where a backend attends to all that it holds: with
@@ -121,12 +122,22 @@ def families_page() -> str:
         "\n".join(f"{number}. {reason}" for reason, number in reasons.items()),
         "## What was computed",
         _COMPUTED,
+        table(["backend", "policy", "families"], _exported()),
+        _NOT_COMPUTED,
         "## Not read",
         "Other families are refused by their `model_type`; of some it is said why.",
         table(["model type", "why"], _unread()),
         "## Context",
         _WINDOWS,
     )
+
+
+def _exported() -> list[list[str]]:
+    return [
+        [code(backend), code(policy), ", ".join(map(code, families))]
+        for backend, policies in EXPORTED.items()
+        for policy, families in policies.items()
+    ]
 
 
 def _unread() -> list[list[str]]:

@@ -92,7 +92,8 @@ class Rope:
         if low == high:
             high += 0.001
         places = (np.arange(width // 2, dtype=np.float32) - np.float32(low)) / np.float32(high - low)
-        return np.clip(places, np.float32(0.0), np.float32(1.0))
+        ramp: Float32 = np.clip(places, np.float32(0.0), np.float32(1.0))
+        return ramp
 
     def _blend(self, plain: Float32) -> Float32:
         # As torch computes it: each number is rounded to float32 before it meets an array, and a number divided by an

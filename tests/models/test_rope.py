@@ -42,11 +42,12 @@ def test_tables_equal_those_of_transformers_but_for_the_last_place(parameters, h
     assert problems == []
     # torch's power may be off by a unit in the last place, and a blend passes that on four times.
     assert units_apart(frequencies, embedding.inv_freq.numpy()) <= (4 if rope.kind in ("llama3", "yarn") else 2)
-    # Where the frequencies agree, so do the angles, and torch's cosine is within a unit of the correctly rounded one.
+    # Where the frequencies agree, so do the angles, and torch's cosine is within a unit of the correctly rounded one;
+    # a scale rounds once more.
     same = np.tile(frequencies == embedding.inv_freq.numpy(), 2)
     assert same.mean() > 0.9
     for own, their in zip(ours, theirs, strict=True):
-        assert units_apart(own[:, same], their[0].numpy()[:, same]) <= 1
+        assert units_apart(own[:, same], their[0].numpy()[:, same]) <= (1 if rope.scale == 1.0 else 2)
 
 
 def units_apart(one, other):

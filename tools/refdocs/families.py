@@ -73,8 +73,8 @@ The tests compute with tiny random models of two layers.
   are those of a plain reference, bit for bit, and near the core's module by `verify`, under `w8a16`.
 """
 _NOT_COMPUTED = """
-Of the other combinations that are accepted above, no export is shown to work; nor of a checkpoint of full size that is
-no Llama.
+Of the other combinations with XNNPACK and CoreML that are accepted above, Llama's apart, no export is shown to work; nor
+of a checkpoint of full size that is no Llama.
 """
 _WINDOWS = """
 The context of an export is never longer than the base's, and shorter where a backend attends to all that it holds: with
@@ -86,7 +86,7 @@ table of positions cannot.
 """
 
 
-_WINDOW = 48  # more than the tokens of one call, so that it is the family that is asked about
+WINDOW = 48  # more than the tokens of one call, so that it is the family that is asked about
 
 
 @attrs.frozen(kw_only=True)
@@ -148,15 +148,16 @@ def _unread() -> list[list[str]]:
 
 
 def _checked(family: ModelFamily, scratch: Path) -> Checked:
-    model = HfModelSource().open(str(write_tiny_family(scratch / family.name, family.name, sliding_window=_WINDOW)))
+    model = HfModelSource().open(str(write_tiny_family(scratch / family.name, family.name, sliding_window=WINDOW)))
     answers = {
-        name: {policy: _answer(model, name, policy) for policy in hub().backends[name].policies}
+        name: {policy: answer(model, name, policy) for policy in hub().backends[name].policies}
         for name in hub().backends
     }
     return Checked(family=family, model=model, answers=answers)
 
 
-def _answer(model: HfModel, backend: str, policy: str) -> str:
+def answer(model: HfModel, backend: str, policy: str) -> str:
+    """Return what `check` of `backend` has against an export of `model` under `policy`, nothing if nothing."""
     job = ExportJob(
         model=model,
         adapters=(),

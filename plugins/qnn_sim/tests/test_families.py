@@ -159,16 +159,23 @@ def test_a_configuration_that_lacks_a_size_is_refused_naming_it(model: Any) -> N
 
 
 @pytest.mark.parametrize(
-    ("family", "changes"),
+    ("family", "changes", "limit"),
     [
-        ("mistral", {"sliding_window": 24}),
-        ("qwen2", {"use_sliding_window": True, "sliding_window": 24, "max_window_layers": 0}),
+        ("llama", {"max_position_embeddings": 24}, "the base's 24 tokens"),
+        ("mistral", {"sliding_window": 24}, "the base's sliding attention window of 24 tokens"),
+        (
+            "qwen2",
+            {"use_sliding_window": True, "sliding_window": 24, "max_window_layers": 0},
+            "the base's sliding attention window of 24 tokens",
+        ),
     ],
 )
-def test_a_context_beyond_the_sliding_window_is_refused(tmp_path: Path, family: str, changes: dict[str, Any]) -> None:
+def test_a_context_beyond_the_bases_is_refused(
+    tmp_path: Path, family: str, changes: dict[str, Any], limit: str
+) -> None:
     model = tiny.open_model(tiny.write_checkpoint(tmp_path / "model", model_type=family, **changes))
     (problem,) = QnnSimBackend().check(tiny.make_job(model, context_len=25))
-    assert problem.what == "--context-len 25 is more than the base's sliding attention window of 24 tokens"
+    assert problem.what == f"--context-len 25 is more than {limit}"
     assert not QnnSimBackend().check(tiny.make_job(model, context_len=24))
 
 

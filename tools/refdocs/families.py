@@ -73,8 +73,8 @@ The tests compute with tiny random models of two layers.
   are those of a plain reference, bit for bit, and near the core's module by `verify`, under `w8a16`.
 """
 _NOT_COMPUTED = """
-Of the other combinations with XNNPACK and CoreML that are accepted above, Llama's apart, no export is shown to work; nor
-of a checkpoint of full size that is no Llama.
+Of the other combinations with XNNPACK and CoreML that are accepted above, Llama's apart, no export is shown to work;
+nor of a checkpoint of full size that is no Llama.
 """
 _WINDOWS = """
 The context of an export is never longer than the base's, and shorter where a backend attends to all that it holds: with

@@ -14,6 +14,7 @@ from lora_core.models.decoders import architecture_of
 from lora_core.models.families import ModelFamily
 from lora_core.models.gguf.configuration import ARCHITECTURES
 from lora_core.models.hf import HfModel, HfModelSource
+from lora_core.models.rope import SUPPORTED_TYPES
 from lora_core.models.supported_families import FAMILIES
 from lora_core.models.unsupported_families import REASONS
 from lora_core.testing.families import EXPORTED, write_tiny_family
@@ -109,6 +110,7 @@ def families_page() -> str:
         "Bases that are read",
         _INTRODUCTION,
         table(["family", "architectures", "what sets it apart from Llama"], [_described(each) for each in checked]),
+        f"Rotary embeddings are read of the types {', '.join(map(code, SUPPORTED_TYPES))}; others are refused by name.",
         _INSIDE,
         "## GGUF files",
         _GGUF,

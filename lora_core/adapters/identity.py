@@ -9,7 +9,7 @@ from lora_core.layers import ModelSummary
 
 # What copies of one model are called by: how they are quantized, for which library, in which type.
 _COPY = re.compile(
-    r"(?:[-_.](?:unsloth|bnb|\d+-?bits?|int[48]|fp8|fp16|bf16|w[48]a(?:8|16)|awq|gptq|mlx|hf|dynamic))+$"
+    r"(?:[-_.](?:unsloth|bnb|\d+-?bits?|int[48]|fp8|fp16|bf16|w[48]a(?:8|16)|awq|gptq|gguf|mlx|hf|dynamic|quantized))+$"
 )
 
 

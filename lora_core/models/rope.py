@@ -13,15 +13,15 @@ from lora_core.elementary import Float32, cosines, powers, sines
 from lora_core.errors import Problem
 
 DEFAULT_THETA = 10000.0
-SUPPORTED_TYPES = ("default", "linear", "llama3", "longrope")
+SUPPORTED_TYPES = ("default", "linear", "llama3", "longrope", "yarn")
 _REQUIRED = {
     "default": (),
     "linear": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
     "longrope": (),
+    "yarn": ("factor",),
 }
 _REASONS = {
-    "yarn": ": it blends frequencies over a ramp and scales attention by the context, which is not computed here",
     "dynamic": ": its frequencies change while a text grows, which a table of positions cannot",
 }
 _LAYER_TYPES = ("full_attention", "sliding_attention")
@@ -32,19 +32,24 @@ class Rope:
     """Parameters of the rotary embedding, as transformers names them.
 
     `linear` divides every frequency by `factor`. `llama3` divides those of long wavelength, leaves those of short
-    wavelength, and blends between, relative to `original_context_len`. `longrope` divides each by a factor of its own:
-    by `long_factors` where the tables are longer than `original_context_len`, else by `short_factors`; cosines and
-    sines are multiplied by `scale`. `part` is the share of a head's values that is rotated, from the first on.
+    wavelength, and blends between, relative to `original_context_len`. `yarn` does the like, along a ramp from the
+    frequency with `beta_fast` turns in `original_context_len` tokens to that with `beta_slow`, both in whole
+    frequencies if it `truncates`. `longrope` divides each by a factor of its own: by `long_factors` where the tables
+    are longer than `original_context_len`, else by `short_factors`. Cosines and sines are multiplied by `scale`. `part`
+    is the share of a head's values that is rotated, from the first on.
     """
 
     theta: float = DEFAULT_THETA
-    kind: Literal["default", "linear", "llama3", "longrope"] = "default"
+    kind: Literal["default", "linear", "llama3", "longrope", "yarn"] = "default"
     factor: float = 1.0
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
     original_context_len: int = 8192
     short_factors: tuple[float, ...] = ()
     long_factors: tuple[float, ...] = ()
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncates: bool = True
     scale: float = 1.0
     part: float = 1.0
 
@@ -70,7 +75,25 @@ class Rope:
             return plain / np.float32(self.factor)
         if self.kind == "llama3":
             return self._blend(plain)
+        if self.kind == "yarn":
+            kept = np.float32(1.0) - self._ramp(width)
+            return np.float32(1.0) / (np.float32(self.factor) * wavelengths) * (np.float32(1.0) - kept) + plain * kept
         return plain
+
+    def _ramp(self, width: int) -> Float32:
+        """Return how far each frequency of `width` rotated values is divided by `factor`, from 0 to 1
+        (arXiv 2309.00071; transformers `_compute_yarn_parameters`).
+        """
+        turns = (self.original_context_len / (beta * 2 * math.pi) for beta in (self.beta_fast, self.beta_slow))
+        low, high = (width * math.log(each) / (2 * math.log(self.theta)) for each in turns)
+        if self.truncates:
+            low, high = math.floor(low), math.ceil(high)
+        low, high = max(low, 0), min(high, width - 1)
+        if low == high:
+            high += 0.001
+        places = (np.arange(width // 2, dtype=np.float32) - np.float32(low)) / np.float32(high - low)
+        ramp: Float32 = np.clip(places, np.float32(0.0), np.float32(1.0))
+        return ramp
 
     def _blend(self, plain: Float32) -> Float32:
         # As torch computes it: each number is rounded to float32 before it meets an array, and a number divided by an
@@ -175,9 +198,37 @@ def _rope(
         original_context_len=int(original or context_len),
         part=float(part),
     )
+    if kind == "yarn":
+        return _yarn(rope, parameters, where)
     if kind != "longrope":
         return rope, []
     return _long(rope, parameters, context_len, head_dim, where)
+
+
+def _yarn(rope: Rope, parameters: Mapping[str, Any], where: str) -> tuple[Rope, list[Problem]]:
+    """Return `rope` with what YaRN says besides; what is left out, null or 0 is as transformers has it."""
+    names = ("mscale", "mscale_all_dim", "beta_fast", "beta_slow")
+    told = {name: parameters[name] for name in names if parameters.get(name)}
+    if parameters.get("attention_factor") is not None:
+        told["attention_factor"] = parameters["attention_factor"]
+    wrong = [name for name, value in told.items() if not isinstance(value, int | float) or value <= 0]
+    if wrong or rope.factor <= 0 or rope.theta <= 1:
+        named = ", ".join(wrong) or "factor and rope_theta"
+        return rope, [Problem(what=f"YaRN needs positive numbers: {named}", where=f"{where}: rope_parameters")]
+
+    def scale(times: float) -> float:
+        return 0.1 * times * math.log(rope.factor) + 1.0 if rope.factor > 1 else 1.0
+
+    whole = scale(1.0)
+    if "mscale" in told and "mscale_all_dim" in told:
+        whole = scale(told["mscale"]) / scale(told["mscale_all_dim"])
+    return attrs.evolve(
+        rope,
+        beta_fast=float(told.get("beta_fast", 32.0)),
+        beta_slow=float(told.get("beta_slow", 1.0)),
+        truncates=bool(parameters.get("truncate", True)),
+        scale=float(told.get("attention_factor", whole)),
+    ), []
 
 
 def _long(

@@ -65,6 +65,14 @@ TINY_FAMILIES: Mapping[str, Mapping[str, Any]] = {
 }
 """By the name of a family, what its tiny configuration has beside the sizes: everything that sets the family apart."""
 
+EXPORTED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "xnnpack": {"fp32": ("gemma", "gemma2", "gemma3", "phi3", "lfm2")},
+    "coreml": {"fp16": ("gemma3", "phi3", "lfm2")},
+}
+"""By backend and policy, the families whose tiny models the plugin's tests export with adapters on all layers: they
+require of a linked bundle the bytes of a full export, and that `verify` finds what transformers and peft compute.
+"""
+
 
 def tiny_config(family: str, **changes: Any) -> dict[str, Any]:
     """Return the `config.json` of a tiny model of two layers."""

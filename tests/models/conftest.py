@@ -43,6 +43,18 @@ FAMILIES = {
         {"rope_parameters": {**LLAMA3_ROPE, "factor": 32.0, "low_freq_factor": 2.0}, "tie_word_embeddings": True},
     ),
     "llama-linear-rope": ("LlamaConfig", {"rope_parameters": {"rope_type": "linear", "factor": 4.0}}),
+    "llama-yarn": (
+        "LlamaConfig",
+        {
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "rope_theta": 10000.0,
+                "factor": 8.0,
+                "beta_fast": 4.0,
+                "original_max_position_embeddings": 32,
+            }
+        },
+    ),
     "llama-every-bias": ("LlamaConfig", {"attention_bias": True, "mlp_bias": True, "head_dim": 32}),
     "smollm2-tied": (
         "LlamaConfig",

@@ -93,7 +93,9 @@ def test_a_number_that_does_not_count_may_be_anything():
 
 
 def test_all_problems_of_a_configuration_are_reported_together():
-    _, problems = read("qwen3", hidden_act="relu", vocab_size=-1, rope_scaling={"type": "yarn"}, layer_types=["conv"])
+    _, problems = read(
+        "qwen3", hidden_act="relu", vocab_size=-1, rope_scaling={"type": "dynamic"}, layer_types=["conv"]
+    )
     fields = [problem.where.removeprefix("config.json: ") for problem in problems]
     assert fields == ["vocab_size", "hidden_act", "layer_types", "rope_parameters.rope_type"]
 

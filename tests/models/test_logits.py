@@ -26,6 +26,7 @@ FAMILIES = [
     "llama3.1-scaled-rope",
     "llama3.2-scaled-rope-tied",
     "llama-linear-rope",
+    "llama-yarn",
     "llama-every-bias",
     "smollm2-tied",
     "mistral-within-window",

@@ -7,6 +7,7 @@ import transformers
 
 from lora_core.models.rope import Rope, read_rope, read_ropes
 
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 
 
@@ -19,6 +20,9 @@ LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_fr
         {**LLAMA3, "rope_theta": 500000.0, "original_max_position_embeddings": 8192},
         {**LLAMA3, "rope_theta": 500000.0, "factor": 32.0, "original_max_position_embeddings": 8192},
         {**LLAMA3, "rope_theta": 10000.0, "low_freq_factor": 2.0, "original_max_position_embeddings": 100},
+        {**YARN, "rope_theta": 1000000.0},
+        {**YARN, "rope_theta": 10000.0, "beta_fast": 8.0, "beta_slow": 2.0, "attention_factor": 1.5},
+        {**YARN, "rope_theta": 10000.0, "mscale": 1.5, "mscale_all_dim": 0.8, "truncate": False},
     ],
     ids=lambda parameters: "-".join(str(value) for value in parameters.values()),
 )
@@ -36,13 +40,14 @@ def test_tables_equal_those_of_transformers_but_for_the_last_place(parameters, h
     frequencies = rope.frequencies(head_dim)
     ours = rope.tables(head_dim, len(positions))
     assert problems == []
-    # torch's power may be off by a unit in the last place, and llama3's blend passes that on four times.
-    assert units_apart(frequencies, embedding.inv_freq.numpy()) <= (4 if rope.kind == "llama3" else 2)
-    # Where the frequencies agree, so do the angles, and torch's cosine is within a unit of the correctly rounded one.
+    # torch's power may be off by a unit in the last place, and a blend passes that on four times.
+    assert units_apart(frequencies, embedding.inv_freq.numpy()) <= (4 if rope.kind in ("llama3", "yarn") else 2)
+    # Where the frequencies agree, so do the angles, and torch's cosine is within a unit of the correctly rounded one;
+    # a scale rounds once more.
     same = np.tile(frequencies == embedding.inv_freq.numpy(), 2)
     assert same.mean() > 0.9
     for own, their in zip(ours, theirs, strict=True):
-        assert units_apart(own[:, same], their[0].numpy()[:, same]) <= 1
+        assert units_apart(own[:, same], their[0].numpy()[:, same]) <= (1 if rope.scale == 1.0 else 2)
 
 
 def units_apart(one, other):
@@ -99,7 +104,6 @@ def test_missing_parameters_mean_the_default():
 @pytest.mark.parametrize(
     ("kind", "why"),
     [
-        ("yarn", ": it blends frequencies over a ramp and scales attention by the context, which is not computed here"),
         ("dynamic", ": its frequencies change while a text grows, which a table of positions cannot"),
         ("proportional", ""),
         ("su", ""),
@@ -108,7 +112,7 @@ def test_missing_parameters_mean_the_default():
 def test_rotary_types_that_are_not_computed_are_refused_by_name(kind, why):
     _, problems = read_rope({"rope_scaling": {"type": kind, "factor": 2.0}}, 2048, "dir/config.json")
     assert [str(problem) for problem in problems] == [
-        f"Rotary embedding type {kind!r} is not supported{why}. Supported: default, linear, llama3, longrope. "
+        f"Rotary embedding type {kind!r} is not supported{why}. Supported: default, linear, llama3, longrope, yarn. "
         "(dir/config.json: rope_parameters.rope_type)"
     ]
 
@@ -176,3 +180,9 @@ def test_layers_with_a_window_have_tables_of_their_own_in_both_spellings():
         assert problems == []
         assert (others.theta, others.kind, others.factor) == (1e6, "linear", 8.0)
         assert (own.theta, own.kind) == (2e4, "default")
+
+
+@pytest.mark.parametrize("wrong", [{"mscale": -1.0}, {"attention_factor": 0.0}, {"beta_fast": "32"}])
+def test_numbers_of_yarn_that_are_not_positive_are_refused_by_name(wrong):
+    _, problems = read_rope({"rope_parameters": {**YARN, **wrong}}, 2048, "config.json")
+    assert [problem.what for problem in problems] == [f"YaRN needs positive numbers: {next(iter(wrong))}"]

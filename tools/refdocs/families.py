@@ -14,9 +14,10 @@ from lora_core.models.decoders import architecture_of
 from lora_core.models.families import ModelFamily
 from lora_core.models.gguf.configuration import ARCHITECTURES
 from lora_core.models.hf import HfModel, HfModelSource
+from lora_core.models.rope import SUPPORTED_TYPES
 from lora_core.models.supported_families import FAMILIES
 from lora_core.models.unsupported_families import REASONS
-from lora_core.testing.families import write_tiny_family
+from lora_core.testing.families import EXPORTED, write_tiny_family
 from refdocs.markdown import code, page, table
 from refdocs.projects import hub
 
@@ -59,21 +60,22 @@ windows of 48 tokens, no adapters). _Accepted_ says that nothing is known to sta
 made: see below.
 """
 _COMPUTED = """
-The tests compute with tiny random models of two layers, in float32.
+The tests compute with tiny random models of two layers.
 
 - The torch module, before anything is lowered, has the logits of transformers, for every family: of plain operators, of
   those that XNNPACK's programs call, and, but for `qwen3_5`, of CoreML's static attention (up to the shortest window).
 - With adapters on all linear layers but the head it has the logits of peft, for every family; of static attention with
   adapters, only Llama's is compared.
-- `make test-deep` exports `gemma`, `gemma3`, `phi3` and `lfm2` to XNNPACK, and all but `gemma` to CoreML, with adapters
-  on all linear layers, requires of a linked adapter the bytes of a full export, and has `verify` compare what the
-  bundle computes with transformers and peft (CoreML's programs are evaluated, not run by Apple's runtime). `make test`
-  does the like with Llama, and compares ONNX models of Mistral, Qwen2 and Qwen3 with transformers and peft, and the
-  simulator's graph of them, and of `gemma`, `smollm3` and `granite`, with the core's module.
-
-No export to XNNPACK or CoreML is shown to work of `gemma2`, `smollm3`, `granite`, `olmo2` and `qwen3_5`; of a family
-from `gemma` on under a quantized policy, but for the simulator's, whose bundles of `gemma`, `smollm3` and `granite`
-`verify` compares with the core's module; nor of a checkpoint of full size that is no Llama.
+- `make test-deep` exports the families below with adapters on all linear layers, requires of a linked adapter the bytes
+  of a full export, and has `verify` compare what the bundle computes with transformers and peft (CoreML's programs are
+  evaluated, not run by Apple's runtime).
+- `make test` does the like with Llama, and compares ONNX models of Mistral, Qwen2 and Qwen3 with transformers and peft.
+- The simulator's graph of every family that it takes, with adapters, has the logits of the core's module; its integers
+  are those of a plain reference, bit for bit, and near the core's module by `verify`, under `w8a16`.
+"""
+_NOT_COMPUTED = """
+Of the other combinations with XNNPACK and CoreML that are accepted above, Llama's apart, no export is shown to work;
+nor of a checkpoint of full size that is no Llama.
 """
 _WINDOWS = """
 The context of an export is never longer than the base's, and shorter where a backend attends to all that it holds: with
@@ -85,7 +87,7 @@ table of positions cannot.
 """
 
 
-_WINDOW = 48  # more than the tokens of one call, so that it is the family that is asked about
+WINDOW = 48  # more than the tokens of one call, so that it is the family that is asked about
 
 
 @attrs.frozen(kw_only=True)
@@ -108,6 +110,7 @@ def families_page() -> str:
         "Bases that are read",
         _INTRODUCTION,
         table(["family", "architectures", "what sets it apart from Llama"], [_described(each) for each in checked]),
+        f"Rotary embeddings are read of the types {', '.join(map(code, SUPPORTED_TYPES))}; others are refused by name.",
         _INSIDE,
         "## GGUF files",
         _GGUF,
@@ -121,12 +124,22 @@ def families_page() -> str:
         "\n".join(f"{number}. {reason}" for reason, number in reasons.items()),
         "## What was computed",
         _COMPUTED,
+        table(["backend", "policy", "families"], _exported()),
+        _NOT_COMPUTED,
         "## Not read",
         "Other families are refused by their `model_type`; of some it is said why.",
         table(["model type", "why"], _unread()),
         "## Context",
         _WINDOWS,
     )
+
+
+def _exported() -> list[list[str]]:
+    return [
+        [code(backend), code(policy), ", ".join(map(code, families))]
+        for backend, policies in EXPORTED.items()
+        for policy, families in policies.items()
+    ]
 
 
 def _unread() -> list[list[str]]:
@@ -137,15 +150,16 @@ def _unread() -> list[list[str]]:
 
 
 def _checked(family: ModelFamily, scratch: Path) -> Checked:
-    model = HfModelSource().open(str(write_tiny_family(scratch / family.name, family.name, sliding_window=_WINDOW)))
+    model = HfModelSource().open(str(write_tiny_family(scratch / family.name, family.name, sliding_window=WINDOW)))
     answers = {
-        name: {policy: _answer(model, name, policy) for policy in hub().backends[name].policies}
+        name: {policy: answer(model, name, policy) for policy in hub().backends[name].policies}
         for name in hub().backends
     }
     return Checked(family=family, model=model, answers=answers)
 
 
-def _answer(model: HfModel, backend: str, policy: str) -> str:
+def answer(model: HfModel, backend: str, policy: str) -> str:
+    """Return what `check` of `backend` has against an export of `model` under `policy`, nothing if nothing."""
     job = ExportJob(
         model=model,
         adapters=(),

@@ -96,9 +96,10 @@ def model_args(architecture: Architecture, options: ExecutorchOptions) -> dict[s
     divisors = architecture.rope.divisors(architecture.head_dim) if not architecture.beyond_llama else None
     if divisors is not None:
         # ExecuTorch 1.5.1 ignores use_scaled_rope when use_hf_rope is set (rope.py). Its LongRoPE path divides each
-        # frequency by a given factor, which expresses any scaling that does not depend on the sequence length.
+        # frequency by a given factor and multiplies the tables by another, which expresses any scaling that does not
+        # depend on the sequence length.
         arguments["rope_scaling_short_factor"] = arguments["rope_scaling_long_factor"] = divisors
-        arguments["rope_scaling_attention_factor"] = 1.0
+        arguments["rope_scaling_attention_factor"] = architecture.rope.scale
     return {**arguments, **architecture.definition}
 
 

@@ -190,6 +190,9 @@ def _rope(
     if turned is not None and head_dim and turned != head_dim:
         found["partial_rotary_factor"] = turned / head_dim
     kind = told.get("rope.scaling.type", "none")
+    if kind == "yarn":
+        what = "YaRN as llama.cpp stores and computes it is not read"
+        return {}, [Problem(what=what, where=where, remedy="Export from the model's Hugging Face checkpoint.")]
     if kind not in ("none", "longrope"):  # what is not read is refused by its name, with the rest of the configuration
         found["rope_scaling"] = {"rope_type": kind, "factor": told.get("rope.scaling.factor")}
     factors = {

@@ -12,7 +12,7 @@ from lora_core_coreml.quant import POLICIES
 import lora_core
 from lora_core.backend import ExportJob
 from lora_core.models.hf import HfModelSource
-from lora_core.testing.families import write_family_adapter, write_tiny_family
+from lora_core.testing.families import EXPORTED, write_family_adapter, write_tiny_family
 
 FP16 = next(policy for policy in POLICIES if policy.name == "fp16")
 OPTIONS = {"dtype": "fp32", "input_len": 4, "max_context_len": 12}
@@ -23,7 +23,7 @@ def files_of(path: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.deep
-@pytest.mark.parametrize("family", ["gemma3", "phi3", "lfm2"])
+@pytest.mark.parametrize("family", EXPORTED["coreml"][FP16.name])
 def test_a_linked_bundle_is_that_of_a_full_export_and_computes_what_transformers_and_peft_do(
     tmp_path: Path, family: str
 ) -> None:

@@ -99,7 +99,7 @@ class Meter:
         lora = quantize_lora(spec, self._real[name], whole)
         executor = Executor(spec=spec, base=self.foundation.base, encodings=whole, lora=lora)
         alphas = ALPHA.quantize(np.ones(spec.alphas))
-        grid = whole["lm_head.output"]
+        grid = whole[spec.dims.logits]
         logits = [
             grid.dequantize(executor.run(prompt, 0, QuantizedKvCache.empty(spec), alphas, last_only=False))
             for prompt in self.foundation.prompts[:_PROMPTS]

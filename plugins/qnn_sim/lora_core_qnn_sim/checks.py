@@ -6,8 +6,9 @@ from lora_core.backend import ExportJob
 from lora_core.errors import LoraCoreError, Problem
 from lora_core.models.context import context_problems
 from lora_core.models.decoders import context_limits
-from lora_core_qnn_sim.graph.base_model import family_problems
+from lora_core_qnn_sim.graph.base_model import dims_of, family_problems
 from lora_core_qnn_sim.grouping import group_problems, parse_groups, read_groups
+from lora_core_qnn_sim.handover.documents import dialog_problems
 from lora_core_qnn_sim.options import AUTO, QnnSimOptions
 from lora_core_qnn_sim.quant import POLICIES, policy_problems, widths
 from lora_core_qnn_sim.runtime.kernels import ALPHA_LIMIT, EXACT
@@ -21,7 +22,7 @@ def job_problems(job: ExportJob) -> list[Problem]:
         what = "The simulator has one max-rank graph for all adapters, not one for each shape"
         problems.append(Problem(what=what, remedy="Use the union plan."))
     if not problems:
-        problems += _width_problems(job)
+        problems += _width_problems(job) + _base_problems(job)
     problems += _length_problems(job)
     problems += _group_problems(job)
     problems += _option_problems(job)
@@ -37,6 +38,16 @@ def _width_problems(job: ExportJob) -> list[Problem]:
         return []
     what = f"A total rank of {rank} at {bits.lora} bits overflows exact sums"
     return [Problem(what=what, remedy="Use --lora-bits 8, or fewer adapters in one concurrency.")]
+
+
+def _base_problems(job: ExportJob) -> list[Problem]:
+    """Return which options do not fit the base."""
+    options: QnnSimOptions = job.options
+    problems = [] if options.emit_qairt is None else dialog_problems(job.model.summary)
+    if options.rotate and not dims_of(job.model.summary).rotatable:
+        what = f"The stream of {job.model.summary.family} cannot be rotated: norms after layers keep their gains"
+        problems.append(Problem(what=what, remedy="Leave --rotate out.", where="--rotate"))
+    return problems
 
 
 def _length_problems(job: ExportJob) -> list[Problem]:

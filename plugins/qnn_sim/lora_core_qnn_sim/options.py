@@ -92,7 +92,7 @@ class QnnSimOptions:
         default=None,
         metadata={
             "help": "Rotate the residual stream so that its outliers fit the grids. "
-            "On unless files for the vendor's tools or encodings of an unrotated base are involved."
+            "On unless files for the vendor's tools, encodings of an unrotated base or norms after layers are involved."
         },
     )
     split_outliers: bool | None = attrs.field(

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lora_core.backend import ExportJob
-from lora_core.events import Emit, stage
+from lora_core.events import Emit, Noted, stage
 from lora_core.models.decoders import context_limits
 from lora_core.preparation.prompts import calibration_prompts
 from lora_core_qnn_sim.artifacts import FOUNDATION
@@ -43,8 +43,9 @@ def base_spec(job: ExportJob) -> GraphSpec:
     options: QnnSimOptions = job.options
     bits = widths(job.policy, options)
     dims = dims_of(job.model.summary)
+    rotates = options.rotates and dims.rotatable
     return GraphSpec(
-        dims=attrs.evolve(dims, tied=dims.tied and not options.rotates, rotated=options.rotates),
+        dims=attrs.evolve(dims, tied=dims.tied and not rotates, rotated=rotates),
         slots=(),
         context_len=options.positions(*context_limits(job.model.summary)),
         input_len=options.input_len,
@@ -57,6 +58,8 @@ def build_foundation(job: ExportJob, out: Path, emit: Emit) -> FoundationBinary:
     """Quantize and calibrate the base with zero LoRA, write `foundation.bin` and open it again."""
     options: QnnSimOptions = job.options
     spec = base_spec(job)
+    if options.rotates and not spec.dims.rotated:
+        emit(Noted(message="The stream is not rotated: the gains of a norm after a layer have no matrix to fold into."))
     length = spec.context_len
     longest = min(_LONGEST_PROMPT, length)
     prompts = calibration_prompts(options.calibration, job.model.tokenizer, spec.dims.vocab_size, longest)
@@ -85,7 +88,7 @@ def _quantized(
 ) -> tuple[BaseWeights, Basis]:
     """Bring the weights to a basis that suits the grids, and round them there."""
     gains = None
-    if options.rotates:
+    if spec.dims.rotated:
         weights, gains = rotated_base(weights, spec.dims.n_layers)
     rounded = compensated_base(spec, weights, rope, bits, prompts, split=options.splits)
     weights = SplitBase(weights=weights, splits=rounded.splits)

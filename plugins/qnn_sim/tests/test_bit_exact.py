@@ -14,6 +14,7 @@ from lora_core_qnn_sim.runtime.context import SimulatedContext
 from lora_core_qnn_sim.runtime.executor import Executor
 from lora_core_qnn_sim.runtime.kv_cache import QuantizedKvCache
 
+from lora_core.testing.families import write_tiny_family
 from plugins.qnn_sim.tests import tiny
 from plugins.qnn_sim.tests.plain import plain_alphas, plain_logits
 
@@ -50,9 +51,44 @@ def test_logits_equal_the_plain_reference_bit_for_bit(
     tmp_path: Path, family: str, policy: str, options: dict[str, Any]
 ) -> None:
     model = tiny.open_model(tiny.write_checkpoint(tmp_path / "model", model_type=family))
-    targets = ("q_proj", "o_proj", "gate_proj", "down_proj")
+    assert_equal_bits(model, policy, options, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("family", "policy"),
+    [
+        ("gemma", "w8a16"),
+        ("gemma2", "w8a16"),
+        ("gemma3", "w8a8"),
+        ("phi3", "w8a16"),
+        ("smollm3", "w8a16"),
+        ("olmo2", "w8a8"),
+        ("granite", "w4a16"),
+        ("lfm2", "w8a16"),
+    ],
+)
+def test_logits_of_other_families_equal_the_plain_reference_bit_for_bit(
+    tmp_path: Path, family: str, policy: str
+) -> None:
+    model = tiny.open_model(write_tiny_family(tmp_path / "model", family, sliding_window=32, vocab_size=96))
+    assert_equal_bits(model, policy, {}, tmp_path / "out")
+
+
+def assert_equal_bits(model: Any, policy: str, options: dict[str, Any], out: Path) -> None:
+    targets = (
+        "q_proj",
+        "qkv_proj",
+        "o_proj",
+        "gate_proj",
+        "gate_up_proj",
+        "down_proj",
+        "in_proj",
+        "out_proj",
+        "w1",
+        "w2",
+    )
     adapter = tiny.adapter("only", model.summary, seed=3, targets=targets)
-    bundle = tiny.export(tiny.make_job(model, [adapter], policy=policy, **options), tmp_path / "out")
+    bundle = tiny.export(tiny.make_job(model, [adapter], policy=policy, **options), out)
     context = SimulatedContext.create(bundle.file("context.bin"), bundle.file("foundation.bin"))
     for path in bundle.manifest.adapters[0].detail["sections"].values():
         context.apply(bundle.file(path))

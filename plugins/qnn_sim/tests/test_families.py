@@ -26,6 +26,7 @@ from lora_core.adapters.slots.choice import place
 from lora_core.adapters.slots.plan import SlotPlan
 from lora_core.backend import ExportJob
 from lora_core.errors import ModelError
+from lora_core.events import Event, Noted
 from lora_core.models.executorch.options import ExecutorchOptions
 from lora_core.models.hf import HfModelSource
 from lora_core.models.module import ModuleModel
@@ -39,7 +40,10 @@ pytestmark = pytest.mark.processors
 # The adapter is merged into the weights on one side; rotating and splitting change what is added up, not how much.
 TOLERANCE = decoder_tolerance(layers=tiny.LAYERS, hidden=tiny.DIM, inner=tiny.HIDDEN + 3, context=8, rank=4)
 PROMPTS = [np.array([3, 1, 4, 1, 5, 9, 2]), np.array([6, 5])]
-TARGETS = ("q_proj", "gate_proj", "up_proj", "o_proj", "down_proj")
+ATTENDS = ("q_proj", "qkv_proj", "gate_proj", "up_proj", "gate_up_proj", "o_proj", "down_proj")
+TARGETS = (*ATTENDS, "in_proj", "out_proj", "w1", "w2", "w3")
+OTHERS = ("gemma", "gemma2", "gemma3", "phi3", "smollm3", "granite", "olmo2", "lfm2")
+NORMS_AFTER = ("gemma2", "gemma3", "olmo2")
 # Channel 7 three times, channel 3 twice, in one of the layers.
 SPLITS = {"layers.1.mlp": np.array([*range(tiny.HIDDEN), 3, 7, 7], np.int32)}
 FEWER = {"layers.1.mlp": np.array([*range(48), 3, 7, 7], np.int32)}
@@ -62,13 +66,13 @@ def test_float_logits_equal_the_modules(
     assert_equal_logits(model, rotated=rotated, splits=splits)
 
 
-@pytest.mark.parametrize("family", ["gemma", "smollm3", "granite"])
-@pytest.mark.parametrize(("rotated", "splits"), [(False, {}), (True, FEWER)])
+@pytest.mark.parametrize("family", OTHERS)
+@pytest.mark.parametrize(("changed", "splits"), [(False, {}), (True, FEWER)])
 def test_float_logits_of_other_families_equal_the_modules(
-    tmp_path: Path, family: str, rotated: bool, splits: dict[str, np.ndarray]
+    tmp_path: Path, family: str, changed: bool, splits: dict[str, np.ndarray]
 ) -> None:
     model = HfModelSource().open(str(write_tiny_family(tmp_path / "model", family)))
-    assert_equal_logits(model, rotated=rotated, splits=splits)
+    assert_equal_logits(model, rotated=changed and family not in NORMS_AFTER, splits=splits)
 
 
 def assert_equal_logits(model: Any, *, rotated: bool, splits: dict[str, np.ndarray]) -> None:
@@ -108,21 +112,44 @@ def test_a_module_of_the_callers_own_is_refused() -> None:
     assert "decoders as Llama is one, not for 'module'" in str(QnnSimBackend().check(job)[0])
 
 
+LACKS = {"qwen3_5": "has no gated delta rule, no gated queries, which"}
+
+
+def test_every_family_is_built_or_refused_here() -> None:
+    assert {family for family, _ in CASES} | {*OTHERS, *LACKS} == {family.name for family in FAMILIES}
+
+
+@pytest.mark.parametrize("name", LACKS)
+def test_a_family_that_the_graph_cannot_carry_is_refused_with_what_it_lacks(tmp_path: Path, name: str) -> None:
+    model = HfModelSource().open(str(write_tiny_family(tmp_path / "model", name)))
+    (problem,) = family_problems(model.summary)
+    assert problem.what == f"The simulator's graph {LACKS[name]} {name} needs"
+
+
+def test_a_stream_with_norms_after_layers_is_not_rotated_and_the_export_says_so(tmp_path: Path) -> None:
+    model = HfModelSource().open(str(write_tiny_family(tmp_path / "model", "olmo2")))
+    (problem,) = QnnSimBackend().check(tiny.make_job(model, rotate=True))
+    assert problem.what == "The stream of olmo2 cannot be rotated: norms after layers keep their gains"
+    heard: list[Event] = []
+    bundle = tiny.export(tiny.make_job(model), tmp_path / "out", heard)
+    assert not read_foundation(bundle.file("foundation.bin")).spec.dims.rotated
+    assert "The stream is not rotated" in "".join(event.message for event in heard if isinstance(event, Noted))
+
+
 @pytest.mark.parametrize(
-    ("name", "lacks"),
+    ("family", "reason"),
     [
-        ("gemma3", "no norms around attention and MLP"),
-        ("phi3", "no fused layers"),
-        ("olmo2", "no norms after attention and MLP"),
+        ("gemma3", "layers with a window have a rotary table of their own, and Genie makes one"),
+        ("lfm2", "its convolutions keep a state, and Genie keeps keys and values"),
+        ("phi3", "its rotary embedding is of type 'longrope'. Written for Genie are default, linear, llama3"),
     ],
 )
-def test_a_family_that_is_no_llama_is_refused_with_what_the_graph_lacks(model: Any, name: str, lacks: str) -> None:
-    family = next(family for family in FAMILIES if family.name == name)
-    config = {**family.defaults, **model.summary.config}
-    config |= {"hidden_activation": "gelu_pytorch_tanh", "attention_multiplier": 3.0, "num_hidden_layers": 4}
-    (problem,) = family_problems(attrs.evolve(model.summary, family=name, config=config))
-    assert lacks in problem.what
-    assert problem.what.endswith(f"which {name} needs")
+def test_the_vendors_files_of_a_base_that_genie_could_not_rotate_are_refused(
+    tmp_path: Path, family: str, reason: str
+) -> None:
+    model = HfModelSource().open(str(write_tiny_family(tmp_path / "model", family)))
+    (problem,) = QnnSimBackend().check(tiny.make_job(model, context_len=12, emit_qairt=tmp_path / "hand"))
+    assert problem.what == f"The vendor's files are not written for {family}: {reason}"
 
 
 def test_a_configuration_that_lacks_a_size_is_refused_naming_it(model: Any) -> None:
@@ -132,16 +159,23 @@ def test_a_configuration_that_lacks_a_size_is_refused_naming_it(model: Any) -> N
 
 
 @pytest.mark.parametrize(
-    ("family", "changes"),
+    ("family", "changes", "limit"),
     [
-        ("mistral", {"sliding_window": 24}),
-        ("qwen2", {"use_sliding_window": True, "sliding_window": 24, "max_window_layers": 0}),
+        ("llama", {"max_position_embeddings": 24}, "the base's 24 tokens"),
+        ("mistral", {"sliding_window": 24}, "the base's sliding attention window of 24 tokens"),
+        (
+            "qwen2",
+            {"use_sliding_window": True, "sliding_window": 24, "max_window_layers": 0},
+            "the base's sliding attention window of 24 tokens",
+        ),
     ],
 )
-def test_a_context_beyond_the_sliding_window_is_refused(tmp_path: Path, family: str, changes: dict[str, Any]) -> None:
+def test_a_context_beyond_the_bases_is_refused(
+    tmp_path: Path, family: str, changes: dict[str, Any], limit: str
+) -> None:
     model = tiny.open_model(tiny.write_checkpoint(tmp_path / "model", model_type=family, **changes))
     (problem,) = QnnSimBackend().check(tiny.make_job(model, context_len=25))
-    assert problem.what == "--context-len 25 is more than the base's sliding attention window of 24 tokens"
+    assert problem.what == f"--context-len 25 is more than {limit}"
     assert not QnnSimBackend().check(tiny.make_job(model, context_len=24))
 
 
@@ -176,9 +210,9 @@ def test_an_embedding_in_groups_is_refused(model: Any) -> None:
     assert "4 bits per group for embedding layers" in problem.what
 
 
-@pytest.mark.parametrize("family", ["gemma", "smollm3", "granite"])
+@pytest.mark.parametrize("family", OTHERS)
 def test_the_integer_graph_of_other_families_is_near_the_module(tmp_path: Path, family: str) -> None:
-    model = HfModelSource().open(str(write_tiny_family(tmp_path / "model", family)))
+    model = HfModelSource().open(str(write_tiny_family(tmp_path / "model", family, sliding_window=32)))
     options = {"context_len": 32, "input_len": 8}
     bundle = lora_core.export(model, backend="qnn_sim", options=options, out=tmp_path / "out")
     report = lora_core.verify(bundle, model, reference="eager", tokens=4)

@@ -70,14 +70,25 @@ def test_every_file_of_the_hand_over_is_there_and_no_other(hand: Path) -> None:
     assert {path.name for path in hand.iterdir()} == expected
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gemma", "smollm3", "granite"])
+# What Genie would rotate: phi3 without LongRoPE.
+FAMILIES: dict[str, dict[str, Any]] = {
+    "gemma": {},
+    "gemma2": {"sliding_window": 32},
+    "phi3": {"rope_scaling": None, "partial_rotary_factor": 0.75},
+    "smollm3": {},
+    "granite": {},
+    "olmo2": {},
+}
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", *FAMILIES])
 def test_the_model_computes_what_the_graph_computes(tmp_path: Path, family: str) -> None:
-    if family in ("gemma", "smollm3", "granite"):
-        write_tiny_family(tmp_path / "model", family)
+    if family in FAMILIES:
+        write_tiny_family(tmp_path / "model", family, **FAMILIES[family])
     else:
         tiny.write_checkpoint(tmp_path / "model", model_type=family)
     base = tiny.open_model(tmp_path / "model")
-    one = tiny.adapter("one", base.summary, seed=3, targets=("q_proj", "o_proj", "down_proj"))
+    one = tiny.adapter("one", base.summary, seed=3, targets=("q_proj", "qkv_proj", "o_proj", "down_proj"))
     stored = tiny.export(tiny.make_job(base, [one], rotate=False, split_outliers=False), tmp_path / "out")
     spec = read_context(stored.file("context.bin")).spec
     foundation = read_foundation(stored.file("foundation.bin"))

@@ -78,10 +78,22 @@ def test_the_quantized_model_gives_the_simulators_integers_for_each_adapter(poli
     assert_simulated(policy, trial)
 
 
-@pytest.mark.parametrize("family", ["gemma", "smollm3", "granite"])
-def test_the_quantized_model_of_other_families_gives_the_simulators_integers(tmp_path: Path, family: str) -> None:
-    model = tiny.open_model(write_tiny_family(tmp_path / "model", family))
-    adapter = tiny.adapter("a1", model.summary, seed=1, targets=("q_proj", "v_proj", "down_proj"))
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("gemma", {}),
+        ("gemma2", {"sliding_window": 32}),
+        ("phi3", {"rope_scaling": None, "partial_rotary_factor": 0.75}),
+        ("smollm3", {}),
+        ("granite", {}),
+        ("olmo2", {}),
+    ],
+)
+def test_the_quantized_model_of_other_families_gives_the_simulators_integers(
+    tmp_path: Path, family: str, changes: dict[str, Any]
+) -> None:
+    model = tiny.open_model(write_tiny_family(tmp_path / "model", family, **changes))
+    adapter = tiny.adapter("a1", model.summary, seed=1, targets=("q_proj", "v_proj", "qkv_proj", "down_proj"))
     job = tiny.make_job(model, [adapter], rotate=False, split_outliers=False)
     stored = StoredAdapters.read(tiny.export(job, tmp_path / "out"))
     assert_simulated("w8a16", next(iter(adapter_trials(stored, ("a1",), 2))))

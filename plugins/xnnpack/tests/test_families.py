@@ -11,7 +11,7 @@ import lora_core
 from lora_core.bundle.bundle import Bundle
 from lora_core.events import Event, Noted
 from lora_core.models.hf import HfModelSource
-from lora_core.testing.families import write_family_adapter, write_tiny_family
+from lora_core.testing.families import EXPORTED, write_family_adapter, write_tiny_family
 
 OPTIONS = {"max_context_len": 32, "max_seq_len": 16}
 
@@ -43,15 +43,17 @@ def files_of(path: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.deep
-@pytest.mark.parametrize("family", ["gemma", "gemma3", "phi3", "lfm2"])
+@pytest.mark.parametrize(
+    ("policy", "family"), [(policy, family) for policy, some in EXPORTED["xnnpack"].items() for family in some]
+)
 def test_a_linked_bundle_is_that_of_a_full_export_and_computes_what_transformers_and_peft_do(
-    tmp_path: Path, family: str
+    tmp_path: Path, policy: str, family: str
 ) -> None:
     materials = FamilyMaterials.make(tmp_path, family)
     cache = tmp_path / "cache"
-    whole = materials.export(tmp_path / "whole", "ab", policy="fp32", cache=cache)
+    whole = materials.export(tmp_path / "whole", "ab", policy=policy, cache=cache)
     linked = lora_core.add(
-        materials.export(tmp_path / "linked", "a", policy="fp32", cache=cache), {"b": materials.adapters["b"]}
+        materials.export(tmp_path / "linked", "a", policy=policy, cache=cache), {"b": materials.adapters["b"]}
     )
     assert files_of(linked.path) == files_of(whole.path)
     report = lora_core.verify(whole, materials.base, adapters=materials.adapters, tokens=8)

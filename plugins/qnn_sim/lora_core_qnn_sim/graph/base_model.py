@@ -19,7 +19,20 @@ from lora_core_qnn_sim.runtime.weights import BaseWeights
 
 Float32 = npt.NDArray[np.float32]
 _BUILDER = "The simulator's graph"
-_CARRIED = ("gelu tanh activation", "multipliers", "layers without positions")
+_CARRIED = (
+    "gelu tanh activation",
+    "norms around attention and MLP",
+    "norms after attention and MLP",
+    "queries and keys normalized as a whole",
+    "fused layers",
+    "rotary embeddings of two kinds",
+    "layers without positions",
+    "partly rotated heads",
+    "LongRoPE",
+    "convolutions",
+    "multipliers",
+    "soft caps",
+)
 
 
 def family_problems(summary: ModelSummary) -> list[Problem]:
@@ -38,9 +51,9 @@ def architecture_of(summary: ModelSummary) -> Architecture:
 def dims_of(summary: ModelSummary) -> LlamaDims:
     """Return the dimensions of a base that has no `family_problems`."""
     architecture = architecture_of(summary)
-    first = "model.layers.0."
+    turned = architecture.rope.width(architecture.head_dim)
     usual = architecture.attention_scale == architecture.head_dim**-0.5
-    biased = [layer.name for layer in summary.layers if layer.name.startswith(first) and layer.has_bias]
+    biased = [graph_name(layer.name).rpartition(".")[2] for layer in summary.layers if layer.has_bias]
     return LlamaDims(
         n_layers=architecture.layers,
         dim=architecture.dim,
@@ -50,7 +63,7 @@ def dims_of(summary: ModelSummary) -> LlamaDims:
         head_dim=architecture.head_dim,
         vocab_size=architecture.vocab_size,
         norm_eps=architecture.norm_eps,
-        biased=tuple(name.rpartition(".")[2] for name in biased),
+        biased=tuple(dict.fromkeys(biased)),
         qk_norm=architecture.qk_norm,
         tied=architecture.tied,
         activation="gelu_tanh" if architecture.activation == "gelu_tanh" else "silu",
@@ -58,6 +71,15 @@ def dims_of(summary: ModelSummary) -> LlamaDims:
         embedding_scale=architecture.embedding_scale,
         residual_scale=architecture.residual_scale,
         score_scale=None if usual else architecture.attention_scale,
+        fused=architecture.fused,
+        norms=architecture.norms,
+        qk_norm_whole=architecture.qk_norm and architecture.qk_norm_whole,
+        rotary_dim=None if turned == architecture.head_dim else turned,
+        local=tuple(number for number, kind in enumerate(architecture.kinds) if kind.positions == "local"),
+        score_cap=architecture.attention_softcap,
+        logit_cap=architecture.logit_softcap,
+        convolving=tuple(number for number, kind in enumerate(architecture.kinds) if kind.mixes == "convolution"),
+        conv_bias=architecture.conv_bias,
     )
 
 
@@ -96,10 +118,12 @@ class RealWeights(Mapping[str, Float32]):
 
 
 def rope_tables(architecture: Architecture, context_len: int) -> tuple[Float32, Float32]:
-    """Return cosine and sine of shape (context, head_dim / 2)."""
-    half = architecture.head_dim // 2
-    cos, sin = architecture.rope.tables(architecture.head_dim, context_len)
-    return np.ascontiguousarray(cos[:, :half]), np.ascontiguousarray(sin[:, :half])
+    """Return cosine and sine of shape (context, half of what is rotated of a head), the local ones beside them."""
+    ropes = [architecture.rope] if architecture.local_rope is None else [architecture.rope, architecture.local_rope]
+    half = architecture.rope.width(architecture.head_dim) // 2
+    tables = [rope.tables(architecture.head_dim, context_len) for rope in ropes]
+    cos, sin = (np.concatenate([each[part][:, :half] for each in tables], axis=1) for part in (0, 1))
+    return cos, sin
 
 
 def quantize_base(

@@ -38,4 +38,6 @@ class Basis:
             inputs = len(self.splits[block])
         if block in self.splits and projection in ("gate_proj", "up_proj"):
             outputs = len(self.splits[block])
+        if block in self.splits and projection == "gate_up_proj":
+            outputs = 2 * len(self.splits[block])
         return inputs, outputs

@@ -5,8 +5,8 @@ single digits from layer 11 on); a per-tensor grid then has a step that swallows
 model. Multiplying the stream by an orthogonal matrix R spreads such a value over all channels. RMSNorm without its gain
 commutes with R, so the gain g is folded into the matrices that follow, and with row vectors
 
-    reads of the stream (q, k, v, gate, up, head):  W' = W diag(g) R,    A' = A diag(g) R
-    writes to the stream (o, down, embedding):      W' = R^T W,          B' = R^T B
+    reads of the stream (q, k, v, gate, up, head, in):  W' = W diag(g) R,    A' = A diag(g) R
+    writes to the stream (o, down, embedding, out):     W' = R^T W,          B' = R^T B
 
 give the same function (QuaRot, arXiv 2404.00456; SpinQuant, arXiv 2405.16406). R is a Kronecker product of small
 orthogonal DCT-II and Hadamard matrices that depends on the width alone, so nothing is stored. A tied head becomes a
@@ -26,8 +26,8 @@ import numpy.typing as npt
 from lora_core.elementary import cosines_of_turns
 
 Array = npt.NDArray[Any]
-_READS = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "lm_head")
-_WRITES = ("o_proj", "down_proj")
+_READS = ("q_proj", "k_proj", "v_proj", "qkv_proj", "in_proj", "gate_proj", "up_proj", "gate_up_proj", "lm_head")
+_WRITES = ("o_proj", "out_proj", "down_proj")
 _HEAD = "lm_head.weight"
 _LARGEST_HADAMARD = 64
 _CHUNK = 1 << 16  # elements that are rotated at a time: they stay in the cache
@@ -108,10 +108,14 @@ def rotated_base(weights: Mapping[str, Array], n_layers: int) -> tuple[RotatedBa
     gains = {
         f"layers.{n}.{kind}": weights[f"layers.{n}.{norm}.weight"]
         for n in range(n_layers)
-        for kind, norm in (("self_attn", "input_layernorm"), ("mlp", "post_attention_layernorm"))
+        for kind, norm in ((_mixer(weights, n), "input_layernorm"), ("mlp", "post_attention_layernorm"))
     }
     gains["lm_head"] = weights["norm.weight"]
     return RotatedBase(weights=weights, gains=gains), gains
+
+
+def _mixer(weights: Mapping[str, Array], number: int) -> str:
+    return "conv" if f"layers.{number}.conv.in_proj.weight" in weights else "self_attn"
 
 
 def rotated_matrix(layer: str, matrix: Array, gains: Mapping[str, Array]) -> Array:

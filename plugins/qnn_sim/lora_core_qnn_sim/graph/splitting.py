@@ -93,6 +93,9 @@ def split_a(layer: str, a: Array, splits: Splits) -> Array:
 def split_b(layer: str, b: Array, splits: Splits) -> Array:
     """Return a matrix or bias that writes `layer`'s output, with its rows repeated if that is split."""
     block, _, projection = layer.rpartition(".")
+    if block in splits and projection == "gate_up_proj":
+        gate, up = np.split(b, 2)
+        return np.concatenate([split_b(f"{block}.gate_proj", gate, splits), split_b(f"{block}.up_proj", up, splits)])
     if block not in splits or projection not in ("gate_proj", "up_proj"):
         return b
     rows = b[splits[block]]

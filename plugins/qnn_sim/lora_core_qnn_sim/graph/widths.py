@@ -17,17 +17,24 @@ _WIDE = (
     "o_proj.output",
     "o_proj.base.output",
     "o_proj.lora_b.output",
+    "conv.out_proj.output",
+    "conv.out_proj.base.output",
+    "conv.out_proj.lora_b.output",
     "mlp.mul.output",
     "scores.output",
     "lm_head.output",
     "lm_head.base.output",
     "lm_head.lora_b.output",
+    "lm_head.capped.output",
+    "self_attn.capped.output",
+    "post_feedforward_layernorm.output",
 )
 
 
 def activation_bits(spec: GraphSpec, name: str) -> int:
     """Return the bits of an activation: `spec.act_bits`, but 16 where 8 would destroy the model."""
-    return 16 if name.endswith(_WIDE) else spec.act_bits
+    wide = _WIDE if spec.dims.norms == "before" else (*_WIDE, "post_attention_layernorm.output")
+    return 16 if name.endswith(wide) else spec.act_bits
 
 
 def tensor_bits(spec: GraphSpec) -> dict[str, int]:

@@ -53,8 +53,8 @@ class DecoderModel:
         self._input("input_ids", (1, spec.input_len), INT32)
         self._input("attention_mask", (1, 1, spec.input_len, spec.context_len))
         for part in ("cos", "sin"):
-            self._input(f"position_ids_{part}", (1, 1, spec.input_len, dims.head_dim // 2))
-            shape = self._numbers((spec.input_len, 1, dims.head_dim // 2))
+            self._input(f"position_ids_{part}", (1, 1, spec.input_len, dims.turned // 2))
+            shape = self._numbers((spec.input_len, 1, dims.turned // 2))
             self._apply("Reshape", (f"position_ids_{part}", shape), f"{part}.rows")
         if spec.slots:
             self._input(ALPHA, (spec.alphas,))
@@ -64,7 +64,7 @@ class DecoderModel:
             if node.output == stream and not self._head:
                 self._output(stream, (spec.input_len, dims.dim))
                 return
-        self._apply("Reshape", ("lm_head.output", self._numbers((1, spec.input_len, dims.vocab_size))), "logits")
+        self._apply("Reshape", (dims.logits, self._numbers((1, spec.input_len, dims.vocab_size))), "logits")
         self._output("logits", (1, spec.input_len, dims.vocab_size))
 
     def store(self, name: str, values: Array, file: Any) -> None:
@@ -123,6 +123,12 @@ class DecoderModel:
                 self._apply("Mul", (inputs[0], self._apply("Sigmoid", inputs, f"{out}.sigmoid")), out)
             case "gelu_tanh":
                 self._gelu_tanh(inputs[0], out)
+            case "cap":
+                self._cap(inputs[0], out, self._dims.logit_cap)
+            case "part":
+                self._part(node)
+            case "rope_local" | "convolve":
+                raise AssertionError("`dialog_problems` refuses graphs with two rotary tables, and convolutions")
 
     def _gelu_tanh(self, x: str, out: str) -> None:
         """Add x * sigmoid(x * (linear + cubic * x^2)): operator set 17 has no Gelu."""
@@ -131,6 +137,25 @@ class DecoderModel:
         slope = self._apply("Add", (cubic, self._real(GELU_LINEAR)), f"{out}.slope")
         argument = self._apply("Mul", (x, slope), f"{out}.argument")
         self._apply("Mul", (x, self._apply("Sigmoid", (argument,), f"{out}.sigmoid")), out)
+
+    def _cap(self, x: str, out: str, cap: float | None) -> None:
+        assert cap is not None, "what is capped has a cap"
+        share = self._apply("Tanh", (self._apply("Mul", (x, self._real(1 / cap)), f"{out}.ratio"),), f"{out}.share")
+        self._apply("Mul", (share, self._real(cap)), out)
+
+    def _part(self, node: Node) -> None:
+        assert node.share is not None, "parts have a share"
+        begin, end, total = node.share
+        width = self._outputs_of(node.inputs[0].removesuffix(".output"))
+        ends = tuple(self._numbers((width * place // total,)) for place in (begin, end))
+        self._apply("Slice", (node.inputs[0], *ends, self._numbers((1,))), node.output)
+
+    def _outputs_of(self, layer: str) -> int:
+        """Return how many values a fused layer gives: those of a base that is not split."""
+        dims = self._dims
+        if layer.endswith("qkv_proj"):
+            return (dims.n_heads + 2 * dims.n_kv_heads) * dims.head_dim
+        return 2 * dims.hidden_dim
 
     def _branch(self, node: Node) -> None:
         weight, out = self._named(node.weights["weight"]), node.output
@@ -169,14 +194,16 @@ class DecoderModel:
     def _rope(self, node: Node) -> None:
         out, width = node.output, self._dims.head_dim
         shaped = self._apply("Reshape", (node.inputs[0], self._numbers((-1, node.heads, width))), f"{out}.apart")
-        halves = (f"{out}.first", f"{out}.second")
-        self._apply("Split", (shaped, self._numbers((width // 2, width // 2))), halves, {"axis": -1})
+        halves, half = (f"{out}.first", f"{out}.second"), self._dims.turned // 2
+        rest = (f"{out}.rest",) if 2 * half < width else ()
+        sizes = (half, half, width - 2 * half) if rest else (half, half)
+        self._apply("Split", (shaped, self._numbers(sizes)), (*halves, *rest), {"axis": -1})
         turned = []
         for mine, other, operator in ((*halves, "Sub"), (*halves[::-1], "Add")):
             along = self._apply("Mul", (mine, "cos.rows"), f"{mine}.cos")
             across = self._apply("Mul", (other, "sin.rows"), f"{other}.sin")
             turned.append(self._apply(operator, (along, across), f"{mine}.turned"))
-        joined = self._apply("Concat", turned, f"{out}.joined", {"axis": -1})
+        joined = self._apply("Concat", (*turned, *rest), f"{out}.joined", {"axis": -1})
         self._apply("Reshape", (joined, self._numbers((-1, node.heads * width))), out)
 
     def _attention(self, node: Node) -> None:
@@ -188,8 +215,11 @@ class DecoderModel:
         values = self._cached("value", node.layer, value, (1, 2, 0, 3))
         products = self._apply("MatMul", (heads, keys), f"{out}.products")
         scores = self._apply("Mul", (products, self._real(1 / dims.score_divisor)), node.inner[0])
+        if dims.score_cap is not None:
+            self._cap(scores, node.inner[1], dims.score_cap)
+            scores = node.inner[1]
         masked = self._apply("Add", (scores, "attention_mask"), f"{out}.masked")
-        shares = self._apply("Softmax", (masked,), node.inner[1], {"axis": -1})
+        shares = self._apply("Softmax", (masked,), node.inner[-1], {"axis": -1})
         mixed = self._apply("MatMul", (shares, values), f"{out}.mixed")
         back = self._apply("Transpose", (mixed,), f"{out}.back", {"perm": [2, 0, 1, 3]})
         self._apply("Reshape", (back, self._numbers((-1, dims.n_heads * width))), out)

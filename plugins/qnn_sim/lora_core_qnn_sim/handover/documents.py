@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import attrs
 
+from lora_core.errors import Problem
 from lora_core.layers import ModelSummary
 from lora_core.models.rope import Rope
 from lora_core_qnn_sim.artifacts import CONTEXT
@@ -24,6 +25,7 @@ ALPHA = "lora_alpha"
 HOT_SWITCH = "hot_switch"
 """What Genie knows the adapters of a hot-switch graph as, together."""
 NO_TOKEN = -1
+_SCALINGS = ("default", "linear", "llama3")
 
 
 def importer_config(adapters: Sequence[str]) -> dict[str, Any]:
@@ -81,6 +83,22 @@ def adaptor_list(adapters: Sequence[str], groups: Sequence[Group]) -> list[dict[
     ]
 
 
+def dialog_problems(summary: ModelSummary) -> list[Problem]:
+    """Return why Genie could hold no dialog with a base of the simulator: it makes the rotary tables."""
+    architecture = architecture_of(summary)
+    kind = architecture.rope.kind
+    if architecture.local_rope is not None:
+        reason = "layers with a window have a rotary table of their own, and Genie makes one"
+    elif architecture.keeps_state:
+        reason = "its convolutions keep a state, and Genie keeps keys and values"
+    elif kind not in _SCALINGS:
+        reason = f"its rotary embedding is of type {kind!r}. Written for Genie are {', '.join(_SCALINGS)}"
+    else:
+        return []
+    what = f"The vendor's files are not written for {summary.family}: {reason}"
+    return [Problem(what=what, remedy="Leave --emit-qairt out; the simulator's own runtime has the tables.")]
+
+
 @attrs.frozen(kw_only=True)
 class Dialog:
     """What Genie must know of a base to hold a dialog with it; of ids that nothing names, -1."""
@@ -88,6 +106,7 @@ class Dialog:
     context_len: int
     vocab_size: int
     head_dim: int
+    turned: int
     rope: Rope
     bos_id: int = NO_TOKEN
     eos_ids: tuple[int, ...] = (NO_TOKEN,)
@@ -99,6 +118,7 @@ class Dialog:
             context_len=spec.context_len,
             vocab_size=spec.dims.vocab_size,
             head_dim=spec.dims.head_dim,
+            turned=spec.dims.turned,
             rope=architecture_of(summary).rope,
             bos_id=NO_TOKEN if summary.bos_id is None else summary.bos_id,
             eos_ids=summary.eos_ids or (NO_TOKEN,),
@@ -160,7 +180,7 @@ def hot_switch_lora(strengths: Sequence[str]) -> dict[str, Any]:
 def _positions(dialog: Dialog) -> dict[str, Any]:
     """Return how Genie makes the rotary tables, which are inputs of the graph."""
     rope = dialog.rope
-    made: dict[str, Any] = {"type": "rope", "rope-dim": dialog.head_dim // 2, "rope-theta": rope.theta}
+    made: dict[str, Any] = {"type": "rope", "rope-dim": dialog.turned // 2, "rope-theta": rope.theta}
     if rope.kind == "linear":
         made["rope-scaling"] = {"rope-type": "linear", "factor": rope.factor}
     if rope.kind == "llama3":

@@ -27,7 +27,7 @@ Array = npt.NDArray[Any]
 UINT8, INT8, UINT16, INT32 = 2, 3, 4, 6
 """Values of `onnx.TensorProto.DataType`."""
 MASK = "attention_mask"
-_MOVES = frozenset({"Reshape", "Transpose", "Split", "Concat", "Gather"})
+_MOVES = frozenset({"Reshape", "Transpose", "Split", "Slice", "Concat", "Gather"})
 """Operators that move values and leave them on their grid."""
 _FINE = 16
 """Bits of tensors that the simulator does not round, and of whatever meets a tensor of so many bits."""
@@ -199,6 +199,11 @@ class QuantizedDecoder(DecoderModel):
         stem = name
         for ending in (".first.turned", ".second.turned", ".mixed"):
             stem = stem.removesuffix(ending)
+        if operator == "Tanh":
+            return symmetric(1.0, _FINE)
+        if name.endswith(".ratio"):
+            wide = _fine(source)
+            return attrs.evolve(wide, scale=wide.scale * self._grids[inputs[1]].maximum)
         if operator == "Sigmoid":
             return Encoding(bits=_FINE, scale=2.0**-_FINE, offset=0)
         if name.endswith((".cos", ".sin")) and operator == "Mul":

@@ -17,6 +17,7 @@ from lora_core_qnn_sim.artifacts.foundation import FoundationBinary, read_founda
 from lora_core_qnn_sim.artifacts.section import read_section
 from lora_core_qnn_sim.encodings.grid import Encoding
 from lora_core_qnn_sim.grouping import Group
+from lora_core_qnn_sim.handover.documents import dialog_problems
 from lora_core_qnn_sim.runtime.admission import Rules
 
 Array = npt.NDArray[Any]
@@ -70,7 +71,7 @@ class StoredAdapters:
 def _problems(
     bundle: Bundle, context: ContextBinary, foundation: FoundationBinary, orphans: list[str]
 ) -> list[Problem]:
-    problems = []
+    problems = dialog_problems(bundle.manifest.base)
     if context.hot_switch or not bundle.manifest.adapters:
         problems.append(Problem(what="The bundle has no sections to hand over", where=str(bundle.path)))
     if foundation.basis.gains is not None or foundation.basis.splits:

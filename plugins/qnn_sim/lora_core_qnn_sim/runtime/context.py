@@ -32,7 +32,7 @@ from lora_core_qnn_sim.errors import (
     StaleKvCacheError,
     StaticShapeError,
 )
-from lora_core_qnn_sim.graph.nodes import query_output
+from lora_core_qnn_sim.graph.nodes import query_output, value_output
 from lora_core_qnn_sim.modes import branch_tensors
 from lora_core_qnn_sim.runtime.admission import Rules
 from lora_core_qnn_sim.runtime.executor import Executor
@@ -150,13 +150,12 @@ class SimulatedContext:
         """Return the I/O encodings as they are now; needed again after every section and every load."""
         self._require_loaded()
         dims = self.binary.spec.dims
-        layers = [f"layers.{number}.self_attn" for number in range(dims.n_layers)]
         return IoEncodings(
             generation=self._generation,
-            logits=self._encodings["lm_head.output"],
+            logits=self._encodings[dims.logits],
             alpha=ALPHA,
             keys=tuple(self._encodings[query_output(dims, number, "k")] for number in range(dims.n_layers)),
-            values=tuple(self._encodings[f"{layer}.v_proj.output"] for layer in layers),
+            values=tuple(self._encodings[value_output(dims, number)] for number in range(dims.n_layers)),
         )
 
     def check_alphas(self, alphas: Sequence[float]) -> None:

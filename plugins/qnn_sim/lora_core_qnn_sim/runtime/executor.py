@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lora_core_qnn_sim.encodings.grid import Encoding
-from lora_core_qnn_sim.graph.nodes import Node, build_nodes
+from lora_core_qnn_sim.graph.nodes import Node, build_nodes, columns_of
 from lora_core_qnn_sim.graph.spec import GraphSpec
 from lora_core_qnn_sim.runtime import kernels
 from lora_core_qnn_sim.runtime.kv_cache import QuantizedKvCache
@@ -87,7 +87,7 @@ class Executor:
             if index == cut and last_only:
                 execution.values[node.inputs[0]] = execution.values[node.inputs[0]][-1:]
             execution.values[node.output] = getattr(self, f"_{node.op}")(node, execution)
-        return execution.values["lm_head.output"]
+        return execution.values[self.spec.dims.logits]
 
     def _embed(self, node: Node, execution: Execution) -> Grid:
         table, out = self.base.linears[node.weights["weight"]], self.encodings[node.output]
@@ -128,15 +128,19 @@ class Executor:
     def _rope(self, node: Node, execution: Execution) -> Grid:
         x = execution.values[node.inputs[0]]
         where = slice(execution.start, execution.start + len(x))
-        cos = self.base.cos[where, None].astype(np.float64)
-        sin = self.base.sin[where, None].astype(np.float64)
+        columns = self.spec.dims.columns(node.op)
+        cos = self.base.cos[where, None, columns].astype(np.float64)
+        sin = self.base.sin[where, None, columns].astype(np.float64)
         source, out = self.encodings[node.inputs[0]], self.encodings[node.output]
         return kernels.rope(x.reshape(len(x), node.heads, -1), source, cos, sin, out).reshape(x.shape)
+
+    _rope_local = _rope
 
     def _attention(self, node: Node, execution: Execution) -> Grid:
         dims, cache = self.spec.dims, execution.cache
         q, k, v = (self.encodings[name] for name in node.inputs)
-        scores, probabilities = (self.encodings[name] for name in node.inner)
+        scores, *between, probabilities = (self.encodings[name] for name in node.inner)
+        compared = between[0] if between else scores
         out, count, end = self.encodings[node.output], len(execution.tokens), execution.start + len(execution.tokens)
         shape = (count, dims.n_kv_heads, dims.head_dim)
         for store, name, grid in ((cache.keys, node.inputs[1], k), (cache.values, node.inputs[2], v)):
@@ -150,12 +154,30 @@ class Executor:
             values,
             visible,
             score_multiplier=q.scale * k.scale / dims.score_divisor / scores.scale,
-            table=self._table(node.inner[0], lambda: kernels.exp_table(scores)),
+            table=self._table(node.inner[0], lambda: kernels.exp_table(compared)),
+            caps=self._caps(node, scores, compared),
             mix_multiplier=probabilities.scale * v.scale / out.scale,
             scores=scores,
             probabilities=probabilities,
             out=out,
         )
+
+    def _convolve(self, node: Node, execution: Execution) -> Grid:
+        source, out = self.encodings[node.inputs[0]], self.encodings[node.output]
+        taps = self.base.vector(node.weights["weight"])[:, 0]
+        x, start, store = execution.values[node.inputs[0]], execution.start, execution.cache.keys[node.layer]
+        store[start : start + len(x)] = x - source.offset
+        before = np.zeros((taps.shape[1] - 1, x.shape[1]))
+        kept = store[max(0, start - len(before)) : start].astype(np.float64) + source.offset
+        before[len(before) - len(kept) :] = kept
+        bias = self.base.vector(node.weights["bias"]) if "bias" in node.weights else None
+        return kernels.convolve(np.concatenate([before, x]), source.scale, taps, bias, out)
+
+    def _caps(self, node: Node, scores: Encoding, compared: Encoding) -> Grid | None:
+        cap = self.spec.dims.score_cap
+        if cap is None:
+            return None
+        return self._table(node.inner[1], lambda: kernels.cap_table(scores, compared, cap))
 
     def _add(self, node: Node, execution: Execution) -> Grid:
         left, right = node.inputs
@@ -175,10 +197,18 @@ class Executor:
     def _gelu_tanh(self, node: Node, execution: Execution) -> Grid:
         return self._looked_up(node, execution, kernels.gelu_tanh_table)
 
+    def _cap(self, node: Node, execution: Execution) -> Grid:
+        return self._looked_up(node, execution, lambda x, out: kernels.cap_table(x, out, self.spec.dims.logit_cap))
+
+    def _part(self, node: Node, execution: Execution) -> Grid:
+        x = execution.values[node.inputs[0]]
+        source, out = self.encodings[node.inputs[0]], self.encodings[node.output]
+        return kernels.saturate(x[..., columns_of(node, x.shape[-1])] * (source.scale / out.scale), out)
+
     def _looked_up(self, node: Node, execution: Execution, make: Callable[[Encoding, Encoding], Grid]) -> Grid:
         source, out = self.encodings[node.inputs[0]], self.encodings[node.output]
         table = self._table(node.output, lambda: make(source, out))
-        return table[(execution.values[node.inputs[0]] - source.low).astype(np.int64)]
+        return kernels.looked_up(execution.values[node.inputs[0]], source, table)
 
     def _table(self, name: str, make: Any) -> Grid:
         if name not in self._tables:

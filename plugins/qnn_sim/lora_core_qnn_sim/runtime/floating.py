@@ -13,9 +13,9 @@ import attrs
 import numpy as np
 import numpy.typing as npt
 
-from lora_core_qnn_sim.graph.nodes import Node, build_nodes
+from lora_core_qnn_sim.graph.nodes import Node, build_nodes, columns_of
 from lora_core_qnn_sim.graph.spec import GraphSpec, lora_a
-from lora_core_qnn_sim.runtime.kernels import gelu_argument
+from lora_core_qnn_sim.runtime.kernels import capped, gelu_argument
 from lora_core_qnn_sim.runtime.weights import BaseWeights
 
 Real = npt.NDArray[Any]
@@ -40,8 +40,8 @@ class FloatRun:
 
     def logits(self, prompts: Sequence[npt.NDArray[np.int64]]) -> list[Real]:
         """Return the logits of every position of every prompt."""
-        self._run(prompts, "lm_head.output")
-        flat = self._values.pop("lm_head.output")
+        self._run(prompts, self.spec.dims.logits)
+        flat = self._values.pop(self.spec.dims.logits)
         return np.split(flat, np.cumsum(self._lengths)[:-1])
 
     def watch(self, prompts: Sequence[npt.NDArray[np.int64]], names: Collection[str]) -> None:
@@ -83,7 +83,7 @@ class FloatRun:
                 return self._branch(node, values[0])
             case "norm":
                 return self._norm(node, values[0])
-            case "rope":
+            case "rope" | "rope_local":
                 return self._rope(node, values[0])
             case "attention":
                 return self._attention(node, *values)
@@ -93,6 +93,12 @@ class FloatRun:
                 return total
             case "mul":
                 return values[0] * values[1]
+            case "part":
+                return values[0][..., columns_of(node, values[0].shape[-1])]
+            case "cap":
+                return capped(values[0], dims.logit_cap)
+            case "convolve":
+                return self._convolve(node, values[0])
             case "silu":
                 return values[0] * (0.5 * (1.0 + np.tanh(values[0] * 0.5)))
             case "gelu_tanh":
@@ -117,12 +123,23 @@ class FloatRun:
 
     def _rope(self, node: Node, x: Real) -> Real:
         where = np.concatenate([np.arange(length) for length in self._lengths])
-        cos, sin = self.base.cos[where, None], self.base.sin[where, None]
+        columns = self.spec.dims.columns(node.op)
+        cos, sin = self.base.cos[where, None, columns], self.base.sin[where, None, columns]
         shaped = x.reshape(len(x), node.heads, -1)
-        half = shaped.shape[-1] // 2
-        first, second = shaped[..., :half], shaped[..., half:]
-        rotated = np.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+        half = cos.shape[-1]
+        first, second, rest = shaped[..., :half], shaped[..., half : 2 * half], shaped[..., 2 * half :]
+        rotated = np.concatenate([first * cos - second * sin, second * cos + first * sin, rest], axis=-1)
         return rotated.reshape(x.shape)
+
+    def _convolve(self, node: Node, x: Real) -> Real:
+        taps = self.weight(node.weights["weight"])[:, 0]
+        before = np.zeros((taps.shape[1] - 1, x.shape[1]), x.dtype)
+        outputs = []
+        for part in np.split(x, np.cumsum(self._lengths)[:-1]):
+            tokens = np.concatenate([before, part])
+            outputs.append(sum(tokens[place : place + len(part)] * taps[:, place] for place in range(taps.shape[1])))
+        mixed: Real = np.concatenate(outputs)
+        return mixed + self.weight(node.weights["bias"]) if "bias" in node.weights else mixed
 
     def _attention(self, node: Node, q: Real, k: Real, v: Real) -> Real:
         outputs, begin = [], 0
@@ -141,9 +158,12 @@ class FloatRun:
         visible = np.tri(length, dtype=bool)
         # Only scores that are used count for the range of the scores' grid.
         self._see(node.inner[0], scores[..., visible])
+        if dims.score_cap is not None:
+            scores = capped(scores, dims.score_cap)
+            self._see(node.inner[1], scores[..., visible])
         scores = np.where(visible, scores, -np.inf)
         powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
         weights = powers / powers.sum(axis=-1, keepdims=True)
-        self._see(node.inner[1], weights)
+        self._see(node.inner[-1], weights)
         mixed: Real = weights @ v.reshape(length, dims.n_kv_heads, 1, dims.head_dim).transpose(1, 2, 0, 3)
         return mixed.transpose(2, 0, 1, 3).reshape(length, dims.n_heads * dims.head_dim)

@@ -59,10 +59,12 @@ def mul(a: Grid, a_scale: float, b: Grid, b_scale: float, out: Encoding) -> Grid
 
 
 def rope(x: Grid, encoding: Encoding, cos: Grid, sin: Grid, out: Encoding) -> Grid:
-    """Rotate halves of the last axis of `x` (T, heads, head_dim) by `cos` and `sin` (T, 1, head_dim / 2)."""
-    half = x.shape[-1] // 2
-    first, second = x[..., :half], x[..., half:]
-    rotated = np.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    """Rotate halves of the first values of the last axis of `x` (T, heads, head_dim), twice as many as `cos` and `sin`
+    (T, 1, half) have, and leave the rest.
+    """
+    half = cos.shape[-1]
+    first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+    rotated = np.concatenate([first * cos - second * sin, second * cos + first * sin, rest], axis=-1)
     return saturate(rotated * (encoding.scale / out.scale), out)
 
 
@@ -86,6 +88,26 @@ def gelu_tanh_table(encoding: Encoding, out: Encoding) -> Grid:
         return saturate(x / (1.0 + np.exp(-2.0 * gelu_argument(x))) / out.scale, out)
 
 
+def capped(x: npt.NDArray[Any], cap: float | None) -> npt.NDArray[Any]:
+    """Return `cap * tanh(x / cap)`."""
+    assert cap is not None, "what is capped has a cap"
+    limit = x.dtype.type(cap)
+    found: npt.NDArray[Any] = np.tanh(x / limit) * limit
+    return found
+
+
+def cap_table(encoding: Encoding, out: Encoding, cap: float | None) -> Grid:
+    """Return `capped` for every value of the input grid, on the output grid."""
+    x = np.arange(encoding.low, encoding.high + 1, dtype=np.float64) * encoding.scale
+    return saturate(capped(x, cap) / out.scale, out)
+
+
+def looked_up(x: Grid, encoding: Encoding, table: Grid) -> Grid:
+    """Return what `table` has for each value of the grid `encoding`."""
+    found: Grid = table[(x - encoding.low).astype(np.int64)]
+    return found
+
+
 def exp_table(encoding: Encoding) -> Grid:
     """Return `rint(exp(-d * scale) * 2^30)` for every difference d of the scores' grid."""
     d = np.arange(1 << encoding.bits, dtype=np.float64)
@@ -104,6 +126,19 @@ def softmax(scores: Grid, visible: npt.NDArray[np.bool_], table: Grid, out: Enco
     return saturate(powers / powers.sum(axis=-1, keepdims=True) / out.scale, out)
 
 
+def convolve(tokens: Grid, scale: float, taps: Grid, bias: Grid | None, out: Encoding) -> Grid:
+    """Sum each channel of `tokens` (taps - 1 + T, channels), weighted by its `taps` (channels, taps), in their order.
+
+    `scale` is that of the tokens' grid.
+    """
+    count = len(tokens) - taps.shape[1] + 1
+    total = tokens[:count] * taps[:, 0]
+    for place in range(1, taps.shape[1]):
+        total = total + tokens[place : place + count] * taps[:, place]
+    real = total * scale
+    return saturate((real if bias is None else real + bias) / out.scale, out)
+
+
 def attention(
     q: Grid,
     k: Grid,
@@ -116,16 +151,20 @@ def attention(
     scores: Encoding,
     probabilities: Encoding,
     out: Encoding,
+    caps: Grid | None = None,
 ) -> Grid:
     """Attend from q (T, heads, d) to k and v (L, kv_heads, d); heads share keys in equal runs.
 
-    Scores, probabilities and the mix are each quantized. `visible` is (T, L).
+    Scores, probabilities and the mix are each quantized. `visible` is (T, L). `caps` has for each value of the scores'
+    grid what its cap makes of it, on the grid of `table`.
     """
     tokens, heads, width = q.shape
     length, kv_heads, _ = k.shape
     grouped = q.reshape(tokens, kv_heads, heads // kv_heads, width).transpose(1, 2, 0, 3)
     queries = grouped.reshape(kv_heads, -1, width)
     raw = saturate(queries @ k.transpose(1, 2, 0) * score_multiplier, scores)
+    if caps is not None:
+        raw = looked_up(raw, scores, caps)
     shaped = raw.reshape(kv_heads, heads // kv_heads, tokens, length)
     weights = softmax(shaped, visible[None, None], table, probabilities).reshape(kv_heads, -1, length)
     mixed = saturate(weights @ v.transpose(1, 0, 2) * mix_multiplier, out)

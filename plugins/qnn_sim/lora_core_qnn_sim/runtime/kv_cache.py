@@ -15,6 +15,8 @@ from lora_core_qnn_sim.graph.spec import GraphSpec
 class QuantizedKvCache:
     """Keys and values of each layer, shape (context, kv_heads, head_dim), as unsigned grid integers.
 
+    Of a layer that convolves, `keys` holds what it sums, (context, dim), and `values` nothing.
+
     `length` positions are filled. `owner` identifies the adapter, encodings and strengths that filled them; an empty
     cache has none. `io` counts bytes of the arrays.
     """
@@ -28,11 +30,12 @@ class QuantizedKvCache:
     def empty(cls, spec: GraphSpec) -> QuantizedKvCache:
         """Return a cache for `spec` with nothing in it."""
         dims = spec.dims
-        shape = (spec.context_len, dims.n_kv_heads, dims.head_dim)
+        attended = (spec.context_len, dims.n_kv_heads, dims.head_dim)
+        convolves = [number in dims.convolving for number in range(dims.n_layers)]
         dtype = np.uint8 if spec.act_bits <= 8 else np.uint16
         return cls(
-            keys=[np.zeros(shape, dtype) for _ in range(dims.n_layers)],
-            values=[np.zeros(shape, dtype) for _ in range(dims.n_layers)],
+            keys=[np.zeros((spec.context_len, dims.dim) if each else attended, dtype) for each in convolves],
+            values=[np.zeros((0,) if each else attended, dtype) for each in convolves],
         )
 
     def reset(self) -> None:

@@ -16,7 +16,8 @@ from lora_core_qnn_sim.encodings.grid import ChannelWeight
 class BaseWeights:
     """The quantized base: channel weights, float vectors (norm gains, biases) and RoPE tables.
 
-    `cos` and `sin` have shape (context, head_dim / 2). Float64 copies of the integer matrices are made on first use and
+    `cos` and `sin` have shape (context, half of the rotated values of a head), those of `LlamaDims.local` layers beside
+    them. Float64 copies of the integer matrices are made on first use and
     kept: 8 bytes an element is what exact sums cost here.
     """
 

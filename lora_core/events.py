@@ -85,3 +85,10 @@ def stage(emit: Emit, name: str, *, expected_seconds: float | None = None) -> It
     start = time.monotonic()
     yield
     emit(StageFinished(stage=name, seconds=time.monotonic() - start))
+
+
+@contextmanager
+def advancing(emit: Emit, name: str) -> Iterator[Callable[[int, int], None]]:
+    """Report a stage around a block, as `stage` does; the block calls what it is given with (done, total)."""
+    with stage(emit, name):
+        yield lambda done, total: emit(StageAdvanced(stage=name, done=done, total=total))

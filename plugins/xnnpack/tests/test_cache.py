@@ -32,8 +32,14 @@ def export(job: ExportJob, out: Path) -> tuple[dict[str, bytes], list[Event]]:
     return files_of(out), events
 
 
+def stages(events: list[Event]) -> list[str]:
+    """Return what was lowered."""
+    finished = [event.stage for event in events if isinstance(event, StageFinished)]
+    return [stage for stage in finished if stage.startswith("Lower ")]
+
+
 def lowered(events: list[Event]) -> bool:
-    return any(isinstance(event, StageFinished) and event.stage.startswith("Lower ") for event in events)
+    return bool(stages(events))
 
 
 def loaded(events: list[Event]) -> bool:
@@ -59,29 +65,33 @@ def with_equal_weights(root: Path, equal: dict[str, str]) -> ExportJob:
     [
         ("split", "fp32", None, "affine"),
         ("split", "8da4w", "4,32", "hqq"),
-        ("split", "8da8w", "8,0", "affine"),
-        ("multimethod", "fp32", None, "affine"),
+        pytest.param("split", "8da8w", "8,0", "affine", marks=pytest.mark.deep),
+        pytest.param("multimethod", "fp32", None, "affine", marks=pytest.mark.deep),
         ("multimethod", "8da4w", "8,0", "affine"),
     ],
 )
 def test_a_base_filled_from_the_cache_equals_one_lowered_with_its_own_weights(
     tmp_path: Path, layout: Literal["split", "multimethod"], policy: str, embedding: str | None, scale_search: str
 ) -> None:
+    """In the split layout the first base has no adapter, so its program is there and the second's template is not."""
     first, second = (Workbench.make(tmp_path / "model", layers=1, seed=seed) for seed in (1, 2))
+    apart = layout == "split"
 
-    def job(bench: Workbench, cache: Path | None) -> ExportJob:
-        adapters = [bench.adapter("some", seed=5, targets=ALL_LINEAR)]
+    def job(bench: Workbench, cache: Path | None, *, alone: bool = False) -> ExportJob:
+        adapters = [] if alone else [bench.adapter("some", seed=5, targets=ALL_LINEAR)]
         chosen = bench.job(adapters, policy=policy, embedding=embedding, cache=cache)
         options = attrs.evolve(chosen.options, layout=layout, scale_search=scale_search)
         return attrs.evolve(chosen, options=options)
 
-    _, filling = export(job(first, tmp_path / "cache"), tmp_path / "first")
+    _, filling = export(job(first, tmp_path / "cache", alone=apart), tmp_path / "first")
+    partly, adding = export(job(second, tmp_path / "cache"), tmp_path / "partly")
     cached, reusing = export(job(second, tmp_path / "cache"), tmp_path / "cached")
     held, holding = export(whole(job(second, None)), tmp_path / "held")
     assert (lowered(filling), lowered(reusing), lowered(holding)) == (True, False, True)
+    assert stages(adding) == (["Lower the template"] if apart else [])
     assert (loaded(filling), loaded(reusing), loaded(holding)) == (False, False, True)
-    assert sorted(cached) == sorted(held)
-    assert [name for name in held if cached[name] != held[name]] == []
+    assert sorted(cached) == sorted(partly) == sorted(held)
+    assert [name for name in held if cached[name] != held[name] or partly[name] != held[name]] == []
     # What the estimate leaves out: norms, rotary tables and the front, each of a few thousand bytes here.
     assert 0 < len(held["foundation.ptd"]) - foundation_bytes(job(second, None)) < 12_000
 

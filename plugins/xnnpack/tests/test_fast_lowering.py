@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 import gc
+import hashlib
 import logging
 import pickle
 import threading
@@ -12,6 +14,7 @@ from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lora_core_xnnpack.lowering import fast as module
@@ -101,8 +104,10 @@ def lower(model: torch.nn.Module, *, external: bool) -> dict[str, Any]:
     return {"program": program.buffer, **files, "debug": (program.debug_handle_map, program.delegate_map)}
 
 
-@pytest.mark.parametrize("quantized", [False, True], ids=["fp32", "8da4w"])
-# The graph of the base is part of the adapted one.
+# The quantized graph has float layers too, and the graph of the base is part of the adapted one.
+@pytest.mark.parametrize(
+    "quantized", [pytest.param(False, id="fp32", marks=pytest.mark.deep), pytest.param(True, id="8da4w")]
+)
 @pytest.mark.parametrize(
     "lora", [pytest.param(False, id="base", marks=pytest.mark.deep), pytest.param(True, id="lora")]
 )
@@ -317,6 +322,22 @@ def test_a_delegate_answers_as_its_graph_would() -> None:
         answered = module.call_delegate_cpu(lowered, given)
     assert answered is not ran
     assert described(answered) == described(ran)
+
+
+def test_a_constant_that_is_delegated_and_read_by_a_kernel_is_held_once() -> None:
+    from executorch.backends.xnnpack.operators import node_visitor
+    from executorch.exir.emit import _emitter
+
+    values = np.arange(1 << 18, dtype=np.float32)
+    array = (ctypes.c_char * values.nbytes).from_buffer(values)
+    with fast_lowering(only=["constants"]):
+        delegated, emitted = node_visitor.bytes(array), _emitter.bytes(array)
+        digests = [module.hashlib.sha256(delegated).digest() for module in (node_visitor, _emitter)]
+        values[-1] += 1
+        changed = node_visitor.bytes(array)
+    assert delegated is emitted
+    assert digests == [hashlib.sha256(delegated).digest()] * 2
+    assert (changed, delegated) == (values.tobytes(), np.arange(1 << 18, dtype=np.float32).tobytes())
 
 
 def test_nothing_holds_the_weights_after_a_lowering() -> None:

@@ -10,21 +10,27 @@ from lora_core_xnnpack.adapter_dtype import INT8
 from lora_core_xnnpack.lowering import shortening
 from lora_core_xnnpack.multimethod.stamping import stamp_together
 from lora_core_xnnpack.split.stamping import stamp_split
+from lora_core_xnnpack.split.weightless import WeightlessSet
 from lora_core_xnnpack.stamping.elements import NotStampableError, TooFewLayersError
 from lora_core_xnnpack.stamping.shallow import LayeredBase
-from lora_core_xnnpack.streaming.weightless import stamped
+from lora_core_xnnpack.streaming.weightless import Missing, stamped
 from lowered_whole import assert_equal_sets, assert_equal_together, whole_split, whole_together
 from workbench import POLICY_REGISTRY
 
-from lora_core.events import Event, Noted, ignore
+from lora_core.events import Emit, Event, Noted, StageAdvanced, ignore
 from lora_core.quant.policies import parse_policy
 
 FP32 = POLICY_REGISTRY["fp32"]
+BASE = Missing[WeightlessSet](plans=(), base=None)
 INT4 = parse_policy("8da4w", POLICY_REGISTRY, head="4,32", embedding="float")
 
 
+def derived_alone(layers: LayeredBase, missing: Missing[WeightlessSet], emit: Emit) -> WeightlessSet:
+    return stamp_split(layers, missing.plans, emit)
+
+
 def test_split_programs_equal_a_full_lowering(tmp_path: Path) -> None:
-    base = streamed([48] * 11, INT4)  # numbers of one and two digits
+    base = streamed([48] * 11, FP32)  # numbers of one and two digits
     plans = (plan(base, lambda _, name: 2 * (name == "up")),)
     derived = stamp_split(LayeredBase.of(base), plans, ignore)
     assert_equal_sets(derived, whole_split(base, plans, tmp_path))
@@ -33,8 +39,12 @@ def test_split_programs_equal_a_full_lowering(tmp_path: Path) -> None:
 def test_a_program_of_several_methods_with_int8_slots_equals_a_full_lowering(tmp_path: Path) -> None:
     base = streamed([64] * 7, INT4)
     plans = (plan(base, lambda _, name: 2 * (name == "down")),)
-    derived = stamp_together(LayeredBase.of(base), plans, ignore, dtype=INT8)
+    events: list[Event] = []
+    derived = stamp_together(LayeredBase.of(base), plans, events.append, dtype=INT8)
     assert_equal_together(derived, whole_together(base, plans, tmp_path, dtype=INT8))
+    told = [event for event in events if isinstance(event, StageAdvanced)]
+    assert [event.done for event in told] == sorted({event.done for event in told})
+    assert told[-1].done == told[-1].total
 
 
 def test_what_a_cut_keeps_of_the_deeper_graph_is_found_by_the_proof(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,7 +56,7 @@ def test_what_a_cut_keeps_of_the_deeper_graph_is_found_by_the_proof(monkeypatch:
 def test_layers_that_do_not_repeat_are_all_lowered_and_the_reason_is_told() -> None:
     events: list[Event] = []
     base = streamed([48] * 10, FP32, Dense)
-    assert stamped(base, lambda layers, emit: stamp_split(layers, (), emit), events.append) is None
+    assert stamped(base, BASE, derived_alone, events.append) is None
     (note,) = [event.message for event in events if isinstance(event, Noted)]
     assert note.startswith("Every layer is lowered, because the others do not follow from a few: ")
 
@@ -62,5 +72,5 @@ def test_few_layers_are_lowered_as_they_are_without_a_word() -> None:
     base = streamed([48] * 3, FP32, Chain)
     with pytest.raises(TooFewLayersError):
         stamp_split(LayeredBase.of(base), (), ignore)
-    assert stamped(base, lambda layers, emit: stamp_split(layers, (), emit), events.append) is None
+    assert stamped(base, BASE, derived_alone, events.append) is None
     assert not [event for event in events if isinstance(event, Noted)]

@@ -25,7 +25,7 @@ from lora_core_xnnpack.streaming import base as streaming
 from lora_core_xnnpack.streaming.base import StreamedBase
 from lora_core_xnnpack.streaming.foundation import fill_foundation, write_foundation
 from lora_core_xnnpack.streaming.stand_in import stand_in
-from lora_core_xnnpack.streaming.weightless import Lowering, weightless
+from lora_core_xnnpack.streaming.weightless import Lowering, Missing, weightless
 from safetensors.numpy import load_file, save_file
 from workbench import Workbench
 
@@ -196,6 +196,18 @@ def test_of_the_base_only_some_rows_are_in_memory(
     assert 0 < counter.most[0] <= 2 * 4096 // 4
 
 
+def test_no_two_stand_ins_are_alike_and_their_rows_but_a_few_are_zeros(two_layers: Workbench) -> None:
+    job = job_of(two_layers, "fp32", None, {})
+    outline = outlined(job)
+    assert outline is not None
+    module = stand_in(streamed(job), outline).module
+    weights = {parameter.data_ptr(): parameter.numpy() for parameter in module.parameters()}
+    assert len({weight.tobytes() for weight in weights.values()}) == len(weights) > 10
+    matrices = [weight for weight in weights.values() if weight.ndim > 1]
+    assert all(weight[:16].all() and not weight[16:].any() for weight in matrices)
+    assert all(weight.all() for weight in weights.values() if weight.ndim == 1)
+
+
 def test_writing_tells_how_many_bytes_are_done(two_layers: Workbench, tmp_path: Path) -> None:
     job = job_of(two_layers, "fp32", None, {})
     base, events = streamed(job), list[Event]()
@@ -243,11 +255,11 @@ def test_programs_that_depend_on_weights_are_told_of(two_layers: Workbench, tmp_
     job = job_of(two_layers, "fp32", None, {})
     events: list[Event] = []
 
-    def lower(model: BaseModel, work: Path) -> WeightlessSet:
+    def lower(model: BaseModel, work: Path, missing: Missing[WeightlessSet]) -> WeightlessSet:
         (work / "foundation.ptd").write_bytes(b"stand-ins")
         raise DependsOnWeightsError("x is no stored form of a weight")
 
-    def stamp(layers: LayeredBase, emit: Emit) -> WeightlessSet:
+    def stamp(layers: LayeredBase, missing: Missing[WeightlessSet], emit: Emit) -> WeightlessSet:
         raise TooFewLayersError
 
     lowering = Lowering(stamp=stamp, whole=lower)

@@ -30,7 +30,7 @@ from lora_core_xnnpack.multimethod.lowering import LoweredTogether, lower_togeth
 from lora_core_xnnpack.multimethod.relocations import MultimethodTemplate
 from lora_core_xnnpack.multimethod.residents import BASE_METHOD
 from lora_core_xnnpack.multimethod.weightless import WeightlessTogether
-from lora_core_xnnpack.streaming.weightless import Lowering, streamed
+from lora_core_xnnpack.streaming.weightless import Lowering, Missing, streamed
 
 if TYPE_CHECKING:
     from lora_core_xnnpack.stamping.shallow import LayeredBase
@@ -57,12 +57,12 @@ def export_multimethod(job: ExportJob, out: Path, emit: Emit) -> Artifacts:
 def _lowered(job: ExportJob, out: Path, emit: Emit) -> LoweredTogether:
     """Return the base and the templates in one program, and write the foundation file."""
 
-    def stamp(layers: LayeredBase, emit: Emit) -> WeightlessTogether:
+    def stamp(layers: LayeredBase, missing: Missing[WeightlessTogether], emit: Emit) -> WeightlessTogether:
         from lora_core_xnnpack.multimethod.stamping import stamp_together
 
-        return stamp_together(layers, job.plans, emit, dtype=dtype_of(job.policy))
+        return stamp_together(layers, missing.plans, emit, dtype=dtype_of(job.policy))
 
-    def lower(model: BaseModel, work: Path) -> WeightlessTogether:
+    def lower(model: BaseModel, work: Path, _: Missing[WeightlessTogether]) -> WeightlessTogether:
         lowered = _lower(model, job, work, emit)
         data = mapped(work / FOUNDATION_FILE)
         return WeightlessTogether.strip(model.module, lowered, data, stored_blobs(data, work / FOUNDATION_FILE))

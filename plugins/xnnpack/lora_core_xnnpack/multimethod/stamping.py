@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from lora_core.adapters.slots.plan import SlotPlan
-from lora_core.events import Emit, stage
+from lora_core.events import Emit, advancing
 from lora_core.models.base import BaseModel
 from lora_core_xnnpack.adapter_dtype import FP32
 from lora_core_xnnpack.files.program import ProgramParts
@@ -32,8 +32,8 @@ def stamp_together(
 
     Raises `NotStampableError` if it cannot be derived, `DependsOnWeightsError` if it cannot be put together again.
     """
-    with stage(emit, "Lower a few layers of the base and the templates together"):
-        stamped = stamp(base, plans, partial(_trace, dtype=dtype))
+    with advancing(emit, "Lower a few layers of the base and the templates together") as advanced:
+        stamped = stamp(base, plans, partial(_trace, dtype=dtype), advanced)
     stored = stored_by_method(plans, method_placeholders(plans, dtype), dtype)
     texts = SlotTexts.of(base, list(stored.values()))
     program, planned = stamped.build(texts)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import attrs
 
+from lora_core.adapters.slots.plan import SlotPlan
 from lora_core.pte import Buffer
 from lora_core_xnnpack.cache.origins import (
     BaseTensor,
@@ -73,6 +74,21 @@ class WeightlessTogether:
             sites=tuple(_sites(parts, keys)),
             planned_memory=lowered.planned_memory,
         )
+
+    @classmethod
+    def places(cls, plans: Sequence[SlotPlan]) -> Sequence[Sequence[SlotPlan]]:
+        """Return the plans of what is kept for itself: all, for there is one program."""
+        return (plans,)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """Return the program that is the only one of `parts`."""
+        (program,) = parts
+        return program
+
+    def parts(self) -> Sequence[Self]:
+        """Return what is kept for itself."""
+        return (self,)
 
     def fill(self, blobs: Sequence[NamedBlob]) -> LoweredTogether:
         """Return what lowering another base would have given, whose foundation holds `blobs`."""

@@ -20,11 +20,11 @@ from lora_core_xnnpack.files.marks import foundation_mark, mark_file, program_ma
 from lora_core_xnnpack.files.named_blobs import mapped
 from lora_core_xnnpack.lowering.base import load_base, warn_of_undivided
 from lora_core_xnnpack.split.linking import SplitTarget, link_all, write_template
-from lora_core_xnnpack.split.lowering import lower_all
+from lora_core_xnnpack.split.lowering import FoundationIndex, lower_all, lower_templates
 from lora_core_xnnpack.split.relocations import SplitTemplate
 from lora_core_xnnpack.split.rewriting import rewrite
 from lora_core_xnnpack.split.weightless import PlannedMemory, WeightlessSet
-from lora_core_xnnpack.streaming.weightless import Lowering, streamed
+from lora_core_xnnpack.streaming.weightless import Lowering, Missing, streamed
 
 if TYPE_CHECKING:
     from lora_core_xnnpack.stamping.shallow import LayeredBase
@@ -62,13 +62,17 @@ def _programs(job: ExportJob, out: Path, emit: Emit) -> tuple[Sequence[SplitTemp
     """Return the base program and a template for each plan, and write the foundation file."""
     dtype = dtype_of(job.policy)
 
-    def stamp(layers: LayeredBase, emit: Emit) -> WeightlessSet:
+    def stamp(layers: LayeredBase, missing: Missing[WeightlessSet], emit: Emit) -> WeightlessSet:
         from lora_core_xnnpack.split.stamping import stamp_split
 
-        return stamp_split(layers, job.plans, emit, dtype=dtype)
+        return stamp_split(layers, missing.plans, emit, dtype=dtype, known=missing.base)
 
-    def lower(model: BaseModel, work: Path) -> WeightlessSet:
-        programs, planned = lower_all(model, job.plans, work, emit, dtype=dtype)
+    def lower(model: BaseModel, work: Path, missing: Missing[WeightlessSet]) -> WeightlessSet:
+        if missing.base is not None:
+            index = FoundationIndex.of(missing.base.foundation, model.module)
+            templates, planned = lower_templates(model, missing.plans, index, emit, dtype=dtype)
+            return missing.base.with_templates(templates, planned, list(index.digests))
+        programs, planned = lower_all(model, missing.plans, work, emit, dtype=dtype)
         data = mapped(work / FOUNDATION_FILE)
         return WeightlessSet.strip(model.module, programs, planned, data, stored_blobs(data, work / FOUNDATION_FILE))
 

@@ -20,6 +20,9 @@ from lora_core_xnnpack.lowering.lowering import FOUNDATION_TAG, Lowered, lower
 from lora_core_xnnpack.lowering.slots import attach, placeholders, stored_placeholders
 
 if TYPE_CHECKING:
+    import torch
+
+    from lora_core_xnnpack.cache.origins import BaseTensor
     from lora_core_xnnpack.split.relocations import SplitTemplate
 
 
@@ -43,6 +46,20 @@ class FoundationIndex:
             sizes={blob.key: blob.size for blob in blobs},
         )
 
+    @classmethod
+    def of(cls, tensors: Sequence[BaseTensor], module: torch.nn.Module) -> FoundationIndex:
+        """Return what a foundation of `tensors` holds for the weights in `module`, in that order."""
+        from lora_core_xnnpack.cache.forms import named_tensors, stored
+
+        weights = dict(named_tensors(module))
+        digests: dict[str, str] = {}
+        sizes: dict[str, int] = {}
+        for tensor in tensors:
+            digest = _sha256(memoryview(stored(weights[tensor.form.path], tensor.form)))
+            key = tensor.name or tensor.prefix + digest
+            digests[key], sizes[key] = digest, tensor.size
+        return cls(digests=digests, sizes=sizes)
+
 
 def lower_all(
     base: BaseModel, plans: Sequence[SlotPlan], out: Path, emit: Emit, *, dtype: str = FP32
@@ -59,16 +76,28 @@ def lower_all(
     with stage(emit, "Write the foundation"):
         lowered.manager.write_tensor_data_to_file(str(out))
         foundation = FoundationIndex.read(out / FOUNDATION_FILE)
-    programs = [make_template(lowered, {}, {})]
-    planned = {"base": _planned_memory(lowered)}
+    program, memory = make_template(lowered, {}, {}), _planned_memory(lowered)
     del lowered  # it holds a copy of the foundation, and graphs are cyclic
     gc.collect()
+    templates, planned = lower_templates(base, plans, foundation, emit, dtype=dtype)
+    return [program, *templates], {"base": memory, **planned}
+
+
+def lower_templates(
+    base: BaseModel, plans: Sequence[SlotPlan], foundation: FoundationIndex, emit: Emit, *, dtype: str = FP32
+) -> tuple[list[SplitTemplate], dict[str, dict[str, int]]]:
+    """Lower a template for each plan, whose slots are of type `dtype`; `foundation` is that of the base.
+
+    Returns the templates and the bytes of memory that each plans, by method.
+    """
+    templates = []
+    planned: dict[str, dict[str, int]] = {}
     for index, plan in enumerate(plans):
         name = "template" if len(plans) == 1 else f"template {index + 1} of {len(plans)}"
         with stage(emit, f"Lower the {name}"):
             template, planned[f"template/{index}"] = _lower_template(base, plan, foundation, dtype)
-        programs.append(template)
-    return programs, planned
+        templates.append(template)
+    return templates, planned
 
 
 def _lower_template(

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+import attrs
+
 from lora_core.adapters.slots.plan import SlotPlan
-from lora_core.events import Emit, stage
+from lora_core.events import Emit, advancing
 from lora_core.models.base import BaseModel
 from lora_core_xnnpack.adapter_dtype import FP32
 from lora_core_xnnpack.cache.origins import BaseTensor
@@ -18,31 +20,43 @@ from lora_core_xnnpack.stamping.elements import NotStampableError
 from lora_core_xnnpack.stamping.sample import Traced
 from lora_core_xnnpack.stamping.shallow import LayeredBase
 from lora_core_xnnpack.stamping.slot_texts import SlotTexts
-from lora_core_xnnpack.stamping.stamping import Stamped, check, stamp
+from lora_core_xnnpack.stamping.stamping import Methods, Stamped, check, stamp
 
 
-def stamp_split(base: LayeredBase, plans: Sequence[SlotPlan], emit: Emit, *, dtype: str = FP32) -> WeightlessSet:
+def stamp_split(
+    base: LayeredBase,
+    plans: Sequence[SlotPlan],
+    emit: Emit,
+    *,
+    dtype: str = FP32,
+    known: WeightlessSet | None = None,
+) -> WeightlessSet:
     """Return the base program and a template for each plan, as if the whole base was lowered and its weights taken out.
-    Slots are of type `dtype`.
+    Slots are of type `dtype`. `known` is the base program, if it is known.
 
     Raises `NotStampableError` if they cannot be derived.
     """
     trace = partial(_trace, dtype=dtype)
     for plan in plans:
         check(base, (plan,))  # before anything is lowered in vain
-    with stage(emit, "Lower a few layers of the base program"):
-        stamped = [stamp(base, (), trace)]
+    made = _base(base, trace, emit, dtype) if known is None else known
     for index, plan in enumerate(plans):
         name = "template" if len(plans) == 1 else f"template {index + 1} of {len(plans)}"
-        with stage(emit, f"Lower a few layers of the {name}"):
-            stamped.append(stamp(base, (plan,), trace))
-    foundation = sample.foundation_of(stamped[0].lists)
-    programs, planned = [], {}
-    for number, (each, its_plan) in enumerate(zip(stamped, (None, *plans), strict=True)):
-        program, memory = _program(base, each, its_plan, foundation, dtype)
-        programs.append(program)
-        planned["base" if its_plan is None else f"template/{number - 1}"] = memory
-    return WeightlessSet(foundation=foundation, programs=tuple(programs), planned_memory=planned)
+        with advancing(emit, f"Lower a few layers of the {name}") as advanced:
+            stamped = stamp(base, (plan,), trace, advanced)
+        program, memory = _program(base, stamped, plan, made.foundation, dtype)
+        planned = {**made.planned_memory, f"template/{index}": memory}
+        made = attrs.evolve(made, programs=(*made.programs, program), planned_memory=planned)
+    return made
+
+
+def _base(base: LayeredBase, trace: Methods, emit: Emit, dtype: str) -> WeightlessSet:
+    """Return the base program."""
+    with advancing(emit, "Lower a few layers of the base program") as advanced:
+        stamped = stamp(base, (), trace, advanced)
+    foundation = sample.foundation_of(stamped.lists)
+    program, memory = _program(base, stamped, None, foundation, dtype)
+    return WeightlessSet(foundation=foundation, programs=(program,), planned_memory={"base": memory})
 
 
 def _trace(model: BaseModel, plans: Sequence[SlotPlan], *, dtype: str) -> Traced:

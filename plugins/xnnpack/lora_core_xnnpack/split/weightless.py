@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import attrs
 
+from lora_core.adapters.slots.plan import SlotPlan
 from lora_core.pte import Buffer
 from lora_core_xnnpack.cache.origins import BaseTensor, digests_of, is_content_key, key_offsets, trace_foundation
 from lora_core_xnnpack.files.named_blobs import NamedBlob
@@ -57,6 +58,39 @@ class WeightlessSet:
         keys = [blob.key for blob in blobs]
         stripped = tuple(WeightlessProgram(template=program, sites=sites_of(program, keys)) for program in programs)
         return cls(foundation=foundation, programs=stripped, planned_memory=planned_memory)
+
+    @classmethod
+    def places(cls, plans: Sequence[SlotPlan]) -> Sequence[Sequence[SlotPlan]]:
+        """Return the plans of what is kept for itself: none for the base program, and one for each template."""
+        return ((), *((plan,) for plan in plans))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """Return the set whose base program is the first of `parts`, and whose templates are the others."""
+        names = ("base", *(f"template/{number}" for number in range(len(parts) - 1)))
+        return cls(
+            foundation=parts[0].foundation,
+            programs=tuple(program for part in parts for program in part.programs),
+            planned_memory={
+                name: memory for name, part in zip(names, parts, strict=True) for memory in part.planned_memory.values()
+            },
+        )
+
+    def parts(self) -> Sequence[Self]:
+        """Return each program as a set of its own."""
+        return [
+            attrs.evolve(self, programs=(program,), planned_memory={name: memory})
+            for program, (name, memory) in zip(self.programs, self.planned_memory.items(), strict=True)
+        ]
+
+    def with_templates(
+        self, templates: Sequence[SplitTemplate], planned_memory: PlannedMemory, keys: Sequence[str]
+    ) -> Self:
+        """Return the set with `templates` too, which name the foundation's blobs by `keys`."""
+        stripped = tuple(WeightlessProgram(template=each, sites=sites_of(each, keys)) for each in templates)
+        return attrs.evolve(
+            self, programs=(*self.programs, *stripped), planned_memory={**self.planned_memory, **planned_memory}
+        )
 
     def fill(self, blobs: Sequence[NamedBlob]) -> list[SplitTemplate]:
         """Return the programs that lowering another base would have given, whose foundation holds `blobs`."""

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import attrs
@@ -24,11 +24,16 @@ from lora_core_xnnpack.stamping.stretching import Stretch
 # are irregular (one of them reads the embedding), what is regular comes later.
 _STARTS = (2, 3, 4)
 _FEWEST = 6  # layers that cost no more than the models of two, three and four from which all follows if all are alike
-_DELEGATING = 0.25  # of what lowering a layer takes; the rest is tracing
+# Parts of what lowering a layer takes.
+_TRACING, _DELEGATING = 3, 1
+_LOWERING = _TRACING + _DELEGATING
 _MOST_DETAIL = 2
 
 Layers = tuple[int, ...]
 """Numbers of layers of the base."""
+
+Advanced = Callable[[int, int], None]
+"""Is told how much is done of how much there is to do."""
 
 
 class Methods(Protocol):
@@ -42,15 +47,15 @@ class Methods(Protocol):
 class ShallowModels:
     """The shallow models of one program, lowered when they are asked for, once each."""
 
-    def __init__(self, base: LayeredBase, plans: Sequence[SlotPlan], methods: Methods) -> None:
-        self._base, self._plans, self._methods = base, plans, methods
+    def __init__(self, base: LayeredBase, plans: Sequence[SlotPlan], methods: Methods, advanced: Advanced) -> None:
+        self._base, self._plans, self._methods, self._advanced = base, plans, methods, advanced
         self._traced: dict[Layers, Sample] = {}
         self._cut: dict[Layers, Sample] = {}
-        self._spent = 0.0
+        self._done = self._planned = 0
 
     def affords(self, choices: Sequence[Layers], depth: int) -> bool:
         """Say whether it takes less than lowering `depth` layers, all in all, if `choices` are lowered too."""
-        return self._spent + _cost(choices) < depth
+        return self._planned + _cost(choices) < _LOWERING * depth
 
     def samples(self, choices: Sequence[Layers]) -> list[Sample]:
         """Lower the models of the layers `choices`.
@@ -58,36 +63,43 @@ class ShallowModels:
         The first and the last, which has all layers of the others, are traced; the others are cut out of the last where
         they can be. What a cut kept of the deeper graph by mistake would make both ends disagree.
         """
-        self._spent += _cost(choices)
+        self._planned += _cost(choices)
         first, *between, last = choices
         deepest = self._trace(last)
         for keep in between:
             if keep not in self._traced and keep not in self._cut:
                 cut = deepest.shortened(self._base.blocks, [last.index(number) for number in keep])
                 known, traced = (self._traced, self._trace(keep)) if cut is None else (self._cut, cut)
-                known[keep] = _sample(traced)
+                known[keep] = self._sample(keep, traced)
                 del cut, traced
-        self._traced[last] = _sample(deepest)
+        self._traced[last] = self._sample(last, deepest)
         del deepest
         if first not in self._traced:
-            self._traced[first] = _sample(self._trace(first))
+            self._traced[first] = self._sample(first, self._trace(first))
+        self._done = self._planned
         return [self._traced[keep] if keep in self._traced else self._cut[keep] for keep in choices]
 
     def _trace(self, keep: Layers) -> Traced:
         model = self._base.cut(keep)
-        return self._methods(model, [self._base.cut_plan(plan, keep) for plan in self._plans])
+        traced = self._methods(model, [self._base.cut_plan(plan, keep) for plan in self._plans])
+        self._advance(_TRACING * len(keep))
+        return traced
+
+    def _sample(self, keep: Layers, traced: Traced) -> Sample:
+        sample = traced.sample()
+        gc.collect()  # graphs are cyclic, and hold the weights
+        self._advance(_DELEGATING * len(keep))
+        return sample
+
+    def _advance(self, parts: int) -> None:
+        self._done = min(self._done + parts, self._planned)
+        self._advanced(self._done, self._planned)
 
 
-def _sample(traced: Traced) -> Sample:
-    sample = traced.sample()
-    gc.collect()  # graphs are cyclic, and hold the weights
-    return sample
-
-
-def _cost(choices: Sequence[Layers]) -> float:
-    """Return what it takes to lower models of the layers `choices`, the first and the last traced, in full layers."""
+def _cost(choices: Sequence[Layers]) -> int:
+    """Return what it takes to lower models of the layers `choices`, the first and the last traced."""
     traced, lowered = len(choices[0]) + len(choices[-1]), sum(map(len, choices))
-    return (1 - _DELEGATING) * traced + _DELEGATING * lowered
+    return _TRACING * traced + _DELEGATING * lowered
 
 
 @attrs.frozen(kw_only=True)
@@ -114,7 +126,9 @@ def check(base: LayeredBase, plans: Sequence[SlotPlan]) -> None:
     _first(base, plans)
 
 
-def stamp(base: LayeredBase, plans: Sequence[SlotPlan], methods: Methods) -> Stamped:
+def stamp(
+    base: LayeredBase, plans: Sequence[SlotPlan], methods: Methods, advanced: Advanced = lambda _done, _total: None
+) -> Stamped:
     """Derive the program of the whole model.
 
     Raises `NotStampableError` if its layers do not repeat or the derivation does not prove itself, `TooFewLayersError`
@@ -122,7 +136,7 @@ def stamp(base: LayeredBase, plans: Sequence[SlotPlan], methods: Methods) -> Sta
     """
     attempt = _first(base, plans)
     depth = len(base.layers)
-    lowering = ShallowModels(base, plans, methods)
+    lowering = ShallowModels(base, plans, methods, advanced)
     for start in _STARTS:
         attempt = _Attempt.of(attempt.runs, start)
         if start > _STARTS[0] and not (attempt.stretched and lowering.affords(attempt.choices, depth)):
@@ -143,7 +157,7 @@ def _first(base: LayeredBase, plans: Sequence[SlotPlan]) -> _Attempt:
         raise NotStampableError("no layers repeat")
     if any(part.table for plan in plans for slot in plan.slots for part in slot.parts):
         raise NotStampableError("a slot's rows are read by a portable kernel")
-    if _cost(attempt.choices) >= len(found):
+    if _cost(attempt.choices) >= _LOWERING * len(found):
         raise TooFewLayersError(f"{len(found)} layers are few for so many kinds")
     return attempt
 

@@ -1,7 +1,8 @@
 """A base of the same structure with other weights: what is lowered in place of one that is too large to hold.
 
-Lowering looks at weights only to tell tensors apart by their bytes. So those of a stand-in are random, no two alike,
-and of a quantized layer only a few rows are quantized, and repeated.
+Lowering looks at weights only to tell tensors apart by their bytes. So those of a stand-in are random, no two alike, in
+a few rows, and zeros that take no memory in the others; of a quantized layer only a few rows are quantized, and
+repeated.
 """
 
 from __future__ import annotations
@@ -84,6 +85,12 @@ def _repeated(tensor: torch.Tensor, rows: int) -> torch.Tensor:
 
 
 def _random(shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
+    """Return a tensor whose first rows are random, all of a vector; pages of the others are the system's page of zeros
+    until they are written.
+    """
+    import numpy as np
     import torch
 
-    return torch.empty(shape).normal_(0.0, _SCALE, generator=generator)
+    values = torch.from_numpy(np.zeros(shape, np.float32))
+    (values[:_ROWS] if len(shape) > 1 else values).normal_(0.0, _SCALE, generator=generator)
+    return values

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gc
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar
 
 import attrs
 
+from lora_core.adapters.slots.plan import SlotPlan
 from lora_core.backend import ExportJob
 from lora_core.errors import LoraCoreError
 from lora_core.events import Emit, Noted, stage
@@ -37,14 +38,38 @@ class Weightless(Keepable, Protocol):
         """Every blob in stored order."""
         ...
 
+    @classmethod
+    def places(cls, plans: Sequence[SlotPlan]) -> Sequence[Sequence[SlotPlan]]:
+        """Return the plans of each part that is kept for itself, the base's first, which all others are lowered for."""
+        ...
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """Return the programs that `parts` are the parts of."""
+        ...
+
+    def parts(self) -> Sequence[Self]:
+        """Return what is kept for itself, in the order of `places`."""
+        ...
+
 
 Kind = TypeVar("Kind", bound=Weightless)
 
-Lower = Callable[[BaseModel, Path], Kind]
-"""Lowers a base, may write into a directory that is removed afterwards, and returns the programs without weights."""
 
-Stamp = Callable[["LayeredBase", Emit], Kind]
-"""Derives the programs without weights from lowerings of a few layers; raises `NotStampableError`."""
+@attrs.frozen(kw_only=True)
+class Missing(Generic[Kind]):
+    """What is to be lowered: templates of `plans`, and the base's program unless `base` is that."""
+
+    plans: Sequence[SlotPlan]
+    base: Kind | None
+
+
+Lower = Callable[[BaseModel, Path, Missing[Kind]], Kind]
+"""Lowers what is missing with a base, may write into a directory that is removed afterwards, and returns it without
+weights, with the base's program."""
+
+Stamp = Callable[["LayeredBase", Missing[Kind], Emit], Kind]
+"""Derives from lowerings of a few layers what `Lower` returns; raises `NotStampableError`."""
 
 
 @attrs.frozen(kw_only=True)
@@ -81,23 +106,44 @@ def weightless(
     Few layers are lowered if the others follow from them; if not, which is noted, the whole depth is.
     None, which is noted, if lowering depends on weights. `out` is where there is room for a directory for a while.
     """
-    entry = place(job, base.model)
-    kept = entry.read(kind, emit) if entry else None
-    if kept is not None:
-        emit(Noted(message="The lowered programs are in the cache"))
-        return kept
-    made = stamped(base, lowering.stamp, emit) or _whole(job, base, lowering.whole, out, emit)
-    if entry and made:
-        entry.keep(made, emit)
-    return made
+    places = kind.places(job.plans)
+    entries = [place(job, base.model, plans) for plans in places]
+    kept = _fitting([entry.read(kind, emit) if entry else None for entry in entries])
+    found = [each for each in kept if each is not None]
+    if found:
+        which = "" if len(found) == len(kept) else f", but for {len(kept) - len(found)} of {len(kept)}"
+        emit(Noted(message=f"The lowered programs are in the cache{which}"))
+    if len(found) == len(kept):
+        return kind.joined(found)
+    wanted = [plan for plans, each in zip(places, kept, strict=True) if each is None for plan in plans]
+    missing = Missing(plans=wanted, base=kept[0])
+    made = stamped(base, missing, lowering.stamp, emit) or _whole(job, base, missing, lowering.whole, out, emit)
+    if made is None:
+        return None
+    lowered = iter(made.parts()[0 if missing.base is None else 1 :])
+    parts = []
+    for entry, each in zip(entries, kept, strict=True):
+        part = next(lowered) if each is None else each
+        if entry and each is None:
+            entry.keep(part, emit)
+        parts.append(part)
+    return kind.joined(parts)
 
 
-def stamped(base: StreamedBase, stamp: Stamp[Kind], emit: Emit) -> Kind | None:
+def _fitting(kept: list[Kind | None]) -> list[Kind | None]:
+    """Return what can be used of `kept`: nothing without the base's program, and what was lowered for that."""
+    base = kept[0]
+    if base is None:
+        return [None] * len(kept)
+    return [each if each is not None and each.foundation == base.foundation else None for each in kept]
+
+
+def stamped(base: StreamedBase, missing: Missing[Kind], stamp: Stamp[Kind], emit: Emit) -> Kind | None:
     """Return what `stamp` derives from a few layers, None if nothing follows from them, which is noted."""
     from lora_core_xnnpack.stamping.shallow import LayeredBase
 
     try:
-        return stamp(LayeredBase.of(base), emit)
+        return stamp(LayeredBase.of(base), missing, emit)
     except TooFewLayersError:
         return None
     except (NotStampableError, DependsOnWeightsError, LoraCoreError) as error:  # a fault of the job's comes again
@@ -105,12 +151,14 @@ def stamped(base: StreamedBase, stamp: Stamp[Kind], emit: Emit) -> Kind | None:
         return None
 
 
-def _whole(job: ExportJob, base: StreamedBase, lower: Lower[Kind], out: Path, emit: Emit) -> Kind | None:
+def _whole(
+    job: ExportJob, base: StreamedBase, missing: Missing[Kind], lower: Lower[Kind], out: Path, emit: Emit
+) -> Kind | None:
     outline = outlined(job)
     assert outline is not None, "a source that gave it once"
     try:
         with tempfile.TemporaryDirectory(prefix=".stand-in-", dir=out) as work:
-            made = lower(stand_in(base, outline), Path(work))
+            made = lower(stand_in(base, outline), Path(work), missing)
     except DependsOnWeightsError as error:
         emit(Noted(message=f"The base is held whole, because its lowered programs depend on its weights: {error}"))
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from lora_core.quant.undivided import describe_undivided
 from lora_core.template_cache.identity import template_identity
 from lora_core.template_cache.kept import KeptTemplates
 from lora_core_coreml.lowering.assembly import assemble
-from lora_core_coreml.lowering.program import LoweredProgram
+from lora_core_coreml.lowering.program import LoweredProgram, names_of_groups
 from lora_core_coreml.program.naming import collisions
 from lora_core_coreml.program.object import ProgramObject
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from lora_core_coreml.weightless.forms import Weights
 
 _DISTRIBUTIONS = ("lora-core", "lora-core-coreml", "executorch", "torch", "torchao", "coremltools", "numpy")
+_CONTENT = 1
+"""Goes up with what is kept of methods."""
 _AFTERWARDS = ("calibration", "emit_mlpackage", "rounding")
 
 
@@ -80,32 +82,47 @@ def _lowered(job: ExportJob, base: BaseToLower, directory: Path, emit: Emit) -> 
     from lora_core_coreml.weightless.lowering import StandInLowering
     from lora_core_coreml.weightless.program import WeightlessMethods
 
-    kept = _place(job, base.prepared)
-    program = kept.read(WeightlessMethods, emit) if kept else None
-    if program is None:
+    places = _places(job, base.prepared)
+    read = [place.read(WeightlessMethods, emit) if place else None for place in places]
+    # A template that is kept may have had another number.
+    names = names_of_groups(len(job.plans))
+    kept = [group.called(name) if group else None for group, name in zip(read, names, strict=True)]
+    groups = [group for group in kept if group]
+    if len(groups) < len(kept):
         lowering = StandInLowering(job=job, prepared=base.prepared, directory=directory, emit=emit)
-        program = lowering.weightless(always=kept is not None or not base.held)
-        if program is None:
+        made = lowering.weightless(kept, always=any(places) or not base.held)
+        if made is None:
             with stage(emit, "load the base"):
                 held = base.load()
             return lowering.with_weights(held)
-        if kept:
-            kept.keep(program, emit)
+        groups = list(made)
+    for place, before, group in zip(places, kept, groups, strict=True):
+        if place and before is None:
+            place.keep(group, emit)
     with stage(emit, "fill the lowered methods with this base's weights"):
-        return program.fill(base.weights)
+        return WeightlessMethods.joined(groups).fill(base.weights)
 
 
-def _place(job: ExportJob, prepared: PreparedBase) -> KeptTemplates | None:
-    """Return where the job's methods are kept, None without a cache or for a module whose code no name can tell."""
+def _places(job: ExportJob, prepared: PreparedBase) -> Sequence[KeptTemplates | None]:
+    """Return where the base's methods are kept, and those of each template.
+
+    None without a cache or for a module whose code no name can tell.
+    """
     from lora_core_coreml.weightless.standins import what_stays
 
+    groups = ((), *((plan,) for plan in job.plans))
     if job.cache is None:
-        return None
+        return [None] * len(groups)
     lowered = {
+        "content": _CONTENT,
         "paths": prepared.paths,
         "tensors": what_stays(prepared.module),
         "metadata": prepared.metadata,
         "assignment": prepared.assignment.schemes,
     }
-    identity = template_identity(job, lowered, _DISTRIBUTIONS, after=_AFTERWARDS)
-    return None if identity is None else KeptTemplates(directory=job.cache / identity)
+    places: list[KeptTemplates | None] = []
+    for plans in groups:
+        alone = attrs.evolve(job, adapters=(), plans=plans)
+        identity = template_identity(alone, lowered, _DISTRIBUTIONS, after=_AFTERWARDS)
+        places.append(None if identity is None else KeptTemplates(directory=job.cache / identity))
+    return places

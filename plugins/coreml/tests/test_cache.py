@@ -17,6 +17,7 @@ from lora_core_coreml.weightless.program import NotWeightlessError, WeightlessMe
 from lora_core_coreml.weightless.standins import what_stays, with_stand_ins
 from safetensors.numpy import load_file, save_file
 
+from lora_core.adapters.slots.choice import place
 from lora_core.backend import ExportJob
 from lora_core.events import Event, StageFinished, Warned
 from lora_core.models.module import ModuleModel
@@ -62,10 +63,10 @@ def another(exporter, tmp_path_factory: pytest.TempPathFactory):
     ("policy", "names", "options"),
     [
         ("c4w", ["shout"], {}),
-        ("b4w", ["shout"], {}),
+        pytest.param("b4w", ["shout"], {}, marks=pytest.mark.deep),
         ("fp16", ["whole"], {"multifunction": True}),
         ("fp16", ["shout"], {"graph_breaks": True, "split_size": 32, "max_splits": 4}),
-        ("fp16", ["shout"], {"dtype": "fp32"}),
+        pytest.param("fp16", ["shout"], {"dtype": "fp32"}, marks=pytest.mark.deep),
     ],
 )
 def test_another_base_filled_from_the_cache_equals_its_own_export(
@@ -81,10 +82,24 @@ def test_another_base_filled_from_the_cache_equals_its_own_export(
     exporter.export(names, policy=POLICY[policy], **options)
     second = another.job(names, policy=POLICY[policy], **options)
     cached, reusing = export(attrs.evolve(second, cache=exporter.cache))
-    monkeypatch.setattr(StandInLowering, "weightless", lambda self, always: None)
+    monkeypatch.setattr(StandInLowering, "weightless", lambda self, known, always: None)
     plain, _ = export(second)
     assert not lowered(reusing)
     assert sorted(cached) == sorted(plain)
+    assert [name for name in plain if cached[name] != plain[name]] == []
+
+
+@pytest.mark.deep
+def test_templates_that_jobs_of_one_plan_kept_serve_one_of_both(exporter, export) -> None:
+    names = ["shout", "whole"]
+    alone = [exporter.job([name]) for name in names]
+    for name in names:
+        exporter.export([name])
+    plans = tuple(job.plans[0] for job in alone)
+    both = attrs.evolve(alone[0], plans=plans, adapters=place([exporter.adapter(name) for name in names], plans))
+    cached, reusing = export(attrs.evolve(both, cache=exporter.cache))
+    plain, _ = export(both)
+    assert not lowered(reusing)
     assert [name for name in plain if cached[name] != plain[name]] == []
 
 

@@ -86,7 +86,7 @@ def stamped_and_full(
 ) -> tuple[dict[str, bytes], dict[str, bytes], int]:
     """Return the files of a stamped export and of a full one with weights, and how often the former lowered."""
     stamped, events = exported(job, folder / "stamped")
-    monkeypatch.setattr(StandInLowering, "weightless", lambda self, always: None)
+    monkeypatch.setattr(StandInLowering, "weightless", lambda self, known, always: None)
     full, _ = exported(job, folder / "full")
     assert [event for event in events if isinstance(event, Noted)] == []
     return stamped, full, lowerings(events)
@@ -123,8 +123,8 @@ def test_decode_and_prefill_follow_too(deep_model: Path, tmp_path: Path, monkeyp
 def test_what_cannot_follow_is_noted_and_lowered_in_full(
     exporter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = exporter.job([], graph_breaks=True)
-    full, _ = exported(job, tmp_path / "full")
+    job = exporter.job([], graph_breaks=True, split_size=32, max_splits=4)
+    full, _ = exported(attrs.evolve(job, cache=exporter.cache), tmp_path / "full")
     monkeypatch.setattr(stamp, "FEWEST", 1)
     tried, events = exported(job, tmp_path / "tried")
     assert tried == full

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from lora_core.errors import PluginError
-from lora_core.fast_lowering import PATCHES, patched
 from lora_core.pte import ContainerHeader
 from lora_core_coreml.lowering.constants import LoweredPackage, read_package
+from lora_core_coreml.lowering.fast import decomposed, fast_lowering
 from lora_core_coreml.lowering.sentinels import Sentinels
 from lora_core_coreml.quiet import quiet
 from lora_core_coreml.storage import pte
@@ -49,7 +49,7 @@ def export_method(module: torch.nn.Module, inputs: tuple[Any, ...]) -> torch.exp
     """Return `module` as torch's exported program."""
     import torch
 
-    with quiet(), torch.no_grad(), patched(PATCHES):
+    with quiet(), torch.no_grad(), fast_lowering():
         return torch.export.export(module, inputs)
 
 
@@ -68,7 +68,7 @@ def lower_method(
     ExecuTorch or coremltools fails.
     """
     try:
-        with quiet(), patched(PATCHES):
+        with quiet(), fast_lowering():
             edge = _to_edge(name, exported, float16, constants)
             from lora_core_coreml.lowering import breaks
 
@@ -111,9 +111,10 @@ def _to_edge(
     )
     strategy = MULTIMETHOD_WEIGHT_SHARING_STRATEGY.POSITIONAL
     specs.append(CoreMLBackend.generate_multimethod_weight_sharing_strategy_compile_spec(strategy))
+    partitioner = CoreMLPartitioner(compile_specs=specs, take_over_mutable_buffer=False)
     return to_edge_transform_and_lower(
-        {name: exported},
-        partitioner=[CoreMLPartitioner(compile_specs=specs, take_over_mutable_buffer=False)],
+        {name: decomposed(exported, partitioner)},
+        partitioner=[partitioner],
         compile_config=EdgeCompileConfig(_check_ir_validity=False),
         constant_methods=dict(constants or {}),
     )

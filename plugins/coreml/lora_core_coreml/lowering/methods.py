@@ -18,7 +18,7 @@ from lora_core_coreml.lowering import inputs
 from lora_core_coreml.lowering.base import PreparedBase
 from lora_core_coreml.lowering.inputs import IndexTable, MethodShape
 from lora_core_coreml.lowering.method import LoweredMethod, export_method, lower_method
-from lora_core_coreml.lowering.program import LoweredProgram, Methods
+from lora_core_coreml.lowering.program import LoweredProgram, Methods, template_name
 from lora_core_coreml.lowering.sentinels import attach
 
 
@@ -81,11 +81,6 @@ def base_methods(job: ExportJob, prepared: PreparedBase, directory: Path, advanc
         advanced()
         constants = {}
     return tuple(methods)
-
-
-def template_name(number: int, kind: str) -> str:
-    """Return what a method of template `number` is called until it is linked."""
-    return f"template{number}_{kind}"
 
 
 def template_methods(

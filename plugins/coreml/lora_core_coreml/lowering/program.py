@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import attrs
 
@@ -10,6 +11,16 @@ from lora_core_coreml.lowering.method import LoweredMethod
 from lora_core_coreml.program.naming import Kind
 
 Methods = tuple[tuple[Kind, LoweredMethod], ...]
+
+
+def template_name(number: int, kind: Kind) -> str:
+    """Return what a method of template `number` is called until it is linked."""
+    return f"template{number}_{kind}"
+
+
+def names_of_groups(templates: int) -> list[Callable[[Kind], str]]:
+    """Return what gives methods their names by kind: the base's, and those of each of so many templates."""
+    return [str, *(partial(template_name, number) for number in range(templates))]
 
 
 @attrs.frozen(kw_only=True)

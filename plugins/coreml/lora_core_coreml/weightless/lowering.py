@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import attrs
@@ -12,8 +11,8 @@ from lora_core.adapters.slots.plan import SlotPlan
 from lora_core.backend import ExportJob
 from lora_core.events import Emit, Noted, StageAdvanced, stage
 from lora_core_coreml.lowering.base import PreparedBase
-from lora_core_coreml.lowering.methods import MethodLowering, base_methods, lower_all, template_methods, template_name
-from lora_core_coreml.lowering.program import LoweredProgram, Methods
+from lora_core_coreml.lowering.methods import MethodLowering, base_methods, lower_all, template_methods
+from lora_core_coreml.lowering.program import LoweredProgram, Methods, names_of_groups
 from lora_core_coreml.program.naming import Kind
 from lora_core_coreml.stamping.items import NotDerivableError
 from lora_core_coreml.stamping.stamp import Choice, Stamper
@@ -41,30 +40,36 @@ class StandInLowering:
         with stage(self.emit, _STAGE):
             return lower_all(self.job, held, self.directory / "own", self._advanced)
 
-    def weightless(self, *, always: bool) -> WeightlessMethods | None:
-        """Lower with stand-ins; None if methods depend on weights, which is noted, or if nothing follows from a few
-        layers and it need not be weightless `always`.
+    def weightless(
+        self, known: Sequence[WeightlessMethods | None], *, always: bool
+    ) -> Sequence[WeightlessMethods] | None:
+        """Return the base's methods and those of each template, lowered with stand-ins where they are not `known`.
 
-        What does not follow from a few layers is noted, and lowered in full.
+        None if methods depend on weights, which is noted, or if nothing follows from a few layers and it need not be
+        weightless `always`. What does not follow from a few layers is noted, and lowered in full.
         """
         try:
-            return self._weightless(always=always)
+            return self._weightless(known, always=always)
         except NotWeightlessError as error:
             self.emit(Noted(message=f"The base is held whole, as its lowered methods depend on its weights: {error}"))
             return None
 
-    def _weightless(self, *, always: bool) -> WeightlessMethods | None:
-        choices = [self._choice(plan) for plan in (None, *self.job.plans)]
+    def _weightless(
+        self, known: Sequence[WeightlessMethods | None], *, always: bool
+    ) -> Sequence[WeightlessMethods] | None:
+        plans = (None, *self.job.plans)
+        choices = [self._choice(plan) if group is None else None for plan, group in zip(plans, known, strict=True)]
         if not always and not any(choices):
             return None
         check_told_apart(self.prepared.module)
-        self._total = len(self.prepared.shapes) * sum(each.lowerings if each else 1 for each in choices)
+        pairs = zip(choices, known, strict=True)
+        methods = sum(each.lowerings if each else 1 for each, group in pairs if group is None)
+        self._total = len(self.prepared.shapes) * methods
         with stage(self.emit, _STAGE), one_row_each():
-            names: list[Callable[[Kind], str]] = [str]
-            names += [partial(template_name, number) for number in range(len(self.job.plans))]
+            names = names_of_groups(len(self.job.plans))
             stamped = [
-                self._stamped(plan, name, choice)
-                for plan, name, choice in zip((None, *self.job.plans), names, choices, strict=True)
+                self._stamped(plan, name, choice) if group is None else group
+                for plan, name, choice, group in zip(plans, names, choices, known, strict=True)
             ]
             return self._completed(stamped) if always or any(stamped) else None
 
@@ -93,10 +98,10 @@ class StandInLowering:
         what = "The base" if plan is None else "A template"
         self.emit(Noted(message=f"{what} is lowered layer by layer, as it does not follow from a few: {error}"))
 
-    def _completed(self, stamped: list[WeightlessMethods | None]) -> WeightlessMethods:
+    def _completed(self, stamped: list[WeightlessMethods | None]) -> Sequence[WeightlessMethods]:
         """Return all methods, those that were not stamped lowered in full; raises `NotWeightlessError`."""
         if all(stamped):
-            return WeightlessMethods.joined([each for each in stamped if each])
+            return [each for each in stamped if each]
         whole = attrs.evolve(self.prepared, module=with_stand_ins(self.prepared.module))
         directory = self.directory / "stand-ins"
         groups = []
@@ -109,7 +114,7 @@ class StandInLowering:
                     methods = template_methods(self.job, whole, directory, self._advanced, number)
                 each = WeightlessMethods.strip(LoweredProgram(methods=methods, templates=()), whole.module)
             groups.append(each)
-        return WeightlessMethods.joined(groups)
+        return groups
 
     def _advanced(self) -> None:
         self._done += 1

@@ -13,6 +13,7 @@ import attrs
 from lora_core_coreml.lowering.constants import Constant, ConstantData, LoweredPackage
 from lora_core_coreml.lowering.method import LoweredMethod
 from lora_core_coreml.lowering.program import LoweredProgram
+from lora_core_coreml.program.naming import Kind
 from lora_core_coreml.program.object import SlotPart
 from lora_core_coreml.storage import mil
 from lora_core_coreml.weightless.forms import (
@@ -75,6 +76,15 @@ class WeightlessMethods:
         base, *templates = (group.lowered.methods for group in groups)
         origins = {name: found for group in groups for name, found in group.origins.items()}
         return cls(lowered=LoweredProgram(methods=base, templates=tuple(templates)), origins=origins)
+
+    def called(self, name: Callable[[Kind], str]) -> Self:
+        """Return these methods, which are those of one group, as `name` calls each kind."""
+        methods, origins = [], {}
+        for kind, method in self.lowered.methods:
+            new = name(kind)
+            methods.append((kind, attrs.evolve(method, name=new, plan={**method.plan, "name": new})))
+            origins[new] = self.origins[method.name]
+        return attrs.evolve(self, lowered=attrs.evolve(self.lowered, methods=tuple(methods)), origins=origins)
 
     def fill(self, weights: Weights) -> LoweredProgram:
         """Return the program that lowering a base with `weights` would have given; reading them is left for later."""

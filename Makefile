@@ -12,6 +12,8 @@ PYTHONS :=
 DOCS_VENV := build/docs-venv
 DOCS_STAMP := $(DOCS_VENV)/.installed
 MODEL := build/models/SmolLM2-135M-Instruct
+# conftest.py has the files in an order that ends at about one time for both.
+WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 DISTRIBUTIONS := . plugins/xnnpack plugins/coreml plugins/qnn_sim plugins/onnx plugins/ray
 
 # $(call logged,COMMAND) sends what COMMAND says to the log; if it fails, its last lines without pip's warnings are shown.
@@ -25,7 +27,7 @@ help:
 	@echo "make demo            export SmolLM2 with real adapters, run it, show what is shared"
 	@echo "make test            lint, types and all tests but 'make test-packaging' and 'make test-deep'"
 	@echo "make test-fast       of 'make test' what needs no full-size model"
-	@echo "make test-deep       derived programs of more policies against lowerings of every layer"
+	@echo "make test-deep       what takes long, and a shorter test of 'make test' holds the same of less"
 	@echo "make lint types      the parts of 'make test' before the tests"
 	@echo "make dist            build wheels and sdists of every distribution into $(DIST), and check them"
 	@echo "make test-packaging  test what 'make dist' builds, used in new environments"
@@ -136,11 +138,11 @@ types: $(STAMP)
 
 test: lint types $(MODEL)/config.json
 	@echo "==> pytest (about half an hour on two cores; the slowest tests are shown at the end)"
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --durations=15 -m "not packaging and not deep"
+	@$(BIN)/python -m pytest $(WORKERS) --durations=15 -m "not packaging and not deep"
 
 test-fast: lint types
 	@echo "==> pytest without full-size models"
-	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not full and not packaging and not deep"
+	@$(BIN)/python -m pytest $(WORKERS) -m "not full and not packaging and not deep"
 
 dist: $(STAMP)
 	@rm -rf $(DIST)
@@ -154,7 +156,7 @@ test-packaging: $(STAMP)
 	@PACKAGING_PYTHONS="$(PYTHONS)" $(BIN)/python -m pytest -m packaging tests/packaging
 
 test-deep: $(STAMP)
-	@echo "==> pytest of derived programs against lowerings of every layer (about half an hour)"
+	@echo "==> pytest of what takes long (more than half an hour)"
 	@$(BIN)/python -m pytest -n 2 -m deep
 
 test-processors: $(STAMP)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,61 @@ import pytest
 
 ROOT = Path(__file__).parent
 SMOLLM2 = ROOT / "build/models/SmolLM2-135M-Instruct"
+# Workers take file by file in the order of collection: with the longest first, both end at about one time.
+LONGEST = (
+    "plugins/coreml/tests/test_variants.py",
+    "tests/full/test_smollm2_xnnpack.py",
+    "plugins/coreml/tests/test_stamping.py",
+    "plugins/xnnpack/tests/test_cache.py",
+    "plugins/coreml/tests/test_conformance.py",
+    "plugins/coreml/tests/test_cache.py",
+    "plugins/xnnpack/tests/test_fast_lowering.py",
+    "plugins/coreml/tests/test_smollm2.py",
+    "plugins/xnnpack/tests/test_conformance.py",
+    "plugins/xnnpack/tests/test_stamping.py",
+    "plugins/xnnpack/tests/test_link.py",
+    "plugins/qnn_sim/tests/test_smollm2.py",
+    "plugins/xnnpack/tests/test_session.py",
+    "tests/verification/test_kinds.py",
+    "plugins/coreml/tests/test_export.py",
+    "tests/verification/test_formats.py",
+    "plugins/coreml/tests/test_peer.py",
+    "plugins/coreml/tests/test_linking.py",
+    "plugins/xnnpack/tests/test_multimethod.py",
+    "plugins/xnnpack/tests/test_packages.py",
+    "plugins/xnnpack/tests/test_marks.py",
+    "plugins/xnnpack/tests/test_export_llm.py",
+    "plugins/xnnpack/tests/test_module.py",
+    "plugins/xnnpack/tests/test_lean.py",
+    "plugins/xnnpack/tests/test_shortening.py",
+    "tests/verification/test_verify.py",
+    "tests/full/test_smollm2_onnx.py",
+    "plugins/qnn_sim/tests/test_conformance.py",
+    "plugins/coreml/tests/test_errors.py",
+    "tests/testing/test_mutants.py",
+    "tests/testing/test_conformance.py",
+    "tests/bundle/test_many_adapters.py",
+    "tests/security/test_promises.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take longest first; tests of one file stay together, in their order."""
+    places = {ROOT / file: place for place, file in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
+@pytest.fixture(scope="session")
+def run_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a directory that all workers of this run have in common."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if os.environ.get("PYTEST_XDIST_WORKER") else own
+
+
+@pytest.fixture(scope="session")
+def lowered_once(run_directory: Path) -> Path:
+    """Return a template cache: where lowering is not a test's subject, it takes what others of this run lowered."""
+    return run_directory / "lowered"
 
 
 @pytest.fixture(scope="session")

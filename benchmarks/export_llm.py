@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import attrs
 import measured
 
+MODULE = "executorch.extension.llm.export.export_llm"
 META_NAMES: Mapping[str, str] = {
     "model.embed_tokens.weight": "tok_embeddings.weight",
     "model.norm.weight": "norm.weight",
@@ -70,13 +71,23 @@ def convert(model: Path, directory: Path) -> None:
     (directory / "params.json").write_text(json.dumps(parameters), "utf-8")
 
 
-def run(prepared: Path, out: Path, *, adapter: Path | None, context: int, log: Path) -> PeerExport:
-    """Export the base, or the base with `adapter`, in a process of its own; raises if it fails."""
+def run(
+    prepared: Path,
+    out: Path,
+    *,
+    adapter: Path | None,
+    context: int,
+    log: Path,
+    program: Sequence[str | Path] = ("-m", MODULE),
+) -> PeerExport:
+    """Export the base, or the base with `adapter`, in a process of its own; raises if it fails.
+
+    `program` is what Python runs: the exporter, or what runs it.
+    """
     out.mkdir(parents=True, exist_ok=True)
     config = out / "config.yaml"
     config.write_text(_config(prepared, out, adapter, context), "utf-8")
-    module = "executorch.extension.llm.export.export_llm"
-    cost = measured.run(sys.executable, "-m", module, "--config", config, log=log, cwd=out)
+    cost = measured.run(sys.executable, *program, "--config", config, log=log, cwd=out)
     return PeerExport(cost=cost, directory=out)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,7 @@ import lora_core
 from lora_core.limits import FLOAT32
 
 pytestmark = pytest.mark.full
-PROMPTS = (
-    "What is the capital of Italy?",
-    "What is a clock?",
-    "Name three colours.",
-    "How do I boil an egg?",
-    "Why is the sky blue?",
-)
+PROMPTS = ("What is the capital of Italy?", "What is a clock?", "How do I boil an egg?")
 NEW_TOKENS = 24
 ADAPTERS = ("pirate", "shout")
 PROGRAMS = (None, "pirate", "shout", "twin")
@@ -91,12 +87,19 @@ def reference(smollm2_dir: Path, examples: Path) -> dict[tuple[str | None, str],
     return texts
 
 
-def run(bundle: Path, weight_cache: str, *adapters: str, packed: Path | None = None) -> dict[str, Any]:
+def run(
+    bundle: Path,
+    weight_cache: str,
+    *adapters: str,
+    packed: Path | None = None,
+    prompts: Sequence[str] = PROMPTS,
+    new_tokens: int = NEW_TOKENS,
+) -> dict[str, Any]:
     """Ask every prompt in a process of its own, and return the run's report."""
     chosen = [word for name in adapters for word in ("--adapter", name)]
-    asked = [word for prompt in PROMPTS for word in ("--prompt", prompt)]
+    asked = [word for prompt in prompts for word in ("--prompt", prompt)]
     command = [Path(sys.executable).with_name("lora-core"), "run", bundle, *chosen, *asked, "--json", "--quiet"]
-    arguments = [*map(str, command), "--max-new-tokens", str(NEW_TOKENS), "--weight-cache", weight_cache]
+    arguments = [*map(str, command), "--max-new-tokens", str(new_tokens), "--weight-cache", weight_cache]
     arguments += ["--packed-cache", str(packed or "off")]
     report: dict[str, Any] = json.loads(subprocess.run(arguments, check=True, capture_output=True).stdout)
     return report
@@ -125,8 +128,9 @@ def test_every_program_answers_like_transformers_and_peft(
 
 
 def test_an_adapter_adds_its_own_memory_and_without_the_cache_the_base_again(bundle: Path, tmp_path: Path) -> None:
-    run(bundle, "on", "base", *ADAPTERS, packed=tmp_path)  # packs, and proves the file when it ends
-    shared = run(bundle, "on", "base", *ADAPTERS, packed=tmp_path)
+    loading = partial(run, prompts=PROMPTS[:1], new_tokens=1)  # memory is told when a program is loaded
+    loading(bundle, "on", "base", *ADAPTERS, packed=tmp_path)  # packs, and proves the file when it ends
+    shared = loading(bundle, "on", "base", *ADAPTERS, packed=tmp_path)
     assert shared["facts"]["packed_cache"].startswith("proven")
     manifest = json.loads((bundle / "manifest.json").read_text("utf-8"))
     planned = manifest["detail"]["planned_memory"]["template/0"]["forward"]
@@ -134,7 +138,7 @@ def test_an_adapter_adds_its_own_memory_and_without_the_cache_the_base_again(bun
     foundation = next(item["size"] for item in manifest["artifacts"] if item["role"] == "foundation")
     growth = anonymous_growth(shared)
     assert {name: growth[name] for name in ADAPTERS if growth[name] > planned + 1.5 * own[name]} == {}
-    unshared = anonymous_growth(run(bundle, "off", "base", "pirate"))
+    unshared = anonymous_growth(loading(bundle, "off", "base", "pirate"))
     # The embedding is read where it lies; all linear layers are packed anew.
     assert unshared["pirate"] > 0.7 * foundation
 

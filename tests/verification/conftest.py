@@ -29,7 +29,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
     )
 
 
-def export(sources: Sources, out: Path, policy: str) -> Bundle:
+def export(sources: Sources, out: Path, policy: str, cache: Path) -> Bundle:
     return lora_core.export(
         sources.model,
         adapters=sources.adapters,
@@ -38,17 +38,18 @@ def export(sources: Sources, out: Path, policy: str) -> Bundle:
         out=out,
         options=OPTIONS,
         max_rank=8,  # room for a composite of both
+        cache=cache,
     )
 
 
 @pytest.fixture(scope="session")
-def float32(sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return export(sources, tmp_path_factory.mktemp("float32") / "bundle", "fp32")
+def float32(sources: Sources, tmp_path_factory: pytest.TempPathFactory, lowered_once: Path) -> Bundle:
+    return export(sources, tmp_path_factory.mktemp("float32") / "bundle", "fp32", lowered_once)
 
 
 @pytest.fixture(scope="session")
-def int8(sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return export(sources, tmp_path_factory.mktemp("int8") / "bundle", "8da8w")
+def int8(sources: Sources, tmp_path_factory: pytest.TempPathFactory, lowered_once: Path) -> Bundle:
+    return export(sources, tmp_path_factory.mktemp("int8") / "bundle", "8da8w", lowered_once)
 
 
 @pytest.fixture

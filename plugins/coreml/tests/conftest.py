@@ -1,7 +1,6 @@
 """Tiny Llamas and adapters as their own tools save them, and bundles exported from them once a session."""
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -165,17 +164,18 @@ class Exporter:
 
 @pytest.fixture(scope="session")
 def exporter(
-    tmp_path_factory: pytest.TempPathFactory, tiny_model: SimpleNamespace, tiny_adapter: Callable[..., Path]
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_model: SimpleNamespace,
+    tiny_adapter: Callable[..., Path],
+    lowered_once: Path,
 ) -> Exporter:
     adapters = {
         "shout": tiny_adapter("shout", seed=1),
         "pirate": tiny_adapter("pirate", seed=2),
         "whole": tiny_adapter("whole", seed=3, rank=12, targets=("q_proj", "k_proj", "v_proj", "o_proj", "down_proj")),
     }
-    # Workers of one run have the directory above theirs in common: what one lowers the others need not.
-    shared = tmp_path_factory.getbasetemp().parent if os.environ.get("PYTEST_XDIST_WORKER") else None
-    cache = shared / "coreml-methods" if shared else tmp_path_factory.mktemp("cache")
-    return Exporter(model=tiny_model.directory, adapters=adapters, folder=tmp_path_factory.mktemp, cache=cache)
+    folder = tmp_path_factory.mktemp
+    return Exporter(model=tiny_model.directory, adapters=adapters, folder=folder, cache=lowered_once)
 
 
 @pytest.fixture(scope="session")

@@ -52,12 +52,12 @@ def test_a_segment_that_nothing_refers_to_is_found(bundle: Bundle, tmp_path: Pat
 
 
 def test_decode_and_prefill_of_one_adapter_share_nothing_by_being_two(exporter: Any) -> None:
-    bundle = exporter.export(["shout"], multifunction=True)
-    assert {method.name for method in bundle.manifest.methods} >= {"shout_forward", "shout_prefill"}
+    bundle = exporter.export(["whole"], multifunction=True)
+    assert {method.name for method in bundle.manifest.methods} >= {"whole_forward", "whole_prefill"}
     blobs = list(SHARING.blobs(bundle))
     report = SharingReport.from_blobs(blobs, owners_of(bundle.manifest.methods))
-    own = [blob for blob in blobs if blob.methods == {"shout_forward", "shout_prefill"}]
+    own = [blob for blob in blobs if blob.methods == {"whole_forward", "whole_prefill"}]
     assert own, "the adapter's matrices are read by both of its methods"
-    assert report.unique["shout"] == sum(blob.size for blob in own)
-    assert report.shared == sum(blob.size for blob in blobs) - report.unique["shout"] - report.unique["forward"]
+    assert report.unique["whole"] == sum(blob.size for blob in own)
+    assert report.shared == sum(blob.size for blob in blobs) - report.unique["whole"] - report.unique["forward"]
     assert told(bundle) == []

@@ -16,11 +16,12 @@ import lora_core
 
 LAYERS = 2
 ADAPTERS = Path(__file__).resolve().parents[3] / "examples" / "adapters"
-MODES: list[dict[str, Any]] = [
+# All modes run on a tiny model too (test_session.py).
+MODES: list[Any] = [
     {"quant_updatable": "none"},
     {"quant_updatable": "adapter_only", "lora_bits": 8},
-    {"quant_updatable": "all"},
-    {"group": ("voice=pirate,shout",)},
+    pytest.param({"quant_updatable": "all"}, marks=pytest.mark.deep),
+    pytest.param({"group": ("voice=pirate,shout",)}, marks=pytest.mark.deep),
     {"hot_switch": True},
 ]
 # 2% of the smallest section of the whole model at rank 8 (q and v of 30 layers, int8): headers do not grow with layers.

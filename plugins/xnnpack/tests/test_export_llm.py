@@ -7,12 +7,13 @@ three constants with which XNNPACK computes means and half-turns, and the founda
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import export_llm
 import numpy as np
 import numpy.typing as npt
+import pytest
 from lora_core_xnnpack.files.data_file import stored_blobs
 from lora_core_xnnpack.files.marks import FOUNDATION_MARK
 from lora_core_xnnpack.files.program_root import program_blobs
@@ -20,6 +21,9 @@ from workbench import ALL_LINEAR, TINY_OPTIONS, Workbench
 
 from lora_core.backend import Artifacts, ExportJob
 from lora_core.testing.tiny import TINY_LLAMA
+
+# By the patches that test_fast_lowering.py holds to change no byte.
+FAST = Path(__file__).with_name("fast_export_llm.py")
 
 
 def data_of(path: Path) -> dict[str, bytes]:
@@ -34,15 +38,31 @@ def lean_constants() -> list[npt.NDArray[np.float32]]:
     return [np.full((1, hidden), 1 / hidden, np.float32), epsilon, half_turn.astype(np.float32)]
 
 
+@pytest.mark.parametrize(
+    "program",
+    [
+        pytest.param((FAST,), id="made faster"),
+        pytest.param(("-m", export_llm.MODULE), id="as it is", marks=pytest.mark.deep),
+    ],
+)
 def test_foundation_and_adapter_data_are_those_of_the_exporter_of_executorch(
-    one_layer: Workbench, exported: Callable[[ExportJob], tuple[Path, Artifacts]], tmp_path: Path
+    one_layer: Workbench,
+    exported: Callable[[ExportJob], tuple[Path, Artifacts]],
+    tmp_path: Path,
+    lowered_once: Path,
+    program: Sequence[str | Path],
 ) -> None:
     adapter = one_layer.adapter("theirs", seed=8, rank=4, alpha=4.0, targets=ALL_LINEAR)
-    out, _ = exported(one_layer.job([adapter]))
+    out, _ = exported(one_layer.job([adapter], cache=lowered_once))
     prepared = export_llm.prepare(one_layer.checkpoint, tmp_path / "prepared")
     context = TINY_OPTIONS.max_context_len
     peer = export_llm.run(
-        prepared, tmp_path / "peer", adapter=Path(adapter.source), context=context, log=tmp_path / "peer.log"
+        prepared,
+        tmp_path / "peer",
+        adapter=Path(adapter.source),
+        context=context,
+        log=tmp_path / "peer.log",
+        program=program,
     )
     assert data_of(out / "theirs.ptd") == data_of(peer.directory / "lora.ptd")
     ours, theirs = data_of(out / "foundation.ptd"), data_of(peer.directory / "foundation.ptd")

@@ -122,11 +122,18 @@ def fine_tune(one_layer: Workbench, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.mark.parametrize("layout", ["split", "multimethod"])
 def test_the_foundation_of_another_fine_tune_is_not_run(
-    layout: str, one_layer: Workbench, fine_tune: Path, tmp_path: Path
+    layout: str, one_layer: Workbench, fine_tune: Path, tmp_path: Path, lowered_once: Path
 ) -> None:
     options = {"layout": layout, "max_context_len": 32, "max_seq_len": 16}
     mine, theirs = (
-        lora_core.export(model, backend="xnnpack", policy="fp32", out=tmp_path / model.name / "out", options=options)
+        lora_core.export(
+            model,
+            backend="xnnpack",
+            policy="fp32",
+            out=tmp_path / model.name / "out",
+            options=options,
+            cache=lowered_once,
+        )
         for model in (one_layer.checkpoint, fine_tune)
     )
     assert recorded(mine) != recorded(theirs)

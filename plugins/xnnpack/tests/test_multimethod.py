@@ -167,7 +167,7 @@ def test_every_blob_is_told_to_be_read_by_the_methods_that_read_it(exported_toge
 
 
 def test_a_session_switches_adapters_and_computes_what_the_split_layout_does(
-    exported_together: Exported, one_layer: Workbench, tmp_path: Path
+    exported_together: Exported, one_layer: Workbench, tmp_path: Path, lowered_once: Path
 ) -> None:
     alpha = exported_together.adapters[0]
     split = lora_core.export(
@@ -177,6 +177,7 @@ def test_a_session_switches_adapters_and_computes_what_the_split_layout_does(
         policy="fp32",
         out=tmp_path / "split",
         options={**OPTIONS, "layout": "split"},
+        cache=lowered_once,
     )
     assert split.manifest.foundation == exported_together.bundle.manifest.foundation
     split_told = run("switching", split.path, "alpha")

@@ -37,7 +37,9 @@ def files_of(path: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="session")
-def export(one_layer: Workbench, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Bundle]:
+def export(
+    one_layer: Workbench, tmp_path_factory: pytest.TempPathFactory, lowered_once: Path
+) -> Callable[[str], Bundle]:
     """Export a layout, once: adapters of different ranks and scalings in one plan, one without effect in a module."""
     adapters = {
         "whole": one_layer.adapter("whole", seed=1),
@@ -54,7 +56,7 @@ def export(one_layer: Workbench, tmp_path_factory: pytest.TempPathFactory) -> Ca
             policy="fp32",
             out=tmp_path_factory.mktemp("packages") / layout,
             options={"max_context_len": 32, "max_seq_len": 16, **LAYOUTS[layout]},
-            cache=tmp_path_factory.getbasetemp() / "lowered",  # two layouts have one template
+            cache=lowered_once,
         )
 
     return export

@@ -71,15 +71,8 @@ print([name for name in ("torch", "coremltools", "executorch", "torchao") if nam
 def test_verify_passes_and_fails_when_functions_are_swapped(exporter, tmp_path: Path) -> None:
     given = {name: str(exporter.adapters[name]) for name in ("shout", "pirate")}
     out = tmp_path / "bundle"
-    lora_core.export(
-        str(exporter.model),
-        adapters=given,
-        backend="coreml",
-        policy="fp16",
-        out=out,
-        options={"max_context_len": 24, "input_len": 4},
-        cache=exporter.cache,
-    )
+    options = {"max_context_len": 48, "input_len": 8}
+    lora_core.export(str(exporter.model), adapters=given, backend="coreml", policy="fp16", out=out, options=options)
     report = lora_core.verify(out, str(exporter.model), adapters=given, tokens=3)
     assert report.passed, [str(finding) for finding in report.failures]
     assert report.facts["precision"] == "float16 and float32"

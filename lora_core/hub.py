@@ -86,7 +86,6 @@ class PluginHub:
         Raises `UsageError` for an unknown name and `PluginError` for a broken plugin or a missing requirement.
         """
         from lora_core.backend import Backend
-        from lora_core.runtime.session import Session
 
         entry = self.backends.entry(name)
         if check_requirements and (problems := self.missing(name)):
@@ -98,7 +97,7 @@ class PluginHub:
             f"backend {name!r}",
             entry.origin,
             remedy=spec.install_hint,
-            gives={"open": Session},
+            gives={"open": _session},
         )
         return made
 
@@ -221,3 +220,9 @@ class PluginHub:
             # What a broken plugin would have offered is most often asked for by the plugin's own name.
             blocked = {fault.origin.plugin: fault.report for fault in reversed(self._faults)} | blocked
         return Registry(kind, entries, blocked=blocked, nothing=nothing, error=error)
+
+
+def _session() -> type[Any]:
+    from lora_core.runtime.session import Session  # a link opens none
+
+    return Session

@@ -75,7 +75,10 @@ def discover(found: Iterable[EntryPoint] | None = None) -> Discovery:
 
 
 def _origin(point: EntryPoint) -> Origin:
-    distribution = f"{point.dist.name} {point.dist.version}" if point.dist is not None else "an unknown distribution"
+    distribution = "an unknown distribution"
+    if point.dist is not None:
+        told = point.dist.metadata  # read anew by each of `name` and `version`
+        distribution = f"{told['Name']} {told['Version']}"
     return Origin(plugin=point.name, module=point.value, distribution=distribution)
 
 

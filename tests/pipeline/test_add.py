@@ -289,8 +289,9 @@ def test_adding_imports_neither_torch_nor_what_other_adapters_need(export, make_
         "heavy = {'torch', 'executorch', 'torchao', 'coremltools', 'transformers', 'peft', 'cattrs', 'jinja2',\n"
         "         'tokenizers', 'multiprocessing', 'concurrent.futures'}\n"
         "heavy |= {f'lora_core.{name}' for name in (\n"
-        "    'adapters.packages.reading', 'adapters.gguf.reading', 'adapters.mlx_lm.reading', 'adapters.peft.derived',\n"
-        "    'models.text.rules', 'pipeline.packing', 'sharing.report', 'verification.numbers')}\n"
+        "    'adapters.packages.reading', 'adapters.gguf.reading', 'adapters.mlx_lm.reading',\n"
+        "    'adapters.peft.derived', 'models.text.rules', 'pipeline.packing', 'sharing.report',\n"
+        "    'verification.numbers')}\n"
         "print(sorted(heavy & set(sys.modules)))\n"
     )
     arguments = [str(tmp_path / "b"), str(make_adapter("b"))]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import cached_property
-from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lora_core.errors import LoraCoreError, PluginError, PolicyError, Problem, UsageError
@@ -20,6 +19,8 @@ from lora_core.specs import AdapterFormatSpec, BackendSpec, CommandSpec, Executo
 from lora_core.version import __version__
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
     from lora_core.adapters.format import AdapterFormat
     from lora_core.backend import Backend
     from lora_core.bundle.bundle import Bundle

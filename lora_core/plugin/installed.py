@@ -97,7 +97,7 @@ def _points_of(info: Path, group: str) -> Iterator[InstalledPoint]:
 
 
 def _distribution(info: Path) -> str:
-    fields = {}
+    fields: dict[str, str] = {}
     for line in _lines(info / "METADATA") or _lines(info / "PKG-INFO"):
         if not line:  # the description follows
             break

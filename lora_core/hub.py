@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import cached_property
-from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lora_core.errors import LoraCoreError, PluginError, PolicyError, Problem, UsageError
@@ -20,6 +19,8 @@ from lora_core.specs import AdapterFormatSpec, BackendSpec, CommandSpec, Executo
 from lora_core.version import __version__
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
     from lora_core.adapters.format import AdapterFormat
     from lora_core.backend import Backend
     from lora_core.bundle.bundle import Bundle
@@ -86,7 +87,6 @@ class PluginHub:
         Raises `UsageError` for an unknown name and `PluginError` for a broken plugin or a missing requirement.
         """
         from lora_core.backend import Backend
-        from lora_core.runtime.session import Session
 
         entry = self.backends.entry(name)
         if check_requirements and (problems := self.missing(name)):
@@ -98,7 +98,7 @@ class PluginHub:
             f"backend {name!r}",
             entry.origin,
             remedy=spec.install_hint,
-            gives={"open": Session},
+            gives={"open": _session},
         )
         return made
 
@@ -221,3 +221,9 @@ class PluginHub:
             # What a broken plugin would have offered is most often asked for by the plugin's own name.
             blocked = {fault.origin.plugin: fault.report for fault in reversed(self._faults)} | blocked
         return Registry(kind, entries, blocked=blocked, nothing=nothing, error=error)
+
+
+def _session() -> type[Any]:
+    from lora_core.runtime.session import Session  # a link opens none
+
+    return Session

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
@@ -58,7 +57,7 @@ NAMES: Mapping[str, Mapping[str, str]] = {
 }
 
 
-class Pointer(MetaPathFinder):
+class Pointer:
     """Asked last, when nothing else finds a module: says where one of `MODULES` went."""
 
     def find_spec(

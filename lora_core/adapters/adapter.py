@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import attrs
 
 from lora_core.moved import missing
-from lora_core.tensors import LazyTensor
+
+if TYPE_CHECKING:
+    from lora_core.tensors import LazyTensor
 
 LOW_RANK = "low_rank"
 """The kind of update that every LoRA adapter is made of: two matrices, A and B (`lora_core.adapters.slots.kinds`)."""

@@ -12,7 +12,6 @@ from lora_core.adapters.composites import compose
 from lora_core.adapters.format import AdapterFormat
 from lora_core.adapters.grouping import grouped
 from lora_core.adapters.names import name_problems
-from lora_core.adapters.packages.reading import AdapterPackage
 from lora_core.adapters.reference import AdapterReference, CompositePart, parse_references
 from lora_core.errors import AdapterError, Problem, UsageError
 from lora_core.layers import ModelSummary
@@ -66,6 +65,8 @@ class _Reader:
                 surest = max(self.formats, key=lambda each: each.sniff_files(*files))
                 return surest.read_files(reference.name, *files, self.base, strength=reference.strength)
             if reference.package is not None:
+                from lora_core.adapters.packages.reading import AdapterPackage  # most adapters are none
+
                 package = AdapterPackage.open(reference.package)
                 return package.adapter(reference.name, self.base, strength=reference.strength)
             directory = reference.directory or Path()

@@ -49,7 +49,9 @@ def references(texts: Sequence[str], files: Sequence[tuple[str, Path, Path]]) ->
 
 def package_references(texts: Sequence[str]) -> tuple[AdapterReference, ...]:
     """Return the packages given as `FILE` or `NAME=FILE`; raises `AdapterError` for a FILE that is none."""
-    from lora_core.pipeline.packing import package_reference  # most commands take no packages
+    if not texts:
+        return ()
+    from lora_core.pipeline.packing import package_reference  # most calls take no packages
 
     found = []
     for text in texts:

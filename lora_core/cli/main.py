@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -16,6 +17,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run `lora-core` with `argv` (default: the process's own) and return the exit code."""
     _open_streams()
     before: dict[signal.Signals, Any] = {}
+    if argv is None:  # the process is this command's own
+        gc.disable()
     try:
         _take_signals(before)
         from lora_core.cli.running import run  # imports take a while, in which a user may interrupt

@@ -11,10 +11,8 @@ import attrs
 
 from lora_core.errors import ModelError
 from lora_core.layers import ModelSummary
-from lora_core.models.text.rules import TextRules, read_rules
 from lora_core.models.text.stored import StoredText
 from lora_core.moved import missing
-from lora_core.tensors import LazyTensor
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +21,8 @@ if TYPE_CHECKING:
     from lora_core.models.families import ModelFamily
     from lora_core.models.outline import Outline
     from lora_core.models.reference_model import ReferenceModel, ReferenceText
+    from lora_core.models.text.rules import TextRules
+    from lora_core.tensors import LazyTensor
 
 
 @attrs.frozen(kw_only=True)
@@ -119,6 +119,8 @@ class ModelHandle(ABC):
 
         Raises `ModelError` for files that cannot be read.
         """
+        from lora_core.models.text.rules import read_rules  # linking has no use for it
+
         files = self.tokenizer
         return None if files is None else read_rules(files.stored, config=self.summary.config)
 

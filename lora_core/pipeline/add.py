@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_core.adapters.names import name_problems
-from lora_core.adapters.packages.seal import Trust
 from lora_core.adapters.reference import AdapterReference
 from lora_core.backend import Backend
 from lora_core.bundle.bundle import Bundle
@@ -17,19 +16,16 @@ from lora_core.bundle.transaction import Change, change
 from lora_core.capability import Capability
 from lora_core.errors import BundleError, ModelError, Problem, UnsupportedError, UsageError
 from lora_core.events import Emit, StageAdvanced, stage
-from lora_core.models.base import ModelHandle
-from lora_core.models.weights_digest import weights_digest
 from lora_core.pipeline.batches import BATCH, WORTH_A_PROCESS, BatchResult, LinkBatch, link_here, split
 from lora_core.pipeline.complaints import Complaints
 from lora_core.pipeline.given import adapter_formats, adapter_references, located, open_model
-from lora_core.pipeline.packing import refuse_packages
 from lora_core.pipeline.recording import Changed, checked, updated
 from lora_core.pipeline.soundness import blaming_damage, damage, rewritten_damage
 from lora_core.specs import BackendSpec
-from lora_core.verification.files import same_model
 
 if TYPE_CHECKING:
     from lora_core.hub import PluginHub
+    from lora_core.models.base import ModelHandle
 
 _STAGE = "Link"
 
@@ -57,7 +53,7 @@ def add(
         backend = _linker(spec, hub)
         _check(bundle, spec, references)
         if trust or any(reference.package for reference in references):
-            refuse_packages(bundle, backend, references, Trust.read(trust) if trust else None)
+            _refuse_packages(bundle, backend, references, trust)
         handle = None if model is None else _base_of(bundle, model, hub)
         work = changing.out.parent / f"batches-{os.urandom(4).hex()}"
         work.mkdir()
@@ -77,8 +73,20 @@ def add(
             return _commit(changing, batches, results, emit)
 
 
+def _refuse_packages(
+    bundle: Bundle, backend: Backend, references: Sequence[AdapterReference], trust: Sequence[Path]
+) -> None:
+    from lora_core.adapters.packages.seal import Trust  # most calls have no packages
+    from lora_core.pipeline.packing import refuse_packages
+
+    refuse_packages(bundle, backend, references, Trust.read(trust) if trust else None)
+
+
 def _base_of(bundle: Bundle, model: str | Path | ModelHandle, hub: PluginHub) -> ModelHandle:
     """Open `model`, which must have the layers and weights of the bundle's base; raises `ModelError`."""
+    from lora_core.models.weights_digest import weights_digest  # most calls need no base
+    from lora_core.verification.files import same_model
+
     handle = open_model(model, hub, download=False)
     finding = same_model(bundle, handle.summary, weights_digest(handle.tensors()))
     if finding.failed:

@@ -17,9 +17,9 @@ from lora_core.backend import Backend
 from lora_core.bundle.bundle import Bundle
 from lora_core.errors import LoraCoreError
 from lora_core.events import Emit, Event, Warned, ignore
+from lora_core.pipeline.adapter_texts import AdapterTextReader
 from lora_core.pipeline.inert import inert
 from lora_core.pipeline.kinds import refuse_kinds
-from lora_core.pipeline.prompting import AdapterTextReader
 from lora_core.pipeline.recording import Changed, blame, unlinked
 from lora_core.specs import BackendSpec
 

@@ -21,14 +21,16 @@ from lora_core.events import Emit, Estimated, Event, Noted, Warned, stage
 from lora_core.models.base import ModelHandle
 from lora_core.models.weights_digest import weights_digest
 from lora_core.pipeline.adapter_dtypes import adapter_scheme
+from lora_core.pipeline.adapter_texts import AdapterTextReader, AdapterTexts
 from lora_core.pipeline.complaints import Complaints
 from lora_core.pipeline.given import adapter_formats, adapter_references, located, open_model
 from lora_core.pipeline.inert import inert
 from lora_core.pipeline.kinds import refuse_kinds
-from lora_core.pipeline.prompting import AdapterTextReader, AdapterTexts, BaseText, TextFiles, lacking
+from lora_core.pipeline.prompting import BaseText, lacking
 from lora_core.pipeline.recording import blame, bundled, checked, plain_options, recorded, unlinked
 from lora_core.pipeline.request import ExportRequest
 from lora_core.pipeline.slotting import describe, make_plans
+from lora_core.pipeline.text_files import TextFiles
 from lora_core.quant.policies import parse_policy
 from lora_core.quant.policy import QuantPolicy, Scheme
 from lora_core.specs import BackendSpec

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from lora_core.adapters.adapter import Adapter
+from lora_core.adapters.slots.kinds import is_zero
 from lora_core.events import Warned
-from lora_core.verification.judging import is_zero
 
 
 def inert(adapters: Iterable[Adapter]) -> Iterator[Warned]:

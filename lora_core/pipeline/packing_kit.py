@@ -23,9 +23,11 @@ from lora_core.bundle.bundle import Bundle
 from lora_core.bundle.rendering import plain
 from lora_core.events import Event
 from lora_core.layers import ModelSummary
+from lora_core.pipeline.adapter_texts import AdapterTextReader
 from lora_core.pipeline.kinds import refuse_kinds
 from lora_core.pipeline.packed_text import packed_fields
-from lora_core.pipeline.prompting import AdapterTextReader, BaseText, TextFiles
+from lora_core.pipeline.prompting import BaseText
+from lora_core.pipeline.text_files import TextFiles
 from lora_core.specs import BackendSpec
 from lora_core.version import __version__
 

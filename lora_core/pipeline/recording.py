@@ -17,7 +17,7 @@ from lora_core.bundle.durable import storage_errors, walk
 from lora_core.bundle.hashing import file_sha256
 from lora_core.bundle.manifest import check
 from lora_core.errors import PluginError, Problem
-from lora_core.pipeline.prompting import AdapterTexts
+from lora_core.pipeline.adapter_texts import AdapterTexts
 from lora_core.prompting import Prompting
 
 NO_TEXTS = AdapterTexts(files={}, told=())

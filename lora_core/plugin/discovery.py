@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Sequence
-from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import attrs
 import pluggy
@@ -13,8 +13,12 @@ import pluggy
 from lora_core import hookspecs
 from lora_core.errors import Problem
 from lora_core.hookspecs import ENTRY_POINT_GROUP
+from lora_core.plugin.installed import InstalledPoint, installed_points, told
 from lora_core.plugin.registry import Entry, Origin, settle
 from lora_core.suggestions import nearest
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 PREFIX = "lora_core_"
 
@@ -62,7 +66,7 @@ class Discovery:
 
 def discover(found: Iterable[EntryPoint] | None = None) -> Discovery:
     """Load every plugin of the entry-point group `lora_core` (or the entry points given), in order of their names."""
-    points = list(entry_points(group=ENTRY_POINT_GROUP) if found is None else found)
+    points = installed_points(ENTRY_POINT_GROUP) if found is None else [told(point) for point in found]
     candidates = [Entry(name=point.name, value=point, origin=_origin(point)) for point in points]
     unique, clashes = settle("plugin", sorted(candidates, key=lambda entry: (entry.name, entry.origin.distribution)))
     faults = [Fault(origin=entry.origin, problem=clash.problem) for clash in clashes for entry in clash.entries]
@@ -74,12 +78,11 @@ def discover(found: Iterable[EntryPoint] | None = None) -> Discovery:
     return Discovery(plugins=tuple(plugins), faults=tuple(faults))
 
 
-def _origin(point: EntryPoint) -> Origin:
-    distribution = f"{point.dist.name} {point.dist.version}" if point.dist is not None else "an unknown distribution"
-    return Origin(plugin=point.name, module=point.value, distribution=distribution)
+def _origin(point: InstalledPoint) -> Origin:
+    return Origin(plugin=point.name, module=point.value, distribution=point.distribution)
 
 
-def _load(point: EntryPoint, origin: Origin) -> tuple[Plugin | None, Sequence[Problem]]:
+def _load(point: InstalledPoint, origin: Origin) -> tuple[Plugin | None, Sequence[Problem]]:
     try:
         module = point.load()
     except Exception as error:  # noqa: BLE001 becomes the fault

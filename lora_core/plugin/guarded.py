@@ -12,13 +12,18 @@ from lora_core.plugin.registry import Origin
 
 
 def guarded(
-    cls: type[Any], interface: type[Any], what: str, origin: Origin, gives: Mapping[str, type[Any]] | None = None
+    cls: type[Any],
+    interface: type[Any],
+    what: str,
+    origin: Origin,
+    gives: Mapping[str, Callable[[], type[Any]]] | None = None,
 ) -> type[Any]:
     """Return a subclass of `cls` whose methods of `interface` turn foreign exceptions into `PluginError`.
 
     `what` names the thing for messages ("backend 'coreml'"). `gives` are the methods whose results are things of the
-    plugin's too, each with the interface by which they are guarded. A subclass rather than a proxy, so that everything
-    else the class offers stays as it is, and so that new methods of the interface are guarded without being listed.
+    plugin's too, each with a function that imports the interface by which they are guarded. A subclass rather than a
+    proxy, so that everything else the class offers stays as it is, and so that new methods of the interface are guarded
+    without being listed.
     """
     methods: dict[str, Any] = {}
     for name in dir(interface):
@@ -35,10 +40,12 @@ def guarded(
     return type(cls.__name__, (cls,), namespace)
 
 
-def _guard_result(function: Callable[..., Any], interface: type[Any], what: str, origin: Origin) -> Callable[..., Any]:
+def _guard_result(
+    function: Callable[..., Any], gives: Callable[[], type[Any]], what: str, origin: Origin
+) -> Callable[..., Any]:
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        result = function(*args, **kwargs)
+        result, interface = function(*args, **kwargs), gives()
         if not isinstance(result, interface):
             raise PluginError(
                 f"The {function.__name__} of {what} of {origin} returned a {type(result).__name__}, which is not a "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
@@ -31,7 +31,7 @@ def make(
     origin: Origin,
     *,
     remedy: str = "",
-    gives: Mapping[str, type[Any]] | None = None,
+    gives: Mapping[str, Callable[[], type[Any]]] | None = None,
 ) -> Any:
     """Return an instance of the class that `target` names, made without arguments; it must derive from `interface`.
 

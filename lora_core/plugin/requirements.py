@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
-
 from lora_core.errors import Problem
 from lora_core.specs import BackendSpec
 
@@ -25,6 +23,8 @@ def missing(spec: BackendSpec) -> tuple[Problem, ...]:
 
 def installed(distribution: str) -> str | None:
     """Return the installed version of `distribution`, or None."""
+    from importlib.metadata import PackageNotFoundError, version  # takes long; most commands do without
+
     try:
         return version(distribution)
     except PackageNotFoundError:

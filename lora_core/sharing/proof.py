@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from lora_core.bundle.bundle import Bundle
 from lora_core.errors import BundleError, Problem
-from lora_core.sharing.report import SharingReport
+
+if TYPE_CHECKING:
+    from lora_core.sharing.report import SharingReport
 
 
 def foundation_problems(bundle: Bundle, stored: str | None = None, *, adapter: str | None = None) -> Iterator[Problem]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lora_core.adapters.adapter import Adapter
-from lora_core.adapters.slots.kinds import extent_of, kind_of
+from lora_core.adapters.slots.kinds import is_zero
 from lora_core.limits import Limits
 from lora_core.verification.finding import Finding, found, unchecked
 from lora_core.verification.numbers import Effect, Numbers
@@ -70,12 +70,6 @@ def largest_ratio(measured: Effect, limits: Limits) -> float:
     own quantization error, which is seen in the effect, is so large beside it.
     """
     return limits.effect + measured.ratio_with(_MORE_NOISE * measured.noise)
-
-
-def is_zero(adapter: Adapter) -> bool:
-    """Say whether every update does nothing: a factor of it is zero, or a gain is 1."""
-    kinds = ((kind_of(update.kind), update) for update in adapter.updates)
-    return all(kind.does_nothing(kind.fold(update, extent_of(update))) for kind, update in kinds)
 
 
 def _held(*, nothing: bool, measured: Effect | None) -> str:

@@ -16,14 +16,13 @@ from lora_core.adapters.adapter import Adapter, Update
 from lora_core.adapters.composites import compose
 from lora_core.adapters.slots import kinds
 from lora_core.adapters.slots.choice import place, place_alone
-from lora_core.adapters.slots.kinds import Extent, Part, SlotKind, Values
+from lora_core.adapters.slots.kinds import Extent, Part, SlotKind, Values, is_zero
 from lora_core.adapters.slots.misfits import misfits
 from lora_core.adapters.slots.modules import LoraLinear, SlotModule
 from lora_core.adapters.slots.placeholders import placeholder_values
 from lora_core.adapters.slots.plan import Slot, SlotPlan
 from lora_core.bundle.manifest import dumps, loads
 from lora_core.models.injection import eject, inject, slot_parameters
-from lora_core.verification.judging import is_zero
 from tests.adapters.toy import base_of, made
 from tests.bundle.conftest import Bundles
 

@@ -18,13 +18,13 @@ from lora_core.adapters.composites import compose
 from lora_core.adapters.peft.format import PeftFormat
 from lora_core.adapters.peft.writing import write_peft
 from lora_core.adapters.slots.choice import place, place_alone
+from lora_core.adapters.slots.kinds import is_zero
 from lora_core.adapters.slots.plan import SlotPlan
 from lora_core.errors import AdapterError, UnsupportedError
 from lora_core.layers import ModelSummary
 from lora_core.models.injection import inject
 from lora_core.pipeline.kinds import refuse_kinds
 from lora_core.specs import BackendSpec
-from lora_core.verification.judging import is_zero
 from tests.adapters.peft_cases import summary_of
 from tests.adapters.toy import PREFIX
 from tests.adapters.trained_cases import CASES, TrainedCase, model_of, opened, weights_of

@@ -361,10 +361,10 @@ def test_what_is_not_plain_data_cannot_be_written(value):
         dumps(attrs.evolve(SAMPLE, detail={"odd": value}))
 
 
-def test_reading_a_manifest_imports_nothing_slow():
+def test_reading_a_manifest_and_removing_an_adapter_import_nothing_slow():
     code = (
-        "import sys, lora_core.bundle.store, lora_core.bundle.transaction\n"
-        "slow = {'torch', 'cattrs', 'jsonschema', 'executorch', 'safetensors', 'asyncio'}\n"
+        "import sys, lora_core.bundle.store, lora_core.bundle.transaction, lora_core.pipeline.remove\n"
+        "slow = {'torch', 'cattrs', 'jsonschema', 'executorch', 'safetensors', 'asyncio', 'numpy'}\n"
         "print(sorted(slow & set(sys.modules)))"
     )
     ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)

@@ -204,3 +204,14 @@ def _read(descriptor: int) -> bytes:
     except OSError:
         # Linux reports a terminal whose other end has closed as an I/O error.
         return b""
+
+
+def test_garbage_is_looked_for_again_once_a_command_works() -> None:
+    code = (
+        "import gc, sys\n"
+        "from lora_core.cli.main import main\n"
+        "sys.argv[1:] = ['backends']\n"
+        "main()\n"
+        "sys.exit(not gc.isenabled())\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0

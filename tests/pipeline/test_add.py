@@ -277,7 +277,7 @@ def test_eight_processes_adding_at_once_all_succeed(export, make_adapter, hub, t
     assert verify_hashes(bundle) == []
 
 
-def test_adding_imports_neither_torch_nor_executorch(export, make_adapter, tmp_path):
+def test_adding_imports_neither_torch_nor_what_other_adapters_need(export, make_adapter, tmp_path):
     export("b", {"a": make_adapter("a")})
     script = (
         "import sys\n"
@@ -288,6 +288,10 @@ def test_adding_imports_neither_torch_nor_executorch(export, make_adapter, tmp_p
         "lora_core.add(sys.argv[1], {'b': sys.argv[2]}, hub=hub)\n"
         "heavy = {'torch', 'executorch', 'torchao', 'coremltools', 'transformers', 'peft', 'cattrs', 'jinja2',\n"
         "         'tokenizers', 'multiprocessing', 'concurrent.futures'}\n"
+        "heavy |= {f'lora_core.{name}' for name in (\n"
+        "    'adapters.packages.reading', 'adapters.gguf.reading', 'adapters.mlx_lm.reading',\n"
+        "    'adapters.peft.derived', 'models.text.rules', 'pipeline.packing', 'sharing.report',\n"
+        "    'verification.numbers')}\n"
         "print(sorted(heavy & set(sys.modules)))\n"
     )
     arguments = [str(tmp_path / "b"), str(make_adapter("b"))]

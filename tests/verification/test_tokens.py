@@ -17,7 +17,8 @@ from lora_core.models.base import ModelHandle, TokenizerFiles
 from lora_core.models.text.stored import files_in
 from lora_core.models.transformers_text import open_text
 from lora_core.outcome import Outcome
-from lora_core.pipeline.prompting import AdapterTextReader, BaseText
+from lora_core.pipeline.adapter_texts import AdapterTextReader
+from lora_core.pipeline.prompting import BaseText
 from lora_core.verification.tokens import compare_tokens
 from tests.runtime.text_kinds import CHAT, LLAMA, PADDING, added, byte_level, sentence_piece, write
 

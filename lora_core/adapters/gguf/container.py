@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import attrs
 import numpy as np
 
+from lora_core.adapters.gguf.names import MAGIC
 from lora_core.errors import AdapterError, InputError, StorageError
 from lora_core.intake.files import open_regular
 from lora_core.tensors import widen
@@ -24,7 +25,6 @@ from lora_core.tensors import widen
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 _Q8_0_VALUES = 32
 _Q8_0_BYTES = 2 + _Q8_0_VALUES

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+MAGIC = b"GGUF"
+"""How a file begins."""
 ARCHITECTURES: Mapping[str, tuple[str, ...]] = {
     "llama": ("llama", "mistral"),
     "qwen2": ("qwen2",),

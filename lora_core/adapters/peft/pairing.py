@@ -13,7 +13,6 @@ from lora_core.adapters.ordering import natural_key
 from lora_core.adapters.peft.config import PeftLoraConfig
 from lora_core.adapters.peft.refusals import BIAS, MAGNITUDE, REFUSED, SAVED_BASE, TOKENS, Refusal
 from lora_core.adapters.peft.spelling import PEFT_PREFIX, Spelling
-from lora_core.adapters.views import TurnedTensor
 from lora_core.errors import Problem
 from lora_core.intake.patterns import TooSlowError
 from lora_core.layers import LayerInfo, ModelSummary
@@ -129,6 +128,8 @@ def updates_of(
 
 def _update(module: str, half: Mapping[str, StoredTensor], layer: LayerInfo, scaling: float) -> Update:
     if layer.kind == "embedding":
+        from lora_core.adapters.views import TurnedTensor  # most adapters have no LoRA on embeddings
+
         tensors: dict[str, LazyTensor] = {"table": TurnedTensor(stored=half["A"]), "b": half["B"]}
         return Update(module=module, kind="lookup", tensors=tensors, scaling=scaling)
     return Update(module=module, tensors={"a": half["A"], "b": half["B"]}, scaling=scaling)

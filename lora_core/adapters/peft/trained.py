@@ -9,18 +9,20 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import attrs
 import numpy as np
 
 from lora_core.adapters.adapter import Update
 from lora_core.adapters.ordering import natural_key
-from lora_core.adapters.peft.derived import BiasShift, DoraGain, GainedRows, WeightDelta
 from lora_core.adapters.peft.spelling import Spelling
-from lora_core.adapters.peft.token_rows import tokens_update
 from lora_core.errors import Problem
 from lora_core.layers import LayerInfo, ModelSummary
 from lora_core.tensors import READABLE, LazyTensor, StoredTensor
+
+if TYPE_CHECKING:
+    from lora_core.adapters.peft.derived import DoraGain
 
 BaseWeights = Callable[[], Mapping[str, LazyTensor]]
 """Gives the base's stored tensors by name; called only if an adapter needs them."""
@@ -108,6 +110,8 @@ class TrainedParts:
             return tuple(pairs), tuple(problems)
         if not (self.magnitudes or self.biases or self.weights or self.tokens):
             return tuple(pairs), ()
+        from lora_core.adapters.peft.token_rows import tokens_update  # few adapters have any of it
+
         stored = weights()
         problems += self._changed_copies(stored, base, saved)
         layers = {layer.name: layer for layer in base.layers}
@@ -196,6 +200,8 @@ def _updates_of(
     strength: float,
 ) -> Iterator[Update]:
     """Yield the updates of one module: its gain, its pair, its shift, its difference, as far as it has them."""
+    from lora_core.adapters.peft.derived import BiasShift, DoraGain, GainedRows, WeightDelta
+
     weight = stored[f"{layer.tied_to or module}.weight"]
     gain: DoraGain | None = None
     if pair is not None and module in parts.magnitudes:

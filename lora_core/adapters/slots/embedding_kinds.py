@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from lora_core.adapters.adapter import Update
 from lora_core.adapters.slots.kind import Alone, Extent, Part, SlotKind, Values, concatenated, scaled
 
 if TYPE_CHECKING:
+    import numpy as np
     import numpy.typing as npt
 
 _NO_TOKEN = -1.0
@@ -41,6 +40,8 @@ class Lookup(SlotKind):
 
     def fold(self, update: Update | None, extent: Extent) -> Values:
         """Return table and B zero-padded to the slot's rank, which is exact; B carries the scaling."""
+        import numpy as np
+
         table = np.zeros((extent.in_features, extent.rank), dtype=np.float32)
         b = np.zeros((extent.out_features, extent.rank), dtype=np.float32)
         if update is not None:
@@ -119,6 +120,8 @@ class Tokens(_OfTokens):
 
     def fold(self, update: Update | None, extent: Extent) -> Values:
         """Return numbers and vectors; where there is no token the number is of none."""
+        import numpy as np
+
         ids = np.full((extent.rank, 1), _NO_TOKEN, dtype=np.float32)
         vectors = np.zeros((extent.out_features, extent.rank), dtype=np.float32)
         if update is not None:
@@ -157,6 +160,8 @@ class TokenLogits(_OfTokens):
 
     def fold(self, update: Update | None, extent: Extent) -> Values:
         """Return vectors and places, padded with zeros."""
+        import numpy as np
+
         vectors = np.zeros((extent.rank, extent.in_features), dtype=np.float32)
         places = np.zeros((extent.out_features, extent.rank), dtype=np.float32)
         if update is None:
@@ -189,6 +194,8 @@ def _room(count: int) -> int:
 
 def places(ids: Sequence[int], rows: int) -> npt.NDArray[np.float32]:
     """Return the part `places` that marks the rows `ids` of `rows`."""
+    import numpy as np
+
     marked = np.zeros((rows, len(ids)), dtype=np.float32)
     marked[list(ids), range(len(ids))] = 1.0
     return marked

@@ -17,6 +17,7 @@ __all__ = [
     "SlotKind",
     "Values",
     "extent_of",
+    "is_zero",
     "kind_of",
     "max_rank",
     "scaled",
@@ -41,3 +42,9 @@ def extent_of(update: Update) -> Extent:
 def max_rank(adapter: Adapter) -> int:
     """Return the largest rank of any update."""
     return max(extent_of(update).rank for update in adapter.updates)
+
+
+def is_zero(adapter: Adapter) -> bool:
+    """Say whether every update does nothing: a factor of it is zero, or a gain is 1."""
+    kinds = ((kind_of(update.kind), update) for update in adapter.updates)
+    return all(kind.does_nothing(kind.fold(update, extent_of(update))) for kind, update in kinds)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-import numpy as np
-
 from lora_core.adapters.adapter import LOW_RANK, Update
 from lora_core.adapters.slots.kind import Alone, Extent, Part, SlotKind, Values, concatenated, scaled
 
@@ -33,6 +31,8 @@ class LowRank(SlotKind):
 
     def fold(self, update: Update | None, extent: Extent) -> Values:
         """Return A and B zero-padded to the slot's rank, which is exact; B carries the scaling."""
+        import numpy as np
+
         a = np.zeros((extent.rank, extent.in_features), dtype=np.float32)
         b = np.zeros((extent.out_features, extent.rank), dtype=np.float32)
         if update is not None:
@@ -76,6 +76,8 @@ class Gain(_OfOutputs):
 
     def does_nothing(self, values: Values) -> bool:
         """Say whether every factor is 1, but for the rounding of the norm that it is a quotient by."""
+        import numpy as np
+
         return bool((np.abs(values[self.part] - 1) <= _ROUNDING).all())
 
     def wrap(self, module: Any, values: Mapping[str, Any]) -> Any:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import attrs
 
 from lora_core.errors import Problem
 from lora_core.layers import LayerInfo, ModelSummary
 from lora_core.quant.policy import QuantPolicy, Scheme
-from lora_core_qnn_sim.graph.spec import graph_name
-from lora_core_qnn_sim.options import QnnSimOptions
+
+if TYPE_CHECKING:
+    from lora_core_qnn_sim.options import QnnSimOptions
 
 # Embedding and output head stay at 8 bits: at 4 bits per row they lose more than all other layers together.
 _HEAD_BITS = 8
@@ -79,6 +80,7 @@ def policy_problems(policy: QuantPolicy) -> list[Problem]:
 
 def weight_bits(summary: ModelSummary, bits: Widths) -> Mapping[str, int]:
     """Return the bits of every matrix of the base, by the graph's tensor name."""
+    from lora_core_qnn_sim.graph.spec import graph_name  # every command imports the policies, and few a graph
 
     def of(layer: LayerInfo) -> int:
         if layer.kind == "embedding":

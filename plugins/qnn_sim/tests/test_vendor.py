@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import onnxruntime
 import pytest
 from lora_core_qnn_sim.handover.from_bundle import handover_from_bundle
 from lora_core_qnn_sim.handover.stored import StoredAdapters
-from lora_core_qnn_sim.vendor import checking
+from lora_core_qnn_sim.vendor import checking, libraries
 from lora_core_qnn_sim.vendor.asking import ask
 from lora_core_qnn_sim.vendor.checking import Report, check_handover
 from lora_core_qnn_sim.vendor.compiling import Comparison, Compiled, Difference, compile_trial
@@ -193,6 +194,21 @@ def test_a_check_says_what_came_of_every_question_and_all_that_was_refused(
     assert [problem.what for problem in report.refusals] == [
         "Qualcomm's libraries do not take hot switch by alpha: theirs"
     ]
+
+
+def test_libraries_whose_version_nobody_tells_are_asked_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def untold(distribution: str) -> str:
+        raise PackageNotFoundError(distribution)
+
+    package = tmp_path / "onnxruntime_qnn"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(libraries, "version", untold)
+    found = VendorLibraries.find()
+    assert found == VendorLibraries(directory=package, version="of unknown version")
 
 
 def test_a_call_that_brings_its_process_down_is_a_refusal_that_says_so(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import attrs
@@ -25,7 +25,7 @@ class VendorLibraries:
         """Return those that are installed, without importing them; None if there are none."""
         spec = importlib.util.find_spec(_PACKAGE)
         for place in (spec.submodule_search_locations or ()) if spec else ():
-            return cls(directory=Path(place), version=version(DISTRIBUTION))
+            return cls(directory=Path(place), version=_version())
         return None
 
     @property
@@ -37,3 +37,10 @@ class VendorLibraries:
     def genie(self) -> Path:
         """The library that holds dialogs."""
         return self.directory / "libGenie.so"
+
+
+def _version() -> str:
+    try:
+        return version(DISTRIBUTION)
+    except PackageNotFoundError:  # a folder that was copied, or a wheel of another name
+        return "of unknown version"

@@ -129,9 +129,13 @@ def test_pickle_checkpoint_is_not_opened(llama_directory):
     ]
 
 
-def test_buffers_that_older_versions_saved_are_no_problem(llama_directory):
-    frequencies = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(6)}
-    rewrite(llama_directory, lambda tensors: tensors.update(frequencies))
+@pytest.mark.parametrize(
+    "name",
+    ["model.layers.0.self_attn.rotary_emb.inv_freq", "mtp.layers.0.input_layernorm.weight"],
+    ids=["a buffer of older versions", "a head that guesses further"],
+)
+def test_leftovers_that_transformers_ignores_are_no_problem(llama_directory, name):
+    rewrite(llama_directory, lambda tensors: tensors.update({name: torch.ones(6)}))
     assert open_model(llama_directory).summary.family == "llama"
 
 

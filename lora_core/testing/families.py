@@ -66,7 +66,10 @@ TINY_FAMILIES: Mapping[str, Mapping[str, Any]] = {
 """By the name of a family, what its tiny configuration has beside the sizes: everything that sets the family apart."""
 
 EXPORTED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    "xnnpack": {"fp32": ("gemma", "gemma2", "gemma3", "phi3", "lfm2")},
+    "xnnpack": {
+        "fp32": ("gemma", "gemma2", "gemma3", "phi3", "smollm3", "granite", "olmo2", "qwen3_5", "lfm2"),
+        "8da4w": ("phi3",),
+    },
     "coreml": {"fp16": ("gemma3", "phi3", "lfm2")},
 }
 """By backend and policy, the families whose tiny models the plugin's tests export with adapters on all layers: they

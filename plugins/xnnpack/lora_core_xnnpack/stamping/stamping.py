@@ -76,7 +76,7 @@ class ShallowModels:
         del deepest
         if first not in self._traced:
             self._traced[first] = self._sample(first, self._trace(first))
-        self._done = self._planned
+        self._advance(self._planned - self._done)  # what was known from an attempt before
         return [self._traced[keep] if keep in self._traced else self._cut[keep] for keep in choices]
 
     def _trace(self, keep: Layers) -> Traced:
@@ -92,8 +92,10 @@ class ShallowModels:
         return sample
 
     def _advance(self, parts: int) -> None:
-        self._done = min(self._done + parts, self._planned)
-        self._advanced(self._done, self._planned)
+        done = min(self._done + parts, self._planned)  # what cannot be cut takes longer
+        if done > self._done:
+            self._done = done
+            self._advanced(done, self._planned)
 
 
 def _cost(choices: Sequence[Layers]) -> int:

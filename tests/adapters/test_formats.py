@@ -252,6 +252,11 @@ def test_convert_keeps_ranks_and_alphas_apart(tmp_path: Path) -> None:
     assert load_file(tmp_path / "out" / "adapter_model.safetensors").keys() == tensors.keys()
 
 
+def test_whoever_can_read_the_configuration_of_a_converted_adapter_can_read_its_weights(tmp_path: Path) -> None:
+    lora_core.convert(write_mlx(tmp_path / "mlx", factors()), tmp_path / "out")
+    assert len({path.stat().st_mode for path in (tmp_path / "out").iterdir()}) == 1
+
+
 def test_convert_of_interleaved_rows_asks_for_the_base(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match="--model DIR"):
         lora_core.convert(write_gguf(tmp_path / "a.gguf", factors()), tmp_path / "out")

@@ -34,9 +34,9 @@ def write_peft(adapter: Adapter, directory: Path) -> None:
         what = f"Adapter {adapter.name!r} has {', '.join(sorted({kind_of(kind).feature for kind in others}))}"
         raise UnsupportedError(Problem(what=what, where=adapter.source, remedy="Only LoRA is written as PEFT."))
     (directory / CONFIG).write_text(json.dumps(peft_config(adapter), indent=2, sort_keys=True) + "\n", "utf-8")
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save  # `save_file` lets nobody but the owner read what it writes
 
-    save_file(_tensors(adapter), directory / WEIGHTS, metadata={"format": "pt"})
+    (directory / WEIGHTS).write_bytes(save(_tensors(adapter), metadata={"format": "pt"}))
 
 
 def peft_config(adapter: Adapter) -> dict[str, Any]:

@@ -53,6 +53,10 @@ def hand(bundle: Any) -> Path:
     return Path(bundle.path).parent / "hand"
 
 
+def test_whoever_can_read_one_file_can_read_all(hand: Path) -> None:
+    assert len({path.stat().st_mode for path in hand.iterdir()}) == 1
+
+
 def test_every_file_of_the_hand_over_is_there_and_no_other(hand: Path) -> None:
     expected = {
         "README.md",

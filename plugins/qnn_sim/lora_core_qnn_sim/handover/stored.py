@@ -73,7 +73,8 @@ def _problems(
 ) -> list[Problem]:
     problems = dialog_problems(bundle.manifest.base)
     if context.hot_switch or not bundle.manifest.adapters:
-        problems.append(Problem(what="The bundle has no sections to hand over", where=str(bundle.path)))
+        remedy = "Export without --hot-switch." if context.hot_switch else "Add an adapter first: lora-core add."
+        problems.append(Problem(what="The bundle has no sections to hand over", where=str(bundle.path), remedy=remedy))
     if foundation.basis.gains is not None or foundation.basis.splits:
         what = "The base of this bundle is rotated or split, and the vendor's tools know the checkpoint's own"
         remedy = "Export with --no-rotate --no-split-outliers, or with --emit-qairt DIR."

@@ -87,8 +87,8 @@ def _told(made: Comparison) -> str:
 def _said(held: Dialogue) -> str:
     lines = [f"a dialog: {held.verdict}"]
     if held.tensors:
-        otherwise = f"but for {', '.join(held.otherwise)}" if held.otherwise else "all of them"
-        lines.append(f"  context binary: {held.tensors} inputs and outputs, with the bundle's encodings {otherwise}")
+        otherwise = f" but for {', '.join(held.otherwise)}" if held.otherwise else ""
+        lines.append(f"  context binary: {held.tensors} inputs and outputs, with the bundle's encodings{otherwise}")
     for reply in held.replies:
         below = f"{list(reply.below)} steps below the simulator's best logits"
         lines.append(f"  {reply.who}: Genie answers {list(reply.tokens)}, which are {below}")

@@ -19,7 +19,7 @@ DISTRIBUTIONS := . plugins/xnnpack plugins/coreml plugins/qnn_sim plugins/onnx p
 # $(call logged,COMMAND) sends what COMMAND says to the log; if it fails, its last lines without pip's warnings are shown.
 logged = $(1) >>$(SETUP_LOG) 2>&1 || { grep -v '^WARNING' $(SETUP_LOG) | tail -n 20; echo "make setup failed; all of it is in $(SETUP_LOG)"; exit 1; }
 
-.PHONY: audit endurance fuzz hashes hostile licences help setup vendor model demo docs reference changelog lint types test test-fast test-deep test-processors test-packaging dist clean-demo clean native
+.PHONY: audit endurance fuzz hashes hostile licences strikes help setup vendor model demo docs reference changelog lint types test test-fast test-deep test-processors test-packaging dist clean-demo clean native
 
 help:
 	@echo "make setup           install everything into $(VENV)"
@@ -32,8 +32,9 @@ help:
 	@echo "make dist            build wheels and sdists of every distribution into $(DIST), and check them"
 	@echo "make test-packaging  test what 'make dist' builds, used in new environments"
 	@echo "make test-processors numbers and bytes as on other processors, and beside a busy machine"
-	@echo "make fuzz            damage what readers read, 1,000,000 times over all (FUZZ=N: N times)"
+	@echo "make fuzz            damage what readers read, 1,000,000 times over all (FUZZ=N: N times, MINUTES=N: no longer)"
 	@echo "make endurance       10,000 changes of a bundle and 10,000 switches of a session"
+	@echo "make strikes         signals at random instants, 100 of each kind for each command (STRIKES=N: N)"
 	@echo "make native          build native/ by CMake into build/native-cmake"
 	@echo "make audit           known weaknesses of what is installed"
 	@echo "make licences        under which licences it is"
@@ -71,9 +72,10 @@ demo: $(STAMP) $(MODEL)/config.json
 	@$(BIN)/python examples/demo.py --model $(MODEL) --output build/demo
 
 FUZZ := 1000000
+MINUTES := inf
 
 fuzz: $(STAMP)
-	@$(BIN)/python -m tests.security.fuzz $(FUZZ)
+	@$(BIN)/python -m tests.security.fuzz $(FUZZ) --minutes $(MINUTES)
 	@FUZZ_EXAMPLES=100000 $(BIN)/python -m pytest -q plugins/xnnpack/tests/test_hostile_files.py \
 	  plugins/coreml/tests/test_hostile_packages.py tests/intake/test_plain_json.py
 
@@ -82,6 +84,14 @@ native:
 
 endurance: $(STAMP)
 	@ENDURANCE=10000 $(BIN)/python -m pytest -q -s tests/endurance
+
+STRIKES := 100
+
+strikes: $(STAMP)
+	@$(BIN)/python -m tests.endurance.strikes $(STRIKES)
+	@$(BIN)/python -m tests.endurance.strikes $(STRIKES) --backend xnnpack --commands add,remove,pack
+	@$(BIN)/python -m tests.endurance.strikes $(STRIKES) --backend qnn_sim --commands export
+	@$(BIN)/python -m tests.endurance.strikes $(STRIKES) --backend xnnpack --commands bench
 
 licences: $(STAMP)
 	@PYTHONPATH=tools $(BIN)/python -m licences

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,9 @@ __all__ = [
     "Manifest",
     "Method",
 ]
+
+_NEAR = 256
+"""Records that are looked through for a path one by one: those of a few adapters. Beyond, all are read, once."""
 
 
 @attrs.frozen(kw_only=True)
@@ -148,7 +152,7 @@ class Bundle:
             return True
         records = self.manifest.records
         asked = None if adapter is None else records.find(adapter)
-        near = records.seen if asked is None else (asked,)
+        near = islice(records.seen, _NEAR) if asked is None else (asked,)
         return any(each.path == path for record in near for each in record.artifacts) or path in self._listed
 
     @cached_property

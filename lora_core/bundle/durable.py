@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from lora_core.errors import StorageError
 
@@ -18,6 +19,7 @@ _REMEDIES = {
     errno.EPERM: "Check the permissions of the file and of its directory.",
     errno.EROFS: "The file system is read-only: copy the bundle to one that can be written.",
 }
+_DESCRIPTORS = Path("/proc/self/fd")
 
 
 @contextmanager
@@ -43,11 +45,38 @@ def write_whole(target: Path, parts: Iterable[bytes]) -> None:
     unfinished = target.with_name(f".{target.name}.{os.urandom(4).hex()}")
     with storage_errors("write", target):
         try:
-            with unfinished.open("xb") as file:
+            nameless = _nameless(target.parent)
+            with nameless or unfinished.open("xb") as file:
                 file.writelines(parts)
+                if nameless is not None:
+                    file.flush()
+                    _name(file, unfinished)
             unfinished.replace(target)
         finally:
             unfinished.unlink(missing_ok=True)
+
+
+def _nameless(directory: Path) -> BinaryIO | None:
+    """Open a new file in `directory` that has no name yet: nothing is left of it if the process is killed.
+
+    None where the system, or this file system, has no such files.
+    """
+    flag = getattr(os, "O_TMPFILE", None)  # Linux
+    if flag is None or not _DESCRIPTORS.exists():
+        return None
+    try:
+        return os.fdopen(os.open(directory, flag | os.O_RDWR | os.O_CLOEXEC, 0o666), "wb")
+    except OSError:  # if it is the directory that is wrong, opening a file with a name says so
+        return None
+
+
+def _name(file: BinaryIO, path: Path) -> None:
+    directory = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        # With a descriptor Python calls linkat, which follows the link that stands for the file, and link does not.
+        os.link(_DESCRIPTORS / str(file.fileno()), path.name, dst_dir_fd=directory, follow_symlinks=True)
+    finally:
+        os.close(directory)
 
 
 def flush_directory(path: Path) -> None:

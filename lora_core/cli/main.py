@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import signal
@@ -15,6 +16,15 @@ from lora_core.cli.ending import Ender, Terminated, asked_to_end, starved
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `lora-core` with `argv` (default: the process's own) and return the exit code."""
+    if argv is None:
+        atexit.register(_ignore_signals)  # the first that is registered runs last
+    code = _run(argv)
+    if argv is None:
+        _keep(code)
+    return code
+
+
+def _run(argv: Sequence[str] | None) -> int:
     _open_streams()
     before: dict[signal.Signals, Any] = {}
     if argv is None:  # the process is this command's own
@@ -36,6 +46,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _keep(code: int) -> None:
+    """Let `code` be the process's exit code whatever signal comes from now on: what it tells is done."""
+
+    def leave(*_: object) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError, RuntimeError):  # being flushed already, closed, or to nobody
+                stream.flush()
+        os._exit(code)
+
+    with suppress(ValueError):  # another thread than the first
+        signal.signal(signal.SIGTERM, leave)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, leave)
+
+
+def _ignore_signals() -> None:
+    """Have no signal end the interpreter while it takes itself apart, when handlers written in Python are gone."""
+    with suppress(ValueError):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _say(text: str) -> None:

@@ -26,6 +26,14 @@ class Trace:
     logits: npt.NDArray[np.float32]
 
 
+@attrs.frozen(kw_only=True)
+class ReferenceTemplate:
+    """A chat template as a reference renders it: its source, and the special tokens that it may name."""
+
+    source: str
+    special_tokens: Mapping[str, str]
+
+
 class ReferenceText(ABC):
     """The tokens of a model, or of an adapter that is prompted otherwise, made by other code than ours."""
 
@@ -38,6 +46,11 @@ class ReferenceText(ABC):
     @abstractmethod
     def eos_id(self) -> int | None:
         """The id of the tokenizer's own end of text, if it has one."""
+
+    @property
+    def template(self) -> ReferenceTemplate | None:
+        """What `encode_chat` renders without bounds, so that it can be looked at first; None if there is none."""
+        return None
 
     @abstractmethod
     def encode(self, text: str) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_core.errors import UnsupportedError
-from lora_core.models.reference_model import ReferenceText
+from lora_core.models.reference_model import ReferenceTemplate, ReferenceText
 from lora_core.models.text.stored import (
     ADDED_TOKENS,
     CONFIG,
@@ -79,6 +79,15 @@ class TransformersText(ReferenceText):
         """The tokenizer's own end of text."""
         found: int | None = self._tokenizer.eos_token_id
         return found
+
+    @property
+    def template(self) -> ReferenceTemplate | None:
+        """The tokenizer's default template."""
+        try:
+            source = self._tokenizer.get_chat_template()
+        except Exception:  # noqa: BLE001  there is none, or none of several is the default
+            return None
+        return ReferenceTemplate(source=source, special_tokens=self._tokenizer.special_tokens_map)
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Return the tokens of `text`, with the special tokens that go around it."""

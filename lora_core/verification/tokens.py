@@ -8,6 +8,8 @@ from pathlib import Path
 from lora_core.bundle.bundle import Bundle
 from lora_core.errors import LoraCoreError, UnsupportedError
 from lora_core.models.reference_model import ReferenceText
+from lora_core.runtime.chat import ChatTemplate
+from lora_core.runtime.template_sandbox import TooMuchError
 from lora_core.runtime.tokenizer import TextTokenizer, has_tokenizer
 from lora_core.verification.finding import Finding, found, unchecked
 from lora_core.verification.prompts import TEXTS
@@ -71,9 +73,24 @@ def _texts(ours: TextTokenizer, theirs: ReferenceText, texts: Sequence[str]) -> 
         yield from _difference(f"text {text!r}", tuple(ours.encode(text)), theirs.encode(text), theirs.name)
 
 
+def _unbounded(theirs: ReferenceText, messages: Sequence[Mapping[str, str]]) -> str | None:
+    """Return what is too much in the template of `theirs`, which bounds nothing, as our own sandbox has it."""
+    template = theirs.template
+    if template is None:
+        return None
+    try:
+        ChatTemplate(source=template.source, special_tokens=template.special_tokens, where="").render(messages)
+    except LoraCoreError as error:
+        return str(error.__cause__) if isinstance(error.__cause__, TooMuchError) else None
+    return None
+
+
 def _chats(ours: TextTokenizer, theirs: ReferenceText) -> Iterator[str]:
     for messages in _CHATS:
         roles = ", ".join(message["role"] for message in messages)
+        if (told := _unbounded(theirs, messages)) is not None:
+            yield f"a chat of {roles} is not asked of {theirs.name}, whose chat template has no end: {told}"
+            return
         try:
             mine = tuple(ours.encode_chat(messages))
         except LoraCoreError:

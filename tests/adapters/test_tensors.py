@@ -162,6 +162,15 @@ def test_header_that_does_not_describe_the_file_is_refused(header: Any, tmp_path
     assert str(path) in caught.value.problems[0].where
 
 
+def test_more_tensors_than_a_model_has_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lora_core.tensors.TENSORS", 3)
+    path = tmp_path / "file.safetensors"
+    save_file({f"t{number}": torch.zeros(0) for number in range(4)}, path)
+
+    with pytest.raises(InputError, match="4 tensors, 3 at most"):
+        open_tensors(path)
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"1234567", b"\xff" * 8, b"\xff" * 100, b"version https://git-lfs.github.com/spec"]
 )

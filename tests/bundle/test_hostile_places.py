@@ -16,6 +16,7 @@ from lora_core.bundle.paths import JOURNAL, LOCK, MANIFEST, STATE
 from lora_core.bundle.store import open_bundle
 from lora_core.errors import BundleError
 from lora_core.events import ignore
+from lora_core.intake import limits
 
 FILES = {"base.bin": b"base", "adapters/old.bin": b"old"}
 
@@ -159,6 +160,17 @@ def test_what_is_no_file_is_named_and_not_read(bundle: Path, name: str, kind: st
     with pytest.raises(BundleError, match=r"is (a|no) \w+") as caught:
         open_bundle(bundle)
     assert caught.value.problems[0].where == str(bundle / name)
+
+
+def test_a_manifest_beyond_the_limit_is_refused_before_it_is_read(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = (bundle / MANIFEST).stat().st_size
+    monkeypatch.setattr(limits, "MANIFEST", size - 1)
+    with pytest.raises(BundleError, match=f"larger than the {size - 1} bytes"):
+        open_bundle(bundle)
+    monkeypatch.setenv("LORA_CORE_LIMIT_FACTOR", "2")
+    open_bundle(bundle)
 
 
 @pytest.mark.parametrize("tail", ["mine", "12345678", "abcdefgh"])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from lora_core.bundle.durable import write_whole
 from lora_core.bundle.paths import JOURNAL, STAGING, STATE
 from lora_core.bundle.store import open_bundle, verify_hashes
 from lora_core.errors import BundleError, StorageError
@@ -120,3 +121,17 @@ def test_an_interrupted_change_that_cannot_be_finished_here_is_explained(bundles
 
     assert child(act) == 0
     assert bundles.read(public) == FILES
+
+
+def test_a_file_has_no_name_before_it_is_whole(tmp_path):
+    seen = []
+
+    def parts():
+        yield b"half"
+        seen.append([path.name for path in tmp_path.iterdir()])
+        yield b" and half"
+
+    write_whole(tmp_path / "a.lora", parts())
+    assert len(seen[0]) == (0 if hasattr(os, "O_TMPFILE") else 1), "where a file cannot lack one, it has another"
+    assert "a.lora" not in seen[0]
+    assert (tmp_path / "a.lora").read_bytes() == b"half and half"

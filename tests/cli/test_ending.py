@@ -42,6 +42,33 @@ def test_a_signal_while_python_imports_leaves_no_traceback(name: str, code: int)
     assert (ended.returncode, ended.stdout, ended.stderr) == (code, "", "interrupted; nothing was changed\n")
 
 
+# `lora-core` that sends itself a signal when all is said: before or after handlers written in Python are gone.
+STRUCK_LATE = """
+import atexit, os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+class Strike:
+    def __del__(self, kill=os.kill, number=signal.{signal}, pid=os.getpid()):
+        kill(pid, number)
+if {late}:
+    sys.modules["strike"] = Strike()
+else:
+    atexit.register(Strike().__del__)
+sys.argv = ["lora-core", *{words}]
+from lora_core.cli.main import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize(("words", "code", "late"), [(["--help"], 0, True), (["inspect", "nowhere"], 3, False)])
+def test_a_signal_when_all_is_done_changes_no_exit_code(name: str, words: list[str], code: int, late: bool) -> None:
+    script = STRUCK_LATE.format(signal=name, words=words, late=late)
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert ended.returncode == code, ended
+    assert "Traceback" not in ended.stderr
+    assert bool(ended.stdout) == (code == 0)
+
+
 def test_being_asked_to_end_leaves_nothing_behind(
     shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

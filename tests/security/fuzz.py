@@ -1,20 +1,27 @@
 """Damage what readers read, over and over: `python -m tests.security.fuzz 1000000` prints what came of it.
 
+Readers take turns, so that a run that is ended (by Ctrl-C, SIGTERM or `--minutes N`) has tried all of them, and tells
+what it tried. A turn ends after `TURN` executions or `TURN_SECONDS` of the processor: quick readers are tried more
+often.
+
 What a reader does with damaged bytes is to raise our error, or to read them all the same. Anything else is kept in
 `tests/security/crashes/TARGET/` and told; whatever lies there is tried by the tests.
 """
 
 from __future__ import annotations
 
+import argparse
 import copy
 import hashlib
 import json
+import math
 import random
 import resource
+import signal
 import struct
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +34,7 @@ from tests.security.fuzz_targets import scratch, targets
 CRASHES = Path(__file__).parent / "crashes"
 SLOW = 5.0
 """Seconds of the processor after which an execution counts as hung: all seeds are a few kilobytes."""
+TURN, TURN_SECONDS = 500, 0.5
 _WORDS = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 _VALUES: Sequence[Any] = (
     *(None, True, False, 0, 1, -1, 2**31, 2**62, 10**20, 1.5, -0.0, 1e308, "", "x", "../x", "\x1b[2J", "é" * 50),
@@ -70,24 +78,36 @@ def attempt(target: Target, data: bytes) -> str | None:
     return "read"
 
 
-def run(target: Target, executions: int, chance: random.Random) -> Tally:
-    """Try `executions` damages of the seeds of `target`."""
-    tally = Tally()
+def run(
+    target: Target, executions: int, chance: random.Random, *, seconds: float = math.inf, tally: Tally | None = None
+) -> Tally:
+    """Try damages of the seeds of `target`: `executions`, or what is done in `seconds` of the processor; count them in
+    `tally`.
+    """
+    tally = Tally() if tally is None else tally
+    spent = 0.0
     for _ in range(executions):
-        data = damaged(chance.choice(target.seeds), chance)
-        start = time.process_time()
-        try:
-            outcome = attempt(target, data)
-            tally.read += outcome == "read"
-            tally.refused += outcome == "refused"
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is what is looked for
-            tally.wrong.append((f"{type(error).__name__}: {error}"[:200], data))
-        seconds = time.process_time() - start
-        if seconds > SLOW:
-            tally.wrong.append((f"{seconds:.1f} s", data))
-        tally.slowest = max(tally.slowest, seconds)
-        tally.executions += 1
+        spent += _execute(target, damaged(chance.choice(target.seeds), chance), tally)
+        if spent > seconds:
+            break
     return tally
+
+
+def _execute(target: Target, data: bytes, tally: Tally) -> float:
+    """Count what becomes of `data`; return the seconds of the processor that it took."""
+    start = time.process_time()
+    try:
+        outcome = attempt(target, data)
+        tally.read += outcome == "read"
+        tally.refused += outcome == "refused"
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is what is looked for
+        tally.wrong.append((f"{type(error).__name__}: {error}"[:200], data))
+    seconds = time.process_time() - start
+    if seconds > SLOW:
+        tally.wrong.append((f"{seconds:.1f} s", data))
+    tally.slowest = max(tally.slowest, seconds)
+    tally.executions += 1
+    return seconds
 
 
 def damaged(seed: bytes, chance: random.Random) -> bytes:
@@ -172,25 +192,60 @@ _DAMAGES: Sequence[Callable[[bytearray, random.Random], None]] = (
 )
 
 
-def main(total: int) -> int:
-    """Try `total` damages over all targets, print the table, keep what went wrong; return how much that was."""
-    wrong = 0
+def campaign(found: Mapping[str, Target], total: int, deadline: float) -> dict[str, Tally]:
+    """Give every target a turn after another until `total` damages are tried, it is `deadline` (of `time.monotonic`),
+    or somebody interrupts; keep at once what went wrong.
+    """
+    tallies = {name: Tally() for name in found}
+    number = 0
+    try:
+        while (left := total - sum(each.executions for each in tallies.values())) > 0 and time.monotonic() < deadline:
+            number += 1
+            share = min(TURN, -(-left // len(found)))
+            for name, target in found.items():
+                tally = tallies[name]
+                known = len(tally.wrong)
+                run(target, share, random.Random(f"{name} {number}"), seconds=TURN_SECONDS, tally=tally)
+                for told, data in tally.wrong[known:]:
+                    keep(name, told, data)
+            print(f"turn {number}: {total - left:,} tried before it", file=sys.stderr, flush=True)
+    except KeyboardInterrupt:
+        print(f"interrupted in turn {number}", file=sys.stderr)
+    return tallies
+
+
+def keep(name: str, told: str, data: bytes) -> None:
+    """Write what went wrong among the crashes that the tests try."""
+    place = CRASHES / name / hashlib.sha256(data).hexdigest()[:16]
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_bytes(data)
+    print(f"  {name}: {told} ({place})", file=sys.stderr, flush=True)
+
+
+def table(tallies: Mapping[str, Tally]) -> str:
+    """Return what came of a campaign as the table of `docs/reliability.md`."""
+    lines = ["| reader | executions | read all the same | refused | wrong | slowest |", "|---|---|---|---|---|---|"]
+    for name, tally in tallies.items():
+        figures = (f"{each:,}" for each in (tally.executions, tally.read, tally.refused, len(tally.wrong)))
+        lines.append(f"| {name} | {' | '.join(figures)} | {tally.slowest:.2f} s |")
+    lines.append(f"| together | {sum(tally.executions for tally in tallies.values()):,} | | | | |")
+    return "\n".join(lines)
+
+
+def main(total: int, minutes: float) -> int:
+    """Run a campaign and print its table; return how many executions went wrong."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with scratch() as folder:
-        found = targets(Path(folder))
-        print("| reader | executions | read all the same | refused | wrong | slowest |\n|---|---|---|---|---|---|")
-        for name, target in found.items():
-            tally = run(target, -(-total // len(found)), random.Random(f"{name} {total}"))
-            figures = (f"{each:,}" for each in (tally.executions, tally.read, tally.refused, len(tally.wrong)))
-            print(f"| {name} | {' | '.join(figures)} | {tally.slowest:.2f} s |", flush=True)
-            wrong += len(tally.wrong)
-            for told, data in tally.wrong[:5]:
-                place = CRASHES / name / hashlib.sha256(data).hexdigest()[:16]
-                place.parent.mkdir(parents=True, exist_ok=True)
-                place.write_bytes(data)
-                print(f"  {told} ({place})", file=sys.stderr)
-    print(f"\n{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB at most", file=sys.stderr)
-    return wrong
+        tallies = campaign(targets(Path(folder)), total, time.monotonic() + 60 * minutes)
+    print(table(tallies))
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    print(f"\n{used.ru_utime + used.ru_stime:.0f} s of the processor, {used.ru_maxrss / 1024:.0f} MiB at most")
+    return sum(len(tally.wrong) for tally in tallies.values())
 
 
 if __name__ == "__main__":
-    sys.exit(1 if main(int(sys.argv[1])) else 0)
+    parser = argparse.ArgumentParser(description="Damage what readers read, over and over.")
+    parser.add_argument("total", type=int)
+    parser.add_argument("--minutes", type=float, default=math.inf)
+    given = parser.parse_args()
+    sys.exit(1 if main(given.total, given.minutes) else 0)

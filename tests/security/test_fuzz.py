@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.security.fuzz import CRASHES, attempt, run
+from tests.security.fuzz import CRASHES, attempt, campaign, run
 from tests.security.fuzz_target import Target
 from tests.security.fuzz_targets import scratch, targets
 
@@ -47,3 +48,13 @@ def test_damaged_bytes_are_refused_or_read(found: dict[str, Target], name: str) 
 @pytest.mark.parametrize("path", sorted(CRASHES.glob("*/*")), ids=lambda path: f"{path.parent.name}-{path.name}")
 def test_what_once_was_wrong_is_refused_or_read(found: dict[str, Target], path: Path) -> None:
     assert attempt(found[path.parent.name], path.read_bytes()) in ("read", "refused")
+
+
+def test_readers_take_turns_until_all_damages_are_tried(found: dict[str, Target]) -> None:
+    quick = {name: found[name] for name in ("JSON", "MIL")}
+    tallies = campaign(quick, 30, deadline=math.inf)
+    assert {name: tally.executions for name, tally in tallies.items()} == {"JSON": 15, "MIL": 15}
+
+
+def test_a_campaign_ends_at_its_deadline(found: dict[str, Target]) -> None:
+    assert campaign({"JSON": found["JSON"]}, 10, deadline=-math.inf)["JSON"].executions == 0

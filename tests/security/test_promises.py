@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import pickle
 import subprocess
@@ -27,9 +28,29 @@ options = {"context_len": 32, "input_len": 8}
 lora_core.export("model", adapters={"a": "a"}, backend="qnn_sim", options=options, out="bundle")
 lora_core.add("bundle", {"b": "b"})
 lora_core.inspect("bundle")
+with lora_core.open("bundle") as session:
+    session.step("b", [5, 9, 2], 0)
 report = lora_core.verify("bundle", "model", adapters=adapters, tokens=2, reference="transformers")
 print(report.reference)
 """
+
+
+ROOT = Path(__file__).parents[2]
+SOURCES = sorted(
+    path
+    for folder in ("lora_core", *(f"plugins/{each}" for each in ("xnnpack", "coreml", "qnn_sim", "onnx", "ray")))
+    for path in (ROOT / folder).rglob("*.py")
+    if "tests" not in path.relative_to(ROOT).parts
+)
+# Processes of our own talk to each other in pickles, through pipes.
+PICKLES = {"lora_core/processes/local.py", "lora_core/processes/local_worker.py", "lora_core/testing/probe.py"}
+RUNS_CODE = {"eval", "exec", "compile", "__import__", "execfile"}
+OPENS_PICKLES = {
+    *("pickle.load", "pickle.loads", "pickle.Unpickler", "torch.load", "joblib.load", "marshal.loads", "shelve.open"),
+    *("dill.load", "dill.loads"),
+}
+OPENS_TAGS = {"yaml.load", "yaml.load_all", "yaml.full_load", "yaml.unsafe_load"}
+TEMPLATES = {"jinja2.Environment", "jinja2.Template", "Environment", "Template"}
 
 
 class Attack:
@@ -49,6 +70,34 @@ def hostile(tmp_path: Path) -> Path:
     for name in ("model/pytorch_model.bin", "a/adapter_model.bin", "b/adapter_model.bin"):
         (tmp_path / name).write_bytes(pickle.dumps(Attack()))
     return tmp_path
+
+
+def calls(path: Path) -> set[str]:
+    """Return what a module calls, by the name that it is called by."""
+    called = (node.func for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call))
+    return {ast.unparse(each) for each in called if isinstance(each, ast.Name | ast.Attribute)}
+
+
+def callers(names: set[str]) -> set[str]:
+    """Return the modules that ship and call one of `names`."""
+    return {str(path.relative_to(ROOT)) for path in SOURCES if calls(path) & names}
+
+
+def test_nothing_that_ships_makes_code_of_text() -> None:
+    assert callers(RUNS_CODE) == set()
+
+
+def test_pickles_are_opened_between_processes_of_our_own_alone() -> None:
+    assert callers(OPENS_PICKLES) == PICKLES
+    assert [path for path in SOURCES if "allow_pickle" in path.read_text("utf-8")] == []  # numpy's default is not to
+
+
+def test_yaml_is_opened_by_the_safe_loader_alone() -> None:
+    assert callers(OPENS_TAGS) == set()
+
+
+def test_templates_of_strangers_are_rendered_in_the_sandbox_alone() -> None:
+    assert callers(TEMPLATES) == {"lora_core/html/page.py"}  # whose templates ship with it
 
 
 def test_no_pickle_is_opened_and_no_connection_made(hostile: Path) -> None:

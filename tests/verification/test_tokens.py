@@ -168,6 +168,16 @@ def test_an_adapters_changed_template_is_found(bundle_of, tmp_path):
     assert outcomes(bundle, directory, own=own)["own"][0] is Outcome.FAILED
 
 
+def test_a_template_without_an_end_is_not_asked_of_transformers(bundle_of, tmp_path):
+    directory = write(tmp_path / "model", byte_level())
+    bundle = bundle_of(directory)
+    loop = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    (directory / "chat_template.jinja").write_text(loop)
+    outcome, detail = outcomes(bundle, directory)["bundle"]
+    assert outcome is Outcome.FAILED
+    assert "whose chat template has no end" in detail
+
+
 def test_an_adapter_whose_source_is_not_given_is_unchecked(bundle_of, tmp_path):
     directory = write(tmp_path / "model", byte_level())
     own = write(tmp_path / "own", None, config={}, template=OWN)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from lora_core_coreml.backend import CoremlBackend
+from lora_core_coreml.runtime.evaluation.program import EvaluatedProgram
 from lora_core_coreml.session_options import CoremlSessionOptions
 from lora_core_coreml.storage import blobfile, mil, package, pte
 
@@ -32,6 +33,27 @@ def eager(exporter, tiny_model, name: str | None) -> np.ndarray:
         weight.data += torch.from_numpy(update.scaling * (update.tensors["b"].read() @ update.tensors["a"].read()))
     with torch.no_grad():
         return model(torch.tensor([TOKENS])).logits[0].numpy()
+
+
+def test_a_package_is_not_unpacked_where_its_key_leads(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = pte.read(bundle.file("model.pte"))
+    segments = [stored.read_segment(index) for index in range(len(stored.program["segments"]))]
+    program, outside = copy.deepcopy(stored.program), tmp_path / "outside"
+    keys = {entry["key"]: str(outside / str(index)) for index, entry in enumerate(program["named_data"])}
+    for entry in program["named_data"]:
+        entry["key"] = keys[entry["key"]]
+    for old, new in keys.items():
+        segments = [each.replace(old.encode(), new.encode()) if len(each) < 1000 else each for each in segments]
+    pte.write(tmp_path / "model.pte", program, [pte.Segment(size=len(each), chunks=[each]) for each in segments])
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
+    evaluated = EvaluatedProgram(tmp_path / "model.pte")
+    evaluated.load("forward")
+    assert list((tmp_path / "scratch").rglob("*.mlmodel")), "the package was unpacked"
+    evaluated.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.pte", "scratch"]
 
 
 @pytest.mark.parametrize("name", [None, "shout", "pirate"])

@@ -10,7 +10,7 @@ import attrs
 
 from lora_core.errors import Problem
 from lora_core.intake.files import read_regular
-from lora_core.intake.limits import MB
+from lora_core.intake.limits import DEPTH, MB
 from lora_core_qnn_sim.artifacts.section import SectionPart
 from lora_core_qnn_sim.errors import GroupingError
 from lora_core_qnn_sim.options import Mode
@@ -113,14 +113,27 @@ def read_groups(path: Path) -> tuple[Group, ...]:
     return tuple(groups.values())
 
 
+def _refuse_trees(text: str, path: Path) -> None:
+    """Raise `GroupingError` for aliases, which can stand for trees of aliases, and for what is nested deeply: PyYAML
+    takes seconds for some hundred brackets. A list of use cases needs neither.
+    """
+    import yaml
+
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise GroupingError("The groups use aliases (`*name`)", where=str(path), remedy="Write every entry out.")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEPTH:
+            raise GroupingError(f"The groups are nested deeper than {DEPTH} levels", where=str(path))
+
+
 def _use_cases(path: Path) -> list[Mapping[str, Any]]:
     import yaml
 
     try:
         text = read_regular(path, MB, GroupingError).decode("utf-8")
-        # An alias can stand for a tree of aliases; a list of use cases needs none.
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-            raise GroupingError("The groups use aliases (`*name`)", where=str(path), remedy="Write every entry out.")
+        _refuse_trees(text, path)
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         data = yaml.safe_load(text)
     except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:

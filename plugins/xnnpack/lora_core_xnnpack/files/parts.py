@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from lora_core_xnnpack.files.program_root import NOT_WHOLE, PLANS, ProgramRoot, 
 Piece: TypeAlias = tuple[int, int, str]
 """Offset from the file's start, size, and a word for it."""
 
+_CONTENT_KEY = re.compile("[0-9a-f]{64}")
 _DELEGATES, _PROCESSED = 7, 1  # of ExecutionPlan and BackendDelegate (program.fbs)
 _LOCATION, _INDEX, _SEGMENT = 0, 1, 1  # of BackendDelegateDataReference, and its location in a segment
 
@@ -35,10 +37,14 @@ def _mark(offset: int, size: int) -> Piece:
 def _front(blobs: Sequence[NamedBlob]) -> bytes:
     spans = sorted({(blob.offset, blob.size) for blob in blobs})
     index = {span: position for position, span in enumerate(spans)}
-    # What stands for a blob's hash only tells segments apart here; of content keys it is the key, which is quick.
-    named = [DataBlob(key=blob.key, data=b"", digest=blob.key, layout=blob.layout) for blob in blobs]
-    placed = {blob.key: index[blob.offset, blob.size] for blob in blobs}
+    named = [DataBlob(key=blob.key, data=b"", digest=_stand_in(blob.key), layout=blob.layout) for blob in blobs]
+    placed = {_stand_in(blob.key): index[blob.offset, blob.size] for blob in blobs}
     return front(named, placed, [size for _, size in spans])
+
+
+def _stand_in(key: str) -> str:
+    """Return what stands for a blob's hash where it only tells segments apart: a content key itself, which is quick."""
+    return key if _CONTENT_KEY.fullmatch(key) else f"of {key}"
 
 
 def program_parts(data: Buffer, path: Path) -> list[Piece]:

@@ -67,8 +67,8 @@ The tests compute with tiny random models of two layers.
 - With adapters on all linear layers but the head it has the logits of peft, for every family; of static attention with
   adapters, only Llama's is compared.
 - `make test-deep` exports the families below with adapters on all linear layers, requires of a linked adapter the bytes
-  of a full export, and has `verify` compare what the bundle computes with transformers and peft (CoreML's programs, made
-  with `--dtype fp32`, are evaluated, not run by Apple's runtime).
+  of a full export, and has `verify` compare what the bundle computes with transformers and peft (CoreML's programs are
+  made with `--dtype fp32` and evaluated, not run by Apple's runtime).
 - `make test` does the like with Llama, and compares ONNX models of Mistral, Qwen2 and Qwen3 with transformers and peft.
 - The simulator's graph of every family that it takes, with adapters, has the logits of the core's module; its integers
   are those of a plain reference, bit for bit, and near the core's module by `verify`, under `w8a16`.

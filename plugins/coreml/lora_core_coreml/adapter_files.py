@@ -20,7 +20,7 @@ from lora_core_coreml.program.metadata import constant_strings
 from lora_core_coreml.program.naming import FOUNDATION, input_key, methods_of, slot_of
 from lora_core_coreml.sharing import ROLE
 from lora_core_coreml.storage import pte
-from lora_core_coreml.storage.adapter_file import AdapterFile, read_adapter, write_adapter
+from lora_core_coreml.storage.adapter_file import AdapterData, read_adapter, write_adapter
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -75,7 +75,7 @@ def link(
     return Artifacts(foundation=foundation, files=tuple(files), methods=methods)
 
 
-def opened(bundle: Bundle, name: str) -> AdapterFile:
+def opened(bundle: Bundle, name: str) -> AdapterData:
     """Open the file of the adapter `name`; raises `BundleError` if it is damaged or was made for another base."""
     file = read_adapter(bundle.file(adapter_path(name)))
     if file.foundation != bundle.manifest.foundation:
@@ -87,7 +87,7 @@ def opened(bundle: Bundle, name: str) -> AdapterFile:
     return file
 
 
-def slot_values(file: AdapterFile) -> Mapping[str, Values]:
+def slot_values(file: AdapterData) -> Mapping[str, Values]:
     """Read A and B of every slot of `file`, as float32; raises `BundleError` if they are not pairs."""
     found: dict[str, dict[str, npt.NDArray[np.float32]]] = {}
     for key in file.tensors:

@@ -14,7 +14,7 @@ from lora_core.pte import aligned
 from lora_core.sharing.blobs import Blob, FilePart, WeightSharing
 from lora_core_coreml.program import naming
 from lora_core_coreml.storage import blobfile, mil, package, pte
-from lora_core_coreml.storage.adapter_file import AdapterFile, read_adapter
+from lora_core_coreml.storage.adapter_file import AdapterData, read_adapter
 from lora_core_coreml.storage.blobfile import BlobKey
 from lora_core_coreml.storage.package import StoredPackage
 
@@ -90,13 +90,13 @@ def _readers(bundle: Bundle) -> Mapping[str, frozenset[str]]:
     return {name: frozenset(methods) for name, methods in found.items()}
 
 
-def _adapter_files(bundle: Bundle) -> Iterator[tuple[Artifact, AdapterFile]]:
+def _adapter_files(bundle: Bundle) -> Iterator[tuple[Artifact, AdapterData]]:
     for artifact in bundle.manifest.artifacts:
         if artifact.role == ROLE:
             yield artifact, read_adapter(bundle.file(artifact))
 
 
-def _adapter_blobs(file: AdapterFile, path: str, methods: frozenset[str]) -> Iterator[Blob]:
+def _adapter_blobs(file: AdapterData, path: str, methods: frozenset[str]) -> Iterator[Blob]:
     with blobfile.mapped(file.path) as buffer, memoryview(buffer) as data:
         for tensor, names in file.stretches:
             with data[tensor.offset : tensor.offset + tensor.size] as stored:

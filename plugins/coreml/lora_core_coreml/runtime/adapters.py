@@ -19,7 +19,6 @@ from lora_core_coreml.program.naming import KEYS, Kind, input_method, method_nam
 from lora_core_coreml.runtime.evaluation.program import EvaluatedProgram
 
 Array = npt.NDArray[Any]
-Matrix = npt.NDArray[np.float32]
 
 
 class CalledAdapters(Protocol):
@@ -53,7 +52,8 @@ class AdaptersAsMethods:
             raise UnsupportedError(
                 f"The adapters of this bundle are constants of its program, so {adapter!r} is none of its methods.",
                 where=str(self.bundle.path),
-                remedy="Export it with --lora inputs, where strengths and blends are those of a call.",
+                remedy="Export it with --lora inputs, where strengths and blends are those of a call, or link it as an "
+                "adapter of its own: lora-core add BUNDLE --adapter NAME=DIR@STRENGTH.",
             )
 
     def method(self, adapter: str | None, kind: Kind) -> str:
@@ -161,9 +161,9 @@ def _live(values: Values) -> Values:
     return {"a": values["a"][kept], "b": values["b"][:, kept]}
 
 
-def _scaled(parts: Sequence[tuple[Mapping[str, Values], float]]) -> dict[str, dict[str, Matrix]]:
+def _scaled(parts: Sequence[tuple[Mapping[str, Values], float]]) -> dict[str, dict[str, npt.NDArray[np.float32]]]:
     """Return A and B by module whose effect is the sum of those of `parts`, each times its strength."""
-    found: dict[str, dict[str, Matrix]] = {}
+    found: dict[str, dict[str, npt.NDArray[np.float32]]] = {}
     for module in dict.fromkeys(module for slots, _ in parts for module in slots):
         here = [(slots[module], np.float32(strength)) for slots, strength in parts if module in slots]
         found[module] = {

@@ -39,7 +39,7 @@ _TYPES = {"HALF": "<f2", "FLOAT": "<f4"}
 
 
 @attrs.frozen(kw_only=True)
-class StoredTensor:
+class AdapterTensor:
     """A tensor of an adapter: `size` bytes at `offset` of the file, of a numpy type."""
 
     key: str
@@ -50,7 +50,7 @@ class StoredTensor:
 
 
 @attrs.frozen(kw_only=True)
-class AdapterFile:
+class AdapterData:
     """What a file holds: `tensors` by name in stored order, and the fingerprint of the `foundation` that it is for.
 
     `tables` are the bytes before the segments and `mark` those of the fingerprint, as (offset, size).
@@ -58,7 +58,7 @@ class AdapterFile:
 
     path: Path
     foundation: str
-    tensors: Mapping[str, StoredTensor]
+    tensors: Mapping[str, AdapterTensor]
     tables: tuple[int, int]
     mark: tuple[int, int]
 
@@ -75,9 +75,9 @@ class AdapterFile:
             return found
 
     @property
-    def stretches(self) -> Iterator[tuple[StoredTensor, list[str]]]:
+    def stretches(self) -> Iterator[tuple[AdapterTensor, list[str]]]:
         """Every stored stretch of bytes once: the first tensor that it is, and the names of all."""
-        found: dict[int, tuple[StoredTensor, list[str]]] = {}
+        found: dict[int, tuple[AdapterTensor, list[str]]] = {}
         for key, tensor in self.tensors.items():
             found.setdefault(tensor.offset, (tensor, []))[1].append(key)
         yield from found.values()
@@ -109,7 +109,7 @@ def write_adapter(path: Path, foundation: str, tensors: Mapping[str, Matrix]) ->
     return digest.hexdigest()
 
 
-def read_adapter(path: Path) -> AdapterFile:
+def read_adapter(path: Path) -> AdapterData:
     """Return what the file at `path` holds, its tensors unread; raises `BundleError` for a damaged or foreign one."""
     with open_regular(path, BundleError, links=False) as file, parsing(path):
         size = path.stat().st_size
@@ -132,7 +132,7 @@ def read_adapter(path: Path) -> AdapterFile:
         if len({each["segment_index"] for each in tensors}) != len(spans) - 1:
             raise ValueError("bytes of it have no name")
         found = [_tensor(each, *spans[each["segment_index"]]) for each in tensors]
-    return AdapterFile(
+    return AdapterData(
         path=path,
         foundation=foundation,
         tensors={each.key: each for each in found},
@@ -141,14 +141,14 @@ def read_adapter(path: Path) -> AdapterFile:
     )
 
 
-def _tensor(entry: Mapping[str, Any], offset: int, size: int) -> StoredTensor:
+def _tensor(entry: Mapping[str, Any], offset: int, size: int) -> AdapterTensor:
     layout = entry["tensor_layout"]
     dtype, shape = _TYPES[layout["scalar_type"]], tuple(map(int, layout["sizes"]))
     if len(shape) != 2 or min(shape) < 1 or int(dtype[-1]) * shape[0] * shape[1] != size:
         raise ValueError(f"a matrix of shape {shape} has {size} bytes")
     if list(layout["dim_order"]) != [0, 1]:
         raise ValueError("a matrix is not stored row by row")
-    return StoredTensor(key=entry["key"], dtype=dtype, shape=shape, offset=offset, size=size)
+    return AdapterTensor(key=entry["key"], dtype=dtype, shape=shape, offset=offset, size=size)
 
 
 def _front(flatbuffer: bytes, sizes: list[int]) -> bytes:

@@ -44,13 +44,9 @@ def problems(job: ExportJob) -> list[Problem]:
 
 
 def _inputs_problems(job: ExportJob) -> list[Problem]:
-    """Return what `--lora inputs` rules out: a program without slots, and slots that are no matrices of LoRA."""
+    """Return what `--lora inputs` rules out: slots that are no matrices of LoRA."""
     if not job.options.inputs:
         return []
-    if not job.plans:
-        what = "--lora inputs needs slots that adapters fill, and there are no adapters and no room for any"
-        remedy = "Give --max-rank and --targets, for instance --max-rank 16 --targets all-linear."
-        return [Problem(what=what, remedy=remedy, where="--lora")]
     kinds = {slot.kind for plan in job.plans for slot in plan.slots} - {LOW_RANK}
     return [
         Problem(

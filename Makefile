@@ -14,7 +14,7 @@ DOCS_STAMP := $(DOCS_VENV)/.installed
 MODEL := build/models/SmolLM2-135M-Instruct
 # conftest.py has the files in an order that ends at about one time for both.
 WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
-DISTRIBUTIONS := . plugins/xnnpack plugins/coreml plugins/qnn_sim plugins/onnx plugins/ray
+DISTRIBUTIONS := . plugins/xnnpack plugins/coreml plugins/qnn_sim plugins/onnx plugins/ray plugins/transformers
 
 # $(call logged,COMMAND) sends what COMMAND says to the log; if it fails, its last lines without pip's warnings are shown.
 logged = $(1) >>$(SETUP_LOG) 2>&1 || { grep -v '^WARNING' $(SETUP_LOG) | tail -n 20; echo "make setup failed; all of it is in $(SETUP_LOG)"; exit 1; }

@@ -72,6 +72,7 @@ def export(
     adapter_dtype: Literal["fp32", "fp16", "int8"] | None = None,
     cache: str | Path | None = None,
     download: bool = False,
+    source: str | None = None,
     force: bool = False,
     emit: Emit = ignore,
     hub: PluginHub | None = None,
@@ -79,9 +80,10 @@ def export(
     """Write the bundle `out` of `model` with `adapters` for `backend`, and return it.
 
     `model` is a checkpoint directory, a hub id (fetched only with `download`), or a handle such as
-    `lora_core.models.module.ModuleModel` around your own `nn.Module`. `options` are fields of the backend's options
-    class by name. `plan`, `max_rank` and `targets` say which slots the bundle has: those its adapters need, and more
-    for adapters to come. `group_size`, `embedding` and `head` ("BITS,GROUP" or "float") adjust the policy;
+    `lora_core.models.module.ModuleModel` around your own `nn.Module`; `source` names the model source that opens it
+    (None: the first that knows it, generic ones last). `options` are fields of the backend's options class by name.
+    `plan`, `max_rank` and `targets` say which slots the bundle has: those its adapters need, and more for adapters to
+    come. `group_size`, `embedding` and `head` ("BITS,GROUP" or "float") adjust the policy;
     `adapter_dtype` is the type that adapters are stored in, where the backend has a choice (None: its own). `cache` is
     a directory of lowered templates to reuse and fill (None: no cache). An existing `out` is refused unless `force`
     replaces it.
@@ -107,6 +109,7 @@ def export(
         adapter_dtype=adapter_dtype,
         cache=None if cache is None else Path(cache),
         download=download,
+        source=source,
     )
     return run(request, Path(out), force=force, emit=emit, hub=_hub(hub))
 
@@ -118,6 +121,7 @@ def add(
     jobs: int = 1,
     trust: Sequence[str | Path] = (),
     model: str | Path | ModelHandle | None = None,
+    source: str | None = None,
     download: bool = False,
     emit: Emit = ignore,
     hub: PluginHub | None = None,
@@ -126,10 +130,10 @@ def add(
 
     `jobs` processes share the work when there are many adapters; with `download` adapters given by hub ids that are not
     in the local cache are fetched. `model` is the base that the bundle was exported from, for adapters that are told
-    against its weights: DoRA, trained biases, whole modules. `trust` are files of Ed25519 public keys (PEM): every
-    adapter must then be a package that one of them signed. Raises `UsageError` (a name, a key), `AdapterError` (an
-    adapter that is wrong, outside the slot plan, or not trusted; a package of another bundle), `BundleError` or
-    `UnsupportedError`; the bundle is then unchanged.
+    against its weights: DoRA, trained biases, whole modules; `source` is that of the export. `trust` are files of
+    Ed25519 public keys (PEM): every adapter must then be a package that one of them signed. Raises `UsageError` (name,
+    key), `AdapterError` (an adapter that is wrong, outside the slot plan, or not trusted; a package of another
+    bundle), `BundleError` or `UnsupportedError`; the bundle is then unchanged.
     """
     from lora_core.pipeline.add import add as run
 
@@ -139,6 +143,7 @@ def add(
         jobs=jobs,
         trust=[Path(each) for each in trust],
         model=model,
+        source=source,
         download=download,
         emit=emit,
         hub=_hub(hub),
@@ -302,6 +307,7 @@ def verify(
     reference: Literal["auto", "transformers", "eager"] = "auto",
     inputs: Sequence[Sequence[Any]] = (),
     options: Mapping[str, Any] | None = None,
+    source: str | None = None,
     emit: Emit = ignore,
     hub: PluginHub | None = None,
 ) -> VerifyReport:
@@ -310,7 +316,8 @@ def verify(
     `adapters` are those of the bundle as they were given to it; one that is left out has no reference. Logits are
     compared for `tokens` steps (default 16) after each of `prompts` (default: a few texts). `reference` is transformers
     with peft, or our own eager module; `auto` takes the first where it is installed. `inputs` are for a module of your
-    own that takes no tokens: the positional inputs of each call that is compared. `options` are those of `open`.
+    own that takes no tokens: the positional inputs of each call that is compared. `options` are those of `open`,
+    `source` is that of the export.
 
     Returns the report whether or not everything holds: see its `passed` and `unchecked`. Raises as `open` and `export`
     do for a bundle, model or adapter that cannot be read.
@@ -321,7 +328,7 @@ def verify(
     settings = VerifySettings(
         prompts=tuple(prompts), tokens=tokens, reference=reference, inputs=tuple(inputs), session=options or {}
     )
-    return run(_path(bundle), model, adapters=adapters, settings=settings, emit=emit, hub=_hub(hub))
+    return run(_path(bundle), model, adapters=adapters, settings=settings, source=source, emit=emit, hub=_hub(hub))
 
 
 def bench(

@@ -91,6 +91,10 @@ class ModelError(InputError):
     """A base model cannot be read or is not supported."""
 
 
+class UncoveredModelError(ModelError):
+    """No family covers this model; a generic source may open it."""
+
+
 class BundleError(InputError):
     """A bundle is damaged, foreign, of a newer schema, or does not allow the change."""
 

@@ -30,7 +30,8 @@ class LayerInfo:
 class ModelSummary:
     """What is known of a base without reading its weights; plain data that goes into a bundle's manifest.
 
-    `family` names the architecture (`llama`, `mistral`, `qwen2`, `qwen3`, or `module` for a caller's own nn.Module).
+    `family` names the architecture (`llama`, `mistral`, `qwen2`, `qwen3`, or `module` for a caller's own nn.Module; a
+    generic source has names of its own).
     `module_names` are all module names as adapters spell them, in the model's own order: PEFT matches its patterns
     against these. `identities` are the names under which adapters may call this base (hub id, directory name).
     `eos_ids` end generation. `context_len` is what the model was trained for, if known.

@@ -69,11 +69,16 @@ class BackendSpec:
 
 @attrs.frozen(kw_only=True)
 class ModelSourceSpec:
-    """A source of base models; `target` is a `lora_core.models.base.ModelSource`."""
+    """A source of base models; `target` is a `lora_core.models.base.ModelSource`.
+
+    A `generic` source opens what the others know by its files and have no family for: it is asked after one of them
+    has raised `UncoveredModelError`, or by name.
+    """
 
     name: str
     summary: str
     target: str
+    generic: bool = False
     api_version: int = API_VERSION
 
 

@@ -43,6 +43,7 @@ PLUGINS = {
     "lora_core_qnn_sim": ROOT / "plugins/qnn_sim/lora_core_qnn_sim",
     "lora_core_onnx": ROOT / "plugins/onnx/lora_core_onnx",
     "lora_core_ray": ROOT / "plugins/ray/lora_core_ray",
+    "lora_core_transformers": ROOT / "plugins/transformers/lora_core_transformers",
     "lora_core_plain": ROOT / "examples/plugin/lora_core_plain",
     "lora_core_tiny": ROOT / "examples/runner_plugin/lora_core_tiny",
     "lora_core_mlx": ROOT / "examples/format_plugin/lora_core_mlx",

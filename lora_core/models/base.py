@@ -114,6 +114,12 @@ class ModelHandle(ABC):
         """
         return None
 
+    def sample_calls(self) -> Sequence[Sequence[Any]]:
+        """Return positional inputs of some calls on which a module that continues no text is verified, if no others are
+        given; none for one that does.
+        """
+        return ()
+
     def text(self) -> TextRules | None:
         """Return what the tokenizer files say about text, as transformers reads them; None if there are none.
 

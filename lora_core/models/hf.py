@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from lora_core.errors import ModelError, Problem, UnsupportedError
+from lora_core.errors import ModelError, Problem, UncoveredModelError, UnsupportedError
 from lora_core.intake.files import read_regular
 from lora_core.intake.limits import CONFIG
 from lora_core.intake.parsing import parsing
@@ -102,6 +102,8 @@ class HfModelSource(ModelSource):
         problems += stored_problems
         if architecture is not None and not stored_problems:
             problems += checkpoint.check(hf_names.tensor_shapes(architecture), ignorable)
+        if architecture is None and not stored_problems:
+            raise UncoveredModelError(problems)
         if problems or architecture is None:
             raise ModelError(problems)
         return HfModel(

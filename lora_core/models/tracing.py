@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from lora_core.errors import LoraCoreError, ModelError
 from lora_core.layers import ModelSummary
+from lora_core.models.supported_families import FAMILIES
 
 _REASON = 3
 
@@ -15,14 +16,15 @@ _REASON = 3
 def tracing(base: ModelSummary) -> Iterator[None]:
     """Run `torch.export.export` of `base` in a block; what it raises becomes a `ModelError` with torch's reason.
 
-    For modules that callers bring. What the core builds itself is traced or is the core's defect: that passes.
+    For modules that callers or generic sources bring. What the core builds itself is traced or is the core's defect:
+    that passes.
     """
     try:
         yield
     except (LoraCoreError, MemoryError, OSError):
         raise
     except Exception as error:
-        if base.family != "module":
+        if base.family in {family.name for family in FAMILIES}:
             raise
         raise ModelError(
             f"torch.export cannot trace model {base.name!r}: {_reason(error)}",

@@ -37,6 +37,7 @@ def add(
     jobs: int,
     trust: Sequence[Path] = (),
     model: str | Path | ModelHandle | None = None,
+    source: str | None = None,
     download: bool = False,
     emit: Emit,
     hub: PluginHub,
@@ -54,7 +55,7 @@ def add(
         _check(bundle, spec, references)
         if trust or any(reference.package for reference in references):
             _refuse_packages(bundle, backend, references, trust)
-        handle = None if model is None else _base_of(bundle, model, hub)
+        handle = None if model is None else _base_of(bundle, model, source, hub)
         work = changing.out.parent / f"batches-{os.urandom(4).hex()}"
         work.mkdir()
         independent = backend.links_independently(bundle)
@@ -82,12 +83,12 @@ def _refuse_packages(
     refuse_packages(bundle, backend, references, Trust.read(trust) if trust else None)
 
 
-def _base_of(bundle: Bundle, model: str | Path | ModelHandle, hub: PluginHub) -> ModelHandle:
+def _base_of(bundle: Bundle, model: str | Path | ModelHandle, source: str | None, hub: PluginHub) -> ModelHandle:
     """Open `model`, which must have the layers and weights of the bundle's base; raises `ModelError`."""
     from lora_core.models.weights_digest import weights_digest  # most calls need no base
     from lora_core.verification.files import same_model
 
-    handle = open_model(model, hub, download=False)
+    handle = open_model(model, hub, download=False, source=source)
     finding = same_model(bundle, handle.summary, weights_digest(handle.tensors()))
     if finding.failed:
         raise ModelError(

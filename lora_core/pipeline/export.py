@@ -81,7 +81,7 @@ def _prepare(request: ExportRequest, hub: PluginHub, complaints: Complaints) -> 
     with complaints.collect():
         options = hub.options(request.backend, request.options)
     with complaints.collect():
-        handle = open_model(request.model, hub, download=request.download)
+        handle = open_model(request.model, hub, download=request.download, source=request.source)
     if handle is not None:
         with complaints.collect():
             placed = _placed(request, handle, spec, hub)

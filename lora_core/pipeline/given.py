@@ -10,7 +10,7 @@ import attrs
 
 from lora_core.adapters.names import name_problems
 from lora_core.adapters.reference import AdapterReference
-from lora_core.errors import AdapterError, ModelError, UsageError
+from lora_core.errors import AdapterError, ModelError, UncoveredModelError, UsageError
 from lora_core.models import hub_cache
 from lora_core.models.base import ModelHandle
 from lora_core.pipeline.complaints import Complaints
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from lora_core.adapters.format import AdapterFormat
     from lora_core.hub import PluginHub
     from lora_core.plugin.registry import Entry
+
+_GENERIC = "`pip install lora-core-transformers` exports what transformers defines and torch.export takes."
 
 
 def adapter_references(
@@ -90,20 +92,48 @@ def format_entries(hub: PluginHub) -> tuple[Entry[Any], ...]:
     return tuple(sorted(entries, key=lambda entry: entry.origin.core))
 
 
-def open_model(model: str | Path | ModelHandle, hub: PluginHub, *, download: bool) -> ModelHandle:
-    """Return `model` if it is a handle, else open it with the first source that knows it.
+def open_model(
+    model: str | Path | ModelHandle, hub: PluginHub, *, download: bool, source: str | None = None
+) -> ModelHandle:
+    """Return `model` if it is a handle, else open it with `source`, or with the first source that knows it; generic
+    ones come after those that have no family for it.
 
-    Raises `ModelError` if no source does, or with what the source finds wrong.
+    Raises `UsageError` for a source that there is not, `ModelError` if no source knows the model, or with what the
+    source finds wrong.
     """
     if isinstance(model, ModelHandle):
         return model
     reference = str(model)
-    for name in hub.model_sources:
-        source = hub.model_source(name)
-        if source.sniff(reference):
-            return source.open(reference, download=download)
+    if source is not None:
+        return hub.model_source(source).open(reference, download=download)
+    for name in (name for name, spec in hub.model_sources.items() if not spec.generic):
+        known = hub.model_source(name)
+        if not known.sniff(reference):
+            continue
+        try:
+            return known.open(reference, download=download)
+        except UncoveredModelError as error:
+            return _open_generic(reference, hub, error, download=download)
     if "huggingface" in hub.model_sources:
         # The core's own source says what it finds instead (GGUF, an adapter, nothing) and what is supported.
         return hub.model_source("huggingface").open(reference, download=download)
-    known = "; ".join(f"{name}: {spec.summary}" for name, spec in hub.model_sources.items())
-    raise ModelError(f"{reference!r} is no model that any source knows.", remedy=f"Sources are: {known}.")
+    told = "; ".join(f"{name}: {spec.summary}" for name, spec in hub.model_sources.items())
+    raise ModelError(f"{reference!r} is no model that any source knows.", remedy=f"Sources are: {told}.")
+
+
+def _open_generic(reference: str, hub: PluginHub, refusal: UncoveredModelError, *, download: bool) -> ModelHandle:
+    """Open what no family covers with the first generic source that knows it; raises `ModelError` with `refusal` too if
+    that refuses it, and `refusal` itself if there is none.
+    """
+    names = [name for name, spec in hub.model_sources.items() if spec.generic]
+    for name in names:
+        source = hub.model_source(name)
+        if source.sniff(reference):
+            try:
+                return source.open(reference, download=download)
+            except ModelError as error:
+                raise ModelError([*refusal.problems, *error.problems]) from error
+    if names:
+        raise refusal
+    first, *others = refusal.problems
+    raise UncoveredModelError([attrs.evolve(first, remedy=first.remedy or _GENERIC), *others]) from refusal

@@ -32,3 +32,4 @@ class ExportRequest:
     adapter_dtype: str | None = None
     cache: Path | None = None
     download: bool = False
+    source: str | None = None

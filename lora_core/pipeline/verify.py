@@ -53,6 +53,7 @@ def verify(
     *,
     adapters: Mapping[str, str | Path] | Sequence[AdapterReference],
     settings: VerifySettings,
+    source: str | None = None,
     emit: Emit,
     hub: PluginHub,
 ) -> VerifyReport:
@@ -60,7 +61,7 @@ def verify(
     bundle = open_bundle(path, emit)
     spec = hub.spec_of(bundle)
     backend = hub.backend(spec.name)
-    handle = open_model(model, hub, download=False)
+    handle = open_model(model, hub, download=False, source=source)
     references = located(adapter_references(adapters))
     _refuse_strangers(bundle, references)
     formats = adapter_formats(hub, handle)
@@ -154,8 +155,9 @@ def _measure(
     except LoraCoreError as error:
         return report.with_findings([found("runs", "bundle", [str(error)])])
     settings, read = report.settings, tuple(given.values())
-    if settings.inputs:
-        return _measured(report, bench_of_inputs(session, handle, read, settings.inputs, report.limits, emit))
+    inputs = settings.inputs or handle.sample_calls()
+    if inputs:
+        return _measured(report, bench_of_inputs(session, handle, read, inputs, report.limits, emit))
     if session.bundle.manifest.base.vocab_size is None and not has_tokenizer(session.bundle):
         why = "not run: how many tokens the model takes is not known (from Python, inputs=[...] are calls to compare)"
         return report.with_findings(_none_ran(session.bundle, why))

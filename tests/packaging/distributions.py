@@ -56,8 +56,9 @@ COREML = Distribution(name="lora-core-coreml", directory=ROOT / "plugins/coreml"
 QNN_SIM = Distribution(name="lora-core-qnn-sim", directory=ROOT / "plugins/qnn_sim")
 ONNX = Distribution(name="lora-core-onnx", directory=ROOT / "plugins/onnx")
 RAY = Distribution(name="lora-core-ray", directory=ROOT / "plugins/ray")
+TRANSFORMERS = Distribution(name="lora-core-transformers", directory=ROOT / "plugins/transformers")
 PLAIN = Distribution(name="lora-core-plain", directory=ROOT / "examples/plugin")
-PLUGINS = (XNNPACK, COREML, QNN_SIM, ONNX, RAY)
+PLUGINS = (XNNPACK, COREML, QNN_SIM, ONNX, RAY, TRANSFORMERS)
 ALL = (CORE, *PLUGINS, PLAIN)
 
 

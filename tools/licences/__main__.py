@@ -7,7 +7,15 @@ import sys
 from collections.abc import Iterator
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 
-OURS = ("lora-core", "lora-core-xnnpack", "lora-core-coreml", "lora-core-qnn-sim", "lora-core-onnx", "lora-core-ray")
+OURS = (
+    "lora-core",
+    "lora-core-xnnpack",
+    "lora-core-coreml",
+    "lora-core-qnn-sim",
+    "lora-core-onnx",
+    "lora-core-ray",
+    "lora-core-transformers",
+)
 EXTRAS = ("download", "gguf", "models", "remote", "signing", "testing", "verify")
 PERMISSIVE = re.compile(
     r"\b(mit|bsd|apache|isc|psf|python software foundation|python-2\.0|mpl|mozilla|hpnd|unlicense|zlib|cc0|0bsd|"

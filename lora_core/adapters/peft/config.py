@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import attrs
 
 from lora_core.adapters.peft.fields import malformed_fields
-from lora_core.adapters.peft.refusals import refused_fields, refused_type
+from lora_core.adapters.peft.refusals import absent_heads, refused_fields, refused_type
 from lora_core.adapters.targets import DEFAULT_TARGETS, TargetSelection, pattern_key
 from lora_core.errors import AdapterError, Problem, StorageError
 from lora_core.git_lfs import is_pointer, told
@@ -40,15 +40,18 @@ class PeftLoraConfig:
     base_model: str | None
 
     @classmethod
-    def from_peft_dict(cls, config: Mapping[str, Any], *, family: str) -> PeftLoraConfig:
-        """Convert the contents of `adapter_config.json`; `family` decides what `target_modules: null` means.
+    def from_peft_dict(
+        cls, config: Mapping[str, Any], *, family: str, module_names: Collection[str] = ()
+    ) -> PeftLoraConfig:
+        """Convert the contents of `adapter_config.json` for a base with the modules `module_names`; `family` decides
+        what `target_modules: null` means.
 
         Raises `AdapterError` with every problem, each with the field as its `where`.
         """
         problem = refused_type(config["peft_type"]) if "peft_type" in config else None
         if problem is not None:
             raise AdapterError(problem)
-        problems = [*refused_fields(config).values(), *malformed_fields(config)]
+        problems = [*refused_fields(config, module_names).values(), *malformed_fields(config)]
         targets = config.get("target_modules")
         if targets is None and "target_modules" in config:
             targets = DEFAULT_TARGETS.get(family)
@@ -69,7 +72,7 @@ class PeftLoraConfig:
                 layers_pattern=_tuple(config.get("layers_pattern") or ()),
             ),
             ensure_weight_tying=bool(config.get("ensure_weight_tying")),
-            saved=_tuple(config.get("modules_to_save") or ()),
+            saved=_without(_tuple(config.get("modules_to_save") or ()), absent_heads(config, module_names)),
             tokens=_tokens(config.get("trainable_token_indices")),
             base_model=config.get("base_model_name_or_path") or None,
         )
@@ -120,6 +123,10 @@ def _tokens(value: list[int] | dict[str, list[int]] | None) -> Mapping[str, tupl
 
 def _tuple(value: str | list[str] | tuple[str, ...]) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _without(names: tuple[str, ...], absent: Collection[str]) -> tuple[str, ...]:
+    return tuple(name for name in dict.fromkeys(names) if name not in absent)
 
 
 def _text_or_tuple(value: str | list[str] | tuple[str, ...]) -> str | tuple[str, ...]:

@@ -117,7 +117,7 @@ def _read(
     source: str,
 ) -> Adapter:
     problems: list[Problem] = []
-    raw, config_bytes, config = _config(config_path, base.family, problems)
+    raw, config_bytes, config = _config(config_path, base, problems)
     if is_foreign_type(raw):
         raise AdapterError(_named(name, problems))
     tensors = _tensors(weights, problems)
@@ -137,9 +137,10 @@ def _read(
             base,
             dora=bool(raw.get("use_dora")),
             biases=raw.get("bias") in ("all", "lora_only"),
+            saved=config.saved if config is not None else (),
             tokens=bool(raw.get("trainable_token_indices")),
         )
-        problems += attrs.evolve(stored, unused=trained.unused).unused_problems(tuple(refused_fields(raw)))
+        problems += attrs.evolve(stored, unused=trained.unused).unused_problems(tuple(refused_fields(raw, base.module_names)))
         if config is not None:
             updates, misfits = updates_of(stored, config, base, config_path=config_path)
             problems += misfits
@@ -160,7 +161,7 @@ def _read(
     ).scaled(strength)
 
 
-def _config(path: Path, family: str, problems: list[Problem]) -> tuple[dict[str, Any], bytes, PeftLoraConfig | None]:
+def _config(path: Path, base: ModelSummary, problems: list[Problem]) -> tuple[dict[str, Any], bytes, PeftLoraConfig | None]:
     """Return the configuration as read, its bytes and its meaning (None, with the problems, if it has none)."""
     try:
         raw, data = load_config(path)
@@ -168,7 +169,7 @@ def _config(path: Path, family: str, problems: list[Problem]) -> tuple[dict[str,
         problems += error.problems
         return {}, b"", None
     try:
-        return raw, data, PeftLoraConfig.from_peft_dict(raw, family=family)
+        return raw, data, PeftLoraConfig.from_peft_dict(raw, family=base.family, module_names=base.module_names)
     except AdapterError as error:
         problems += (attrs.evolve(problem, where=f"{path}: {problem.where}") for problem in error.problems)
     return raw, data, None

@@ -6,7 +6,7 @@ and is refused unless it is unset.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import attrs
@@ -151,11 +151,13 @@ _CHANGES_BASE = {"pissa": "PiSSA", "olora": "OLoRA", "corda": "CorDA", "loftq": 
 _PLAIN_INITS = ("gaussian", "eva", "orthogonal", "mica")
 
 _TASKS = (None, "CAUSAL_LM", "FEATURE_EXTRACTION", "SEQ_2_SEQ_LM")
+_HEADED_TASKS = ("SEQ_CLS", "TOKEN_CLS")
+_HEADS = ("classifier", "score")
 
 
-def refused_fields(config: Mapping[str, Any]) -> dict[str, Problem]:
-    """Return a problem for each field of a LoRA configuration that cannot be honoured, by field; `where` is the field
-    alone, for the caller to complete with the file.
+def refused_fields(config: Mapping[str, Any], module_names: Collection[str] = ()) -> dict[str, Problem]:
+    """Return a problem for each field of a LoRA configuration that cannot be honoured on a base with the modules
+    `module_names`, by field; `where` is the field alone, for the caller to complete with the file.
     """
     problems = {
         field: Problem(
@@ -174,8 +176,7 @@ def refused_fields(config: Mapping[str, Any]) -> dict[str, Problem]:
                 remedy="If it does not change what the trained weights compute, remove it from the file; "
                 "otherwise train without it.",
             )
-    for check in (_refused_init, _refused_task):
-        problem = check(config)
+    for problem in (_refused_init(config), _refused_task(config, module_names)):
         if problem is not None:
             problems[problem.where] = problem
     return problems
@@ -213,14 +214,22 @@ def _refused_init(config: Mapping[str, Any]) -> Problem | None:
     )
 
 
-def _refused_task(config: Mapping[str, Any]) -> Problem | None:
+def absent_heads(config: Mapping[str, Any], module_names: Collection[str]) -> tuple[str, ...]:
+    """Return the heads that a base with the modules `module_names` does not have, and that peft 0.21.2 only lists: it
+    saves `classifier` and `score` of every classifier, and each has one of them.
+    """
+    headed = config.get("task_type") in _HEADED_TASKS and any(name in module_names for name in _HEADS)
+    return tuple(name for name in _HEADS if name not in module_names) if headed else ()
+
+
+def _refused_task(config: Mapping[str, Any], module_names: Collection[str]) -> Problem | None:
     task = config.get("task_type")
-    if task in _TASKS:
+    if task in _TASKS or (task in _HEADED_TASKS and any(name in module_names for name in _HEADS)):
         return None
     return Problem(
         what=f"It was trained for task_type={task!r}, which puts a head of its own on the base",
         where="task_type",
-        remedy="lora-core exports language models: train with task_type='CAUSAL_LM'.",
+        remedy="Export a base that has that head, or train with task_type='CAUSAL_LM'.",
     )
 
 

@@ -64,16 +64,27 @@ class TrainedParts:
 
     @classmethod
     def of(
-        cls, path: Path, tensors: Sequence[StoredTensor], base: ModelSummary, *, dora: bool, biases: bool, tokens: bool
+        cls,
+        path: Path,
+        tensors: Sequence[StoredTensor],
+        base: ModelSummary,
+        *,
+        dora: bool,
+        biases: bool,
+        tokens: bool,
+        saved: Sequence[str] = (),
     ) -> TrainedParts:
-        """Sort `tensors`, those that are no factor of a pair; the flags say what the configuration allows."""
+        """Sort `tensors`, those that are no factor of a pair; the flags say what the configuration allows, `saved` of
+        which modules it saves the whole, biases too.
+        """
         spelling, layers = Spelling.of(base.module_names), {layer.name for layer in base.layers}
         found: dict[str, dict[str, StoredTensor]] = {"magnitude": {}, "bias": {}, "weight": {}, "tokens": {}}
         unused = []
         for tensor in tensors:
             part, match = _part(tensor.name)
             module = spelling.module(match["stem"]) if match is not None else ""
-            allowed = {"magnitude": dora, "bias": biases, "weight": True, "tokens": tokens, "": False}[part]
+            whole = any(module == name or module.endswith(f".{name}") for name in saved)
+            allowed = {"magnitude": dora, "bias": biases or whole, "weight": True, "tokens": tokens, "": False}[part]
             if not allowed or module not in layers or module in found[part] or "lora_" in module:
                 unused.append(tensor)
             else:

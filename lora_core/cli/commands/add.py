@@ -16,6 +16,7 @@ from lora_core.cli.adapter_options import (
     renamed,
 )
 from lora_core.cli.command import Command
+from lora_core.cli.source_option import SOURCE
 from lora_core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def add(
     trust: tuple[Path, ...],
     jobs: int,
     model: str | None,
+    source: str | None,
     download: bool,
 ) -> None:
     """Link, then say what was added."""
@@ -56,6 +58,7 @@ def add(
         jobs=jobs,
         trust=trust,
         model=model,
+        source=source,
         download=download,
         emit=console.emit,
         hub=console.hub,
@@ -90,6 +93,7 @@ command = Command(
             help="Accept only packages that this Ed25519 public key (PEM) signed. Repeatable.",
         ),
         click.Option(["--model"], help="The bundle's base, for DoRA, trained biases and whole modules."),
+        SOURCE,
         click.Option(["--download"], is_flag=True, help="Allow adapters given by hub ids to be downloaded."),
         click.Option(["--jobs"], type=click.IntRange(min=1), default=1, show_default=True, help="Processes that link."),
     ],

@@ -12,6 +12,7 @@ import click
 from lora_core.adapters.targets import parse_targets
 from lora_core.cli.adapter_options import ADAPTER, ADAPTER_FILES, references
 from lora_core.cli.backend_command import ExportCommand
+from lora_core.cli.source_option import SOURCE
 
 if TYPE_CHECKING:
     from lora_core.cli.console import Console
@@ -24,6 +25,7 @@ def export(
     *,
     backend: str,
     model: str,
+    source: str | None,
     download: bool,
     adapter: tuple[str, ...],
     adapter_files: tuple[tuple[str, Path, Path], ...],
@@ -60,6 +62,7 @@ def export(
         adapter_dtype=adapter_dtype,
         cache=None if no_cache else cache or default_cache(),
         download=download,
+        source=source,
     )
     bundle = write(request, output, force=force, emit=console.emit, hub=console.hub)
     names = ", ".join(each.name for each in bundle.manifest.adapters) or "none"
@@ -79,6 +82,7 @@ command = ExportCommand(
     params=[
         click.Option(["--backend"], required=True, help="Backend, one of those `lora-core backends` lists."),
         click.Option(["--model"], required=True, help="Checkpoint directory, GGUF file, or hub id in the local cache."),
+        SOURCE,
         click.Option(["--download"], is_flag=True, help="Allow hub ids of model and adapters to be downloaded."),
         ADAPTER,
         ADAPTER_FILES,

@@ -10,6 +10,7 @@ import click
 
 from lora_core.cli.adapter_options import ADAPTER, ADAPTER_FILES, references
 from lora_core.cli.backend_command import SessionCommand
+from lora_core.cli.source_option import SOURCE
 from lora_core.cli.table import table
 from lora_core.errors import ExitCode
 
@@ -23,6 +24,7 @@ def verify(
     *,
     bundle: Path,
     model: str,
+    source: str | None,
     adapter: tuple[str, ...],
     adapter_files: tuple[tuple[str, Path, Path], ...],
     prompt: tuple[str, ...],
@@ -43,6 +45,7 @@ def verify(
         tokens=tokens,
         reference=reference,
         options=options,
+        source=source,
         emit=console.emit,
         hub=console.hub,
     )
@@ -95,6 +98,7 @@ command = SessionCommand(
     params=[
         click.Argument(["bundle"], type=click.Path(file_okay=False, path_type=Path)),
         click.Option(["--model"], required=True, help="The model that was exported."),
+        SOURCE,
         ADAPTER,
         ADAPTER_FILES,
         click.Option(["--prompt"], multiple=True, help="Compare on this text. Repeatable. Default: a few of our own."),

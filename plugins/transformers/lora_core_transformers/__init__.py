@@ -1,0 +1,1 @@
+"""A generic model source: what transformers defines and torch.export takes."""

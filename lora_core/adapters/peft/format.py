@@ -140,7 +140,9 @@ def _read(
             saved=config.saved if config is not None else (),
             tokens=bool(raw.get("trainable_token_indices")),
         )
-        problems += attrs.evolve(stored, unused=trained.unused).unused_problems(tuple(refused_fields(raw, base.module_names)))
+        problems += attrs.evolve(stored, unused=trained.unused).unused_problems(
+            tuple(refused_fields(raw, base.module_names))
+        )
         if config is not None:
             updates, misfits = updates_of(stored, config, base, config_path=config_path)
             problems += misfits
@@ -161,7 +163,9 @@ def _read(
     ).scaled(strength)
 
 
-def _config(path: Path, base: ModelSummary, problems: list[Problem]) -> tuple[dict[str, Any], bytes, PeftLoraConfig | None]:
+def _config(
+    path: Path, base: ModelSummary, problems: list[Problem]
+) -> tuple[dict[str, Any], bytes, PeftLoraConfig | None]:
     """Return the configuration as read, its bytes and its meaning (None, with the problems, if it has none)."""
     try:
         raw, data = load_config(path)

@@ -27,6 +27,13 @@ class ExportableDecoder(torch.nn.Module):  # type: ignore[misc]  # torch is unty
         self.cached = TorchExportableModuleForDecoderOnlyLM(model, batch_size=1, max_cache_len=context_len).model
         self._slices = False
 
+    @classmethod
+    def of(cls, model: Any, *, context_len: int) -> ExportableDecoder:
+        """Wrap `model` after telling it, as transformers wants it told, that its cache is static."""
+        model.generation_config.use_cache, model.generation_config.cache_implementation = True, "static"
+        model.config.get_text_config().use_cache = True  # MPT's configuration does not say (transformers 5.23.0)
+        return cls(model, context_len=context_len)
+
     def forward(self, tokens: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
         """Write the tokens into the cache and return their logits."""
         with _in_buffers(self.cached):
@@ -56,14 +63,32 @@ class ExportableClassifier(torch.nn.Module):  # type: ignore[misc]  # torch is u
         return logits
 
 
+def apart_from_itself(decoder: ExportableDecoder, model: Any, *, length: int) -> float:
+    """Return how far the logits of `decoder` for `length` tokens, given in parts, are from those of `model` without a
+    cache, in units of their spread.
+    """
+    tokens, last = torch.arange(length)[None] % model.config.get_text_config().vocab_size, max(1, length - 2)
+    with torch.no_grad():
+        expected = model(input_ids=tokens, use_cache=False).logits[0]
+        parts = [slice(0, last), *(slice(each, each + 1) for each in range(last, length))]
+        found = [decoder(tokens[:, part], torch.tensor([part.start]))[0] for part in parts]
+    _cache(decoder.cached).reset()
+    return float((torch.cat(found) - expected).abs().max() / expected.std())
+
+
+def _cache(cached: Any) -> Any:
+    """Return the static cache of transformers' module."""
+    return cached.static_cache if hasattr(cached, "static_cache") else cached.cache
+
+
 @contextmanager
 def _in_buffers(cached: Any) -> Iterator[None]:
     """Let the static cache of transformers' module write into that module's buffers while the block runs.
 
-    It registers the tensors of its cache as buffers; tracing without dynamo puts others in the buffers' place, and would
-    take what the cache still holds for constants.
+    It registers the tensors of its cache as buffers; tracing without dynamo puts others in the buffers' place, and
+    would take what the cache still holds for constants.
     """
-    layers = (cached.static_cache if hasattr(cached, "static_cache") else cached.cache).layers
+    layers = _cache(cached).layers
     buffers = {"keys": "key_cache", "values": "value_cache", "cumulative_length": "cumulative_length"}
     held = [{name: getattr(layer, name) for name in buffers} for layer in layers]
     for index, layer in enumerate(layers):

@@ -27,6 +27,12 @@ if TYPE_CHECKING:
     from lora_core.adapters.reference import AdapterReference
     from lora_core.models.reference_model import ReferenceModel, ReferenceText
 
+_TRIED = 8
+"""Tokens on which a definition is compared with itself."""
+_SAME = 1e-2
+"""Of the logits' spread: float32 in another order is a thousandth of it at most, a wrong mask or position all of it."""
+_OTHERWISE = "Export the module itself from Python: lora_core.models.module.ModuleModel."
+
 
 @attrs.frozen(kw_only=True, slots=False)
 class TransformersModel(ModelHandle):
@@ -129,15 +135,19 @@ class TransformersModel(ModelHandle):
         import torch
 
         from lora_core.models.executorch.inputs import metadata
-        from lora_core_transformers.exportable import ExportableDecoder
+        from lora_core_transformers.exportable import ExportableDecoder, apart_from_itself
 
         model: Any = self._loaded.module
-        model.generation_config.use_cache, model.generation_config.cache_implementation = True, "static"
         try:
-            whole: Any = ExportableDecoder(model, context_len=options.max_context_len)
+            whole: Any = ExportableDecoder.of(model, context_len=options.max_context_len)
+            apart = apart_from_itself(whole, model, length=min(_TRIED, options.max_context_len))
         except Exception as error:
             what = f"transformers cannot make {self.checkpoint.model_type!r} exportable: {error}"
-            raise ModelError(what, where=str(self.checkpoint.directory), remedy="Another definition may do.") from error
+            raise ModelError(what, where=str(self.checkpoint.directory), remedy=_OTHERWISE) from error
+        if not apart < _SAME:
+            what = f"{self.checkpoint.model_type!r} computes other numbers with transformers' static cache than without"
+            what += f" (logits are {apart:.2g} of their spread apart)"
+            raise ModelError(what, where=str(self.checkpoint.directory), remedy=_OTHERWISE)
         told = metadata(self.summary, self.checkpoint.config.get_text_config().num_hidden_layers, _plain(options))
         tokens, shapes = _tokens(options, longest=options.max_seq_len - 1)
         base = self._base(whole, (tokens, torch.tensor([0])), (*shapes, None) if shapes else None, told)

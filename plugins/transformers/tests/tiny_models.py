@@ -51,6 +51,9 @@ DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "mamba": ("MambaConfig", {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4}),
 }
 """By model type, the configuration class of transformers and what it is given."""
+REFUSED = ("falcon", "gpt_neo", "mamba", "mpt")
+"""Those whose definition does not fit transformers' own static cache."""
+EXPORTED = tuple(name for name in DECODERS if name not in REFUSED)
 
 
 def write_decoder(directory: Path, model_type: str, *, seed: int = 0, **changes: Any) -> Path:

@@ -90,7 +90,8 @@ def _trace(module: torch.nn.Module, model: BaseModel) -> ExportedProgram:
                 strict=False,
             )
         RemoveRedundantTransposes()(program.graph_module)
-        return program.run_decompositions(_decompositions(program))
+        with tracing(model.summary):
+            return program.run_decompositions(_decompositions(program))
 
 
 def _decompositions(program: ExportedProgram) -> dict[Any, Any]:

@@ -15,6 +15,7 @@ from lora_core_transformers.source import TransformersSource
 
 from lora_core.adapters.peft.format import PeftFormat
 from lora_core.adapters.slots.choice import place_alone
+from lora_core.errors import ModelError
 from lora_core.models.base import ModelOptions
 from lora_core.models.injection import inject
 from tests.numeric import apart, decoder_tolerance
@@ -25,9 +26,9 @@ TOKENS = torch.tensor([[72, 101, 108, 108, 111, 44, 32, 119, 111, 114, 108, 100,
 LIMIT = decoder_tolerance(layers=2, hidden=32, inner=128, context=CONTEXT, rank=3)
 
 
-@pytest.fixture(params=tiny_models.EXPORTED)
-def base(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    return tiny_models.write_decoder(tmp_path / "model", request.param)
+@pytest.fixture(scope="module", params=tiny_models.EXPORTED)
+def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_models.write_decoder(tmp_path_factory.mktemp(request.param) / "model", request.param)
 
 
 def opened(base: Path) -> TransformersModel:
@@ -82,8 +83,8 @@ def test_the_structure_says_what_the_loaded_model_is(base: Path) -> None:
     assert {name: tensors[name].shape for name in shapes} == shapes
 
 
-def test_loading_twice_leaves_the_weights_alone(base: Path) -> None:
-    model = opened(base)
+def test_what_is_done_to_one_loaded_base_is_not_done_to_another(tmp_path: Path) -> None:
+    model = opened(tiny_models.write_decoder(tmp_path / "model", "gpt2"))
     first = model.load(OPTIONS).module
     before = [each.clone() for each in fed(first, prompt_and_steps())]
     second = model.load(OPTIONS)
@@ -92,3 +93,21 @@ def test_loading_twice_leaves_the_weights_alone(base: Path) -> None:
             path = second.paths[layer.name]
             second.module.get_submodule(path).weight = torch.nn.Parameter(torch.zeros(1), requires_grad=False)
     assert all(np.array_equal(one, other) for one, other in zip(before, fed(first, prompt_and_steps()), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("model_type", "said"),
+    [
+        ("gpt_neo", "computes other numbers with transformers' static cache than without"),
+        ("falcon", "transformers cannot make 'falcon' exportable: .*slice shapes"),
+        ("mamba", "transformers cannot make 'mamba' exportable"),
+    ],
+)
+def test_a_definition_that_its_static_cache_does_not_fit_is_refused(tmp_path: Path, model_type: str, said: str) -> None:
+    model = opened(tiny_models.write_decoder(tmp_path / "model", model_type))
+    with pytest.raises(ModelError, match=said):
+        model.load(OPTIONS)
+
+
+def test_the_context_is_that_of_the_configuration(tmp_path: Path) -> None:
+    assert opened(tiny_models.write_decoder(tmp_path / "model", "gpt2")).summary.context_len == 64

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers.pytorch_utils import Conv1D
 
 VOCABULARY = 258
 """256 bytes, and what begins and ends a text."""
@@ -51,7 +52,7 @@ DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "mamba": ("MambaConfig", {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4}),
 }
 """By model type, the configuration class of transformers and what it is given."""
-REFUSED = ("falcon", "gpt_neo", "mamba", "mpt")
+REFUSED = ("falcon", "gpt_neo", "mamba")
 """Those whose definition does not fit transformers' own static cache."""
 EXPORTED = tuple(name for name in DECODERS if name not in REFUSED)
 
@@ -76,7 +77,9 @@ def write_adapter(directory: Path, base: Path, *, seed: int, **config: Any) -> P
     told = {"task_type": "CAUSAL_LM", "target_modules": "all-linear", "r": 3, "lora_alpha": 6, **config}
     classifies = told["task_type"] == "SEQ_CLS"
     opener = transformers.AutoModelForSequenceClassification if classifies else transformers.AutoModelForCausalLM
-    model = peft.get_peft_model(opener.from_pretrained(base), peft.LoraConfig(**told))
+    opened = opener.from_pretrained(base)
+    turned = any(isinstance(each, Conv1D) for each in opened.modules())
+    model = peft.get_peft_model(opened, peft.LoraConfig(fan_in_fan_out=turned, **told))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, each in model.named_parameters():

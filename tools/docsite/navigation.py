@@ -8,6 +8,7 @@ NAVIGATION: Mapping[str, Sequence[str]] = {
     "Tutorials": ("tutorial/backend", "tutorial/running", "tutorial/adapter-format"),
     "How to": (
         "how-to/own-module",
+        "how-to/transformers",
         "how-to/many-adapters",
         "device",
         "how-to/sharing-proof",

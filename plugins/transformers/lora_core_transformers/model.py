@@ -77,13 +77,15 @@ class TransformersModel(ModelHandle):
 
     def sample_calls(self) -> Sequence[Sequence[Any]]:
         """Return tokens of some texts, for a classifier."""
-        import numpy as np
+        import torch
 
         if self.checkpoint.role == "decoder":
             return ()
-        rows, generator = self.checkpoint.config.get_text_config().vocab_size, np.random.default_rng(0)
+        rows, chance = self.checkpoint.config.get_text_config().vocab_size, torch.Generator().manual_seed(0)
         longest = min(64, self.summary.context_len or 64)
-        return [(generator.integers(0, rows, (1, length)),) for length in sorted({1, 5, longest // 2, longest})]
+        return [
+            (torch.randint(rows, (1, length), generator=chance),) for length in sorted({1, 5, longest // 2, longest})
+        ]
 
     def tensors(self) -> Mapping[str, LazyTensor]:
         """Load the model, if it is not loaded yet, and return its parameters by name."""

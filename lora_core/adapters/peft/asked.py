@@ -51,7 +51,8 @@ def _saved(
     found: list[str] = []
     problems: list[Problem] = []
     for name in config.saved:
-        modules = [each for each in base.module_names if each == name or each.endswith(f".{name}")]
+        # As peft does (`_set_trainable` of peft 0.21.2): of DistilBERT `classifier` saves `pre_classifier` too.
+        modules = [each for each in base.module_names if each.endswith(name)]
         layers = [layer for layer in base.layers if layer.name in modules]
         if not modules:
             what = f"It saves module {name!r}, which base model {base.name!r} does not have"

@@ -83,7 +83,7 @@ class TrainedParts:
         for tensor in tensors:
             part, match = _part(tensor.name)
             module = spelling.module(match["stem"]) if match is not None else ""
-            whole = any(module == name or module.endswith(f".{name}") for name in saved)
+            whole = any(module.endswith(name) for name in saved)
             allowed = {"magnitude": dora, "bias": biases or whole, "weight": True, "tokens": tokens, "": False}[part]
             if not allowed or module not in layers or module in found[part] or "lora_" in module:
                 unused.append(tensor)

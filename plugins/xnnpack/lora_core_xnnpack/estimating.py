@@ -11,7 +11,7 @@ from lora_core.adapters.slots.plan import SlotPlan
 from lora_core.backend import ExportJob
 from lora_core.events import Estimated
 from lora_core.layers import LayerInfo
-from lora_core.models.decoders import architecture_of
+from lora_core.models.supported_families import FAMILIES
 from lora_core.quant.policy import Scheme
 
 _GROUP_SCALE = 2
@@ -47,7 +47,7 @@ def _most_held(job: ExportJob) -> int | None:
     Stand-ins and what is stored of them, and the largest weight while it is packed. All models count from which the
     programs follow: they are let go of one after the other, but that is what fits the peaks that were seen (`_TOOLS`).
     """
-    if architecture_of(job.model.summary) is None:
+    if job.model.summary.family not in {family.name for family in FAMILIES}:
         return None
     lowered = _lowered(job.model.summary.layers)
     schemes = job.policy.assign(job.model.summary.layers).schemes

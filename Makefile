@@ -146,11 +146,16 @@ types: $(STAMP)
 	@echo "==> mypy (strict)"
 	@$(BIN)/mypy lora_core tools/refdocs tools/docsite $(wildcard plugins/*/lora_core_*)
 
+# Hundreds of tests start processes of their own; where PYTHONDONTWRITEBYTECODE is set, each would compile all it imports.
+COMPILE = $(BIN)/python -m compileall -q lora_core tests $(wildcard plugins/*/lora_core_*)
+
 test: lint types $(MODEL)/config.json
+	@$(COMPILE)
 	@echo "==> pytest (about half an hour on two cores; the slowest tests are shown at the end)"
 	@$(BIN)/python -m pytest $(WORKERS) --durations=15 -m "not packaging and not deep"
 
 test-fast: lint types
+	@$(COMPILE)
 	@echo "==> pytest without full-size models"
 	@$(BIN)/python -m pytest $(WORKERS) -m "not full and not packaging and not deep"
 

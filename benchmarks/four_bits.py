@@ -1,11 +1,12 @@
 """What 4-bit weights cost by how they are rounded: divergence from full precision, without a runtime.
 
-    python benchmarks/four_bits.py build/models/SmolLM2-135M-Instruct
+    python benchmarks/four_bits.py build/models/SmolLM2-135M-Instruct [--rotated]
 
 The linear layers of a Llama-like checkpoint in groups of 32 with bfloat16 scales and a head of 8 bits, as 8da4w stores
 them, but activations are not rounded. Base and rounded base run on TEXT in float64 (`lora_core.preparation.decoder`).
 Prints a row as soon as it is known: KL divergence of all next tokens (mean, median), agreement of the most likely
-token, and the CPU seconds of rounding all linear layers (OMP_NUM_THREADS=1 for those of one thread).
+token, and the CPU seconds of rounding all linear layers (OMP_NUM_THREADS=1 for those of one thread). With `--rotated`
+the residual stream is turned first, as the simulator turns it (gains folded, head and embedding two matrices).
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 from tokenizers import Tokenizer
 
 from lora_core.events import ignore
+from lora_core.layers import ModelSummary
 from lora_core.models.base import ModelHandle
 from lora_core.models.hf import HfModelSource
 from lora_core.preparation.decoder import CalibratedDecoder
@@ -91,6 +94,46 @@ def log_probabilities(logits: Array) -> Array:
     return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
 
 
+@attrs.frozen
+class Turned:
+    """A tensor that is made when it is read."""
+
+    read: Callable[[], Array]
+
+
+@attrs.frozen
+class RotatedModel:
+    """A base with its residual stream turned: the same function, other weights."""
+
+    model: ModelHandle
+
+    @property
+    def summary(self) -> ModelSummary:
+        return self.model.summary
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.model.tokenizer
+
+    def tensors(self) -> Mapping[str, Any]:
+        from lora_core_qnn_sim.graph.rotation import rotated_base
+
+        plain = {name.removeprefix("model."): tensor for name, tensor in self.model.tensors().items()}
+        weights = Reading(plain)
+        turned, _ = rotated_base(weights, sum(name.endswith("input_layernorm.weight") for name in plain))
+        names = {name if name == HEAD else f"model.{name}": name for name in turned}
+        found = {name: Turned(lambda key=key: turned[key]) for name, key in names.items()}
+        gains = {name: Turned(lambda key=name: np.ones_like(weights[key])) for name in plain if name not in turned}
+        return {**{f"model.{name}": each for name, each in gains.items()}, **found}
+
+
+class Reading(dict[str, Any]):
+    """Tensors that are read when they are asked for."""
+
+    def __getitem__(self, name: str) -> Array:
+        return super().__getitem__(name).read()
+
+
 class Judge:
     """Runs a base with other weights in its linear layers, and compares it with the base itself."""
 
@@ -103,6 +146,14 @@ class Judge:
         self._head = self._tensors[HEAD if HEAD in self._tensors else EMBEDDING].read().astype(np.float64)
         self._exact = self._run(lambda _name, weight: weight, self._head)
         self._head = eight_bits(self._head)
+
+    def turn(self, model: RotatedModel) -> None:
+        """Go on with a base that is the same function."""
+        self._tensors = model.tensors()
+        head = self._tensors[HEAD].read().astype(np.float64)
+        unchanged = self._run(lambda _name, weight: weight, head)
+        print(f"rotated, nothing rounded: logits differ by {np.abs(unchanged - self._exact).max():.1e}", flush=True)
+        self._head = eight_bits(head)
 
     def row(self, layers: Callable[[str], Rounded | None]) -> str:
         def stored(name: str, weight: Array) -> Array:
@@ -146,15 +197,20 @@ def ways(model: ModelHandle, work: Path) -> Iterator[tuple[str, Callable[[str], 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
+    parser.add_argument("--rotated", action="store_true", help="turn the residual stream first")
     chosen = parser.parse_args()
     model = HfModelSource().open(str(chosen.model))
     tokenizer = Tokenizer.from_file(str(chosen.model / "tokenizer.json"))
     prompts = [np.asarray(tokenizer.encode(text).ids, np.int64) for text in TEXT]
     print(f"{sum(map(len, prompts))} tokens", flush=True)
     judge = Judge(model, prompts)
+    base: Any = model
+    if chosen.rotated:
+        base = RotatedModel(model)
+        judge.turn(base)
     print("| scales and rounding | KL | top-1 | CPU s |\n|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as work:
-        for name, layers, seconds in ways(model, Path(work)):
+        for name, layers, seconds in ways(base, Path(work)):
             print(f"| {name} | {judge.row(layers)} | {seconds:.0f} |", flush=True)
 
 

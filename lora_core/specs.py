@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -34,10 +34,12 @@ class BackendSpec:
     `requires` are distributions with the versions it was proven on (`{"executorch": "1.5.1"}`); `policies` are the
     names of the quantization policies it can do, `embeddings` says that it also takes quantized embeddings
     (`--embedding BITS,GROUP`) with them. `options` is an import-light attrs class, every field with a default and with
-    metadata `help` (a sentence for `--help`), and where they apply `choices` (a tuple of values) and `flag` (the
-    option's name on the command line, if it is not the field's own in kebab case). `session_options` names such a class
-    for what an opened bundle can be told, if there is anything. `slot_plans=False` says that adapters are stored as
-    they are: no plans are made, nothing is padded, and any adapter can be added at any time. `kinds` are the slot kinds
+    metadata `help` (a sentence for `--help`), and where they apply `choices` (a tuple of values), `flag` (the option's
+    name on the command line, if it is not the field's own in kebab case) and `omit_if_default` (True: a manifest
+    records the option only where it has another value). `session_options` names such a class for what an opened bundle
+    can be told, if there is anything; `selection_options` are export options without which bundles refuse the strengths
+    and blends that the backend declares. `slot_plans=False` says that adapters are stored as they are: no plans are
+    made, nothing is padded, and any adapter can be added at any time. `kinds` are the slot kinds
     (`lora_core.adapters.slots.kinds`) that its programs can carry; an adapter with another is refused by name, with the
     reason in `refused_kinds` if there is one (a clause, by kind). `adapter_dtypes` are the types that `--adapter-dtype`
     can ask for (`fp32`, `fp16`, `int8`), each with what a policy then says of LoRA matrices; another is refused, with
@@ -52,6 +54,7 @@ class BackendSpec:
     policies: tuple[str, ...] = ("fp32",)
     embeddings: bool = False
     session_options: str | None = None
+    selection_options: Mapping[str, Any] = attrs.field(factory=dict)
     slot_plans: bool = True
     kinds: tuple[str, ...] = ("low_rank",)
     refused_kinds: Mapping[str, str] = attrs.field(factory=dict)

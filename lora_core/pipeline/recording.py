@@ -165,8 +165,17 @@ def unlinked(written: Artifacts, adapters: Iterable[PlacedAdapter]) -> list[Prob
 
 
 def plain_options(options: Any) -> Mapping[str, Any]:
-    """Return the fields of an options class as plain data; of paths only the name, no bundle tells of a machine."""
-    return attrs.asdict(options, value_serializer=_plain) if attrs.has(type(options)) else {}
+    """Return the fields of an options class as plain data; of paths only the name, no bundle tells of a machine.
+
+    Fields that say `omit_if_default` and have their default are left out.
+    """
+    if not attrs.has(type(options)):
+        return {}
+    return attrs.asdict(options, filter=_told, value_serializer=_plain)
+
+
+def _told(field: attrs.Attribute[Any], value: object) -> bool:
+    return not (field.metadata.get("omit_if_default") and value == field.default)
 
 
 def _plain(_instance: object, _field: object, value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 
 import attrs
@@ -11,6 +12,9 @@ from lora_core.capability import Capability
 from lora_core.errors import Problem, UnsupportedError, UsageError
 from lora_core.specs import BackendSpec
 from lora_core.suggestions import did_you_mean
+
+_PLUS = re.compile(r"\+(?=[A-Za-z])")
+"""Between parts, and not in an exponent."""
 
 
 @attrs.frozen(kw_only=True)
@@ -23,11 +27,14 @@ class Selection:
     def parse(cls, text: str | None) -> Selection:
         """Read `NAME`, `NAME@0.5` or `NAME:0.7+NAME:0.3`, as `--adapter` writes composites; None is the base.
 
-        Raises `UsageError` for anything else.
+        An `@` in a part that another follows is that part's own, and then every `@` is: `NAME@0.7+NAME@0.3`. Raises
+        `UsageError` for anything else.
         """
         if text is None:
             return cls(strengths={})
-        reference = AdapterReference.from_text(f"selected={text}")
+        parts = _PLUS.split(text)
+        own = any("@" in part for part in parts[:-1])
+        reference = AdapterReference.from_text(f"selected={text.replace('@', ':') if own else text}")
         if reference.parts:
             return cls(strengths={part.of: part.strength * reference.strength for part in reference.parts})
         return cls(strengths={str(reference.directory or text): reference.strength})

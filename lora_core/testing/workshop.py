@@ -93,6 +93,15 @@ class Workshop:
             make=lambda: self.export(ADAPTERS[::-1], policy=policy, model=model, cache=None),
         )
 
+    def selecting(self, policy: str = "") -> Bundle:
+        """Return the bundle with all of the kit's adapters that takes selections: `full`, unless an option says so."""
+        chosen = self.spec.selection_options
+        if not chosen:
+            return self.full(policy)
+        options = {**self.options, **chosen}
+        policy = policy or self.policies[0]
+        return self.once("selecting", policy, make=lambda: self.export(ADAPTERS, policy=policy, options=options))
+
     def stranger(self) -> Bundle:
         """Return the bundle of another model of the same shape, with all of the kit's adapters."""
         return self.once("stranger", make=lambda: self.export(ADAPTERS, model=self.materials.model(seed=1)))
@@ -115,10 +124,9 @@ class Workshop:
                 backend=self.backend_name,
                 policy=policy or self.policies[0],
                 out=self.place(),
-                options=self.options,
                 emit=both,
                 hub=self.hub,
-                **{"cache": self.cache, **room, **more},
+                **{"options": self.options, "cache": self.cache, **room, **more},
             )
 
     def add(self, bundle: Path, names: Sequence[str]) -> Bundle:

@@ -25,6 +25,9 @@ SPEC = BackendSpec(
         ("pirate@0.5", {"pirate": 0.5}, Capability.STRENGTH),
         ("pirate@-1e-1", {"pirate": -0.1}, Capability.STRENGTH),
         ("pirate+json", {"pirate": 1.0, "json": 1.0}, Capability.BLEND),
+        ("pirate@0.5+json:0.3", {"pirate": 0.5, "json": 0.3}, Capability.BLEND),
+        ("pirate@0.5+json@1e+1", {"pirate": 0.5, "json": 10.0}, Capability.BLEND),
+        ("pirate@0.5+json", {"pirate": 0.5, "json": 1.0}, Capability.BLEND),
         ("pirate:0.5+json:0.3@2", {"pirate": 1.0, "json": 0.6}, Capability.BLEND),
     ],
 )

@@ -68,7 +68,7 @@ The tests compute with tiny random models of two layers.
   adapters, only Llama's is compared.
 - `make test-deep` exports the families below with adapters on all linear layers, requires of a linked adapter the bytes
   of a full export, and has `verify` compare what the bundle computes with transformers and peft (CoreML's programs are
-  evaluated, not run by Apple's runtime).
+  made with `--dtype fp32` and evaluated, not run by Apple's runtime).
 - `make test` does the like with Llama, and compares ONNX models of Mistral, Qwen2 and Qwen3 with transformers and peft.
 - The simulator's graph of every family that it takes, with adapters, has the logits of the core's module; its integers
   are those of a plain reference, bit for bit, and near the core's module by `verify`, under `w8a16`.

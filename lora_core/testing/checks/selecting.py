@@ -17,7 +17,7 @@ def strengths_compute(workshop: Workshop) -> None:
     """Ask an adapter at half its strength, then at none, and compare with the reference."""
     _compute(workshop, WEAKER)
     text = workshop.materials.texts[1]
-    with workshop.opened(workshop.full()) as session:
+    with workshop.opened(workshop.selecting()) as session:
         without, base = (np.array(session.step(name, text, 0), copy=True) for name in ("carol@0", None))
     if np.abs(without - base).max() > 0.01 * float(base.std()):
         raise Broken("At strength 0, an adapter changes the base")
@@ -29,7 +29,7 @@ def blends_compute(workshop: Workshop) -> None:
 
 
 def undeclared_selections_are_refused(workshop: Workshop) -> None:
-    """Ask for a strength and for a blend although neither is declared."""
+    """Ask for a strength and for a blend although neither is declared, or not of such bundles."""
     with workshop.opened(workshop.full()) as session:
         for selection in (WEAKER, BLENDED):
             try:
@@ -43,9 +43,16 @@ def undeclared_selections_are_refused(workshop: Workshop) -> None:
 
 def _compute(workshop: Workshop, selection: str) -> None:
     for policy in workshop.policies:
-        bundle = workshop.full(policy)
+        bundle = workshop.selecting(policy)
         with workshop.opened(bundle) as session:
             judge_logits(workshop, bundle, session, selection, reference_traces(workshop, session, selection))
+
+
+def _some_refuse(workshop: Workshop) -> bool:
+    """Say whether bundles as the kit exports them take no selections."""
+    chosen = workshop.spec.selection_options
+    declared = {Capability.STRENGTH, Capability.BLEND} & workshop.spec.capabilities
+    return workshop.runs and (not declared or bool(chosen and not chosen.items() <= workshop.options.items()))
 
 
 CHECKS = (
@@ -63,10 +70,8 @@ CHECKS = (
     ),
     Check(
         id="selection-undeclared",
-        claim="Strengths and blends are not declared, and refused.",
+        claim="Strengths and blends are refused where they are not declared.",
         run=undeclared_selections_are_refused,
-        applies=lambda workshop: (
-            workshop.runs and not {Capability.STRENGTH, Capability.BLEND} & workshop.spec.capabilities
-        ),
+        applies=_some_refuse,
     ),
 )

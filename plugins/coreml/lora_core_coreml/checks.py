@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from lora_core.adapters.adapter import LOW_RANK
+from lora_core.adapters.slots.kinds import KINDS
 from lora_core.backend import ExportJob
 from lora_core.errors import Problem
 from lora_core.models.context import context_problems
@@ -36,8 +38,24 @@ def problems(job: ExportJob) -> list[Problem]:
         )
     assignment = job.policy.assign(job.model.summary.layers)
     found += _twice_stored(job, assignment)
+    found += _inputs_problems(job)
     found += options.how_to_round.problems(job.model, assignment)
     return found
+
+
+def _inputs_problems(job: ExportJob) -> list[Problem]:
+    """Return what `--lora inputs` rules out: slots that are no matrices of LoRA."""
+    if not job.options.inputs:
+        return []
+    kinds = {slot.kind for plan in job.plans for slot in plan.slots} - {LOW_RANK}
+    return [
+        Problem(
+            what=f"--lora inputs takes the matrices A and B of LoRA, not {KINDS[kind].feature}",
+            remedy="Leave the option out: as constants a program carries them.",
+            where="--lora",
+        )
+        for kind in sorted(kinds)
+    ]
 
 
 def _twice_stored(job: ExportJob, assignment: Assignment) -> list[Problem]:

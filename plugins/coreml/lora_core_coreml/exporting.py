@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _DISTRIBUTIONS = ("lora-core", "lora-core-coreml", "executorch", "torch", "torchao", "coremltools", "numpy")
 _CONTENT = 1
 """Goes up with what is kept of methods."""
-_AFTERWARDS = ("calibration", "emit_mlpackage", "rounding")
+_AFTERWARDS = ("calibration", "emit_mlpackage", "lora", "rounding")
 
 
 @attrs.frozen(kw_only=True)

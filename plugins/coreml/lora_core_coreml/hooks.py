@@ -19,7 +19,10 @@ COREML = BackendSpec(
     summary="CoreML through ExecuTorch: adapters are methods of one program, base weights stored once.",
     target="lora_core_coreml.backend:CoremlBackend",
     options="lora_core_coreml.options:CoremlOptions",
-    capabilities=frozenset({Capability.EXPORT, Capability.LINK, Capability.EVALUATE}),
+    capabilities=frozenset(
+        {Capability.EXPORT, Capability.LINK, Capability.EVALUATE, Capability.STRENGTH, Capability.BLEND}
+    ),
+    selection_options={"lora": "inputs"},
     policies=tuple(policy.name for policy in POLICIES),
     embeddings=True,
     session_options="lora_core_coreml.session_options:CoremlSessionOptions",

@@ -40,6 +40,8 @@ def link(program: ProgramObject, adapters: Sequence[LinkAdapter], path: Path) ->
     for adapter in adapters:
         for template in program.templates[adapter.plan]:
             methods.append((method_name(adapter.name, template.kind, program.multifunction), template, adapter))
+    nobody = LinkAdapter(name="", plan=0, tensors={})
+    methods += [(name, method, nobody) for name, method in program.called]
     partitions = [_Partition.link(index, program, methods) for index in range(len(program.foundations))]
 
     segments: list[pte.Segment] = []

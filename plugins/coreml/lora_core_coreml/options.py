@@ -42,6 +42,16 @@ class CoremlOptions:
     graph_breaks: bool = attrs.field(
         default=False, metadata={"help": "Cut the program before the first and after the last transformer block."}
     )
+    lora: Literal["constants", "inputs"] = attrs.field(
+        default="constants",
+        validator=attrs.validators.in_(("constants", "inputs")),
+        metadata={
+            "help": "constants: every adapter is a method whose matrices are constants. inputs: A and B are inputs of "
+            "one method for all adapters, each of which is a file of its own, at any strength and blended.",
+            "choices": ("constants", "inputs"),
+            "omit_if_default": True,  # bundles without it stay what they were
+        },
+    )
     emit_mlpackage: bool = attrs.field(
         default=False, metadata={"help": "Also write the CoreML packages as .mlpackage, for use in Xcode."}
     )
@@ -80,6 +90,11 @@ class CoremlOptions:
     def context_len(self, *limits: int | None) -> int:
         """Return the tokens of prompt and answer together, for a base with `limits` (None limits nothing)."""
         return usual_context(DEFAULT_CONTEXT, *limits) if self.max_context_len is None else self.max_context_len
+
+    @property
+    def inputs(self) -> bool:
+        """True if adapters are inputs of the program, not constants."""
+        return self.lora == "inputs"
 
     @property
     def float16(self) -> bool:

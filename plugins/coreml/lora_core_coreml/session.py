@@ -19,7 +19,8 @@ from lora_core.runtime.kv_cache import KvCache
 from lora_core.runtime.session import Loaded, Session
 from lora_core.sharing.proof import require_foundation
 from lora_core_coreml.diagnosis import can_execute
-from lora_core_coreml.program.naming import ADAPTERS, Kind, kinds, method_name
+from lora_core_coreml.program.naming import FOUNDATION, Kind, kinds, method_name
+from lora_core_coreml.runtime.adapters import AdaptersAsInputs, AdaptersAsMethods, CalledAdapters
 from lora_core_coreml.runtime.attention import Signature, StaticAttention
 from lora_core_coreml.runtime.evaluation.function import Precision
 from lora_core_coreml.runtime.evaluation.operators import REASONS
@@ -111,13 +112,15 @@ class CoremlSession(Session):
         self._closed = False
 
     def _read_metadata(self) -> None:
-        self._adapters = frozenset(self._program.constant(ADAPTERS))
         self._multifunction = "prefill" in self._program.methods
         if not self._program.has_constant("freqs_cos"):
             raise UnsupportedError("This bundle is no language model with static attention, so no tokens can be fed.")
         self._signatures: dict[Kind, Signature] = {
             kind: _signature(self._program, kind, self._multifunction) for kind in kinds(self._multifunction)
         }
+        self._adapters: CalledAdapters = AdaptersAsMethods(self._bundle, self._multifunction)
+        if self._program.has_constant(FOUNDATION):
+            self._adapters = AdaptersAsInputs(self._bundle, self._program)
         # A call reads `cache_len` positions before its own tokens, so the last one may begin there.
         self._context_len = 1 + min(signature.cache_len for signature in self._signatures.values())
 
@@ -143,19 +146,32 @@ class CoremlSession(Session):
         }
 
     def load(self, adapter: str | None) -> Loaded:
-        """Load the functions of an adapter; raises `UsageError` for an unknown name, or if the session is closed."""
+        """Load the functions of an adapter, and its file if it is an input of them.
+
+        Raises `UsageError` for an unknown name, or if the session is closed.
+        """
         if self._closed:
             raise UsageError("The session is closed", remedy="Open the bundle again.")
-        if adapter is not None and adapter not in self._adapters:
-            known = ", ".join(sorted(self._adapters)) or "none"
-            raise UsageError(f"The bundle has no adapter {adapter!r}", remedy=f"It has: {known}.")
         if adapter not in self._loaded:
             start = time.monotonic()
+            self._adapters.load(adapter)
             with parsing(self._path):
                 for kind in self._signatures:
-                    self._program.load(method_name(adapter, kind, self._multifunction))
+                    self._program.load(self._adapters.method(adapter, kind))
             self._loaded[adapter] = Loaded.measured(adapter, time.monotonic() - start)
         return self._loaded[adapter]
+
+    def unload(self, adapter: str | None) -> None:
+        """Let go of the functions of an adapter that no other needs, and of its file."""
+        if adapter not in self._loaded:
+            return
+        if self._cache.owner == adapter:
+            self.reset()
+        del self._loaded[adapter]
+        used = {self._adapters.method(each, kind) for each in self._loaded for kind in self._signatures}
+        for method in {self._adapters.method(adapter, kind) for kind in self._signatures} - used:
+            self._program.unload(method)
+        self._adapters.unload(adapter, self._loaded)
 
     def reset(self) -> None:
         """Forget the KV cache."""
@@ -171,8 +187,8 @@ class CoremlSession(Session):
         while done < len(tokens):
             signature = self._choose(len(tokens) - done)
             some = tokens[done : done + signature.input_len]
+            found = [self._call(precision, adapter, signature, some, position + done) for precision in self._precisions]
             method = method_name(adapter, signature.kind, self._multifunction)
-            found = [self._call(precision, method, signature, some, position + done) for precision in self._precisions]
             self._spreads[method] = self._spreads.get(method, Spread()).wider(*found)
             done += len(some)
             self._cache.wrote(adapter, position, done)
@@ -184,11 +200,12 @@ class CoremlSession(Session):
         self._program.close()
 
     def _call(
-        self, precision: Precision, method: str, signature: Signature, tokens: Sequence[int], position: int
+        self, precision: Precision, adapter: str | None, signature: Signature, tokens: Sequence[int], position: int
     ) -> npt.NDArray[np.float32]:
-        attention = self._attention[precision]
-        flat = attention.inputs(signature, tokens, position, self._program.input_count(method))
-        outputs = self._program.run(method, flat, precision)
+        attention, method = self._attention[precision], self._adapters.method(adapter, signature.kind)
+        more = self._adapters.inputs(adapter, signature.kind)
+        flat = attention.inputs(signature, tokens, position, self._program.input_count(method) - len(more))
+        outputs = self._program.run(method, [*flat, *more], precision)
         attention.store(signature, outputs, position, len(tokens))
         # Decode and prefill give the logits of the last token only, a method for both those of every position.
         logits = outputs[0].reshape(-1, outputs[0].shape[-1])

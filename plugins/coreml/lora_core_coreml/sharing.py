@@ -4,36 +4,44 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from lora_core.bundle.bundle import Bundle
+from lora_core.bundle.bundle import Artifact, Bundle
 from lora_core.errors import BundleError
 from lora_core.intake.parsing import parsing
 from lora_core.pte import aligned
 from lora_core.sharing.blobs import Blob, FilePart, WeightSharing
 from lora_core_coreml.program import naming
 from lora_core_coreml.storage import blobfile, mil, package, pte
+from lora_core_coreml.storage.adapter_file import AdapterData, read_adapter
 from lora_core_coreml.storage.blobfile import BlobKey
 from lora_core_coreml.storage.package import StoredPackage
 
 LOOSE_PACKAGES = "mlpackage"
 """Role and directory of the packages that `--emit-mlpackage` writes beside the program."""
+ROLE = "adapter-data"
+"""Role of adapters' files, which are inputs of the program."""
 
 
 class CoremlSharing(WeightSharing):
     """Each partition has one blob file; methods share a blob by referring to the same offset."""
 
     def blobs(self, bundle: Bundle) -> Iterable[Blob]:
-        """Yield every blob of every package with the methods whose functions refer to it.
+        """Yield every blob of every package with the methods whose functions refer to it, and those of adapters' files.
 
         A stored blob that no function refers to is yielded too, with no methods: nothing stored stays unseen.
         """
+        readers = _readers(bundle)
         for program in sorted({method.program for method in bundle.manifest.methods}):
             path = bundle.file(program)
             with parsing(path):
                 for index, found in enumerate(package.stored_packages(pte.read(path))):
-                    yield from _package_blobs(found, program, index)
+                    yield from _package_blobs(found, program, index, readers)
+        for artifact, file in _adapter_files(bundle):
+            record = bundle.manifest.record(str(artifact.adapter))
+            methods = frozenset(method.name for method in record.methods) if record else frozenset()
+            yield from _adapter_blobs(file, artifact.path, methods)
 
     def fingerprint(self, bundle: Bundle) -> str:
         """Hash the base's constants: those that the base's own functions refer to, in the order they are stored."""
@@ -50,6 +58,9 @@ class CoremlSharing(WeightSharing):
 
         The packages of `--emit-mlpackage` are copies of those in the program.
         """
+        for artifact, adapter in _adapter_files(bundle):
+            for (offset, size), what in ((adapter.tables, "tables"), (adapter.mark, "mark")):
+                yield FilePart(file=artifact.path, offset=offset, size=size, what=what)
         for artifact in bundle.manifest.artifacts:
             if artifact.role == "template":
                 yield FilePart(file=artifact.path, offset=0, size=artifact.size, what="template")
@@ -60,6 +71,45 @@ class CoremlSharing(WeightSharing):
                 for offset, size, what in (*pte.parts(stored), *_package_parts(stored)):
                     yield FilePart(file=program, offset=offset, size=size, what=what)
                 yield from _copies(bundle, stored, program)
+
+
+def _readers(bundle: Bundle) -> Mapping[str, frozenset[str]]:
+    """Return the methods that call each function, by its name: one that takes adapters as inputs is that of all of
+    its slot plan.
+    """
+    manifest = bundle.manifest
+    found: dict[str, set[str]] = defaultdict(set)
+    plans = {adapter.name: adapter.plan for adapter in manifest.adapters}
+    multifunction = len(manifest.base_methods) > 1
+    for kind in naming.kinds(multifunction):
+        for adapter in (None, *plans):
+            method = naming.method_name(adapter, kind, multifunction)
+            found[method].add(method)
+            if adapter is not None:
+                found[naming.input_method(plans[adapter], kind)].add(method)
+    return {name: frozenset(methods) for name, methods in found.items()}
+
+
+def _adapter_files(bundle: Bundle) -> Iterator[tuple[Artifact, AdapterData]]:
+    for artifact in bundle.manifest.artifacts:
+        if artifact.role == ROLE:
+            yield artifact, read_adapter(bundle.file(artifact))
+
+
+def _adapter_blobs(file: AdapterData, path: str, methods: frozenset[str]) -> Iterator[Blob]:
+    with blobfile.mapped(file.path) as buffer, memoryview(buffer) as data:
+        for tensor, names in file.stretches:
+            with data[tensor.offset : tensor.offset + tensor.size] as stored:
+                digest = hashlib.sha256(stored).hexdigest()
+            yield Blob(
+                key=names[0],
+                file=path,
+                offset=tensor.offset,
+                size=tensor.size,
+                sha256=digest,
+                methods=methods,
+                group="lora",
+            )
 
 
 def _copies(bundle: Bundle, stored: pte.StoredProgram, program: str) -> Iterator[FilePart]:
@@ -108,7 +158,9 @@ def _foundation_digest(found: StoredPackage) -> str:
     return digest.hexdigest()
 
 
-def _package_blobs(found: StoredPackage, program: str, index: int) -> Iterator[Blob]:
+def _package_blobs(
+    found: StoredPackage, program: str, index: int, readers: Mapping[str, frozenset[str]]
+) -> Iterator[Blob]:
     if package.WEIGHTS not in found.files:
         return
     model = mil.parse_model(found.read(package.MODEL))
@@ -116,7 +168,7 @@ def _package_blobs(found: StoredPackage, program: str, index: int) -> Iterator[B
     names: dict[int, str] = {}
     for method, function in sorted(model.mlProgram.functions.items()):
         for name, value in mil.blob_references(function):
-            methods[value.offset].add(method)
+            methods[value.offset] |= readers.get(method, frozenset())
             if method in naming.BASE_METHODS:  # other functions do not name their weights (compaction.py)
                 names.setdefault(value.offset, name)
     start, size = found.region(package.WEIGHTS)

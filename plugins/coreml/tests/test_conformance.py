@@ -17,5 +17,6 @@ def test_the_backend_conforms() -> None:
 
 def test_the_descriptor_declares_what_is_there() -> None:
     spec = PluginHub().backends["coreml"]
-    assert spec.capabilities == {Capability.EXPORT, Capability.LINK, Capability.EVALUATE}
+    sessions = {Capability.EVALUATE, Capability.STRENGTH, Capability.BLEND}
+    assert spec.capabilities == {Capability.EXPORT, Capability.LINK, *sessions}
     assert spec.policies == ("fp16", "c4w", "b4w", "emb8", "emb4")

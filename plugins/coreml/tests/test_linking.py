@@ -5,7 +5,7 @@ from collections import Counter
 import attrs
 import pytest
 from lora_core_coreml.backend import CoremlBackend
-from lora_core_coreml.storage import blobfile, mil, package, pte
+from lora_core_coreml.storage import blobfile, flatc, mil, package, pte
 
 from lora_core.bundle.bundle import Bundle
 from lora_core.events import ignore
@@ -54,7 +54,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
         monkeypatch.setattr(module, name, call)
 
-    counting(pte, "_flatc")
+    counting(flatc, "run")
     counting(package, "stored_packages")
     counting(mil, "parse_model")
     counting(mil, "_blocks")
@@ -75,12 +75,12 @@ def test_a_link_opens_the_program_once_for_all_residents(exporter, bundle: Bundl
         counts.append(dict(opened))
     assert counts[0] == counts[1]
     # What a template refers to is looked for once, and then known of every method that is made of it.
-    assert counts[0] == {"_flatc": 2, "stored_packages": 1, "parse_model": 2, "_blocks": 1}
+    assert counts[0] == {"run": 2, "stored_packages": 1, "parse_model": 2, "_blocks": 1}
 
 
 def test_a_removal_opens_the_program_once_for_all_who_stay(bundle: Bundle, opened: Counter[str], tmp_path) -> None:
     CoremlBackend().unlink(bundle, ["pirate"], tmp_path, ignore)
-    assert opened == {"_flatc": 2, "stored_packages": 1, "parse_model": 2, "_blocks": 1}
+    assert opened == {"run": 2, "stored_packages": 1, "parse_model": 2, "_blocks": 1}
 
 
 def test_references_are_found_again_at_their_places_in_every_copy(bundle: Bundle) -> None:

@@ -13,7 +13,7 @@ from lora_core_coreml.storage.pte import Program
 def adapter_plans(names: Sequence[str], multifunction: bool) -> list[Program]:
     """Return the constant methods `adapters` (names) and `adapter_methods` (all methods of all adapters, in order)."""
     methods = [method_name(name, kind, multifunction) for name in names for kind in kinds(multifunction)]
-    return [_strings(ADAPTERS, names), _strings(ADAPTER_METHODS, methods)]
+    return [constant_strings_plan(ADAPTERS, names), constant_strings_plan(ADAPTER_METHODS, methods)]
 
 
 def constant_strings(program: Program, name: str) -> list[str] | None:
@@ -24,7 +24,7 @@ def constant_strings(program: Program, name: str) -> list[str] | None:
     return None
 
 
-def _strings(name: str, values: Sequence[str]) -> Program:
+def constant_strings_plan(name: str, values: Sequence[str]) -> Program:
     """Return an execution plan as ExecuTorch emits one for a constant list of strings (`_emit_prim_getters`)."""
     leaf: dict[str, Any] = {"type": None, "context": None, "children_spec": []}
     structure = [1, {"type": "builtins.list", "context": "null", "children_spec": [leaf] * len(values)}]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Literal, get_args
 
+from lora_core.bundle.bundle import Method
 from lora_core.errors import Problem
 from lora_core.specs import ReservedNames
 
@@ -13,6 +14,10 @@ Kind = Literal["forward", "prefill"]
 BASE_METHODS: frozenset[str] = frozenset(get_args(Kind))
 ADAPTERS = "adapters"
 ADAPTER_METHODS = "adapter_methods"
+FOUNDATION = "lora_foundation"
+"""With `--lora inputs`, the constant method that says which base the program is of: its fingerprint."""
+KEYS = "_keys"
+"""Ends the name of the constant method that says what a method of `input_method` takes behind the base's inputs."""
 METHOD_HELP = (
     "Methods: forward is the base and NAME each adapter; with --multifunction forward (decode, one token) and prefill "
     "are the base, NAME_forward and NAME_prefill each adapter."
@@ -22,7 +27,7 @@ METHOD_HELP = (
 # that run.
 _CONSTANT_METHODS = frozenset(
     (
-        *(ADAPTERS, ADAPTER_METHODS),
+        *(ADAPTERS, ADAPTER_METHODS, FOUNDATION),
         *("vocab_size", "head_dim", "n_heads_per_cache", "max_context_len", "freqs_cos", "freqs_sin"),
         "conv_state_shape",
         *(
@@ -69,6 +74,38 @@ def method_name(adapter: str | None, kind: Kind, multifunction: bool) -> str:
     if adapter is None:
         return kind
     return f"{adapter}_{kind}" if multifunction else adapter
+
+
+def methods_of(adapters: Iterable[str | None], program: str, multifunction: bool) -> tuple[Method, ...]:
+    """Return the methods of `adapters` (None: the base) as a manifest has them; `program` is their file."""
+    return tuple(
+        Method(name=method_name(name, kind, multifunction), program=program, adapter=name)
+        for name in adapters
+        for kind in kinds(multifunction)
+    )
+
+
+def input_method(plan: int, kind: Kind) -> str:
+    """Return the name of the method of `kind` that takes adapters of the plan with this index as inputs.
+
+    It ends as no adapter's name may (`RESERVED`).
+    """
+    return f"lora{plan or ''}_{kind}"
+
+
+def input_key(module: str, part: str) -> str:
+    """Name the input, and the tensor of an adapter's file, that is `part` of the slot on `module`, as ExecuTorch's
+    adapters for forward arguments do (pull request 19725).
+    """
+    return f"{module}.lora_{part}"
+
+
+def slot_of(key: str) -> tuple[str, str]:
+    """Return module and part of a name that `input_key` gave; raises `ValueError` for any other."""
+    module, found, part = key.rpartition(".lora_")
+    if not found or part not in ("a", "b"):
+        raise ValueError(f"{key!r} is no part of a slot")
+    return module, part
 
 
 def collisions(adapters: Sequence[str], multifunction: bool, constants: Iterable[str]) -> list[Problem]:

@@ -101,12 +101,14 @@ class PartitionFoundation:
 class ProgramObject:
     """Everything a program is made of except adapters.
 
-    `methods` are the base's; `templates` has the methods of each slot plan; `constants` are execution plans of constant
-    methods; `constant_offsets` and `constant_data` are the program's constant segment.
+    `methods` are the base's; `templates` has the methods of each slot plan, `called` methods that take adapters as
+    inputs in their place, by name (`inputs.py`); `constants` are execution plans of constant methods;
+    `constant_offsets` and `constant_data` are the program's constant segment.
     """
 
     methods: tuple[MethodObject, ...]
     templates: tuple[tuple[MethodObject, ...], ...]
+    called: tuple[tuple[str, MethodObject], ...] = ()
     foundations: tuple[PartitionFoundation, ...]
     constants: tuple[Program, ...]
     constant_offsets: tuple[int, ...]

@@ -42,6 +42,10 @@ class ExecutedProgram(EvaluatedProgram):
         if method not in self._methods:
             self._methods[method] = self._program.load_method(method)
 
+    def unload(self, method: str) -> None:
+        """Release `method`."""
+        self._methods.pop(method, None)
+
     def run(self, method: str, inputs: Sequence[npt.NDArray[Any]], precision: Precision) -> list[npt.NDArray[Any]]:
         """Run `method`; `precision` is the machine's own business."""
         import torch

@@ -48,9 +48,32 @@ class MilReference(Message, Protocol):
     offset: int
 
 
+class MilTensorValue(Message, Protocol):
+    """`TensorValue`: numbers of one type, in the field of the group `value` that is set."""
+
+    bools: MilBools
+
+    def WhichOneof(self, group: str) -> str | None:
+        """Return which field of the group `value` is set."""
+
+
+class MilBools(Message, Protocol):
+    """`RepeatedBools`."""
+
+    values: Repeated[bool]
+
+
+class MilImmediate(Message, Protocol):
+    """`ImmediateValue`."""
+
+    tensor: MilTensorValue
+
+
 class MilValue(Message, Protocol):
     """`Value`: a constant, or a reference into the blob file."""
 
+    type: MilType
+    immediateValue: MilImmediate
     blobFileValue: MilReference
 
     def WhichOneof(self, group: str) -> str | None:
@@ -73,10 +96,36 @@ class MilArgument(Message, Protocol):
     arguments: Repeated[MilBinding]
 
 
+class MilType(Message, Protocol):
+    """`ValueType`: in what is used here, that of a tensor."""
+
+    tensorType: MilTensorType
+
+
+class MilTensorType(Message, Protocol):
+    """`TensorType`: the type of the elements, and the sizes."""
+
+    dataType: int
+    dimensions: Repeated[MilDimension]
+
+
+class MilDimension(Message, Protocol):
+    """`Dimension` of a known size."""
+
+    constant: MilConstantDimension
+
+
+class MilConstantDimension(Message, Protocol):
+    """`ConstantDimension`."""
+
+    size: int
+
+
 class MilNamedType(Message, Protocol):
     """`NamedValueType`: an input of a function or a result of an operation."""
 
     name: str
+    type: MilType
 
 
 class MilBlock(Message, Protocol):
@@ -112,10 +161,24 @@ class MilProgram(Message, Protocol):
     attributes: MutableMapping[str, MilValue]
 
 
+class FeatureArray(Message, Protocol):
+    """`ArrayFeatureType`: the type of the elements, and the sizes."""
+
+    dataType: int
+    shape: Repeated[int]
+
+
+class FeatureType(Message, Protocol):
+    """`FeatureType`: here always an array."""
+
+    multiArrayType: FeatureArray
+
+
 class Feature(Message, Protocol):
     """`FeatureDescription`: an input or output."""
 
     name: str
+    type: FeatureType
 
 
 class FunctionDescription(Message, Protocol):

@@ -7,27 +7,20 @@ A `.pte` is a flatbuffer (program.fbs) with an extended header behind its magic,
 from __future__ import annotations
 
 import hashlib
-import importlib.util
-import json
-import subprocess
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import attrs
 
-from lora_core.errors import BundleError, PluginError, UnsupportedError
+from lora_core.errors import BundleError, PluginError
 from lora_core.intake.files import open_regular
 from lora_core.intake.limits import TABLE, raised
-from lora_core.intake.parsing import parsing
 from lora_core.pte import ContainerHeader, container_front, padding_before, segment_offsets
+from lora_core_coreml.storage import flatc
 
 _HEAD = 64
 """Bytes from the beginning of a file that hold the container's header."""
-
-_PATIENCE = 600.0
-"""Seconds for flatc; honest programs take a few."""
 
 Program = dict[str, Any]
 Chunks = Iterable[bytes | memoryview]
@@ -103,22 +96,12 @@ def parts(stored: StoredProgram) -> Iterator[tuple[int, int, str]]:
 
 def decode(data: bytes, *, where: str) -> Program:
     """Return the flatbuffer `data` as plain data; raises `BundleError`."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        (folder / "program.pte").write_bytes(data)
-        options = ("--json", "--raw-binary", "--strict-json", "--defaults-json", "-o", name)
-        _flatc(*options, str(_schema()), "--", str(folder / "program.pte"), where=where)
-        with parsing(where, "The program"):
-            return json.loads((folder / "program.json").read_bytes())  # type: ignore[no-any-return]
+    return flatc.decode(flatc.PROGRAM, data, where=where)
 
 
 def encode(program: Program) -> bytes:
     """Return `program` as a flatbuffer without extended header."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        (folder / "program.json").write_text(json.dumps(program))
-        _flatc("--binary", "-o", name, str(_schema()), str(folder / "program.json"), where="program")
-        return (folder / "program.pte").read_bytes()
+    return flatc.encode(flatc.PROGRAM, program)
 
 
 def write(path: Path, program: Program, segments: Sequence[Segment]) -> str:
@@ -144,24 +127,3 @@ def _emit(file: BinaryIO, digest: hashlib._Hash, chunks: Chunks) -> int:
         digest.update(chunk)
         size += len(chunk)
     return size
-
-
-def _root() -> Path:
-    found = importlib.util.find_spec("executorch")
-    if found is None or not found.submodule_search_locations:
-        raise UnsupportedError("executorch is not installed", remedy="Install lora-core-coreml with its dependencies.")
-    return Path(next(iter(found.submodule_search_locations)))
-
-
-def _schema() -> Path:
-    return _root() / "exir" / "_serialize" / "program.fbs"
-
-
-def _flatc(*arguments: str, where: str) -> None:
-    command = [str(_root() / "data" / "bin" / "flatc"), *arguments]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_PATIENCE, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise BundleError(f"The program is not read or written within {_PATIENCE:.0f} s", where=where) from error
-    if done.returncode:
-        raise BundleError(f"The program cannot be read or written: {(done.stdout + done.stderr).strip()}", where=where)

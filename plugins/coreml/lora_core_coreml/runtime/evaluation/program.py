@@ -67,10 +67,20 @@ class EvaluatedProgram:
         plan = self._plans[method]
         return [_NUMPY[plan["values"][index]["val"]["scalar_type"]] for index in plan["inputs"]]
 
+    def input_shapes(self, method: str) -> list[tuple[int, ...]]:
+        """Return the shapes of the flat inputs of `method`."""
+        plan = self._plans[method]
+        return [tuple(map(int, plan["values"][index]["val"]["sizes"])) for index in plan["inputs"]]
+
     def load(self, method: str) -> None:
         """Load the functions of `method`."""
         for number in range(len(self._plans[method]["delegates"])):
             self._delegate(method, number)
+
+    def unload(self, method: str) -> None:
+        """Forget the functions of `method`."""
+        for key, name in [found for found in self._functions if found[1] == method]:
+            del self._functions[key, name]
 
     def operators(self, method: str) -> frozenset[str]:
         """Return the kinds of CoreML operators in `method`."""

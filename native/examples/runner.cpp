@@ -97,7 +97,7 @@ std::string link_adapter(const std::string& words, bool into_one) {
   if (lora_core_template_open(files[0].c_str(), files[1].c_str(), &opened, &error) != LORA_CORE_OK) stop(error.message);
   const char *package = files[2].c_str(), *third = files[3].c_str(), *last = files[4].c_str();
   const auto status = into_one ? lora_core_add_package(opened, third, package, name.c_str(), 1.0, last, &error)
-                               : lora_core_link_package(opened, package, 1.0, third, last, &error);
+                               : lora_core_link_package(opened, package, name.c_str(), 1.0, third, last, &error);
   lora_core_template_close(opened);
   if (status != LORA_CORE_OK) stop(error.message);
   return name + "=" + (into_one ? files[4] + "@" + name : files[3] + "," + files[4]);

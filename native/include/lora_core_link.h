@@ -52,23 +52,23 @@ LORA_CORE_API const char *lora_core_template_foundation(const lora_core_template
 LORA_CORE_API lora_core_status lora_core_foundation_check(const lora_core_template *opened, const char *path,
                                                           lora_core_error *error);
 
-/* Links a package (`lora-core pack`) with `strength` (1: as it was trained) and writes the program to `program` and the
- * adapter's data to `data`. `data` NULL: the data goes into the program (a bundle with `--adapter-data embedded`).
- * Each file appears whole under its name or not at all, the program last. */
+/* Links a package (`lora-core pack`) as the adapter `name` (NULL: the name that it says), which the program carries, with
+ * `strength` (1: as it was trained), and writes the program to `program` and the adapter's data to `data`. `data` NULL: the
+ * data goes into the program (a bundle with `--adapter-data embedded`). Each file appears whole under its name or not at
+ * all, the program last. */
 LORA_CORE_API lora_core_status lora_core_link_package(const lora_core_template *opened, const char *package,
-                                                      double strength, const char *program, const char *data,
-                                                      lora_core_error *error);
+                                                      const char *name, double strength, const char *program,
+                                                      const char *data, lora_core_error *error);
 
 /* Links an adapter as PEFT saves it: `weights` (adapter_model.safetensors) and `config` (adapter_config.json). Nothing
  * says which base it belongs to; what does not fit by name and shape is refused. Patterns, DoRA, biases and everything
  * else that changes the mathematics beyond r, lora_alpha and use_rslora is refused by name: pack such an adapter. */
 LORA_CORE_API lora_core_status lora_core_link_peft(const lora_core_template *opened, const char *weights,
-                                                   const char *config, double strength, const char *program,
-                                                   const char *data, lora_core_error *error);
+                                                   const char *config, const char *name, double strength,
+                                                   const char *program, const char *data, lora_core_error *error);
 
 /* The same for a bundle with one program for all adapters (`--layout multimethod`): writes the program `current` with the
- * adapter added as the method `name` (of a package NULL: the name that it says) to `program`, which may be `current`
- * itself. Of several slot plans the adapter gets the one that `lora-core add` chooses. */
+ * adapter added as the method `name` to `program`, which may be `current` itself. Of several slot plans the adapter gets the one that `lora-core add` chooses. */
 LORA_CORE_API lora_core_status lora_core_add_package(const lora_core_template *opened, const char *current,
                                                      const char *package, const char *name, double strength,
                                                      const char *program, lora_core_error *error);

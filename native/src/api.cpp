@@ -46,16 +46,20 @@ lora_core_status guarded(lora_core_error* error, Work work) {
   return LORA_CORE_MEMORY;
 }
 
-void link_files(const lora_core_template& opened, const Adapter& adapter, double strength, const char* program,
-                const char* data) {
+void link_files(const lora_core_template& opened, const std::string& name, const Adapter& adapter, double strength,
+                const char* program, const char* data) {
   std::unique_ptr<NewFile> data_file = data == nullptr ? nullptr : std::make_unique<NewFile>(data);
   NewFile program_file(program);
-  link(opened.found, adapter, strength, program_file, data_file.get());
+  link(opened.found, name, adapter, strength, program_file, data_file.get());
   if (data_file) data_file->finish();
   program_file.finish();
 }
 
 std::string given(const char* name) { return name == nullptr ? "" : name; }
+
+std::string name_of(const Package& package, const char* name) {
+  return name == nullptr ? package.fields.at("name") : name;
+}
 
 // The program with an adapter added. The current one stays mapped while the other takes its place.
 void add_to_program(const lora_core_template& opened, const char* current, const std::string& name, const Adapter& adapter,
@@ -89,19 +93,21 @@ lora_core_status lora_core_foundation_check(const lora_core_template* opened, co
   });
 }
 
-lora_core_status lora_core_link_package(const lora_core_template* opened, const char* package, double strength,
-                                        const char* program, const char* data, lora_core_error* error) {
+lora_core_status lora_core_link_package(const lora_core_template* opened, const char* package, const char* name,
+                                        double strength, const char* program, const char* data, lora_core_error* error) {
   return guarded(error, [&] {
     const MappedFile file(package);
-    link_files(*opened, read_package(file.bytes()).adapter, strength, program, data);
+    const Package read = read_package(file.bytes());
+    link_files(*opened, name_of(read, name), read.adapter, strength, program, data);
   });
 }
 
 lora_core_status lora_core_link_peft(const lora_core_template* opened, const char* weights, const char* config,
-                                     double strength, const char* program, const char* data, lora_core_error* error) {
+                                     const char* name, double strength, const char* program, const char* data,
+                                     lora_core_error* error) {
   return guarded(error, [&] {
     const MappedFile file(weights), settings(config);
-    link_files(*opened, read_peft(file.bytes(), settings.bytes()), strength, program, data);
+    link_files(*opened, given(name), read_peft(file.bytes(), settings.bytes()), strength, program, data);
   });
 }
 
@@ -110,7 +116,7 @@ lora_core_status lora_core_add_package(const lora_core_template* opened, const c
   return guarded(error, [&] {
     const MappedFile file(package);
     const Package read = read_package(file.bytes());
-    add_to_program(*opened, current, name == nullptr ? read.fields.at("name") : name, read.adapter, strength, program);
+    add_to_program(*opened, current, name_of(read, name), read.adapter, strength, program);
   });
 }
 

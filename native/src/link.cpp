@@ -2,6 +2,7 @@
 
 #include <set>
 
+#include "names.h"
 #include "program_file.h"
 #include "values.h"
 
@@ -127,12 +128,14 @@ void check_plan(const Plan& plan, const Adapter& adapter) {
   }
 }
 
-void link(const Template& found, const Adapter& adapter, double strength, Sink& program, Sink* data) {
+void link(const Template& found, const std::string& name, const Adapter& adapter, double strength, Sink& program,
+          Sink* data) {
   if (found.in_one_program) {
     fail(LORA_CORE_UNSUPPORTED,
          "the template is of a bundle with one program for all adapters: adapters are added to that (lora_core_add_...)");
   }
   check_adapter(found, adapter);
+  check_name(name);
   const Plan& plan = found.plans[0];
   check_plan(plan, adapter);
   Values values(adapter, strength);
@@ -151,12 +154,13 @@ void link(const Template& found, const Adapter& adapter, double strength, Sink& 
   for (const Bytes& segment : made.segments) sizes.push_back(segment.size);
   std::vector<NamedSize> named;
   for (const StoredSlot& each : stored) named.push_back({each.key, each.size});
-  if (!found.mark.empty()) named.push_back({kProgramMark, found.mark.size()});
+  const std::vector<Said> marks = program_marks(found.mark, {name});
+  for (const Said& each : marks) named.push_back({each.key, each.text.size()});
   write_program_head(found.tail, {made.tail.data(), made.tail.size()}, sizes, named, program);
   Segments written(program);
   for (const Bytes& segment : made.segments) written.write(segment);
   for (const StoredSlot& each : stored) written.write(values.of(*each.tensor, plan.slots.at(each.tensor->module)));
-  if (!found.mark.empty()) written.write(bytes_of(found.mark));
+  for (const Said& each : marks) written.write(bytes_of(each.text));
 }
 
 }  // namespace lora_core

@@ -13,8 +13,9 @@ void check_adapter(const Template& found, const Adapter& adapter);
 // Throws unless `adapter` fits the slots of `plan`.
 void check_plan(const Plan& plan, const Adapter& adapter);
 
-// Writes the program, and the adapter's data to `data`; null: into the program.
-void link(const Template& found, const Adapter& adapter, double strength, Sink& program, Sink* data);
+// Writes the program of the adapter `name`, and its data to `data`; null: into the program.
+void link(const Template& found, const std::string& name, const Adapter& adapter, double strength, Sink& program,
+          Sink* data);
 
 // Writes the one program of all adapters, `current`, with `adapter` added as the method `name`.
 void link_into(const Template& found, const Program& current, const std::string& name, const Adapter& adapter,

@@ -3,14 +3,13 @@
 #include <set>
 
 #include "link.h"
+#include "names.h"
 #include "program_file.h"
 #include "sha256.h"
 #include "values.h"
 
 namespace lora_core {
 namespace {
-
-constexpr const char* kBase = "forward";
 
 // An adapter in a program: the plan it uses, and the key of each of that plan's tensors.
 struct Resident {
@@ -81,29 +80,8 @@ Residents read_residents(const Template& found, const Program& current) {
   return residents;
 }
 
-bool is_name(const std::string& name) {
-  const auto letter = [](char each) { return (each >= 'a' && each <= 'z') || (each >= 'A' && each <= 'Z'); };
-  if (name.empty() || name.size() > 64 || !letter(name[0])) return false;
-  for (const char each : name) {
-    if (!letter(each) && !(each >= '0' && each <= '9') && each != '_') return false;
-  }
-  return true;
-}
-
-std::string lower(std::string name) {
-  for (char& each : name) each = each >= 'A' && each <= 'Z' ? static_cast<char>(each - 'A' + 'a') : each;
-  return name;
-}
-
-// lora_core/adapters/names.py, and what the backend keeps for itself (hooks.py).
-void check_name(const Program& current, const std::string& name) {
-  if (!is_name(name)) fail(LORA_CORE_MISFIT, "'" + name.substr(0, 64) + "' cannot be an adapter's name");
-  for (const char* beginning : {"get_", "use_", "enable_", "append_", "kv_"}) {
-    if (lower(name).rfind(beginning, 0) == 0) {
-      fail(LORA_CORE_MISFIT, "methods that begin with '" + std::string(beginning) + "' are a runner's metadata");
-    }
-  }
-  if (lower(name) == kBase) fail(LORA_CORE_MISFIT, "'forward' is the method of the base");
+void check_free(const Program& current, const std::string& name) {
+  check_name(name);
   for (const Method& method : current.methods) {
     if (lower(method.name) == lower(name)) fail(LORA_CORE_MISFIT, "the program has a method '" + method.name + "' already");
   }
@@ -137,7 +115,10 @@ class OneProgram {
     collect();
     pack();
     std::vector<NamedSize> named = named_;
-    if (!found_.mark.empty()) named.push_back({kProgramMark, found_.mark.size()});
+    std::vector<std::string> names;
+    for (const auto& [name, resident] : residents_) names.push_back(name);
+    const std::vector<Said> marks = program_marks(found_.mark, names);
+    for (const Said& each : marks) named.push_back({each.key, each.text.size()});
     write_program_head(tail_, {plans_.data(), plans_.size()}, sizes_, named, sink);
     Segments written(sink);
     for (const Bytes& each : constants_) written.write(each);
@@ -152,7 +133,7 @@ class OneProgram {
       const SlotTensor& tensor = plan.tensors[each.tensor];
       written.write(each.resident->values->of(tensor, plan.slots.at(tensor.module)));
     }
-    if (!found_.mark.empty()) written.write(bytes_of(found_.mark));
+    for (const Said& each : marks) written.write(bytes_of(each.text));
   }
 
  private:
@@ -280,7 +261,7 @@ void link_into(const Template& found, const Program& current, const std::string&
                double strength, Sink& program) {
   require_one_program(found);
   check_adapter(found, adapter);
-  check_name(current, name);
+  check_free(current, name);
   Residents residents = read_residents(found, current);
   Values values(adapter, strength);
   Resident added;

@@ -22,6 +22,17 @@ void Segments::write(Bytes bytes) {
   end_ = aligned(end_, kSegmentAlignment) + bytes.size;
 }
 
+std::vector<Said> program_marks(const std::string& mark, const std::vector<std::string>& adapters) {
+  std::vector<Said> said;
+  if (mark.empty()) return said;
+  said.push_back({kProgramMark, mark});
+  if (adapters.empty()) return said;
+  std::string names;
+  for (const std::string& each : adapters) names += (names.empty() ? "" : "\n") + each;
+  said.push_back({kProgramAdapters, names});
+  return said;
+}
+
 namespace {
 
 // files/program_front.py: the flatbuffer in front of the tail, in the order of ExecuTorch's ProgramT.Pack.

@@ -33,5 +33,14 @@ void write_program_head(const Tail& tail, Bytes tail_bytes, std::vector<uint64_t
 
 constexpr uint64_t kSegmentAlignment = 128;
 constexpr const char* kProgramMark = "lora_core.made_for_foundation";  // files/marks.py
+constexpr const char* kProgramAdapters = "lora_core.adapters";
+
+// What a program says of itself, as data that it finds by name.
+struct Said {
+  std::string key, text;
+};
+
+// files/marks.py: for which foundation it was made, and for which adapters, whose names are sorted. Nothing without a mark.
+std::vector<Said> program_marks(const std::string& mark, const std::vector<std::string>& adapters);
 
 }  // namespace lora_core

@@ -111,7 +111,7 @@ bool links(const Inputs& inputs, bool as_package, bool embedded) {
     adapter.template_digest.clear();  // changed templates are to be linked into
     Nowhere program, data;
     if (inputs.current.empty()) {
-      link(found, adapter, 1.0, program, embedded ? nullptr : &data);
+      link(found, "fuzzed", adapter, 1.0, program, embedded ? nullptr : &data);
     } else {
       link_into(found, read_program(bytes_of(inputs.current)), "fuzzed", adapter, 1.0, program);
     }

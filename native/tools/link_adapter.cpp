@@ -1,6 +1,6 @@
 // Links one adapter from the command line, and says how long it took, how long the processor worked, and the peak memory:
 //   lora-core-link PROGRAM TABLE PACKAGE OUT.pte [OUT.ptd]
-//   lora-core-link PROGRAM TABLE WEIGHTS,CONFIG OUT.pte [OUT.ptd]
+//   lora-core-link PROGRAM TABLE WEIGHTS,CONFIG NAME.pte [NAME.ptd]
 // or adds it to the one program of all adapters, as the method NAME:
 //   lora-core-link PROGRAM TABLE PACKAGE|WEIGHTS,CONFIG OUT.pte --to CURRENT.pte NAME
 #include <chrono>
@@ -25,6 +25,12 @@ long peak_kilobytes() {
   while (found == 0 && std::fgets(line, sizeof line, file) != nullptr) std::sscanf(line, "VmHWM: %ld", &found);
   std::fclose(file);
   return found;
+}
+
+// The name of a file without its folder and its ending.
+std::string stem(const std::string& path) {
+  const size_t start = path.find_last_of("/\\") + 1;
+  return path.substr(start, path.find('.', start) - start);
 }
 
 int refuse(const lora_core_error& error, lora_core_status status) {
@@ -54,11 +60,11 @@ int main(int count, char** words) {
   if (comma == adapter.npos && into_one) {
     status = lora_core_add_package(opened, words[6], words[3], words[7], 1.0, words[4], &error);
   } else if (comma == adapter.npos) {
-    status = lora_core_link_package(opened, words[3], 1.0, words[4], data, &error);
+    status = lora_core_link_package(opened, words[3], nullptr, 1.0, words[4], data, &error);
   } else {
     const std::string weights = adapter.substr(0, comma), config = adapter.substr(comma + 1);
     status = into_one ? lora_core_add_peft(opened, words[6], weights.c_str(), config.c_str(), words[7], 1.0, words[4], &error)
-                      : lora_core_link_peft(opened, weights.c_str(), config.c_str(), 1.0, words[4], data, &error);
+                      : lora_core_link_peft(opened, weights.c_str(), config.c_str(), stem(words[4]).c_str(), 1.0, words[4], data, &error);
   }
   const double linked = milliseconds_since(linking);
   const double busy = 1e3 * static_cast<double>(std::clock() - worked) / CLOCKS_PER_SEC;

@@ -12,7 +12,7 @@ from lora_core.pte import Buffer, ContainerHeader
 from lora_core.sharing.blobs import Blob, FilePart, WeightSharing
 from lora_core.sharing.fingerprint import foundation_file_fingerprint
 from lora_core_xnnpack.files.data_file import stored_blobs
-from lora_core_xnnpack.files.marks import MARKS, says_true
+from lora_core_xnnpack.files.marks import MARKS, require_adapters, says_true
 from lora_core_xnnpack.files.named_blobs import content_keys, mapped, named_strings
 from lora_core_xnnpack.files.parts import data_parts, program_parts
 from lora_core_xnnpack.files.program_root import damaged, program_blobs
@@ -59,7 +59,13 @@ class XnnpackSharing(WeightSharing):
                 )
 
     def parts(self, bundle: Bundle) -> Iterator[FilePart]:
-        """Yield fronts of data files, programs (templates too) with what their plans refer to, relocation tables."""
+        """Yield fronts of data files, programs (templates too) with what their plans refer to, relocation tables.
+
+        Raises `BundleError` for a program that says that it is of other adapters than the manifest.
+        """
+        adapters: dict[str, list[str]] = defaultdict(list)
+        for method in bundle.manifest.methods:
+            adapters[method.program] += [] if method.adapter is None else [method.adapter]
         for artifact in bundle.manifest.artifacts:
             if artifact.role == "relocations":
                 yield FilePart(file=artifact.path, offset=0, size=artifact.size, what="relocations")
@@ -67,6 +73,8 @@ class XnnpackSharing(WeightSharing):
             if artifact.role not in (*_DATA_ROLES, "program", "template"):
                 continue
             path = bundle.file(artifact)
+            if artifact.role in ("program", "template"):
+                require_adapters(adapters[artifact.path], path)
             read = data_parts if artifact.role in _DATA_ROLES else program_parts
             for offset, size, what in read(mapped(path), path):
                 yield FilePart(file=artifact.path, offset=offset, size=size, what=what)

@@ -41,15 +41,34 @@ class DeviceLinker:
         self._call("lora_core_foundation_check", opened, _text(path))
 
     def link_package(
-        self, opened: ctypes.c_void_p, package: Path, program: Path, data: Path | None, *, strength: float = 1.0
+        self,
+        opened: ctypes.c_void_p,
+        package: Path,
+        program: Path,
+        data: Path | None,
+        *,
+        name: str | None = None,
+        strength: float = 1.0,
     ) -> None:
         outputs = (_text(program), _text(data))
-        self._call("lora_core_link_package", opened, _text(package), ctypes.c_double(strength), *outputs)
+        files = (_text(package), _called(name))
+        self._call("lora_core_link_package", opened, *files, ctypes.c_double(strength), *outputs)
 
     def link_peft(
-        self, opened: ctypes.c_void_p, directory: Path, program: Path, data: Path | None, *, strength: float = 1.0
+        self,
+        opened: ctypes.c_void_p,
+        directory: Path,
+        program: Path,
+        data: Path | None,
+        *,
+        name: str | None = "some",
+        strength: float = 1.0,
     ) -> None:
-        files = (_text(directory / "adapter_model.safetensors"), _text(directory / "adapter_config.json"))
+        files = (
+            _text(directory / "adapter_model.safetensors"),
+            _text(directory / "adapter_config.json"),
+            _called(name),
+        )
         outputs = (_text(program), _text(data))
         self._call("lora_core_link_peft", opened, *files, ctypes.c_double(strength), *outputs)
 
@@ -63,8 +82,7 @@ class DeviceLinker:
         *,
         strength: float = 1,
     ) -> None:
-        called = None if name is None else name.encode()
-        files = (_text(current), _text(package), called)
+        files = (_text(current), _text(package), _called(name))
         self._call("lora_core_add_package", opened, *files, ctypes.c_double(strength), _text(program))
 
     def add_peft(
@@ -88,6 +106,10 @@ class DeviceLinker:
         status = getattr(self._library, name)(*arguments, error)
         if status:
             raise DeviceError(STATUSES[status], error.value.decode())
+
+
+def _called(name: str | None) -> bytes | None:
+    return None if name is None else name.encode()
 
 
 def _text(path: Path | None) -> bytes | None:

@@ -14,6 +14,7 @@ import pytest
 from device_linker import DeviceError, DeviceLinker
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from lora_core_xnnpack.files.marks import program_adapters
 from lora_core_xnnpack.slot_tensors import linkable_values, tensor_blob
 from lora_core_xnnpack.split.linking import link_values
 from lora_core_xnnpack.split.relocations import SplitTemplate
@@ -121,7 +122,7 @@ class Stage:
 
     def expected(self, case: Case) -> tuple[bytes, bytes | None]:
         placed = PlacedAdapter(adapter=self.adapter.scaled(case.strength), plan=PLAN)
-        linked = link_values(self.template, linkable_values(placed), embed=case.embedded)
+        linked = link_values(self.template, self.adapter.name, linkable_values(placed), embed=case.embedded)
         return b"".join(linked.program), None if linked.data is None else b"".join(linked.data)
 
 
@@ -249,6 +250,24 @@ def test_configurations_that_peft_writes_are_read(
     (stage.directory / "adapter_config.json").write_text(json.dumps(config), "utf-8")
     linker.link_peft(opened, stage.directory, stage.root / "out.pte", stage.root / "out.ptd")
     assert ((stage.root / "out.pte").read_bytes(), (stage.root / "out.ptd").read_bytes()) == stage.expected(PLAIN)
+
+
+def test_the_program_says_the_name_that_the_adapter_was_given(linker: DeviceLinker, tmp_path: Path) -> None:
+    stage = Stage.of(attrs.evolve(PLAIN, seed=2), tmp_path)  # whose template has a mark, as all that are exported now
+    template, program = linker.open(stage.program, stage.table), stage.root / "out.pte"
+    linker.link_package(template, stage.package(), program, None, name="other")
+    assert program_adapters(program) == "other"
+    linker.link_peft(template, stage.directory, program, None, name="third")
+    assert program_adapters(program) == "third"
+    linker.close(template)
+
+
+@pytest.mark.parametrize("name", [None, "", "../x", "forward", "get_max_seq_len"])
+def test_a_name_that_lora_core_add_refuses_is_refused(
+    linker: DeviceLinker, opened: object, stage: Stage, name: str | None
+) -> None:
+    with pytest.raises(DeviceError, match="misfit"):
+        linker.link_peft(opened, stage.directory, stage.root / "out.pte", None, name=name)
 
 
 def test_a_matrix_with_nan_is_refused(linker: DeviceLinker, opened: object, stage: Stage) -> None:

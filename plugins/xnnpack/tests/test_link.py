@@ -80,15 +80,15 @@ def test_linked_files_equal_a_full_lowering(request: pytest.FixtureRequest, case
     job, out = request.getfixturevalue(case)
     adapter = next(each for each in job.adapters if each.name == name)
     full = full_lowering(job, adapter)
-    assert (out / f"{name}.pte").read_bytes() == marked(full, mark_of(out))[0]
+    assert (out / f"{name}.pte").read_bytes() == marked(full, mark_of(out), name)[0]
     assert (out / f"{name}.ptd").read_bytes() == bytes(full.manager._tensor_data[LORA_TAG])
 
 
 def test_an_embedded_program_with_equal_tensors_equals_a_full_lowering(full_precision: ExportedJob) -> None:
     job, out = full_precision
     adapter = next(each for each in job.adapters if each.name == "zeros")
-    linked = link_values(template_of(out), linkable_values(adapter), embed=True)
-    assert b"".join(linked.program) == marked(full_lowering(job, adapter, embed=True), mark_of(out))[0]
+    linked = link_values(template_of(out), "zeros", linkable_values(adapter), embed=True)
+    assert b"".join(linked.program) == marked(full_lowering(job, adapter, embed=True), mark_of(out), "zeros")[0]
 
 
 @pytest.mark.parametrize("case", ["small", "quantized"])
@@ -115,7 +115,8 @@ def test_a_plan_for_each_shape_pads_nothing(one_layer: Workbench, exported: Expo
     assert {placed.index for placed in job.adapters} == {0, 1}
     costs = [placed.plan.cost(placed.adapter) for placed in job.adapters]
     assert all(cost.own == cost.padded for cost in costs)
-    assert (out / "wide.pte").read_bytes() == marked(full_lowering(job, job.adapters[1]), mark_of(out))[0]
+    full = full_lowering(job, job.adapters[1])
+    assert (out / "wide.pte").read_bytes() == marked(full, mark_of(out), "wide")[0]
 
 
 def test_an_adapter_tensor_that_the_foundation_holds_is_not_stored_again(small: ExportedJob) -> None:
@@ -124,7 +125,7 @@ def test_an_adapter_tensor_that_the_foundation_holds_is_not_stored_again(small: 
     first = template.table.tensors[0]
     key = first.blob(linkable_values(adapter)).key
     known = attrs.evolve(template, table=attrs.evolve(template.table, foundation_keys=(key,)))
-    linked, shorter = (link_values(each, linkable_values(adapter), embed=False) for each in (template, known))
+    linked, shorter = (link_values(each, "a", linkable_values(adapter), embed=False) for each in (template, known))
     assert key.encode() in b"".join(linked.data or ())
     assert key.encode() not in b"".join(shorter.data or ())
     assert b"".join(shorter.program) == b"".join(linked.program)

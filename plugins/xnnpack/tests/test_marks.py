@@ -16,8 +16,10 @@ from lora_core_xnnpack.files.marks import (
     foundation_mark,
     mark_file,
     marked,
+    program_adapters,
     program_mark,
     program_marks,
+    require_adapters,
     require_mark,
     says_true,
 )
@@ -44,11 +46,11 @@ def foundation(path: Path, *blobs: DataBlob) -> Path:
     return path
 
 
-def program(path: Path, mark: str | None) -> Path:
+def program(path: Path, mark: str | None, *adapters: str) -> Path:
     from lora_core_xnnpack.split.rewriting import rewrite
 
     template = make_template(plan_of({"m": (2, 4, 4)}), seed=1)
-    path.write_bytes(b"".join(map(bytes, rewrite(template, (), program_marks(mark)))))
+    path.write_bytes(b"".join(map(bytes, rewrite(template, (), program_marks(mark, adapters)))))
     return path
 
 
@@ -89,7 +91,28 @@ def test_a_foreign_program_is_refused_by_its_name(tmp_path: Path) -> None:
 def test_files_of_older_bundles_carry_no_marks_and_are_opened(tmp_path: Path) -> None:
     old = program(tmp_path / "old.pte", None)
     assert program_mark(old) is None
+    assert program_adapters(program(tmp_path / "old.pte", None, "some")) is None
     require_mark(None, foundation(tmp_path / "foundation.ptd", LINEAR), [old])
+    require_adapters(["some"], old)
+
+
+def test_a_program_says_of_which_adapters_it_is(tmp_path: Path) -> None:
+    assert program_adapters(program(tmp_path / "both.pte", "0" * 64, "zulu", "alpha")) == "alpha\nzulu"
+    assert program_adapters(program(tmp_path / "base.pte", "0" * 64)) is None
+
+
+@pytest.mark.parametrize("names", [[], ["formal"], ["formal", "pirate"]])
+def test_the_program_of_another_adapter_is_refused_by_its_name(names: list[str], tmp_path: Path) -> None:
+    path = program(tmp_path / "formal.pte", "0" * 64, "pirate")
+    with pytest.raises(BundleError, match=r"formal\.pte is the program of 'pirate', and the manifest says"):
+        require_adapters(names, path)
+
+
+def test_one_of_the_adapters_of_a_program_is_enough_where_it_may_have_others(tmp_path: Path) -> None:
+    path = program(tmp_path / "model.pte", "0" * 64, "formal", "pirate")
+    require_adapters(["pirate"], path, others=True)
+    with pytest.raises(BundleError, match=r"is the program of 'formal', 'pirate'"):
+        require_adapters(["other"], path, others=True)
 
 
 def test_what_is_stored_behind_a_mark_is_no_part_of_the_file(tmp_path: Path) -> None:
@@ -161,6 +184,8 @@ def test_every_program_of_a_bundle_is_marked_and_accounted_for(
     mark = recorded(bundle)
     assert foundation_mark(bundle.file("foundation.ptd")) == mark
     assert {program_mark(bundle.file(method.program)) for method in bundle.manifest.methods} == {mark}
+    program = next(method.program for method in bundle.manifest.methods if method.adapter)
+    assert program_adapters(bundle.file(program)) == "some"
     assert lora_core.inspect(bundle.path).problems == ()
 
 

@@ -109,7 +109,7 @@ def test_the_program_equals_a_full_lowering_of_all_methods_together(
     written = files_of(exported_together.bundle.path)
     mark = foundation_mark(exported_together.bundle.file("foundation.ptd"))
     assert mark is not None
-    assert (written["model.pte"], written["foundation.ptd"]) == marked(full, mark)
+    assert (written["model.pte"], written["foundation.ptd"]) == marked(full, mark, "alpha", "zulu")
 
 
 def test_adapters_taken_out_and_added_in_another_order_give_the_same_files(

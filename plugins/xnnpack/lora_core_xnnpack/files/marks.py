@@ -1,15 +1,19 @@
-"""Which foundation a data file is, and which one a program was made for, told by the files themselves.
+"""Which foundation a data file is, which one a program was made for, and of which adapters it is.
 
 ExecuTorch finds XNNPACK's constants by the hash of their bytes, and all else (an embedding, norms, rotary tables) by
 names that any fine-tune of a model has too. So a foundation carries a hash of all that it holds under a name of its
 own, its *mark*, and every program that of the foundation that it was made for. Comparing them takes no reading of
 weights. The two names differ: ExecuTorch's runtime refuses files that have a name in common.
+
+A program with adapters holds their names too, one a line. They are named data, as the marks are, and no constant method
+(which Core ML programs have): a link writes a program's plans as they stand in its template, whatever the adapter is
+called.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from lora_core.errors import BundleError
@@ -20,7 +24,8 @@ from lora_core_xnnpack.files.program_root import NOT_WHOLE, ProgramRoot, damaged
 
 FOUNDATION_MARK = "lora_core.foundation"
 PROGRAM_MARK = "lora_core.made_for_foundation"
-MARKS = frozenset({FOUNDATION_MARK, PROGRAM_MARK})
+PROGRAM_ADAPTERS = "lora_core.adapters"
+MARKS = frozenset({FOUNDATION_MARK, PROGRAM_MARK, PROGRAM_ADAPTERS})
 MARK_LENGTH = 64
 
 
@@ -30,9 +35,18 @@ def mark_of(digests: Mapping[str, str]) -> str:
     return hashlib.sha256(lines.encode("utf-8")).hexdigest()
 
 
-def program_marks(mark: str | None) -> list[DataBlob]:
-    """Return what a program made for the foundation with `mark` carries (None: nothing)."""
-    return [] if mark is None else [marked(PROGRAM_MARK, mark)]
+def program_marks(mark: str | None, adapters: Sequence[str] = ()) -> list[DataBlob]:
+    """Return what a program of `adapters` made for the foundation with `mark` carries (None: nothing, as ever before
+    there were marks).
+    """
+    if mark is None:
+        return []
+    return [marked(PROGRAM_MARK, mark), *([marked(PROGRAM_ADAPTERS, adapters_text(adapters))] if adapters else ())]
+
+
+def adapters_text(names: Iterable[str]) -> str:
+    """Return the names of adapters as a program carries them."""
+    return "\n".join(sorted(names))
 
 
 def marked(name: str, mark: str) -> DataBlob:
@@ -77,11 +91,49 @@ def program_mark(path: Path) -> str | None:
         raise damaged(path, error) from error
 
 
+def program_adapters(path: Path) -> str | None:
+    """Return the names of the adapters that the program at `path` carries, None if it does not say.
+
+    Raises `BundleError` if it is no whole program.
+    """
+    data = mapped(path)
+    try:
+        root = ProgramRoot.read(data)
+        return _text(data, {key: root.spans[index] for key, index in root.named}, PROGRAM_ADAPTERS)
+    except NOT_WHOLE as error:
+        raise damaged(path, error) from error
+
+
+def require_adapters(names: Iterable[str], program: Path, *, others: bool = False) -> None:
+    """Raise `BundleError` if the program at `program` says that it is of other adapters than `names`; with `others` it
+    may be of more.
+    """
+    said, expected = program_adapters(program), adapters_text(names)
+    if said not in (None, expected) and not (others and set(names) <= set(said.split("\n"))):
+        raise BundleError(
+            f"{program.name} is the program of {_listed(said or '')}, and the manifest says that it is that of "
+            f"{_listed(expected)}",
+            where=str(program),
+            remedy="Restore the file that was linked, or add the adapter again.",
+        )
+
+
+def _listed(text: str) -> str:
+    names = text.split("\n") if text else []
+    shown = [repr(name[:64]) for name in names[:5]]
+    return ", ".join((*shown, *(["others"] if len(names) > len(shown) else ()))) or "the base alone"
+
+
 def _mark(data: Buffer, places: Mapping[str, tuple[int, int]], name: str) -> str | None:
+    found = _text(data, places, name)
+    return None if found is None else found[:MARK_LENGTH]
+
+
+def _text(data: Buffer, places: Mapping[str, tuple[int, int]], name: str) -> str | None:
     if name not in places:
         return None
     offset, size = places[name]
-    return bytes(data[offset : offset + size])[:MARK_LENGTH].decode("ascii", "replace")
+    return bytes(data[offset : offset + size]).decode("ascii", "replace")
 
 
 def require_mark(recorded: str | None, foundation: Path, programs: Sequence[Path] = ()) -> None:

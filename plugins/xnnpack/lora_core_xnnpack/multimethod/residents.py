@@ -96,5 +96,5 @@ def link_program(template: MultimethodTemplate, residents: Sequence[Resident]) -
             if key in resident.data:
                 blobs.setdefault(key, resident.data[key])
     named = [DataBlob(key=key, data=data, digest=key[-KEY_LENGTH:]) for key, data in blobs.items()]
-    named += program_marks(template.table.mark)
+    named += program_marks(template.table.mark, [resident.name for resident in ordered])
     return template.program.assemble({BASE_METHOD: template.program.methods[BASE_METHOD], **methods}, named)

@@ -13,7 +13,7 @@ from lora_core.bundle.bundle import Artifact, Bundle, Method
 from lora_core.errors import BundleError
 from lora_core_xnnpack.artifacts import MARK_DETAIL
 from lora_core_xnnpack.files.joining import join_program
-from lora_core_xnnpack.files.marks import require_mark
+from lora_core_xnnpack.files.marks import require_adapters, require_mark
 from lora_core_xnnpack.runtime.locking import nothing_locked
 from lora_core_xnnpack.runtime.mapped_pages import drop_pages, return_freed
 from lora_core_xnnpack.runtime.open_program import LoadedMethod, OpenProgram, open_program
@@ -53,6 +53,8 @@ class ProgramShelf:
         else:
             program = self._bundle.file(method.program)
             require_mark(self._bundle.manifest.detail.get(MARK_DETAIL), foundation, [program])
+            names = [] if method.adapter is None else [method.adapter]
+            require_adapters(names, program, others=self._bundle.manifest.options.get("layout") == "multimethod")
             with self._program_file(method) as path, _blamed(path, foundation):
                 self._programs[method.program] = open_program(
                     self._runtime, path, foundation, self._packed, self._arena, share_arena=self._share_arena

@@ -72,8 +72,8 @@ def write_template(template: SplitTemplate, index: int, foundation: str, out: Pa
     return WrittenFile(path=program, role="template"), WrittenFile(path=table, role="relocations")
 
 
-def link_values(template: SplitTemplate, values: Mapping[str, Values], *, embed: bool) -> LinkedFiles:
-    """Link the values of every slot of the template, by module and part, at the template's shapes.
+def link_values(template: SplitTemplate, name: str, values: Mapping[str, Values], *, embed: bool) -> LinkedFiles:
+    """Link the values of every slot of the template, by module and part, at the template's shapes, as adapter `name`.
 
     With `embed` the adapter's data lies in the program file, else in a data file of its own.
     """
@@ -89,7 +89,7 @@ def link_values(template: SplitTemplate, values: Mapping[str, Values], *, embed:
     known = set(template.table.foundation_keys)
     stored = list({blob.key: blob for blob in blobs if blob.key not in known}.values())
     placed = [(site, data) for tensor, data in inside for site in tensor.sites]
-    named = [*(stored if embed else ()), *program_marks(template.table.mark)]
+    named = [*(stored if embed else ()), *program_marks(template.table.mark, [name])]
     program = rewrite(template, changes, named, placed)
     return LinkedFiles(program=program, data=None if embed else serialize(stored))
 
@@ -102,7 +102,7 @@ def link_all(target: SplitTarget, adapters: Sequence[PlacedAdapter], out: Path, 
             for done, adapter in enumerate(adapters, start=1):
                 template, values = target.template(adapter.index), linkable_values(adapter)
                 with parsing(f"template/{adapter.index}.json", "The template"):
-                    linked = link_values(template, values, embed=target.embed)
+                    linked = link_values(template, adapter.name, values, embed=target.embed)
                 files += _write(linked, adapter.name, out)
                 emit(StageAdvanced(stage=LINK_STAGE, done=done, total=len(adapters)))
     return Artifacts(

@@ -68,7 +68,8 @@ LORA_CORE_API lora_core_status lora_core_link_peft(const lora_core_template *ope
                                                    const char *program, const char *data, lora_core_error *error);
 
 /* The same for a bundle with one program for all adapters (`--layout multimethod`): writes the program `current` with the
- * adapter added as the method `name` to `program`, which may be `current` itself. Of several slot plans the adapter gets the one that `lora-core add` chooses. */
+ * adapter added as the method `name` to `program`, which may be `current` itself. Of several slot plans the adapter gets
+ * the one that `lora-core add` chooses. */
 LORA_CORE_API lora_core_status lora_core_add_package(const lora_core_template *opened, const char *current,
                                                      const char *package, const char *name, double strength,
                                                      const char *program, lora_core_error *error);

@@ -12,7 +12,7 @@ from lora_core.bundle.transaction import change
 from lora_core.errors import BundleError, Problem, UsageError
 from lora_core.events import Emit, stage
 from lora_core.pipeline.recording import Changed, checked, updated
-from lora_core.pipeline.soundness import blaming_damage, rewritten_damage
+from lora_core.pipeline.soundness import blaming_damage, damage, rewritten_damage
 from lora_core.suggestions import did_you_mean
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def remove(path: Path, names: Sequence[str], *, emit: Emit, hub: PluginHub) -> B
         manifest = bundle.manifest.with_records(dropped=wanted)
         if rewritten is not None:
             changed = Changed.of(rewritten, (), changing.out, bundle.manifest.backend)
-            _require(rewritten_damage(bundle, changed.artifacts))
+            _require((*damage(bundle), *rewritten_damage(bundle, changed.artifacts)))
             manifest = updated(manifest, changed)
             left = [each for each in manifest.base_artifacts if each.path not in rewritten.dropped]
             manifest = manifest.listing(left, manifest.records, manifest.base_methods)

@@ -12,7 +12,7 @@ from lora_core.errors import BundleError, LoraCoreError, PluginError, Problem
 
 
 def damage(bundle: Bundle) -> Iterator[Problem]:
-    """Yield what is wrong with the files that adapters are linked against.
+    """Yield what is wrong with the files that adapters are linked against, or a program is written anew from.
 
     Sizes always, those of adapters as far as opening a bundle looks at them; the bytes of what linking reads
     (templates), and of every file of the base that changed after the manifest was written: the foundation is far too

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from lora_core.errors import Problem, UsageError
 from lora_core.suggestions import did_you_mean
 from lora_core.testing.check import Check
-from lora_core.testing.checks import computing, exporting, linking, selecting, sessions, storing
+from lora_core.testing.checks import computing, damage, exporting, linking, selecting, sessions, storing
 
 CHECKS: tuple[Check, ...] = (
     *exporting.CHECKS,
     *storing.CHECKS,
     *linking.CHECKS,
+    *damage.CHECKS,
     *computing.CHECKS,
     *selecting.CHECKS,
     *sessions.CHECKS,

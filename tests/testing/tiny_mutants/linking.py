@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import attrs
 import numpy as np
+from lora_core_tiny.backend import FOUNDATION
 from lora_core_tiny.sharing import TinySharing
 
 from lora_core.capability import Capability
@@ -84,6 +85,20 @@ class LinkDoesNotLook(Mutant):
 
     def link(self, bundle, adapters, out, emit):
         return self._link(adapters, bundle.manifest.foundation, out)
+
+
+@mutant("damage-not-passed-on")
+class LinkTakesUpDamage(Mutant):
+    """Linking copies a byte of the foundation, and does not look whether it is whole."""
+
+    last = 0
+
+    def link(self, bundle, adapters, out, emit):
+        self.last = (bundle.path / FOUNDATION).read_bytes()[-1]
+        return self._link(adapters, bundle.manifest.foundation, out)
+
+    def adapter_tensors(self, adapter):
+        return {**super().adapter_tensors(adapter), "last": np.uint8([self.last])}
 
 
 @mutant("link-light")

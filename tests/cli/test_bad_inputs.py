@@ -102,8 +102,8 @@ ADAPTERS: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
 
 MODELS: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "unsupported architecture": (
-        model_config(model_type="mamba", architectures=["MambaForCausalLM"]),
-        ("mamba", "LlamaForCausalLM", "Qwen3ForCausalLM"),
+        model_config(model_type="unheard", architectures=["UnheardForCausalLM"]),
+        ("unheard", "LlamaForCausalLM", "Qwen3ForCausalLM"),
     ),
     "broken configuration": (write("model/config.json", b"not json"), ("config.json",)),
     "missing tensor": (

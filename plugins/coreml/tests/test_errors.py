@@ -216,7 +216,8 @@ def test_diagnose_names_versions_and_how_programs_run() -> None:
 
 
 def test_diagnose_tells_each_distribution_that_is_of_another_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(requirements, "version", lambda name: "0.0.1" if name == "coremltools" else version(name))
+    found = {"coremltools": "0.0.1"}
+    monkeypatch.setattr(requirements, "installed", lambda name: found.get(name) or version(name))
     (problem,) = CoremlBackend().diagnose().problems
     assert problem.what == "Backend 'coreml' needs coremltools 9.0, but 0.0.1 is installed"
 

@@ -102,7 +102,7 @@ class HfModelSource(ModelSource):
         problems += stored_problems
         if architecture is not None and not stored_problems:
             problems += checkpoint.check(hf_names.tensor_shapes(architecture), ignorable)
-        if architecture is None and not stored_problems:
+        if family is None and not stored_problems:
             raise UncoveredModelError(problems)
         if problems or architecture is None:
             raise ModelError(problems)

@@ -11,6 +11,7 @@ import attrs
 from lora_core.errors import ModelError
 from lora_core.intake.files import read_regular
 from lora_core.intake.limits import CONFIG as CONFIG_BYTES
+from lora_core.intake.limits import LAYERS, raised
 from lora_core.intake.parsing import parsing
 from lora_core.intake.plain_json import parse_json
 from lora_core.models.transformers_reference import silent
@@ -64,6 +65,7 @@ def open_checkpoint(directory: Path, hub_ids: tuple[str, ...]) -> TransformersCh
                 where=f"{path}: quantization_config",
                 remedy="Save the model in float with save_pretrained.",
             )
+        _require_few(told, path)
         config = _config(directory, path)
         return TransformersCheckpoint(
             directory=directory, told=told, config=config, role=_role(config, str(path)), hub_ids=hub_ids
@@ -78,6 +80,16 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(told, dict):
         raise ModelError("config.json does not hold a JSON object", where=str(path))
     return told
+
+
+def _require_few(told: Mapping[str, Any], path: Path) -> None:
+    """Refuse more layers or experts than any model has: transformers makes modules of all before it reads weights."""
+    limit = raised(LAYERS)
+    for part in (told, *(each for each in told.values() if isinstance(each, dict))):
+        for name, value in part.items():
+            if isinstance(value, int) and value > limit and ("layer" in name or "expert" in name):
+                what = f"{name} is {value}, and no model has more than {limit}"
+                raise ModelError(what, where=f"{path}: {name}", remedy="Copy or download the checkpoint again.")
 
 
 def _config(directory: Path, path: Path) -> Any:

@@ -44,6 +44,8 @@ def test_summary_names_the_definition_and_the_base(gpt_neox: Path) -> None:
         ({"quantization_config": {"quant_method": "gptq"}}, "these are stored quantized"),
         ({"model_type": "unheard_of"}, "transformers does not know this configuration"),
         ({"architectures": ["GPTNeoXForQuestionAnswering"]}, "is neither a decoder .* nor a classifier"),
+        ({"num_hidden_layers": 1_000_000_000}, "no model has more than"),
+        ({"text_config": {"num_experts": 1_000_000_000}}, "no model has more than"),
         ({"architectures": ["GPTNeoXModel"]}, "is neither a decoder .* nor a classifier"),
     ],
 )

@@ -57,8 +57,6 @@ def test_prompt_and_steps_give_the_logits_of_transformers(base: Path) -> None:
     assert apart(torch.stack(fed(opened(base).load(OPTIONS).module, prompt_and_steps())), torch.stack(theirs)) < LIMIT
 
 
-# peft gives Mixtral a rank for experts, which no adapter of linear layers has.
-@pytest.mark.filterwarnings("ignore:The following rank_pattern keys did not match:RuntimeWarning")
 def test_adapters_on_all_linear_layers_give_the_logits_of_peft(base: Path, tmp_path: Path) -> None:
     import peft
 

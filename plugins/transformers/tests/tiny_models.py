@@ -70,14 +70,19 @@ def write_classifier(directory: Path, name: str, *, seed: int = 0, **given: Any)
     return _write(directory, cls(cls.config_class(**given)), seed)
 
 
+# Mixtral's: peft adapts its experts and their gate as bare parameters, which are refused.
+_ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
+
+
 def write_adapter(directory: Path, base: Path, *, seed: int, **config: Any) -> Path:
     """Write an adapter as peft saves one of `base` with random A and B, on all linear layers, into `directory`."""
     import peft
 
-    told = {"task_type": "CAUSAL_LM", "target_modules": "all-linear", "r": 3, "lora_alpha": 6, **config}
-    classifies = told["task_type"] == "SEQ_CLS"
+    classifies = config.get("task_type") == "SEQ_CLS"
     opener = transformers.AutoModelForSequenceClassification if classifies else transformers.AutoModelForCausalLM
     opened = opener.from_pretrained(base)
+    targets = _ATTENTION if opened.config.model_type == "mixtral" else "all-linear"
+    told = {"task_type": "CAUSAL_LM", "target_modules": targets, "r": 3, "lora_alpha": 6, **config}
     turned = any(isinstance(each, Conv1D) for each in opened.modules())
     model = peft.get_peft_model(opened, peft.LoraConfig(fan_in_fan_out=turned, **told))
     generator = torch.Generator().manual_seed(seed)

@@ -70,7 +70,7 @@ EXPORTED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "fp32": ("gemma", "gemma2", "gemma3", "phi3", "smollm3", "granite", "olmo2", "qwen3_5", "lfm2"),
         "8da4w": ("phi3",),
     },
-    "coreml": {"fp16": ("gemma3", "phi3", "lfm2")},
+    "coreml": {"fp16": ("gemma2", "gemma3", "phi3", "smollm3", "lfm2")},
 }
 """By backend and policy, the families whose tiny models the plugin's tests export with adapters on all layers: they
 require of a linked bundle the bytes of a full export, and that `verify` finds what transformers and peft compute.

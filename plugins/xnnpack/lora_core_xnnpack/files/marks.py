@@ -13,7 +13,7 @@ called.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from lora_core.errors import BundleError
@@ -83,12 +83,7 @@ def program_mark(path: Path) -> str | None:
 
     Raises `BundleError` if it is no whole program.
     """
-    data = mapped(path)
-    try:
-        root = ProgramRoot.read(data)
-        return _mark(data, {key: root.spans[index] for key, index in root.named}, PROGRAM_MARK)
-    except NOT_WHOLE as error:
-        raise damaged(path, error) from error
+    return _of_program(path, PROGRAM_MARK, _mark)
 
 
 def program_adapters(path: Path) -> str | None:
@@ -96,10 +91,16 @@ def program_adapters(path: Path) -> str | None:
 
     Raises `BundleError` if it is no whole program.
     """
+    return _of_program(path, PROGRAM_ADAPTERS, _text)
+
+
+def _of_program(
+    path: Path, name: str, read: Callable[[Buffer, Mapping[str, tuple[int, int]], str], str | None]
+) -> str | None:
     data = mapped(path)
     try:
         root = ProgramRoot.read(data)
-        return _text(data, {key: root.spans[index] for key, index in root.named}, PROGRAM_ADAPTERS)
+        return read(data, {key: root.spans[index] for key, index in root.named}, name)
     except NOT_WHOLE as error:
         raise damaged(path, error) from error
 

@@ -97,7 +97,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, bytes]:
 
 
 @given(data=st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_damaged_file_is_refused_or_harmless_but_never_crashes(
     data: st.DataObject, good: tuple[bytes, bytes], tmp_path_factory: pytest.TempPathFactory
 ) -> None:

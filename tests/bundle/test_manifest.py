@@ -236,7 +236,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(manifests())
 def test_reading_returns_what_was_written(manifest):
     data = dumps(manifest)
@@ -244,7 +244,7 @@ def test_reading_returns_what_was_written(manifest):
     assert dumps(loads(data, "manifest.json")) == data
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data())
 def test_a_damaged_value_anywhere_is_refused_or_read_as_plain_data(data):
     """Replace any one value of the document by any plain data: `BundleError` or a manifest, never another exception."""

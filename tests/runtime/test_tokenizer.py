@@ -55,7 +55,7 @@ def test_words_keep_the_space_between_them(spaced_tokenizer):
     assert "".join(tokenizer.stream_all(tokens)) == "The quick brown"
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_pieces_of_text_add_up_to_the_text(tokenizer, data):
     text = data.draw(st.text(max_size=40))
@@ -63,7 +63,7 @@ def test_pieces_of_text_add_up_to_the_text(tokenizer, data):
     assert "".join(tokenizer.stream_all(tokens)) == tokenizer.decode(tokens)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(tokens=st.lists(st.integers(3, 299), max_size=30))
 def test_pieces_of_any_bytes_add_up_to_the_text(byte_tokenizer, tokens):
     tokenizer = TextTokenizer(byte_tokenizer)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_core.bundle.bundle import Method
@@ -126,7 +126,6 @@ blobs = st.lists(
 )
 
 
-@settings(deadline=None)  # a busy machine is no fault
 @given(blobs)
 def test_shared_unique_and_unread_bytes_are_all_bytes(drawn):
     # One hash has one size, as equal bytes do.

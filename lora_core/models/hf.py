@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from lora_core.errors import ModelError, Problem, UncoveredModelError, UnsupportedError
-from lora_core.intake.files import read_regular
-from lora_core.intake.limits import CONFIG
 from lora_core.intake.parsing import parsing
-from lora_core.intake.plain_json import parse_json
 from lora_core.layers import ModelSummary
 from lora_core.models import hf_names, hub_cache
 from lora_core.models.architecture import Architecture, read_architecture
 from lora_core.models.base import BaseModel, ModelHandle, ModelOptions, ModelSource, TokenizerFiles
 from lora_core.models.checkpoint import Checkpoint, open_checkpoint
+from lora_core.models.config_file import CONFIG_FILE, read_config
 from lora_core.models.derived_tensors import LastIndexTensor, OffsetTensor, derived_values
 from lora_core.models.families import ModelFamily, find_family, supported
 from lora_core.models.outline import Outline
@@ -304,7 +302,7 @@ def _directory(path: Path, families: Sequence[ModelFamily]) -> Path:
 
 
 def _read_config(directory: Path, families: Sequence[ModelFamily]) -> dict[str, Any]:
-    path = directory / "config.json"
+    path = directory / CONFIG_FILE
     if not path.exists():
         what = "The directory has no config.json"
         if (directory / "adapter_config.json").is_file():
@@ -312,10 +310,4 @@ def _read_config(directory: Path, families: Sequence[ModelFamily]) -> dict[str, 
         elif any(directory.glob("*.gguf")):
             what += ", only several GGUF files: give one of them"
         raise ModelError(Problem(what=what, where=str(directory), remedy=supported(families)))
-    try:
-        config = parse_json(read_regular(path, CONFIG, ModelError))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"config.json cannot be read: {error}", where=str(path)) from error
-    if not isinstance(config, dict):
-        raise ModelError("config.json does not hold a JSON object", where=str(path))
-    return config
+    return read_config(path)

@@ -42,6 +42,7 @@ PUBLIC: Mapping[str, str] = {
     "lora_core.cli.command": "the command class that a plugin's commands derive from",
     "lora_core.cli.console": "what a command's callback gets",
     "lora_core.models.base": "model sources, handles and loaded bases",
+    "lora_core.models.config_file": "the file that says what a checkpoint is",
     "lora_core.models.module": "a torch module as a base model",
     "lora_core.models.hub_cache": "hub ids, and the snapshots in the local cache that they name",
     "lora_core.models.text.rules": "how text becomes tokens, as a model's files say it",

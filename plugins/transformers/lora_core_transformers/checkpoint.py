@@ -9,14 +9,11 @@ from typing import Any, Literal
 import attrs
 
 from lora_core.errors import ModelError
-from lora_core.intake.files import read_regular
-from lora_core.intake.limits import CONFIG as CONFIG_BYTES
 from lora_core.intake.limits import LAYERS, raised
 from lora_core.intake.parsing import parsing
-from lora_core.intake.plain_json import parse_json
+from lora_core.models.config_file import CONFIG_FILE, read_config
 from lora_core.models.transformers_reference import silent
 
-CONFIG = "config.json"
 # Fields of config.json that say where it came from, not what it is.
 _VOLATILE = ("_name_or_path", "_model_name_or_path", "transformers_version")
 # Classifiers, and what is trained to become one: encoders as they were pretrained.
@@ -56,9 +53,9 @@ class TransformersCheckpoint:
 
 def open_checkpoint(directory: Path, hub_ids: tuple[str, ...]) -> TransformersCheckpoint:
     """Read the configuration in `directory`; raises `ModelError` for one that cannot be exported."""
-    path = directory / CONFIG
+    path = directory / CONFIG_FILE
     with parsing(path, error=ModelError, remedy="Copy or download the checkpoint again."):
-        told = _read(path)
+        told = read_config(path)
         if told.get("quantization_config"):
             raise ModelError(
                 "transformers' export path is taken with float weights alone; these are stored quantized.",
@@ -70,16 +67,6 @@ def open_checkpoint(directory: Path, hub_ids: tuple[str, ...]) -> TransformersCh
         return TransformersCheckpoint(
             directory=directory, told=told, config=config, role=_role(config, str(path)), hub_ids=hub_ids
         )
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        told = parse_json(read_regular(path, CONFIG_BYTES, ModelError))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"config.json cannot be read: {error}", where=str(path)) from error
-    if not isinstance(told, dict):
-        raise ModelError("config.json does not hold a JSON object", where=str(path))
-    return told
 
 
 def _require_few(told: Mapping[str, Any], path: Path) -> None:

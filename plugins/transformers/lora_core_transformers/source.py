@@ -7,7 +7,8 @@ from pathlib import Path
 from lora_core.errors import ModelError
 from lora_core.models import hub_cache
 from lora_core.models.base import ModelSource
-from lora_core_transformers.checkpoint import CONFIG, open_checkpoint
+from lora_core.models.config_file import CONFIG_FILE
+from lora_core_transformers.checkpoint import open_checkpoint
 from lora_core_transformers.model import TransformersModel
 
 
@@ -18,7 +19,7 @@ class TransformersSource(ModelSource):
         """Say whether `ref` is a directory with a config.json, or no path and spelled like a hub id."""
         path = Path(ref)
         try:
-            return (path / CONFIG).is_file() or (not path.exists() and hub_cache.is_hub_id(ref))
+            return (path / CONFIG_FILE).is_file() or (not path.exists() and hub_cache.is_hub_id(ref))
         except (OSError, ValueError):
             return False
 

@@ -24,7 +24,7 @@ from lora_core.testing.tiny import TINY_LLAMA, write_tiny_adapter, write_tiny_ch
 OPTIONS = {
     "qnn_sim": {"context_len": 16, "input_len": 8},
     "xnnpack": {"max_context_len": 16, "max_seq_len": 8},
-    "coreml": {"context_len": 16, "input_len": 8},
+    "coreml": {"max_context_len": 16, "input_len": 8},
     "onnx": {},
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from click.core import iter_params_for_processing
 
 from lora_core.cli import failure
 from lora_core.cli.console import Console, Verbosity
-from lora_core.cli.ending import require_memory
+from lora_core.cli.ending import one_thread_for_blas, require_memory
 from lora_core.errors import ExitCode, Problem, UsageError
 from lora_core.hub import PluginHub
 
@@ -20,13 +21,15 @@ from lora_core.hub import PluginHub
 class Command(click.Command):
     """Calls its callback as `callback(console, ...)`; the exit code is what it returns (None: 0) or what it raises.
 
-    Has `--verbose`, `--quiet` and `--log-file` in addition to its own parameters.
+    Has `--verbose`, `--quiet` and `--log-file` in addition to its own parameters. `multiplies` says whether it
+    multiplies large matrices with numpy, so that threads are worth their start.
     """
 
-    def __init__(self, name: str | None = None, **attributes: Any) -> None:
+    def __init__(self, name: str | None = None, *, multiplies: bool = True, **attributes: Any) -> None:
         # **attributes are click's own, handed on as they are.
         attributes["params"] = [*(attributes.get("params") or ()), *_common()]
         super().__init__(name, **attributes)
+        self.multiplies = multiplies
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse `args`; a usage error carries all problems, where click stops at the first one."""
@@ -86,6 +89,8 @@ class Command(click.Command):
         _collect_garbage()
         with Console(verbosity, ctx.find_object(PluginHub)) as console:
             try:
+                if not self.multiplies and "numpy" not in sys.modules:
+                    one_thread_for_blas()
                 require_memory()
                 code = self.callback(console, **values) or ExitCode.OK
             except BaseException as error:  # noqa: BLE001 reported; there is nobody above

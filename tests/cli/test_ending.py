@@ -176,3 +176,26 @@ def test_little_address_space_leaves_numpy_one_thread(monkeypatch: pytest.Monkey
         monkeypatch.setattr(resource, "getrlimit", lambda _, limit=limit: (limit, limit))
         ending.require_memory()
         assert os.environ.pop("OPENBLAS_NUM_THREADS", None) == threads
+
+
+# `lora-core` that tells at its end how many threads numpy was to have.
+TELLING = """
+import atexit, os, sys
+atexit.register(lambda: print(os.environ.get("OPENBLAS_NUM_THREADS")))
+sys.argv = ["lora-core", "{command}", "nowhere"]
+from lora_core.cli.main import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "set_before", "threads"),
+    [("inspect", {}, "1"), ("verify", {}, "None"), ("inspect", {"OPENBLAS_NUM_THREADS": "2"}, "2")],
+)
+def test_a_command_that_multiplies_nothing_starts_no_threads(
+    command: str, set_before: dict[str, str], threads: str
+) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"} | set_before
+    script = TELLING.format(command=command)
+    ended = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert ended.stdout == f"{threads}\n"

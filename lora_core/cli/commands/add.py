@@ -70,6 +70,7 @@ def add(
 
 command = Command(
     "add",
+    multiplies=False,
     callback=add,
     help="Link adapters into BUNDLE without lowering anything again; neither the base weights nor torch are needed.",
     params=[

@@ -84,6 +84,7 @@ def _sharing(report: SharingReport) -> Iterator[str]:
 
 command = Command(
     "inspect",
+    multiplies=False,
     callback=inspect,
     help="Show files, methods and adapters of BUNDLE, and what they share, from the hashes of the stored bytes.",
     params=[

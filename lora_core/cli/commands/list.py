@@ -52,6 +52,7 @@ def _complaints(entry: CatalogueEntry) -> list[str]:
 
 command = Command(
     "list",
+    multiplies=False,
     callback=list_adapters,
     help="List the adapters and packages below SOURCE: base, rank, size, digest, and whether they fit a bundle.",
     params=[

@@ -33,6 +33,7 @@ def pack(console: Console, *, bundle: Path, adapter: str, output: Path | None, s
 
 command = Command(
     "pack",
+    multiplies=False,
     callback=pack,
     help="Write one adapter as a package: one file that `add --package` or a device links into BUNDLE. ADAPTER is an "
     "adapter of the bundle by its name, or NAME=DIR[@STRENGTH] for one that it does not have.",

@@ -58,6 +58,7 @@ _SHOWN = 20
 
 command = Command(
     "pack-all",
+    multiplies=False,
     callback=pack_all,
     help="Write a package for BUNDLE of every adapter below SOURCE, a directory or a URL that fsspec reads. What an "
     "earlier run has done is left alone.",

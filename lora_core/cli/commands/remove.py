@@ -25,6 +25,7 @@ def remove(console: Console, *, bundle: Path, names: tuple[str, ...]) -> None:
 
 command = Command(
     "remove",
+    multiplies=False,
     callback=remove,
     help="Remove the adapters NAMES from BUNDLE.",
     params=[

@@ -29,6 +29,7 @@ def ship(console: Console, *, bundle: Path, output: Path, sign: Path | None) -> 
 
 command = Command(
     "ship",
+    multiplies=False,
     callback=ship,
     help="Split BUNDLE: DIR/app is the bundle without adapters, to go with an app; DIR/packages has a package for each "
     "adapter.",

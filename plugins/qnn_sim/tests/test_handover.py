@@ -326,6 +326,14 @@ def test_an_added_adapter_is_handed_over_too(tmp_path: Path, model: Any, five: A
     assert handover_from_bundle(attrs.evolve(part, manifest=both), tmp_path / "hand") == ["a1", "a2"]
     assert {"a2.safetensors", "llm_a2.encodings", "a2_ort_qnn.txt"} <= {p.name for p in (tmp_path / "hand").iterdir()}
 
+    # Into the same directory without it: its files go, and what is not wholly an adapter's stays.
+    (tmp_path / "hand" / "mine.safetensors").write_bytes(b"")
+    handover_from_bundle(part, tmp_path / "hand")
+    handover_from_bundle(part, tmp_path / "fresh")
+    left = {each.name: each.read_bytes() for each in (tmp_path / "hand").iterdir()}
+    assert left.pop("mine.safetensors") == b""
+    assert left == {each.name: each.read_bytes() for each in (tmp_path / "fresh").iterdir()}
+
 
 def test_a_rotated_bundle_is_not_handed_over_and_the_refusal_says_how(tmp_path: Path, grouped: Any) -> None:
     with pytest.raises(UnsupportedError, match="--no-rotate --no-split-outliers"):

@@ -29,3 +29,14 @@ def encodings_file(adapter: str) -> str:
 def line_file(adapter: str) -> str:
     """Return the text file that ONNX Runtime's QNN provider takes for an adapter."""
     return f"{adapter}_ort_qnn.txt"
+
+
+def adapter_files(adapter: str) -> tuple[str, ...]:
+    """Return every file that a use case has for itself."""
+    return (safetensors_file(adapter), encodings_file(adapter), line_file(adapter))
+
+
+def adapter_of_line(file: str) -> str | None:
+    """Return the adapter whose `line_file` is called `file`, if it is one."""
+    ending = line_file("")
+    return file.removesuffix(ending) if file.endswith(ending) and file != ending else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ def write_handover(
 ) -> None:
     """Write every file into `directory`, replacing those of an earlier export; raises `StorageError`.
 
+    Files of adapters that an earlier one had and this one has not are removed.
     `base` is the model that the context was made from. `used` are the encodings of each adapter, `weights` returns an
     adapter's float32 LoRA weights by graph name. `weights_key` is what they stand under in the adapter weight config.
     """
@@ -46,6 +47,7 @@ def write_handover(
 
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        _remove_others(directory, used)
         _write_configs(directory, context, list(used), groups, documents.Dialog.of(context.spec, base), weights_key)
         _write_encodings(directory, context, foundation, used)
         if importlib.util.find_spec("onnx") is not None:
@@ -54,6 +56,15 @@ def write_handover(
             (directory / names.safetensors_file(adapter)).write_bytes(save(dict(weights(adapter))))
     except OSError as error:
         raise StorageError(f"Cannot write the hand-over: {error}", where=str(directory)) from error
+
+
+def _remove_others(directory: Path, adapters: Collection[str]) -> None:
+    """Remove the files of adapters other than `adapters`: those that lie there with all the files that one has."""
+    there = {file.name for file in directory.iterdir()}
+    for adapter in filter(None, map(names.adapter_of_line, sorted(there))):
+        if adapter not in adapters and there.issuperset(names.adapter_files(adapter)):
+            for file in names.adapter_files(adapter):
+                (directory / file).unlink()
 
 
 def _write_configs(

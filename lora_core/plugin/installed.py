@@ -15,7 +15,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from importlib.machinery import PathFinder
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -79,16 +78,20 @@ def _points(group: str) -> Iterator[InstalledPoint]:
         except OSError:
             continue
         for name in names:
-            stem, kind = os.path.splitext(name)  # noqa: PTH122 - hundreds
-            known = re.sub(r"[-_.]+", "_", stem.partition("-")[0]).lower()
-            if kind.lower() in _KINDS and known not in seen:
+            if not name.lower().endswith(_KINDS):
+                continue
+            known = re.sub(r"[-_.]+", "_", name[: -len(".dist-info")].partition("-")[0]).lower()
+            if known not in seen:
                 seen.add(known)
-                yield from _points_of(Path(place, name), group)
+                yield from _points_of(os.path.join(place, name), group)  # noqa: PTH118 - hundreds
 
 
-def _points_of(info: Path, group: str) -> Iterator[InstalledPoint]:
+def _points_of(info: str, group: str) -> Iterator[InstalledPoint]:
+    lines = _lines(info, "entry_points.txt")
+    if f"[{group}]" not in map(str.strip, lines):
+        return
     section = None
-    for line in map(str.strip, _lines(info / "entry_points.txt")):
+    for line in map(str.strip, lines):
         if line.startswith("[") and line.endswith("]"):
             section = line[1:-1]
         elif section == group and line and not line.startswith("#"):
@@ -96,9 +99,9 @@ def _points_of(info: Path, group: str) -> Iterator[InstalledPoint]:
             yield InstalledPoint(name=name.strip(), value=value.strip(), distribution=_distribution(info))
 
 
-def _distribution(info: Path) -> str:
+def _distribution(info: str) -> str:
     fields: dict[str, str] = {}
-    for line in _lines(info / "METADATA") or _lines(info / "PKG-INFO"):
+    for line in _lines(info, "METADATA") or _lines(info, "PKG-INFO"):
         if not line:  # the description follows
             break
         field, _, value = line.partition(":")
@@ -106,8 +109,9 @@ def _distribution(info: Path) -> str:
     return f"{fields.get('name')} {fields.get('version')}"
 
 
-def _lines(file: Path) -> list[str]:
+def _lines(info: str, file: str) -> list[str]:
     try:
-        return file.read_text("utf-8").splitlines()
+        with open(os.path.join(info, file), encoding="utf-8") as opened:  # noqa: PTH118, PTH123 - hundreds
+            return opened.read().splitlines()
     except (OSError, ValueError):  # not there, or no text: another distribution's affair
         return []

@@ -13,6 +13,7 @@ from lora_core_xnnpack.files.data_file import DataBlob, serialize, stored_blobs
 from lora_core_xnnpack.files.marks import (
     FOUNDATION_MARK,
     MARK_LENGTH,
+    FoundationMark,
     foundation_mark,
     mark_file,
     marked,
@@ -73,26 +74,33 @@ def test_a_foreign_foundation_is_refused_by_its_name(tmp_path: Path) -> None:
     mine = mark_file(foundation(tmp_path / "mine.ptd", LINEAR, named(b"n" * 16)))
     theirs = foundation(tmp_path / "foundation.ptd", LINEAR, named(b"m" * 16))
     with pytest.raises(BundleError, match=r"foundation\.ptd is not the foundation .*: it carries no mark"):
-        require_mark(mine, theirs)
+        require_mark(mine, FoundationMark(theirs))
     mark_file(theirs)
     with pytest.raises(BundleError, match=r"foundation\.ptd is not the foundation .*: its mark is"):
-        require_mark(mine, theirs)
+        require_mark(mine, FoundationMark(theirs))
+
+
+def test_a_foundation_that_changes_is_read_again(tmp_path: Path) -> None:
+    path = foundation(tmp_path / "foundation.ptd", LINEAR, named(b"n" * 16))
+    mark = FoundationMark(path)
+    assert mark.read() is None
+    assert mark_file(path) == mark.read() != mark_file(foundation(path, LINEAR, named(b"m" * 16))) == mark.read()
 
 
 def test_a_foreign_program_is_refused_by_its_name(tmp_path: Path) -> None:
     path = foundation(tmp_path / "foundation.ptd", LINEAR)
     mark = mark_file(path)
     own, foreign = program(tmp_path / "own.pte", mark), program(tmp_path / "pirate.pte", "0" * 64)
-    require_mark(mark, path, [own])
+    require_mark(mark, FoundationMark(path), [own])
     with pytest.raises(BundleError, match=r"pirate\.pte was made for another foundation"):
-        require_mark(mark, path, [own, foreign])
+        require_mark(mark, FoundationMark(path), [own, foreign])
 
 
 def test_files_of_older_bundles_carry_no_marks_and_are_opened(tmp_path: Path) -> None:
     old = program(tmp_path / "old.pte", None)
     assert program_mark(old) is None
     assert program_adapters(program(tmp_path / "old.pte", None, "some")) is None
-    require_mark(None, foundation(tmp_path / "foundation.ptd", LINEAR), [old])
+    require_mark(None, FoundationMark(foundation(tmp_path / "foundation.ptd", LINEAR)), [old])
     require_adapters(["some"], old)
 
 

@@ -137,18 +137,34 @@ def _text(data: Buffer, places: Mapping[str, tuple[int, int]], name: str) -> str
     return bytes(data[offset : offset + size]).decode("ascii", "replace")
 
 
-def require_mark(recorded: str | None, foundation: Path, programs: Sequence[Path] = ()) -> None:
+class FoundationMark:
+    """The mark of a data file, read again only when the file is another than it was."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._read: tuple[tuple[int, ...], str | None] | None = None
+
+    def read(self) -> str | None:
+        """Return the mark, None if the file has none; raises `BundleError` if it is not whole."""
+        status = self.path.stat()
+        file = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        if self._read is None or self._read[0] != file:
+            self._read = (file, foundation_mark(self.path))
+        return self._read[1]
+
+
+def require_mark(recorded: str | None, foundation: FoundationMark, programs: Sequence[Path] = ()) -> None:
     """Raise `BundleError` naming the file that does not belong to the bundle whose foundation has the mark `recorded`.
 
     With None, a bundle that does not record it, programs are held against the foundation that lies there. Files that
     carry no mark are only refused where one is recorded for the foundation.
     """
-    found = foundation_mark(foundation)
+    found, file = foundation.read(), foundation.path
     if recorded is not None and found != recorded:
         raise BundleError(
-            f"{foundation.name} is not the foundation that this bundle was made with: {_said(found)}, and the bundle's "
+            f"{file.name} is not the foundation that this bundle was made with: {_said(found)}, and the bundle's "
             f"has {recorded}",
-            where=str(foundation),
+            where=str(file),
             remedy="Restore the file that was exported, or export the bundle again.",
         )
     for program in programs:
@@ -156,7 +172,7 @@ def require_mark(recorded: str | None, foundation: Path, programs: Sequence[Path
         if made_for is not None and found is not None and made_for != found:
             raise BundleError(
                 f"{program.name} was made for another foundation: for the one with mark {made_for}, and "
-                f"{foundation.name} has {found}",
+                f"{file.name} has {found}",
                 where=str(program),
                 remedy="Restore the file that was linked, or add the adapter again.",
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 
 import attrs
@@ -18,6 +18,10 @@ from lora_core.pte import Buffer
 _TABLES = 100_000
 _LONGEST = 1024
 _DIMENSIONS = 64
+
+_WORD = struct.Struct("<I").unpack_from
+_SIGNED = struct.Struct("<i").unpack_from
+_SHORT = struct.Struct("<H").unpack_from
 
 
 @attrs.frozen(kw_only=True)
@@ -43,25 +47,27 @@ class NamedBlob:
 
 def field(data: Buffer, table: int, index: int) -> int:
     """Return the position of a flatbuffer table's field, 0 if the table does not have it."""
-    vtable = table - struct.unpack_from("<i", data, table)[0]
+    vtable = table - _SIGNED(data, table)[0]
     slot = 4 + 2 * index
-    if slot >= struct.unpack_from("<H", data, vtable)[0]:
+    if slot >= _SHORT(data, vtable)[0]:
         return 0
-    relative = int(struct.unpack_from("<H", data, vtable + slot)[0])
+    relative = int(_SHORT(data, vtable + slot)[0])
     return table + relative if relative else 0
 
 
-def tables(data: Buffer, table: int, index: int) -> Iterator[int]:
-    """Yield the positions of the tables of a vector field."""
+def tables(data: Buffer, table: int, index: int) -> Sequence[int]:
+    """Return the positions of the tables of a vector field."""
     at = field(data, table, index)
     if not at:
-        return
-    start = at + int(struct.unpack_from("<I", data, at)[0])
-    count = int(struct.unpack_from("<I", data, start)[0])
+        return ()
+    start = at + int(_WORD(data, at)[0])
+    count = int(_WORD(data, start)[0])
     if count > min((len(data) - start) // 4, _TABLES):
         raise ValueError(f"a vector says that it has {count} tables")
-    for position in range(start + 4, start + 4 + 4 * count, 4):
-        yield position + struct.unpack_from("<I", data, position)[0]
+    relative = struct.unpack_from(f"<{count}I", data, start + 4)
+    return [
+        position + offset for position, offset in zip(range(start + 4, start + 4 + 4 * count, 4), relative, strict=True)
+    ]
 
 
 def number(data: Buffer, table: int, index: int, code: str) -> int:
@@ -73,8 +79,8 @@ def number(data: Buffer, table: int, index: int, code: str) -> int:
 def text(data: Buffer, table: int, index: int) -> str:
     """Return a string field."""
     at = field(data, table, index)
-    start = at + struct.unpack_from("<I", data, at)[0]
-    length = struct.unpack_from("<I", data, start)[0]
+    start = at + _WORD(data, at)[0]
+    length = _WORD(data, start)[0]
     if length > min(len(data) - start - 4, _LONGEST):
         raise ValueError(f"a name says that it has {length} bytes")
     return bytes(data[start + 4 : start + 4 + length]).decode("utf-8")

@@ -13,7 +13,7 @@ from lora_core.bundle.bundle import Artifact, Bundle, Method
 from lora_core.errors import BundleError
 from lora_core_xnnpack.artifacts import MARK_DETAIL
 from lora_core_xnnpack.files.joining import join_program
-from lora_core_xnnpack.files.marks import require_adapters, require_mark
+from lora_core_xnnpack.files.marks import FoundationMark, require_adapters, require_mark
 from lora_core_xnnpack.runtime.locking import nothing_locked
 from lora_core_xnnpack.runtime.mapped_pages import drop_pages, return_freed
 from lora_core_xnnpack.runtime.open_program import LoadedMethod, OpenProgram, open_program
@@ -37,6 +37,7 @@ class ProgramShelf:
         takes_tokens = bundle.manifest.base.vocab_size is not None
         self._arena = SharedArena.where_known() if share_arena and takes_tokens else None
         self._programs: dict[str, OpenProgram] = {}
+        self._mark: FoundationMark | None = None
 
     def load(self, method: Method) -> LoadedMethod:
         """Load `method` with its program; raises `BundleError` if the files are not what the manifest says."""
@@ -52,7 +53,9 @@ class ProgramShelf:
                 return self._load(method)
         else:
             program = self._bundle.file(method.program)
-            require_mark(self._bundle.manifest.detail.get(MARK_DETAIL), foundation, [program])
+            recorded = self._bundle.manifest.detail.get(MARK_DETAIL)
+            self._mark = self._mark or FoundationMark(foundation)
+            require_mark(recorded, self._mark, [program])
             names = [] if method.adapter is None else [method.adapter]
             require_adapters(names, program, others=self._bundle.manifest.options.get("layout") == "multimethod")
             with self._program_file(method) as path, _blamed(path, foundation):

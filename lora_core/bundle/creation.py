@@ -95,8 +95,8 @@ def _work_directory(target: Path, emit: Emit) -> Iterator[Path]:
     with ExitStack() as stack:
         while True:
             work = target.parent / f"{_prefix(target)}{os.urandom(_RANDOM).hex()}"
+            stack.callback(shutil.rmtree, work, ignore_errors=True)  # first: an interruption may follow the next line
             work.mkdir()
-            stack.callback(shutil.rmtree, work, ignore_errors=True)
             with suppress(FileNotFoundError):  # another run took it for a leftover in the moment before it was locked
                 stack.enter_context(locked(work, emit))
                 break

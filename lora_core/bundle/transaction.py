@@ -89,8 +89,8 @@ def change(path: Path, emit: Emit) -> Iterator[Change]:
         settle(path)
         bundle = Bundle(path=path, manifest=read_manifest(path))
         out = path / STATE / STAGING / FILES
-        out.mkdir(parents=True)
         try:
+            out.mkdir(parents=True)
             yield Change(bundle=bundle, out=out, emit=emit)
         finally:
             shutil.rmtree(out.parent, ignore_errors=True)

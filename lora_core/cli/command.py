@@ -13,7 +13,7 @@ from click.core import iter_params_for_processing
 
 from lora_core.cli import failure
 from lora_core.cli.console import Console, Verbosity
-from lora_core.cli.ending import one_thread_for_blas, require_memory
+from lora_core.cli.ending import hold, one_thread_for_blas, release, require_memory, settle
 from lora_core.errors import ExitCode, Problem, UsageError
 from lora_core.hub import PluginHub
 
@@ -87,13 +87,17 @@ class Command(click.Command):
         verbosity = Verbosity(verbose=values.pop("verbose"), quiet=values.pop("quiet"), log_file=values.pop("log_file"))
         assert self.callback is not None
         _collect_garbage()
+        hold()
         with Console(verbosity, ctx.find_object(PluginHub)) as console:
             try:
+                release()
                 if not self.multiplies and "numpy" not in sys.modules:
                     one_thread_for_blas()
                 require_memory()
                 code = self.callback(console, **values) or ExitCode.OK
+                settle()
             except BaseException as error:  # noqa: BLE001 reported; there is nobody above
+                settle()
                 return failure.report(error, console)
             console.noise.discard()
             return ExitCode(code)

@@ -27,17 +27,47 @@ class Ender:
         """Raise `error` when the signal comes."""
         self.error = error
         self.came = False
+        self.held = False
+        self.late = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - what handlers are given
-        """Raise the error."""
+        """Raise the error, unless it is too late or not yet time for it."""
+        if self.late:
+            return
         self.came = True
-        raise self.error
+        if not self.held:
+            raise self.error
+
+
+def hold() -> None:
+    """Put signals off until `release`: what a command makes for itself is being made, and nobody would remove it."""
+    for ender in _enders():
+        ender.held = True
+
+
+def release() -> None:
+    """Raise what was put off, and from now on at once."""
+    for ender in _enders():
+        ender.held = False
+    error = asked_to_end()
+    if error is not None:
+        raise error
+
+
+def settle() -> None:
+    """Have signals that come from now on change nothing: how the command ended is decided, and being told."""
+    for ender in _enders():
+        ender.late = True
 
 
 def asked_to_end() -> KeyboardInterrupt | None:
     """Return what was raised by a signal since the handlers of this command were set, None if none came."""
+    return next((each.error() for each in _enders() if each.came), None)
+
+
+def _enders() -> list[Ender]:
     handlers = (signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT))
-    return next((each.error() for each in handlers if isinstance(each, Ender) and each.came), None)
+    return [each for each in handlers if isinstance(each, Ender)]
 
 
 def starved(error: BaseException) -> bool:

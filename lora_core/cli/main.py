@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from lora_core.cli.ending import Ender, Terminated, asked_to_end, starved
+from lora_core.cli.ending import Ender, Terminated, asked_to_end, settle, starved
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,7 +33,9 @@ def _run(argv: Sequence[str] | None) -> int:
         _take_signals(before)
         from lora_core.cli.running import run  # imports take a while, in which a user may interrupt
 
-        return run(argv)
+        code = run(argv)
+        settle()
+        return code
     except BaseException as error:
         interruption = asked_to_end() or error
         if isinstance(interruption, KeyboardInterrupt):
@@ -44,7 +46,7 @@ def _run(argv: Sequence[str] | None) -> int:
         _say("error: This machine has not enough memory for it. Close other programs.")
         return 4
     finally:
-        for number, handler in before.items():
+        for number, handler in before.items() if argv is not None else ():  # else `_keep` puts others in their place
             signal.signal(number, handler)
 
 
@@ -59,7 +61,7 @@ def _keep(code: int) -> None:
 
     with suppress(ValueError):  # another thread than the first
         signal.signal(signal.SIGTERM, leave)
-        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        if isinstance(signal.getsignal(signal.SIGINT), Ender):
             signal.signal(signal.SIGINT, leave)
 
 

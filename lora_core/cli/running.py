@@ -10,6 +10,7 @@ import click
 
 from lora_core.cli import failure
 from lora_core.cli.console import Console, Verbosity
+from lora_core.cli.ending import settle
 from lora_core.cli.group import CommandGroup
 from lora_core.errors import ExitCode, UsageError
 from lora_core.hub import PluginHub
@@ -30,6 +31,7 @@ def run(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return ExitCode.OK
     except BaseException as error:  # noqa: BLE001 reported with its exit code
+        settle()
         with Console(Verbosity()) as console:
             return failure.report(_understood(error), console)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from lora_core.adapters.reference import AdapterReference
-from lora_core.errors import ModelError, UnsupportedError
+from lora_core.errors import InputError, ModelError, UnsupportedError
+from lora_core.intake.limits import CONFIG
+from lora_core.intake.plain_json import read_json
 from lora_core.models.reference_model import ReferenceModel
 from lora_core.models.wrappers import PLACES
 from lora_core.tensors import open_tensors
@@ -85,7 +86,7 @@ class Opened:
 
     @property
     def _has_others(self) -> bool:
-        return "text_config" in json.loads((self.directory / "config.json").read_bytes())
+        return "text_config" in read_json(self.directory / "config.json", CONFIG, InputError)
 
 
 class TransformersReference(ReferenceModel):
@@ -172,7 +173,7 @@ def _parts(reference: AdapterReference, others: Sequence[AdapterReference]) -> l
 def _replaces_parameters(part: AdapterReference) -> bool:
     path = part.config if part.directory is None else part.directory / "adapter_config.json"
     assert path is not None
-    config = json.loads(path.read_bytes())
+    config = read_json(path, CONFIG, InputError)
     replaced = config.get("modules_to_save") or config.get("trainable_token_indices")
     return bool(replaced) or config.get("bias") in ("all", "lora_only")
 

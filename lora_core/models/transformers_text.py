@@ -11,7 +11,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from lora_core.errors import UnsupportedError
+from lora_core.errors import InputError, UnsupportedError
+from lora_core.intake import limits
+from lora_core.intake.files import read_regular
+from lora_core.intake.plain_json import parse_json
 from lora_core.models.reference_model import ReferenceTemplate, ReferenceText
 from lora_core.models.text.stored import (
     ADDED_TOKENS,
@@ -140,5 +143,7 @@ def _typed(special: dict[str, Any]) -> dict[str, Any]:
 
 
 def _object(path: Path | None) -> dict[str, Any]:
-    value = {} if path is None else json.loads(path.read_text("utf-8"))
+    if path is None:
+        return {}
+    value = parse_json(read_regular(path, limits.TOKENIZER, InputError), digits=limits.LONGEST_TEXT_DIGITS)
     return value if isinstance(value, dict) else {}

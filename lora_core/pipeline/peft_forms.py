@@ -13,6 +13,8 @@ from lora_core.adapters.peft.writing import CONFIG, WEIGHTS, write_peft
 from lora_core.adapters.reading import read_adapters
 from lora_core.adapters.reference import AdapterReference
 from lora_core.errors import AdapterError, InputError, UnsupportedError
+from lora_core.intake import limits
+from lora_core.intake.files import read_regular
 from lora_core.layers import ModelSummary
 from lora_core.tensors import open_tensors
 
@@ -62,7 +64,7 @@ class PeftForms:
         """Say whether peft finds a module of the base for every tensor: where it finds none it loads nothing."""
         if weights is None or config is None or not (weights.is_file() and config.is_file()):
             return False
-        if b'"peft_type"' not in config.read_bytes():
+        if b'"peft_type"' not in read_regular(config, limits.CONFIG, InputError):
             return False
         names = frozenset(self.base.module_names)
         try:

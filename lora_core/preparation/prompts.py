@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from lora_core.errors import InputError
+from lora_core.intake.files import read_regular
+from lora_core.intake.limits import TABLE, TOKENIZER
+from lora_core.intake.plain_json import read_json
 from lora_core.models.base import TokenizerFiles
+from lora_core.models.text.calling import tokenizing
+from lora_core.models.text.tokenizer import parse_tokenizer
 
 Tokens = npt.NDArray[np.int64]
 
@@ -82,19 +86,17 @@ def _encode(source: str | None, tokenizer: TokenizerFiles | None) -> list[Tokens
             "Calibration text needs the model's tokenizer.json",
             remedy="Put tokenizer.json beside the model, or give token ids: --calibration FILE.json.",
         )
-    from tokenizers import Tokenizer
-
-    encoder = Tokenizer.from_file(str(stored))
-    encoder.no_padding()
-    encoder.no_truncation()
+    encoder = parse_tokenizer(read_regular(stored, TOKENIZER, InputError), str(stored), InputError)
     chat = encoder.token_to_id("<|im_start|>") is not None
-    return [np.asarray(encoder.encode(text).ids, np.int64) for text in _texts(source, chat)]
+    with tokenizing(str(stored), InputError, "This tokenizer fails at the calibration text"):
+        return [np.asarray(encoder.encode(text).ids, np.int64) for text in _texts(source, chat)]
 
 
 def _texts(source: str | None, chat: bool) -> Sequence[str]:
     if source is not None:
         try:
-            return [line for line in Path(source).read_text(encoding="utf-8").splitlines() if line.strip()]
+            text = read_regular(Path(source), TABLE, InputError).decode("utf-8")
+            return [line for line in text.splitlines() if line.strip()]
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"Cannot read the calibration file: {error}", where=source) from error
     if not chat:
@@ -107,7 +109,7 @@ def _texts(source: str | None, chat: bool) -> Sequence[str]:
 
 def _read_ids(path: Path, vocab_size: int) -> list[Tokens]:
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        rows = read_json(path, TABLE, InputError)
         prompts = [np.asarray(row, np.int64).reshape(-1) for row in rows]
     except (OSError, ValueError, TypeError) as error:
         raise InputError(

@@ -6,12 +6,16 @@ import hashlib
 import json
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 STORAGE_VERSION = 1
 _INDEX = "entry.json"
+_ABANDONED = 24 * 3600.0
+"""Seconds after which what was begun is no longer being written: whoever wrote it was killed."""
 
 
 class DamagedTemplateError(Exception):
@@ -24,6 +28,7 @@ def write_kept(directory: Path, files: Mapping[str, bytes], content: Mapping[str
     Raises `OSError`.
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(directory.parent)
     staging = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     try:
         for name, data in files.items():
@@ -38,6 +43,13 @@ def write_kept(directory: Path, files: Mapping[str, bytes], content: Mapping[str
             raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _remove_abandoned(cache: Path) -> None:
+    for begun in cache.glob(".*-*"):
+        with suppress(OSError):  # another process removes it too
+            if time.time() - begun.stat().st_mtime > _ABANDONED:
+                shutil.rmtree(begun)
 
 
 def read_kept(directory: Path) -> Mapping[str, Any]:

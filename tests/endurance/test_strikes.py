@@ -7,7 +7,8 @@ import signal
 
 import pytest
 
-from tests.endurance.strikes import OUTCOMES, Scene, Stage
+from tests.endurance.stage import Stage
+from tests.endurance.strikes import OUTCOMES, Scene
 
 
 @pytest.fixture(scope="module")

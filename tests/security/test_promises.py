@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -38,8 +39,8 @@ print(report.reference)
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted(
     path
-    for folder in ("lora_core", *(f"plugins/{each}" for each in ("xnnpack", "coreml", "qnn_sim", "onnx", "ray")))
-    for path in (ROOT / folder).rglob("*.py")
+    for folder in (ROOT / "lora_core", *(ROOT / "plugins").iterdir())
+    for path in folder.rglob("*.py")
     if "tests" not in path.relative_to(ROOT).parts
 )
 # Processes of our own talk to each other in pickles, through pipes.
@@ -48,6 +49,16 @@ RUNS_CODE = {"eval", "exec", "compile", "__import__", "execfile"}
 OPENS_PICKLES = {
     *("pickle.load", "pickle.loads", "pickle.Unpickler", "torch.load", "joblib.load", "marshal.loads", "shelve.open"),
     *("dill.load", "dill.loads"),
+}
+# Besides the reader that counts what it reads: files and texts that programs of ours or libraries wrote a moment ago,
+# caches of the user's own, and what was read within limits before.
+OPENS_JSON = {
+    *("lora_core/intake/plain_json.py", "lora_core/intake/patterns.py", "lora_core/template_cache/storage.py"),
+    *("lora_core/models/text/calling.py", "lora_core/models/text/comparing.py", "lora_core/models/text/tokenizer.py"),
+    *("plugins/coreml/lora_core_coreml/storage/flatc.py", "plugins/coreml/lora_core_coreml/stamping/document.py"),
+    *("plugins/coreml/lora_core_coreml/stamping/items.py", "plugins/qnn_sim/lora_core_qnn_sim/vendor/dialog.py"),
+    *(f"plugins/qnn_sim/lora_core_qnn_sim/vendor/{each}.py" for each in ("genie", "genie_process", "provider_process")),
+    "plugins/xnnpack/lora_core_xnnpack/runtime/packed_cache.py",
 }
 OPENS_TAGS = {"yaml.load", "yaml.load_all", "yaml.full_load", "yaml.unsafe_load"}
 TEMPLATES = {"jinja2.Environment", "jinja2.Template", "Environment", "Template"}
@@ -72,6 +83,7 @@ def hostile(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@cache
 def calls(path: Path) -> set[str]:
     """Return what a module calls, by the name that it is called by."""
     called = (node.func for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call))
@@ -94,6 +106,10 @@ def test_pickles_are_opened_between_processes_of_our_own_alone() -> None:
 
 def test_yaml_is_opened_by_the_safe_loader_alone() -> None:
     assert callers(OPENS_TAGS) == set()
+
+
+def test_json_of_strangers_is_read_within_limits_alone() -> None:
+    assert callers({"json.loads", "json.load"}) == OPENS_JSON
 
 
 def test_templates_of_strangers_are_rendered_in_the_sandbox_alone() -> None:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import attrs
 
 from lora_core.errors import Problem
-from lora_core.intake.files import read_regular
-from lora_core.intake.limits import DEPTH, MB
 from lora_core_qnn_sim.artifacts.section import SectionPart
 from lora_core_qnn_sim.errors import GroupingError
 from lora_core_qnn_sim.options import Mode
+from lora_core_qnn_sim.plain_yaml import read_yaml
+
+_YES, _NO, _NOTHING = ("true", "yes", "on", "1"), ("false", "no", "off", "0"), ("", "~", "null")
+"""What YAML 1.1 takes for a flag or for nothing, in small letters."""
 
 
 @attrs.frozen(kw_only=True)
@@ -93,8 +94,8 @@ def read_groups(path: Path) -> tuple[Group, ...]:
     leaders: dict[str, str] = {}
     last, problems = "", []
     for entry in _use_cases(path):
-        name, file = str(entry["name"]), str(entry.get("encodings", ""))
-        weights, encodings = bool(entry.get("weights_only")), bool(entry.get("encodings_only"))
+        name, file = _text(entry, "name", path), _text(entry, "encodings", path)
+        weights, encodings = _flag(entry, "weights_only", path), _flag(entry, "encodings_only", path)
         if weights and encodings:
             groups[name] = Group(name=name, members=(name,), split=True)
             last = leaders[file] = name
@@ -113,38 +114,11 @@ def read_groups(path: Path) -> tuple[Group, ...]:
     return tuple(groups.values())
 
 
-def _refuse_trees(text: str, path: Path) -> None:
-    """Raise `GroupingError` for aliases, which can stand for trees of aliases, and for what is nested deeply: PyYAML
-    takes seconds for some hundred brackets. A list of use cases needs neither.
-    """
-    import yaml
-
-    depth = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        if isinstance(event, yaml.AliasEvent):
-            raise GroupingError("The groups use aliases (`*name`)", where=str(path), remedy="Write every entry out.")
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > DEPTH:
-            raise GroupingError(f"The groups are nested deeper than {DEPTH} levels", where=str(path))
-
-
-def _use_cases(path: Path) -> list[Mapping[str, Any]]:
-    import yaml
-
+def _use_cases(path: Path) -> list[Mapping[str, object]]:
     try:
-        text = read_regular(path, MB, GroupingError).decode("utf-8")
-        _refuse_trees(text, path)
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
-    except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
+        data = read_yaml(path)
+    except OSError as error:
         raise GroupingError(f"Cannot read the groups: {error}", where=str(path)) from error
-    keys = [key.value for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
-    if keys.count("use_case") > 1:
-        raise GroupingError(
-            f"The file has {keys.count('use_case')} keys `use_case`, of which YAML keeps only the last",
-            where=str(path),
-            remedy="Write one `use_case:` with a list of all adapters.",
-        )
     cases = data.get("use_case") if isinstance(data, dict) else None
     if not isinstance(cases, list) or not all(isinstance(case, dict) and "name" in case for case in cases):
         raise GroupingError(
@@ -153,3 +127,20 @@ def _use_cases(path: Path) -> list[Mapping[str, Any]]:
             remedy="Write `use_case:` with one entry for each adapter.",
         )
     return cases
+
+
+def _text(case: Mapping[str, object], key: str, path: Path) -> str:
+    """Return what the entry says of `key`, "" for nothing; raises `GroupingError` for a list or a mapping."""
+    value = case.get(key, "")
+    if not isinstance(value, str):
+        raise GroupingError(f"`{key}` of a use case is no text: {value!r:.60}", where=str(path))
+    return "" if value.lower() in _NOTHING else value
+
+
+def _flag(case: Mapping[str, object], key: str, path: Path) -> bool:
+    word = _text(case, key, path).lower()
+    if word in ("", *_NO):
+        return False
+    if word in _YES:
+        return True
+    raise GroupingError(f"`{key}` of a use case is neither true nor false: {word!r:.60}", where=str(path))

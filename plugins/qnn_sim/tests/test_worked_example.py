@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from lora_core_qnn_sim.artifacts.context_binary import read_context
 from lora_core_qnn_sim.artifacts.section import read_section
 from lora_core_qnn_sim.backend import QnnSimBackend
@@ -96,11 +97,36 @@ def test_a_yaml_with_repeated_keys_is_refused_since_only_the_last_would_count(tm
         ("[", "Cannot read"),
         ("use_case:\n  - {name: a, weights_only: True}", "no use case above it"),
         ("use_case:\n  - {name: a, encodings_only: True}", "no weights to apply"),
+        ("use_case:\n  - {name: a, weights_only: !!bool maybe}", "neither true nor false: 'maybe'"),
+        ("use_case:\n  - {name: [a]}", "`name` of a use case is no text"),
+        ("use_case:\n  - {name: a, name: b}", "2 keys `name`"),
+        ("use_case:\n  - {name: &a a, encodings: *a}", "aliases"),
+        ("use_case:\n" + "- a\n" * 160_000, "more than 150,000 values"),
     ],
 )
 def test_a_wrong_yaml_is_refused_saying_why(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "groups.yaml").write_text(text)
     with pytest.raises(GroupingError, match=said):
+        read_groups(tmp_path / "groups.yaml")
+
+
+@pytest.mark.parametrize("parser", ["CBaseLoader", "BaseLoader"])
+def test_yaml_is_text_whatever_its_tags_and_colons_say(
+    tmp_path: Path, parser: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(yaml, "CBaseLoader", getattr(yaml, parser))
+    text = ":".join("1" * 100_000)  # a number of minutes and seconds, which takes PyYAML minutes
+    (tmp_path / "groups.yaml").write_text(
+        f"use_case:\n- {{name: {text}, weights_only: yes, encodings_only: !!str on}}\n- {{name: !!float x}}\n"
+    )
+    (group,) = read_groups(tmp_path / "groups.yaml")
+    assert group.members == (text,)
+
+
+def test_without_libyaml_less_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(yaml, "CBaseLoader")
+    (tmp_path / "groups.yaml").write_text("use_case: [" + "a," * 41_000 + "]")
+    with pytest.raises(GroupingError, match="more than 40,000 values"):
         read_groups(tmp_path / "groups.yaml")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lora_core.errors import BundleError, UnsupportedError
+from lora_core.intake.plain_json import parse_json
 from lora_core_coreml.runtime.evaluation.function import EvaluatedFunction, Precision
 from lora_core_coreml.storage import mil, package, pte
 from lora_core_coreml.storage.messages import MilModel
@@ -118,7 +118,7 @@ class EvaluatedProgram:
         reference = self._stored.read_segment(self._plans[method]["delegates"][number]["processed"]["index"])
         if not reference.startswith(_MAGIC):
             raise BundleError(f"Method {method!r} does not refer to a shared package", where=str(self._stored.path))
-        target = json.loads(reference.removeprefix(_MAGIC))
+        target = parse_json(reference.removeprefix(_MAGIC))
         key, name = target["key"], target["functionName"]
         model, weights, metadata = self._model(key)
         if (key, name) not in self._functions:
@@ -135,7 +135,7 @@ class EvaluatedProgram:
             # Not named by its key: that is the file's word, and may lead anywhere.
             root = found.extract(Path(self._folder.name) / f"package_{len(self._models)}")
             model = mil.parse_model(found.read(package.MODEL))
-            metadata = json.loads(found.read("metadata.json"))
+            metadata = parse_json(found.read("metadata.json"))
             self._models[key] = (model, root / "Data" / "com.apple.CoreML" / "weights", metadata)
         return self._models[key]
 

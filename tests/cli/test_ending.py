@@ -101,6 +101,38 @@ def test_an_interruption_says_whether_the_bundle_was_written(capfd: pytest.Captu
     assert "nothing was changed" not in second
 
 
+# `lora-core add` that is struck when its log is opened, or when its work is done and the log goes.
+STRUCK_AT = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from lora_core.cli.noise import Noise
+whole = Noise.{point}
+def struck(self, *words):
+    done = whole(self, *words)
+    os.kill(os.getpid(), signal.{signal})
+    return done
+Noise.{point} = struck
+sys.argv = ["lora-core", "add", "bundle", "--adapter", "bob=adapters/bob"]
+from lora_core.cli.main import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+@pytest.mark.parametrize(("point", "done"), [("_open_log", False), ("discard", True), ("__exit__", True)])
+def test_a_signal_at_the_edges_of_a_command_leaves_no_log_and_is_told_truly(
+    shell: Shell, name: str, code: int, point: str, done: bool
+) -> None:
+    script = STRUCK_AT.format(signal=name, point=point)
+    words = [sys.executable, "-c", script]
+    ended = subprocess.run(
+        words, cwd=shell.directory, env=shell.environment, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == (0 if done else code), ended
+    assert ("nothing was changed" in ended.stderr) != done
+    assert shell.logs() == []
+
+
 def closing(*numbers: int) -> Callable[[], None]:
     return lambda: [os.close(number) for number in numbers] and None
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from lora_core.layers import LayerInfo, ModelSummary
 from tests.security.fuzz_base_targets import bases, fleets
+from tests.security.fuzz_sealed_targets import sealed_containers
 from tests.security.fuzz_target import ALLOWED_ELSE, WHERE, Target, from_file, safetensors
 
 SUMMARY = ModelSummary(
@@ -27,7 +28,7 @@ MODULE = SUMMARY.layers[0].name
 def targets(folder: Path) -> dict[str, Target]:
     """Return all targets by name; `folder` is where they put files, best in memory."""
     makers: Sequence[Callable[[Path], Mapping[str, Target]]] = (
-        *(_core, _adapters, _xnnpack, _coreml, _qnn_sim, _onnx, bases, fleets),
+        *(_core, _adapters, _xnnpack, _coreml, _qnn_sim, sealed_containers, _onnx, bases, fleets),
     )
     return {name: target for make in makers for name, target in make(folder).items()}
 

@@ -18,7 +18,7 @@ NAMES = (
     *("FlatTensor", "PTE", "relocation table", "MIL", "MIL blobs", "flattened package", "AIMET encodings"),
     *("YAML groups", "qnn_sim container", "ONNX adapter", "ONNX model", "genai configuration", "gptq weights"),
     *("awq weights", "bitsandbytes weights", "fp8 weights", "compressed-tensors weights", "quantization settings"),
-    *("tokenizer", "GGUF base", "model configuration", "fleet index", "records"),
+    *("tokenizer", "GGUF base", "model configuration", "fleet index", "records", "qnn_sim context", "qnn_sim section"),
 )
 EXECUTIONS = 150
 

@@ -22,3 +22,8 @@ def test_tensors_come_back_from_their_folded_names() -> None:
 def test_a_name_that_stands_for_other_layers_than_its_tensor_has_is_refused(runs: str) -> None:
     with pytest.raises(ValueError, match="names"):
         unfold({f"layers.{{{runs}}}.w": np.zeros((3, 2))})
+
+
+def test_rows_without_elements_are_no_way_to_a_million_tensors() -> None:
+    with pytest.raises(ValueError, match="stand for more than"):
+        unfold({f"layers.{{0-599999}}.{name}": np.zeros((600_000, 0)) for name in "ab"})

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lora_core.intake.limits import TENSORS, raised
+
 Array = npt.NDArray[Any]
 _LAYER = re.compile(r"^layers\.(\d+)\.(.+)$")
 _FOLDED = re.compile(r"^layers\.\{([0-9,-]+)\}\.(.+)$")
@@ -43,8 +45,11 @@ def fold(tensors: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def unfold(folded: Mapping[str, Array]) -> dict[str, Array]:
-    """Return the single tensors, as views; ValueError for a name that does not match its first axis."""
+    """Return the single tensors, as views; ValueError for a name that does not match its first axis, and for more
+    tensors than are read of one file: a tensor without elements has as many rows as its file says.
+    """
     tensors: dict[str, Array] = {}
+    left = raised(TENSORS)
     for name, array in folded.items():
         match = _FOLDED.match(name)
         if match is None:
@@ -53,6 +58,9 @@ def unfold(folded: Mapping[str, Array]) -> dict[str, Array]:
         named = _count(match[1])
         if array.ndim == 0 or named != array.shape[0]:
             raise ValueError(f"{name} names {named} layers, its tensor has shape {array.shape}")
+        left -= named
+        if left < 0:
+            raise ValueError(f"its names stand for more than {raised(TENSORS)} tensors")
         numbers = _numbers(match[1])
         for index, number in enumerate(numbers):
             tensors[f"layers.{number}.{match[2]}"] = array[index]

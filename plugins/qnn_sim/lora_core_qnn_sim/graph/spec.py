@@ -12,6 +12,8 @@ import attrs
 from lora_core.intake.limits import LAYERS, raised
 from lora_core.models.supported_families import FAMILIES
 
+_MOST_BITS = 32
+"""Of a grid: one of 2**40 bits would be a number that fills the memory."""
 _STREAM = ("attention_add.output", "mlp_add.output")
 # Fields that Llama's graphs do without: a graph that has them as Llama does is stored without them, as it was before.
 _BEYOND = (
@@ -139,8 +141,11 @@ class GraphSpec:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> GraphSpec:
-        """Read what `to_json` wrote."""
+        """Read what `to_json` wrote; raises `ValueError` for numbers of bits that no grid has."""
         fields = dict(data)
+        for name in ("act_bits", "lora_bits"):
+            if not 0 < fields[name] <= _MOST_BITS:
+                raise ValueError(f"its {name} are {fields[name]}")
         dims = dict(fields["dims"])
         if not 0 < dims["n_layers"] <= raised(LAYERS):
             raise ValueError(f"it has {dims['n_layers']} layers")

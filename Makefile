@@ -87,11 +87,13 @@ endurance: $(STAMP)
 
 STRIKES := 100
 
+STRUCK := qnn_sim,xnnpack,xnnpack-multimethod,coreml,coreml-inputs,onnx
+
 strikes: $(STAMP)
 	@$(BIN)/python -m tests.endurance.strikes $(STRIKES)
-	@$(BIN)/python -m tests.endurance.strikes $(STRIKES) --backend xnnpack --commands add,remove,pack
-	@$(BIN)/python -m tests.endurance.strikes $(STRIKES) --backend qnn_sim --commands export
-	@$(BIN)/python -m tests.endurance.strikes $(STRIKES) --backend xnnpack --commands bench
+	@$(BIN)/python -m tests.endurance.strikes $(STRIKES) --forked --backend plain,$(STRUCK)
+	@$(BIN)/python -m tests.endurance.strikes $(STRIKES) --forked --backend xnnpack --commands bench
+	@$(BIN)/python -m tests.endurance.readers $(STRIKES) --backend $(STRUCK)
 
 licences: $(STAMP)
 	@PYTHONPATH=tools $(BIN)/python -m licences

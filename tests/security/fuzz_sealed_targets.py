@@ -1,7 +1,7 @@
-"""Containers that carry their own digest, damaged by somebody who makes the digest true again: qnn_sim's.
+"""Files that carry their own digest, damaged by somebody who makes the digest true again.
 
-Of a damaged container nothing but the digest is read; a stranger's is whole. So what is damaged here is the JSON of its
-header, and the container is made of it anew.
+Of a damaged one nothing but its header and digest is read; a stranger's is whole. So what is damaged here is the JSON
+of the header, and the file is made of it anew.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from lora_core.layers import ModelSummary
 from tests.security.fuzz_target import ALLOWED_ELSE, Target
 
 _SIZE = 1 << 16
@@ -66,12 +67,53 @@ def sealed_containers(folder: Path) -> dict[str, Target]:
     }
 
 
+def sealed_packages(folder: Path, package: bytes, base: ModelSummary) -> Target:
+    """Return the target of what is read from an adapter's package, which fits `base`, once it is whole."""
+    from lora_core.adapters.packages.reading import AdapterPackage
+
+    def read(document: bytes) -> None:
+        told = json.loads(document)
+        _require(isinstance(told, dict) and all(isinstance(told.get(name), dict) for name in ("fields", "tensors")))
+        path = folder / "sealed.lora"
+        path.write_bytes(_safetensors(told["tensors"], {**told["fields"], "digest": _NO_DIGEST}))
+        opened = AdapterPackage.open(path)
+        opened.implied_base()
+        opened.adapter("alice", base)
+
+    header = _header(package)
+    fields = header.pop("__metadata__")
+    return Target(read=read, seeds=[json.dumps({"fields": fields, "tensors": header}).encode()], allowed=ALLOWED_ELSE)
+
+
+def _header(data: bytes) -> dict[str, Any]:
+    (length,) = struct.unpack("<Q", data[:8])
+    header: dict[str, Any] = json.loads(data[8 : 8 + length])
+    return header
+
+
 def _document(path: Path) -> bytes:
     """Return the JSON of a container: its detail, and its tensors as the header tells of them."""
-    data = path.read_bytes()
-    (length,) = struct.unpack("<Q", data[:8])
-    header = json.loads(data[8 : 8 + length])
+    header = _header(path.read_bytes())
     return json.dumps({"detail": json.loads(header.pop("__metadata__")["detail"]), "tensors": header}).encode()
+
+
+def _require(whole: bool) -> None:
+    if not whole:
+        raise ValueError("nothing that a file can be made of")
+
+
+def _safetensors(tensors: Mapping[str, Any], metadata: Mapping[str, Any]) -> bytes:
+    """Return a file of zeros with this header, as long as it says, with the digest of all in the place for it."""
+    text = json.dumps({"__metadata__": metadata, **tensors}, separators=(",", ":")).encode()
+    text += b" " * (-(len(text) + 8) % 64)
+    ends = [each["data_offsets"][1] for each in tensors.values() if _has_offsets(each)]
+    data = struct.pack("<Q", len(text)) + text + bytes(min(max([0, *ends]), _SIZE))
+    return data.replace(_NO_DIGEST.encode(), hashlib.sha256(data).hexdigest().encode(), 1)
+
+
+def _has_offsets(entry: object) -> bool:
+    offsets = entry.get("data_offsets") if isinstance(entry, dict) else None
+    return isinstance(offsets, list) and len(offsets) == 2 and type(offsets[1]) is int
 
 
 def _resealed(read: Callable[[Path], object], path: Path, kind: str) -> Callable[[bytes], object]:
@@ -79,14 +121,9 @@ def _resealed(read: Callable[[Path], object], path: Path, kind: str) -> Callable
 
     def run(document: bytes) -> object:
         told = json.loads(document)
-        if not isinstance(told, dict) or not isinstance(told.get("tensors"), dict):
-            raise ValueError("nothing that a container can be made of")
+        _require(isinstance(told, dict) and isinstance(told.get("tensors"), dict))
         metadata = {"digest": _NO_DIGEST, "format": "lora-core-qnn-sim", "version": "1", "kind": kind}
-        header: dict[str, Any] = {"__metadata__": {**metadata, "detail": json.dumps(told.get("detail"))}}
-        body = json.dumps({**header, **told["tensors"]}).encode()
-        body += b" " * (-(len(body) + 8) % 64)
-        data = struct.pack("<Q", len(body)) + body + bytes(_SIZE)
-        path.write_bytes(data.replace(_NO_DIGEST.encode(), hashlib.sha256(data).hexdigest().encode(), 1))
+        path.write_bytes(_safetensors(told["tensors"], {**metadata, "detail": json.dumps(told.get("detail"))}))
         return read(path)
 
     return run

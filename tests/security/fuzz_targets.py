@@ -13,7 +13,7 @@ import numpy as np
 
 from lora_core.layers import LayerInfo, ModelSummary
 from tests.security.fuzz_base_targets import bases, fleets
-from tests.security.fuzz_sealed_targets import sealed_containers
+from tests.security.fuzz_sealed_targets import sealed_containers, sealed_packages
 from tests.security.fuzz_target import ALLOWED_ELSE, WHERE, Target, from_file, safetensors
 
 SUMMARY = ModelSummary(
@@ -93,6 +93,7 @@ def _adapters(folder: Path) -> dict[str, Target]:
         ),
         "GGUF": Target(read=from_file(open_gguf, folder, "x.gguf"), seeds=[gguf]),
         "adapter package": Target(read=from_file(AdapterPackage.open, folder, "x.lora"), seeds=[package]),
+        "sealed adapter package": sealed_packages(folder, package, SUMMARY),
     }
 
 

@@ -19,6 +19,7 @@ NAMES = (
     *("YAML groups", "qnn_sim container", "ONNX adapter", "ONNX model", "genai configuration", "gptq weights"),
     *("awq weights", "bitsandbytes weights", "fp8 weights", "compressed-tensors weights", "quantization settings"),
     *("tokenizer", "GGUF base", "model configuration", "fleet index", "records", "qnn_sim context", "qnn_sim section"),
+    "sealed adapter package",
 )
 EXECUTIONS = 150
 

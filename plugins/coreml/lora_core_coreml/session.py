@@ -19,6 +19,7 @@ from lora_core.runtime.kv_cache import KvCache
 from lora_core.runtime.session import Loaded, Session
 from lora_core.sharing.proof import require_foundation
 from lora_core_coreml.diagnosis import can_execute
+from lora_core_coreml.module_session import CoremlModuleSession
 from lora_core_coreml.program.naming import FOUNDATION, Kind, kinds, method_name
 from lora_core_coreml.runtime.adapters import AdaptersAsInputs, AdaptersAsMethods, CalledAdapters
 from lora_core_coreml.runtime.attention import Signature, StaticAttention
@@ -44,9 +45,27 @@ def open_session(bundle: Bundle, options: CoremlSessionOptions) -> Session:
             remedy="Leave --execute out: the stored functions are evaluated then.",
         )
     require_foundation(bundle, CoremlSharing().fingerprint(bundle))
+    kind, runtime, precisions = EvaluatedProgram, EVALUATION, _precisions(bundle, options)
     if options.execute:
-        return CoremlSession(bundle, ("float16",), program=ExecutedProgram, runtime=EXECUTION)
-    return CoremlSession(bundle, _precisions(bundle, options))
+        kind, runtime, precisions = ExecutedProgram, EXECUTION, ("float16",)
+    with parsing(bundle.path / "manifest.json"):
+        (path,) = {method.program for method in bundle.manifest.methods}
+    with parsing(bundle.file(path)):
+        program = kind(bundle.file(path))
+    try:
+        if program.has_constant("freqs_cos"):
+            return CoremlSession(bundle, program, precisions, runtime)
+        adapters = _adapters(bundle, program, multifunction=False)
+        return CoremlModuleSession(bundle, program, adapters, precision=precisions[0], runtime=runtime)
+    except BaseException:
+        program.close()
+        raise
+
+
+def _adapters(bundle: Bundle, program: EvaluatedProgram, *, multifunction: bool) -> CalledAdapters:
+    if program.has_constant(FOUNDATION):
+        return AdaptersAsInputs(bundle, program)
+    return AdaptersAsMethods(bundle, multifunction)
 
 
 def _precisions(bundle: Bundle, options: CoremlSessionOptions) -> tuple[Precision, ...]:
@@ -79,48 +98,27 @@ class CoremlSession(Session):
     """The methods of one program, evaluated with coremltools' own operator semantics or executed by CoreML."""
 
     def __init__(
-        self,
-        bundle: Bundle,
-        precisions: Sequence[Precision],
-        *,
-        program: type[EvaluatedProgram] = EvaluatedProgram,
-        runtime: str = EVALUATION,
+        self, bundle: Bundle, program: EvaluatedProgram, precisions: Sequence[Precision], runtime: str
     ) -> None:
-        """Open the program of `bundle`, to evaluate it at each of `precisions` and return the logits of the first.
-
-        Raises `UnsupportedError` if it is no language model.
-        """
-        self._bundle = bundle
+        """Evaluate `program` of `bundle` at each of `precisions` and return the logits of the first."""
+        self._bundle, self._program = bundle, program
         self._precisions = tuple(precisions)
         self._runtime = runtime
         self._spreads: dict[str, Spread] = {}
-        with parsing(bundle.path / "manifest.json"):
-            (path,) = {method.program for method in bundle.manifest.methods}
-        self._path = bundle.file(path)
-        with parsing(self._path):
-            self._program = program(self._path)
-        try:
-            with parsing(self._path):
-                self._read_metadata()
-                rewinds = not self._program.has_constant(KEEPS_STATE)
-                self._cache = KvCache(bundle.manifest.kv_cache, self._context_len, rewinds=rewinds)
-                self._attention = self._new_attention()
-        except BaseException:
-            self._program.close()
-            raise
+        with parsing(program.path):
+            self._read_metadata()
+            rewinds = not self._program.has_constant(KEEPS_STATE)
+            self._cache = KvCache(bundle.manifest.kv_cache, self._context_len, rewinds=rewinds)
+            self._attention = self._new_attention()
         self._loaded: dict[str | None, Loaded] = {}
         self._closed = False
 
     def _read_metadata(self) -> None:
         self._multifunction = "prefill" in self._program.methods
-        if not self._program.has_constant("freqs_cos"):
-            raise UnsupportedError("This bundle is no language model with static attention, so no tokens can be fed.")
         self._signatures: dict[Kind, Signature] = {
             kind: _signature(self._program, kind, self._multifunction) for kind in kinds(self._multifunction)
         }
-        self._adapters: CalledAdapters = AdaptersAsMethods(self._bundle, self._multifunction)
-        if self._program.has_constant(FOUNDATION):
-            self._adapters = AdaptersAsInputs(self._bundle, self._program)
+        self._adapters = _adapters(self._bundle, self._program, multifunction=self._multifunction)
         # A call reads `cache_len` positions before its own tokens, so the last one may begin there.
         self._context_len = 1 + min(signature.cache_len for signature in self._signatures.values())
 
@@ -155,7 +153,7 @@ class CoremlSession(Session):
         if adapter not in self._loaded:
             start = time.monotonic()
             self._adapters.load(adapter)
-            with parsing(self._path):
+            with parsing(self._program.path):
                 for kind in self._signatures:
                     self._program.load(self._adapters.method(adapter, kind))
             self._loaded[adapter] = Loaded.measured(adapter, time.monotonic() - start)

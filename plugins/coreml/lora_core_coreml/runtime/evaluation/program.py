@@ -43,6 +43,11 @@ class EvaluatedProgram:
         self._plans = {plan["name"]: plan for plan in self._stored.program["execution_plan"]}
 
     @property
+    def path(self) -> Path:
+        """The file that it was read from."""
+        return self._stored.path
+
+    @property
     def methods(self) -> frozenset[str]:
         """All methods that run, without the constant ones."""
         return frozenset(name for name, plan in self._plans.items() if plan["delegates"])

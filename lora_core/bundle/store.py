@@ -39,15 +39,29 @@ def open_bundle(path: Path | str, emit: Emit = ignore) -> Bundle:
         restore(root)
         while True:
             _tidy(root, emit)
-            data = _read_manifest(root)
+            before, data = moment(root), _read_manifest(root)
             whereabouts = Whereabouts(root=root, reopen=_records_now)
             bundle = Bundle(path=root, manifest=loads(data, str(root / MANIFEST), whereabouts))
             problems = list(base_problems(bundle))
             if not problems:
                 return bundle
             # A process that changed the bundle meanwhile explains the differences; then look again.
-            if _read_manifest(root) == data and not (root / STATE / JOURNAL).exists():
+            if before is not None and moment(root) == before:
                 raise BundleError(problems)
+
+
+def moment(root: Path) -> tuple[int, int, int] | None:
+    """Return what tells the bundle at `root` as it is from what it was or will be, None while a change is under way.
+
+    The manifest's bytes do not tell: a bundle that lost an adapter and got it back has those of before.
+    """
+    try:
+        if (root / STATE / JOURNAL).exists():
+            return None
+        status = (root / MANIFEST).stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_ctime_ns
 
 
 def verify_hashes(bundle: Bundle) -> list[Problem]:

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from lora_core.bundle.bundle import Artifact, Bundle
-from lora_core.bundle.store import open_bundle, verify_hashes
-from lora_core.bundle.transaction import read_manifest
-from lora_core.errors import LoraCoreError, Problem
+from lora_core.bundle.store import verify_hashes
+from lora_core.errors import Problem
 from lora_core.events import Emit, stage
 from lora_core.intake.parsing import parsing
 from lora_core.pipeline.soundness import blaming_damage
+from lora_core.pipeline.undisturbed import undisturbed
 from lora_core.sharing.accounting import unaccounted_problems
 from lora_core.sharing.proof import duplicate_problems, foundation_problems
 from lora_core.sharing.report import SharingReport, owners_of
@@ -102,21 +102,7 @@ class InspectReport:
 def inspect(path: Path, *, emit: Emit, hub: PluginHub) -> InspectReport:
     """Report on the bundle at `path`; `lora_core.inspect` documents arguments and errors."""
     with stage(emit, "Inspect"):
-        for _ in range(_PATIENCE):
-            bundle = open_bundle(path, emit)
-            try:
-                report = _inspected(bundle, hub)
-            except Exception:
-                if _as_it_was(bundle):
-                    raise
-            else:
-                if report.passed or _as_it_was(bundle):
-                    return report
-        return _inspected(open_bundle(path, emit), hub)
-
-
-_PATIENCE = 20
-"""How often a bundle may be changed by others while it is read, before what was found is told as it is."""
+        return undisturbed(path, emit, lambda bundle: _inspected(bundle, hub), whole=lambda report: report.passed)
 
 
 def _inspected(bundle: Bundle, hub: PluginHub) -> InspectReport:
@@ -134,11 +120,3 @@ def _inspected(bundle: Bundle, hub: PluginHub) -> InspectReport:
         *unaccounted,
     )
     return InspectReport(bundle=bundle, sharing=report, problems=problems)
-
-
-def _as_it_was(bundle: Bundle) -> bool:
-    """Say whether the manifest still is the one that `bundle` was opened with."""
-    try:
-        return read_manifest(bundle.path) == bundle.manifest
-    except (LoraCoreError, OSError):
-        return False

@@ -9,7 +9,7 @@ import pytest
 
 import lora_core
 from lora_core.bundle.store import open_bundle
-from lora_core.errors import BundleError
+from lora_core.errors import BundleError, UnsupportedError
 
 
 @pytest.fixture
@@ -75,6 +75,27 @@ def test_a_file_that_the_manifest_does_not_list_is_not_read(export, make_adapter
     (bundle.path / "stray").write_bytes(b"x")
     with pytest.raises(BundleError, match="lists no file 'stray'"):
         open_bundle(bundle.path).file("stray")
+
+
+@pytest.mark.parametrize("comes_back", [False, True])
+def test_opening_between_two_states_opens_again(export, make_adapter, hub, fake, monkeypatch, comes_back):
+    sources = {name: make_adapter(name, seed=seed) for seed, name in enumerate("ab")}
+    bundle = export("b", sources, options={"layout": "joint"})
+    open_ = fake.FakeBackend.open
+    opened = []
+
+    def meanwhile(self, found, options):
+        opened.append(found)
+        if len(opened) == 1:
+            lora_core.remove(bundle.path, ["b"], hub=hub)
+            if comes_back:  # its bytes are those of before, and it is still another
+                lora_core.add(bundle.path, {"b": sources["b"]}, hub=hub)
+        return open_(self, found, options)
+
+    monkeypatch.setattr(fake.FakeBackend, "open", meanwhile)
+    with pytest.raises(UnsupportedError):  # the backend runs nothing; what counts is how often it was asked
+        lora_core.open(bundle.path, hub=hub)
+    assert [tuple(found.manifest.names) for found in opened] == [("a", "b"), ("a", "b") if comes_back else ("a",)]
 
 
 def test_an_inspection_between_two_states_looks_again(export, make_adapter, hub, fake, monkeypatch):

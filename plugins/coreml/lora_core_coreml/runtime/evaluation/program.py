@@ -35,6 +35,7 @@ class EvaluatedProgram:
 
     def __init__(self, path: Path) -> None:
         """Read the program; its packages are unpacked to a temporary directory until `close`."""
+        self._stamp = _stamp(path)
         self._stored = pte.read(path)
         self._packages = {found.key: found for found in package.stored_packages(self._stored)}
         self._folder = tempfile.TemporaryDirectory(prefix="lora-core-coreml-")
@@ -78,9 +79,16 @@ class EvaluatedProgram:
         return [tuple(map(int, plan["values"][index]["val"]["sizes"])) for index in plan["inputs"]]
 
     def load(self, method: str) -> None:
-        """Load the functions of `method`."""
-        for number in range(len(self._plans[method]["delegates"])):
-            self._delegate(method, number)
+        """Load the functions of `method`; raises `BundleError` if another process has changed the program since."""
+        try:
+            for number in range(len(self._plans[method]["delegates"])):
+                self._delegate(method, number)
+        finally:
+            # What is read of a file that another has taken the place of is anything, or nothing that can be read.
+            if _stamp(self.path) != self._stamp:
+                raise BundleError(
+                    "The bundle was changed after it was opened", where=str(self.path), remedy="Open it again."
+                )
 
     def unload(self, method: str) -> None:
         """Forget the functions of `method`."""
@@ -158,6 +166,14 @@ class EvaluatedProgram:
             file.seek(start + int(offsets[content["data_buffer_idx"]]))
             data = file.read(count * dtype.itemsize)
         return np.frombuffer(data, dtype).reshape(content["sizes"])
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _operator(plan: pte.Program, instruction: Mapping[str, Any]) -> str:

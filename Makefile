@@ -90,6 +90,7 @@ STRIKES := 100
 STRUCK := qnn_sim,xnnpack,xnnpack-multimethod,coreml,coreml-inputs,onnx
 
 strikes: $(STAMP)
+	@EVERY_LINE=1 $(BIN)/python -m pytest -q tests/bundle/test_interruptions.py
 	@$(BIN)/python -m tests.endurance.strikes $(STRIKES)
 	@$(BIN)/python -m tests.endurance.strikes $(STRIKES) --forked --backend plain,$(STRUCK)
 	@$(BIN)/python -m tests.endurance.strikes $(STRIKES) --forked --backend xnnpack --commands bench

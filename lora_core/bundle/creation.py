@@ -11,7 +11,7 @@ from pathlib import Path
 import attrs
 
 from lora_core.bundle.bundle import Bundle, Manifest
-from lora_core.bundle.durable import flush_directory, flush_tree, storage_errors
+from lora_core.bundle.durable import flush_directory, flush_tree, removed_afterwards, storage_errors
 from lora_core.bundle.exchange import exchange, restore
 from lora_core.bundle.lock import locked, locked_if_free
 from lora_core.bundle.manifest import dumps, is_manifest
@@ -45,19 +45,24 @@ class Creation:
                 (self.out / name).write_bytes(node.data)
             flush_tree(self.out)
             _raise(refusal(self.target, force=self.force))
-            written = False
             try:
                 if _is_empty(self.target):
                     self.out.rename(self.target)
                 else:
                     self._replace()
                 flush_directory(self.target.parent)
-            finally:  # also after an interruption between any two of these steps
-                with suppress(OSError):
-                    written = (self.target / MANIFEST).read_bytes() == data
-                if written:
+                self.emit(BundleWritten(path=self.target))
+            except BaseException:  # also after an interruption between any two of these steps
+                if self._is_written(data):
                     self.emit(BundleWritten(path=self.target))
+                raise
         return Bundle(path=self.target, manifest=manifest)
+
+    def _is_written(self, manifest: bytes) -> bool:
+        try:
+            return (self.target / MANIFEST).read_bytes() == manifest
+        except OSError:
+            return False
 
     def _replace(self) -> None:
         with locked(self.target, self.emit) as old:  # an adapter that is being added is added first, then replaced
@@ -95,7 +100,7 @@ def _work_directory(target: Path, emit: Emit) -> Iterator[Path]:
     with ExitStack() as stack:
         while True:
             work = target.parent / f"{_prefix(target)}{os.urandom(_RANDOM).hex()}"
-            stack.callback(shutil.rmtree, work, ignore_errors=True)  # first: an interruption may follow the next line
+            stack.enter_context(removed_afterwards(work))  # first: an interruption may follow the next line
             work.mkdir()
             with suppress(FileNotFoundError):  # another run took it for a leftover in the moment before it was locked
                 stack.enter_context(locked(work, emit))

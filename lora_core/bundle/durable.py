@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,19 +41,34 @@ def storage_error(doing: str, path: Path, error: OSError) -> StorageError:
     )
 
 
+@contextmanager
+def removed_afterwards(directory: Path) -> Iterator[None]:
+    """Remove `directory` and what is in it at the end of a block, also if an interruption comes in the middle of it."""
+    try:
+        try:
+            yield
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
 def write_whole(target: Path, parts: Iterable[bytes]) -> None:
     """Write a file that appears whole under its name, in place of what was there; raises `StorageError`."""
     unfinished = target.with_name(f".{target.name}.{os.urandom(4).hex()}")
     with storage_errors("write", target):
         try:
-            nameless = _nameless(target.parent)
-            with nameless or unfinished.open("xb") as file:
-                file.writelines(parts)
-                if nameless is not None:
-                    file.flush()
-                    _name(file, unfinished)
-            unfinished.replace(target)
-        finally:
+            try:
+                nameless = _nameless(target.parent)
+                with nameless or unfinished.open("xb") as file:
+                    file.writelines(parts)
+                    if nameless is not None:
+                        file.flush()
+                        _name(file, unfinished)
+                unfinished.replace(target)
+            finally:
+                unfinished.unlink(missing_ok=True)
+        finally:  # once more, for an interruption in the first
             unfinished.unlink(missing_ok=True)
 
 

@@ -21,10 +21,13 @@ PATIENCE = 1.0
 
 @attrs.define(kw_only=True)
 class Lock:
-    """A lock that is held. Whoever moves the locked directory says so by setting `directory`."""
+    """A lock that is held. Whoever moves the locked directory says so by setting `directory`.
+
+    `descriptor` is that of its open file, -1 without one.
+    """
 
     directory: Path
-    descriptor: int
+    descriptor: int = -1
 
 
 @contextmanager
@@ -34,54 +37,55 @@ def locked(directory: Path, emit: Emit) -> Iterator[Lock]:
     The system releases the lock when its holder dies. Its file goes with the lock, so that a directory at rest holds
     nothing but the bundle. Raises `OSError` if the directory does not exist or cannot be written.
     """
-    descriptor = _acquire(directory, lambda opened: _wait(opened, directory, emit))
-    assert descriptor is not None, "waiting never gives up"
-    lock = Lock(directory=directory, descriptor=descriptor)
+    lock = Lock(directory=directory)
     try:
-        yield lock
-    finally:
+        try:
+            held = _acquire(lock, lambda opened: _wait(opened, directory, emit))
+            assert held, "waiting never gives up"
+            yield lock
+        finally:
+            _release(lock)
+    finally:  # once more, for an interruption in the first
         _release(lock)
 
 
 @contextmanager
 def locked_if_free(directory: Path) -> Iterator[Lock | None]:
     """Hold the lock of `directory` for a block, or yield None at once if another process holds it."""
-    descriptor = _acquire(directory, _try)
-    lock = None if descriptor is None else Lock(directory=directory, descriptor=descriptor)
+    lock = Lock(directory=directory)
     try:
-        yield lock
-    finally:
-        if lock is not None:
+        try:
+            yield lock if _acquire(lock, _try) else None
+        finally:
             _release(lock)
+    finally:
+        _release(lock)
 
 
-def _acquire(directory: Path, take: Callable[[int], bool]) -> int | None:
-    """Take the lock and return its descriptor, None if `take` gave up.
+def _acquire(lock: Lock, take: Callable[[int], bool]) -> bool:
+    """Take the lock and say whether it is held; it is not if `take` gave up.
 
     A lock file that was removed or moved away while we waited (by the holder before us, or because the whole bundle
     was replaced) guards nothing any more: start again with the one that is there now.
     """
+    directory = lock.directory
     path = directory / STATE / LOCK
     require_plain_state(directory)
     while True:
         with suppress(FileExistsError):
             path.parent.mkdir()
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+            lock.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
         except FileNotFoundError:
             if not directory.exists():
                 raise
             continue  # the holder before us removed the state directory between our two steps
-        kept = False
-        try:
-            if not take(descriptor):
-                return None
-            kept = _is_at(path, descriptor)
-            if kept:
-                return descriptor
-        finally:
-            if not kept:
-                os.close(descriptor)
+        if not take(lock.descriptor):
+            _close(lock)
+            return False
+        if _is_at(path, lock.descriptor):
+            return True
+        _close(lock)
 
 
 def _is_at(path: Path, descriptor: int) -> bool:
@@ -111,11 +115,18 @@ def _wait(descriptor: int, directory: Path, emit: Emit) -> bool:
 
 
 def _release(lock: Lock) -> None:
+    """Remove the lock's file, if it is ours to remove, and close it; once that is done, doing it again does nothing."""
     state = lock.directory / STATE
     # Nothing here may hide an error of the block; a lock file that stays is taken over by the next writer.
     with suppress(OSError):
-        if _is_at(state / LOCK, lock.descriptor):
+        if lock.descriptor >= 0 and _try(lock.descriptor) and _is_at(state / LOCK, lock.descriptor):
             (state / LOCK).unlink()
     with suppress(OSError):
         state.rmdir()
-    os.close(lock.descriptor)
+    _close(lock)
+
+
+def _close(lock: Lock) -> None:
+    descriptor, lock.descriptor = lock.descriptor, -1
+    if descriptor >= 0:
+        os.close(descriptor)

@@ -13,21 +13,28 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence, Set
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import attrs
 
 from lora_core.bundle.bundle import Bundle, Manifest
 from lora_core.bundle.differences import BundleDifference
-from lora_core.bundle.durable import flush_directory, flush_tree, storage_error, storage_errors, walk
+from lora_core.bundle.durable import (
+    flush_directory,
+    flush_tree,
+    removed_afterwards,
+    storage_error,
+    storage_errors,
+    walk,
+)
 from lora_core.bundle.exchange import restore
 from lora_core.bundle.journal import FILES, REMOVED, Journal, read_journal
 from lora_core.bundle.lock import locked
 from lora_core.bundle.manifest import Whereabouts, dumps, loads
 from lora_core.bundle.paths import JOURNAL, MANIFEST, STAGING, STATE, is_records_file
 from lora_core.bundle.places import Places, require_plain_state
-from lora_core.errors import BundleError, Problem
+from lora_core.errors import BundleError, LoraCoreError, Problem
 from lora_core.events import BundleWritten, Emit, ignore
 from lora_core.intake import limits
 from lora_core.intake.files import read_regular
@@ -65,9 +72,14 @@ class Change:
             with storage_errors("write the change of", root):
                 staging.rename(root / STATE / JOURNAL)
             self._finish(left)
-        finally:  # also after an interruption between any two of these steps
-            if not os.path.lexists(staging):
+            self.emit(BundleWritten(path=root))
+        except BaseException as error:
+            if not os.path.lexists(staging / MANIFEST):  # it was committed
                 self.emit(BundleWritten(path=root))
+                if not isinstance(error, Exception):  # after an interruption nobody else may come for long
+                    with suppress(OSError, LoraCoreError):
+                        settle(root)
+            raise
         return attrs.evolve(self.bundle, manifest=manifest)
 
     def _finish(self, left: Journal) -> None:
@@ -89,11 +101,9 @@ def change(path: Path, emit: Emit) -> Iterator[Change]:
         settle(path)
         bundle = Bundle(path=path, manifest=read_manifest(path))
         out = path / STATE / STAGING / FILES
-        try:
+        with removed_afterwards(out.parent):
             out.mkdir(parents=True)
             yield Change(bundle=bundle, out=out, emit=emit)
-        finally:
-            shutil.rmtree(out.parent, ignore_errors=True)
 
 
 def read_manifest(root: Path) -> Manifest:

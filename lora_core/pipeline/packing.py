@@ -71,8 +71,8 @@ def pack_stored(
 
     Raises as `Backend.stored_values`.
     """
-    plan = bundle.manifest.plans[entry.plan]
-    updates = recovered_updates(plan, backend.stored_values(bundle, entry.name))
+    values = backend.stored_values(bundle, entry.name)
+    updates = recovered_updates(bundle.manifest.plans[entry.plan], values)
     adapter = Adapter(name=entry.name, updates=updates, digest=entry.digest, source=str(bundle.path))
     told = {} if entry.prompting is None else packed(bundle, entry.prompting)
     return _write(adapter, _source(bundle, backend, entry.plan, told), out, key)

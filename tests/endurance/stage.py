@@ -75,7 +75,8 @@ class Stage:
             ),
             "add": ("add", "bundle", "--adapter", "bob=adapters/bob"),
             "remove": ("remove", "bundle", "alice"),
-            "pack": ("pack", "bundle", "alice", "-o", "alice.lora"),
+            # A directory, because the backend `plain` gives nothing back of what it has stored.
+            "pack": ("pack", "bundle", "bob=adapters/bob" if self.backend == "plain" else "alice", "-o", "alice.lora"),
             "bench": (
                 *("bench", "bundle", "--adapter", "alice", "--prompt-tokens", "2", "--decode-tokens", "1"),
                 *("--rounds", "1", "--packed-cache", "packed", "--json"),

@@ -71,6 +71,13 @@ class BundleWritten(Event):
     path: Path
 
 
+@attrs.frozen(kw_only=True)
+class FileWritten(Event):
+    """Something else that was asked for is at `path`, a file or a directory, and stays whatever happens after this."""
+
+    path: Path
+
+
 Emit = Callable[[Event], None]
 
 

@@ -11,7 +11,7 @@ import attrs
 
 from lora_core.cli.noise import Noise
 from lora_core.cli.progress import PlainProgress, Progress, QuietProgress
-from lora_core.events import BundleWritten, Event, Noted, StageFinished, StageStarted, Warned
+from lora_core.events import BundleWritten, Event, FileWritten, Noted, StageFinished, StageStarted, Warned
 from lora_core.intake.text import shown
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class Console:
     """The surroundings of one command, from its start to its end.
 
     `closed` turns true when the reader of stdout is gone: what follows is dropped, the command goes on to its verdict.
-    `changed` turns true when a bundle was written: an interruption after that no longer undoes it.
+    `changed` turns true when a bundle or a file was written: an interruption after that no longer undoes it.
     """
 
     def __init__(self, verbosity: Verbosity, hub: PluginHub | None = None) -> None:
@@ -64,7 +64,7 @@ class Console:
 
     def emit(self, event: Event) -> None:
         """Render an event, keep it in the log, and let plugins hear it."""
-        self.changed = self.changed or isinstance(event, BundleWritten)
+        self.changed = self.changed or isinstance(event, BundleWritten | FileWritten)
         self.noise.write(_logged(event))
         self._progress.hear(event)
         self.hub.tell(event)

@@ -19,7 +19,7 @@ from lora_core.bundle.lock import locked
 from lora_core.bundle.paths import STATE
 from lora_core.bundle.store import open_bundle
 from lora_core.errors import Problem, UsageError
-from lora_core.events import Emit, StageAdvanced, stage
+from lora_core.events import Emit, FileWritten, StageAdvanced, stage
 from lora_core.executor import ExecutorSettings, LostTask
 from lora_core.fleet.fleet_report import FailedAdapter, FleetReport
 from lora_core.fleet.index import INDEX, FleetIndex, IndexEntry
@@ -147,6 +147,8 @@ class _Run:
         """Keep what comes, as it comes."""
         done, total = self.unchanged, len(self.found)
         self.emit(StageAdvanced(stage=_STAGE, done=done, total=total))
+        if self.tasks:  # what is packed is kept from here on, also if the rest is interrupted
+            self.emit(FileWritten(path=self.out))
         for number, result in results:
             task = self.tasks[number]
             outcomes = _lost(task, result) if isinstance(result, LostTask) else result

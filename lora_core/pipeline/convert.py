@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,12 +13,14 @@ from lora_core.adapters.names import safe_name
 from lora_core.adapters.peft.writing import write_peft
 from lora_core.adapters.reading import read_adapters
 from lora_core.adapters.reference import AdapterReference
-from lora_core.bundle.durable import storage_errors
+from lora_core.bundle.durable import removed_afterwards, storage_errors
+from lora_core.bundle.exchange import exchange
 from lora_core.errors import UsageError
 from lora_core.events import Emit, stage
 from lora_core.layers import ModelSummary
 from lora_core.models.base import ModelHandle
 from lora_core.pipeline.given import adapter_formats, located, open_model
+from lora_core.pipeline.written import telling_of
 
 if TYPE_CHECKING:
     from lora_core.hub import PluginHub
@@ -44,7 +45,7 @@ def convert(
     with stage(emit, "Convert"):
         base = _base(reference, formats, model, hub)
         (read,) = read_adapters([reference], base, formats)
-        _write(read, out)
+        _write(read, out, emit)
     return read
 
 
@@ -66,17 +67,16 @@ def _base(
     return surest.implied_base(path)
 
 
-def _write(adapter: Adapter, out: Path) -> None:
+def _write(adapter: Adapter, out: Path, emit: Emit) -> None:
     """Write into a directory beside `out`, and put that in its place when it is whole."""
-    made = out.with_name(f".{out.name}.{os.urandom(4).hex()}")
-    with storage_errors("write", out):
+    work = out.with_name(f".{out.name}.{os.urandom(4).hex()}")
+    made = work / "made"
+    with storage_errors("write", out), removed_afterwards(work):
         made.mkdir(parents=True)
-        try:
-            write_peft(adapter, made)
+        write_peft(adapter, made)
+        with telling_of(out, emit):
             if out.is_dir():
-                shutil.rmtree(out)
-            elif out.exists():
-                out.unlink()
-            made.rename(out)
-        finally:
-            shutil.rmtree(made, ignore_errors=True)
+                exchange(made, out)
+            else:
+                out.unlink(missing_ok=True)
+                made.rename(out)

@@ -20,10 +20,11 @@ from lora_core.bundle.bundle import Bundle, BundledAdapter
 from lora_core.bundle.durable import write_whole
 from lora_core.bundle.store import open_bundle
 from lora_core.errors import AdapterError, Problem, UsageError
-from lora_core.events import Emit
+from lora_core.events import Emit, ignore
 from lora_core.pipeline.given import adapter_formats
 from lora_core.pipeline.packed_text import packed
 from lora_core.pipeline.packing_kit import PackingKit, plan_digest, template_digest
+from lora_core.pipeline.written import telling_of
 from lora_core.suggestions import did_you_mean
 
 if TYPE_CHECKING:
@@ -57,25 +58,30 @@ def pack(
     spec = hub.spec_of(bundle)
     backend = hub.backend(spec.name, check_requirements=False)
     if isinstance(adapter, str):
-        return pack_stored(bundle, backend, _entry(bundle, adapter), out, signing)
+        return pack_stored(bundle, backend, _entry(bundle, adapter), out, signing, emit)
     readied = PackingKit.of(bundle, spec, backend).readied(adapter, adapter_formats(hub))
     for event in readied.told:
         emit(event)
-    return _write(readied.adapter, readied.source, out, signing)
+    return _write(readied.adapter, readied.source, out, signing, emit)
 
 
 def pack_stored(
-    bundle: Bundle, backend: Backend, entry: BundledAdapter, out: Path | None, key: SigningKey | None
+    bundle: Bundle,
+    backend: Backend,
+    entry: BundledAdapter,
+    out: Path | None,
+    key: SigningKey | None,
+    emit: Emit = ignore,
 ) -> PackedAdapter:
     """Write the package of an adapter of `bundle` from what the bundle stores, to `out` (None: `NAME.lora` here).
 
     Raises as `Backend.stored_values`.
     """
-    plan = bundle.manifest.plans[entry.plan]
-    updates = recovered_updates(plan, backend.stored_values(bundle, entry.name))
+    values = backend.stored_values(bundle, entry.name)
+    updates = recovered_updates(bundle.manifest.plans[entry.plan], values)
     adapter = Adapter(name=entry.name, updates=updates, digest=entry.digest, source=str(bundle.path))
     told = {} if entry.prompting is None else packed(bundle, entry.prompting)
-    return _write(adapter, _source(bundle, backend, entry.plan, told), out, key)
+    return _write(adapter, _source(bundle, backend, entry.plan, told), out, key, emit)
 
 
 def _source(bundle: Bundle, backend: Backend, plan: int, prompting: dict[str, str]) -> Source:
@@ -87,9 +93,11 @@ def _source(bundle: Bundle, backend: Backend, plan: int, prompting: dict[str, st
     )
 
 
-def _write(adapter: Adapter, source: Source, out: Path | None, key: SigningKey | None) -> PackedAdapter:
+def _write(adapter: Adapter, source: Source, out: Path | None, key: SigningKey | None, emit: Emit) -> PackedAdapter:
     target = Path(f"{adapter.name}{SUFFIX}") if out is None else out
-    write_whole(target, package_bytes(adapter, source, key))
+    parts = package_bytes(adapter, source, key)
+    with telling_of(target, emit):
+        write_whole(target, parts)
     package = AdapterPackage.open(target)
     return PackedAdapter(name=adapter.name, path=target, size=target.stat().st_size, digest=package.digest)
 

@@ -215,3 +215,8 @@ def test_everything_wrong_is_reported_together(shell: Shell, capfd: pytest.Captu
         (*EXPORT, "--adapter", "bob=adapters/bob", "--policy", "8da5w", "--max-seq-len", "0"), capfd
     )
     outcome.expect_refusal(4, "'8da5w'", "max_seq_len", "magnitude", "'bob'", "half a pair", "4 problems:")
+
+
+def test_a_backend_without_plans_packs_no_adapter_of_its_own(shell: Shell, capfd: pytest.CaptureFixture[str]) -> None:
+    words = ("pack", "bundle", "alice", "-o", "alice.lora")
+    shell.run_here(words, capfd).expect_refusal(4, "does not give the matrices of adapter 'alice' back", "alice=DIR")

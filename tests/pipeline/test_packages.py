@@ -15,8 +15,10 @@ from lora_core.adapters.packages.header import FORMAT
 from lora_core.adapters.packages.reading import AdapterPackage
 from lora_core.adapters.reference import AdapterReference
 from lora_core.errors import AdapterError, LoraCoreError, UnsupportedError, UsageError
+from lora_core.events import FileWritten
 from lora_core.models.base import TokenizerFiles
 from lora_core.models.text.stored import files_in
+from lora_core.pipeline import packing
 from lora_core.pipeline.packing import package_reference
 from tests.runtime.text_kinds import byte_level, write
 
@@ -235,3 +237,17 @@ class TestSignatures:
         (tmp_path / "no.key").write_text("secret")
         with pytest.raises(UsageError, match="no key in PEM"):
             pack(roomy, make_adapter("a"), sign=tmp_path / "no.key")
+
+
+def test_an_interruption_after_a_package_is_there_says_that_it_is(make_adapter, roomy, pack, tmp_path, monkeypatch):
+    told, target = [], tmp_path / "a.lora"
+    whole = packing.write_whole
+
+    def interrupted(*words):
+        whole(*words)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(packing, "write_whole", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pack(roomy, make_adapter("a"), emit=told.append)
+    assert FileWritten(path=target) in told

@@ -10,6 +10,7 @@ import attrs
 from lora_core.errors import ModelError
 from lora_core.quant.policy import Scheme
 from lora_core.tensors import LazyTensor, row_blocks
+from lora_core_onnx.library import onnxruntime
 from lora_core_onnx.storage.weights import WeightsFile
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ def quantize(
     import numpy as np
 
     # What `onnxruntime.quantization.MatMulNBitsQuantizer` calls for each weight of a model that it holds whole.
+    onnxruntime()
     from onnxruntime.capi._pybind_state import quantize_matmul_4bits, quantize_matmul_8bits
 
     out, width = rows.shape

@@ -9,6 +9,7 @@ from lora_core.adapters.slots.kinds import Values
 from lora_core.bundle.bundle import Bundle
 from lora_core.errors import BundleError
 from lora_core.runtime.selection import Selection
+from lora_core_onnx.library import onnxruntime
 from lora_core_onnx.names import adapter_file, lora_input
 from lora_core_onnx.storage.adapter_file import read_adapter, version_of
 from lora_core_onnx.stored_values import slots_in
@@ -32,11 +33,11 @@ class AdapterShelf:
 
         Raises `BundleError` for a file of another base or model, and for a damaged one.
         """
-        from onnxruntime import OrtValue
+        library = onnxruntime()
 
         parts = [(self._slots(name, known), strength) for name, strength in selection.strengths.items() if strength]
         return {
-            lora_input(module, part): OrtValue.ortvalue_from_numpy(value)
+            lora_input(module, part): library.OrtValue.ortvalue_from_numpy(value)
             for module in dict.fromkeys(module for slots, _ in parts for module in slots)
             for part, value in _joined([(slots[module], strength) for slots, strength in parts if module in slots])
         }

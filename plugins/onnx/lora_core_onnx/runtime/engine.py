@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_core.errors import BundleError
+from lora_core_onnx.library import onnxruntime
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,17 +26,16 @@ class Engine:
     def __init__(self, model: Path, context_len: int, how: OnnxSessionOptions) -> None:
         """Load the model; raises `BundleError` if ONNX Runtime refuses it."""
         import numpy as np
-        import onnxruntime
 
-        # A library that opens sessions for others has no say in what is sent home.
-        onnxruntime.disable_telemetry_events()
-        options = onnxruntime.SessionOptions()
+        library = onnxruntime()
+        library.disable_telemetry_events()
+        options = library.SessionOptions()
         options.log_severity_level = _QUIET
         options.intra_op_num_threads = how.threads
         if not how.prepack:
             options.add_session_config_entry("session.disable_prepacking", "1")
         try:
-            self._session = onnxruntime.InferenceSession(str(model), options, providers=list(PROVIDERS))
+            self._session = library.InferenceSession(str(model), options, providers=list(PROVIDERS))
         except Exception as error:  # ONNX Runtime has no class that its errors have in common
             raise BundleError(
                 f"ONNX Runtime cannot load the model: {str(error).strip()[:300]}",
@@ -79,9 +79,7 @@ class Engine:
 
 
 def _value(array: npt.NDArray[Any]) -> Any:
-    from onnxruntime import OrtValue
-
-    return OrtValue.ortvalue_from_numpy(array)
+    return onnxruntime().OrtValue.ortvalue_from_numpy(array)
 
 
 def _filled(shape: Sequence[int | str], length: int) -> list[int]:

@@ -19,6 +19,7 @@ from lora_core.errors import BundleError
 from lora_core.intake.files import open_regular
 from lora_core.intake.limits import raised
 from lora_core.intake.parsing import parsing
+from lora_core_onnx.library import onnxruntime
 from lora_core_onnx.storage.stretches import require_apart
 
 if TYPE_CHECKING:
@@ -74,13 +75,12 @@ def version_of(fingerprint: str) -> int:
 
 def write_adapter(path: Path, foundation: str, values: Mapping[str, npt.NDArray[np.float32]]) -> None:
     """Write `values` by name of their graph inputs, for the base with the fingerprint `foundation`."""
-    from onnxruntime import AdapterFormat, OrtValue
-
-    file = AdapterFormat()
+    library = onnxruntime()
+    file = library.AdapterFormat()
     file.set_adapter_version(ADAPTER_VERSION)
     file.set_model_version(version_of(foundation))
     # The order in which parameters are set decides that in the file.
-    file.set_parameters({name: OrtValue.ortvalue_from_numpy(values[name]) for name in sorted(values)})
+    file.set_parameters({name: library.OrtValue.ortvalue_from_numpy(values[name]) for name in sorted(values)})
     file.export_adapter(str(path))
 
 

@@ -9,8 +9,10 @@ import attrs
 
 from lora_core.errors import Problem
 from lora_core.intake.limits import LAYERS, raised
+from lora_core.models.experts import Experts, read_experts
 from lora_core.models.families import ModelFamily
 from lora_core.models.layer_kinds import LayerKind, read_kinds
+from lora_core.models.layer_sizes import sized
 from lora_core.models.rope import Rope, read_rope, read_ropes
 from lora_core.models.sizes import is_size, not_a_size
 
@@ -42,10 +44,21 @@ class DeltaSizes:
 
 
 @attrs.frozen(kw_only=True)
+class LayerInputs:
+    """A vector of `width` values that each block gets of each token: of a table with `rows` for all blocks, and of the
+    token's embedding.
+    """
+
+    width: int
+    rows: int
+
+
+@attrs.frozen(kw_only=True)
 class Architecture:
     """What is needed to build the module and to know which tensors the checkpoint must hold.
 
-    `kinds` has an entry for each block. `local_rope` is that of blocks whose positions are local. `o_bias`, `qkv_bias`
+    `kinds` has an entry for each block, and sizes that differ from block to block; `head_dim`, `kv_heads` and
+    `hidden_dim` are those of the others. `local_rope` is that of blocks whose positions are local. `o_bias`, `qkv_bias`
     and `mlp_bias` say which linear layers have a bias, `tied` that the output head is the embedding. Embeddings are
     multiplied by `embedding_scale`, what a block adds to the stream by `residual_scale`, scores by `attention_scale`,
     logits divided by `logit_divisor`; a softcap s turns x into s * tanh(x / s). A
@@ -85,6 +98,10 @@ class Architecture:
     conv_bias: bool = False
     delta: DeltaSizes | None = None
     gated_queries: bool = False
+    value_norm: bool = False
+    layer_scale: bool = False
+    layer_inputs: LayerInputs | None = None
+    experts: Experts | None = None
     names: Mapping[str, str] = attrs.field(factory=dict)
     definition: Mapping[str, Any] = attrs.field(factory=dict)
 
@@ -97,10 +114,32 @@ class Architecture:
         """Return the window of a block of `kind` if it hides anything of `context_len` tokens."""
         return kind.window if kind.window is not None and kind.window < context_len else None
 
+    def head_dim_of(self, kind: LayerKind) -> int:
+        """Return the width of a head in a block of `kind`."""
+        return self.head_dim if kind.head_dim is None else kind.head_dim
+
+    def kv_heads_of(self, kind: LayerKind) -> int:
+        """Return the number of heads of keys and values in a block of `kind`."""
+        return self.kv_heads if kind.kv_heads is None else kind.kv_heads
+
+    def hidden_dim_of(self, kind: LayerKind) -> int:
+        """Return the width of the MLP in a block of `kind`."""
+        return self.hidden_dim if kind.hidden_dim is None else kind.hidden_dim
+
+    def rotary_dim(self, positions: Literal["global", "local"]) -> int:
+        """Return the width of a head where blocks have these `positions`."""
+        return next((self.head_dim_of(kind) for kind in self.kinds if kind.positions == positions), self.head_dim)
+
     @property
     def keeps_state(self) -> bool:
         """Whether blocks keep more than keys and values: what was fed cannot be taken back."""
         return any(kind.mixes != "attention" for kind in self.kinds)
+
+    @property
+    def expert_values(self) -> int:
+        """The number of values that all experts have together."""
+        blocks = sum(kind.experts for kind in self.kinds)
+        return 0 if self.experts is None else 3 * blocks * self.experts.count * self.experts.hidden_dim * self.dim
 
     @property
     def beyond_llama(self) -> tuple[str, ...]:
@@ -112,13 +151,21 @@ class Architecture:
             "fused layers": self.fused,
             "rotary embeddings of two kinds": self.local_rope is not None,
             "layers without positions": any(kind.positions == "none" for kind in self.kinds),
-            "partly rotated heads": self.rope.part != 1.0,
+            "partly rotated heads": self.rope.part != 1.0 and self.rope.kind != "proportional",
+            "proportional rotary embeddings": self.rope.kind == "proportional",
             "LongRoPE": self.rope.kind == "longrope",
             "multipliers": (self.embedding_scale, self.residual_scale, self.logit_divisor) != (1.0, 1.0, 1.0)
             or self.attention_scale != self.head_dim**-0.5,
             "convolutions": any(kind.mixes == "convolution" for kind in self.kinds),
             "gated delta rule": self.delta is not None,
             "gated queries": self.gated_queries,
+            "normalized values": self.value_norm,
+            "heads of several widths": any(kind.head_dim or kind.kv_heads for kind in self.kinds),
+            "values that are keys": any(kind.values_are_keys for kind in self.kinds),
+            "keys and values that several layers share": any(kind.borrows for kind in self.kinds),
+            "embeddings for each layer": self.layer_inputs is not None,
+            "layers with a scale": self.layer_scale,
+            "experts": self.experts is not None,
             "soft caps": self.attention_softcap is not None or self.logit_softcap is not None,
         }
         return tuple(words for words, there in found.items() if there)
@@ -134,6 +181,11 @@ def read_architecture(
     countable = isinstance(config.get("num_hidden_layers"), int) and not _check_layers(config, where)
     kinds, kind_problems = read_kinds(config, family, where) if countable else ((), [])
     context_len = config.get("max_position_embeddings")
+    if family.own_sizes and not (kind_problems or wrong_sizes):
+        kinds, kind_problems = sized(kinds, config, where)
+    experts = None
+    if family.experts and kinds and not kind_problems:
+        kinds, experts, kind_problems = read_experts(kinds, config, where)
     problems += kind_problems
     if not is_size(context_len):
         problems.append(not_a_size("max_position_embeddings", context_len, where))
@@ -144,11 +196,17 @@ def read_architecture(
         rope, rope_problems = read_rope(config, context_len, where, head_dim=head_dim, partial=family.partial_rotary)
     else:
         rope, local, rope_problems = read_ropes(
-            config, context_len, where, head_dim=head_dim, local_theta=family.local_theta
+            config,
+            context_len,
+            where,
+            head_dim=next((each.head_dim for each in kinds if each.positions == "global" and each.head_dim), head_dim),
+            local_head_dim=head_dim,
+            local_theta=family.local_theta,
         )
     factors, factor_problems = _read_factors(config, family, head_dim or 1, where)
     delta, delta_problems = _read_delta(config, family, where)
-    problems += rope_problems + factor_problems + delta_problems
+    layer_inputs, input_problems = _read_layer_inputs(config, family, where)
+    problems += rope_problems + factor_problems + delta_problems + input_problems
     taps = config.get("conv_L_cache")
     if family.convolutions and (not isinstance(taps, int) or taps < 2):
         problems.append(Problem(what=f"conv_L_cache is {taps!r}; it must be 2 or more", where=f"{where}: conv_L_cache"))
@@ -185,6 +243,10 @@ def read_architecture(
         conv_bias=family.convolutions and bool(config.get("conv_bias")),
         delta=delta,
         gated_queries=family.gated_queries,
+        value_norm=family.value_norm,
+        layer_scale=family.layer_scale,
+        layer_inputs=layer_inputs,
+        experts=experts,
         names=family.names,
         definition=family.definition,
     ), []
@@ -213,8 +275,25 @@ def _read_delta(config: Mapping[str, Any], family: ModelFamily, where: str) -> t
     return found, []
 
 
+def _read_layer_inputs(
+    config: Mapping[str, Any], family: ModelFamily, where: str
+) -> tuple[LayerInputs | None, list[Problem]]:
+    if not family.layer_inputs or not config.get("hidden_size_per_layer_input"):
+        return None, []
+    sizes = {name: config.get(name) for name in ("hidden_size_per_layer_input", "vocab_size_per_layer_input")}
+    width, rows = sizes.values()
+    if not is_size(width) or not is_size(rows):
+        return None, [not_a_size(name, size, where) for name, size in sizes.items() if not is_size(size)]
+    if is_size(config.get("vocab_size")) and rows < config["vocab_size"]:
+        what = f"vocab_size_per_layer_input ({rows}) is less than vocab_size ({config['vocab_size']})"
+        return None, [Problem(what=what, where=f"{where}: vocab_size_per_layer_input")]
+    return LayerInputs(width=width, rows=rows), []
+
+
 def _llama_fields(config: Mapping[str, Any], family: ModelFamily) -> dict[str, Any]:
     """Return `config` with what `family` calls otherwise under Llama's names."""
+    if config.get("rope_parameters") is None and "rope_parameters" in family.defaults:
+        config = {**config, "rope_parameters": family.defaults["rope_parameters"]}
     own = {name: config[field] for name, field in family.fields.items() if config.get(field) is not None}
     found = {**config, **own}
     inner = found.get("intermediate_size")
@@ -240,7 +319,7 @@ def _read_factors(
         return {}, [Problem(what=f"{each} must be a positive number", where=f"{where}: {each}") for each in named]
     found = {name: float(value) for name, value in given.items()}
     scalar = found.pop("query_scalar", head_dim)
-    found.setdefault("attention_scale", scalar**-0.5)
+    found.setdefault("attention_scale", scalar**-0.5 if family.attention_scale is None else family.attention_scale)
     if family.root_scaled_embedding and isinstance(config.get("hidden_size"), int):
         found["embedding_scale"] = config["hidden_size"] ** 0.5
     return found, []
@@ -290,7 +369,11 @@ def _check_refused(config: Mapping[str, Any], family: ModelFamily, where: str) -
                 where=f"{where}: {family.activation}",
             )
         )
-    if config.get("use_bidirectional_attention"):
+    if config.get("enable_moe_block"):
+        what = "Blocks of experts beside the MLP (enable_moe_block) are not supported"
+        problems.append(Problem(what=what, where=f"{where}: enable_moe_block"))
+    # With "vision" tokens of an image look ahead, and no text does.
+    if config.get("use_bidirectional_attention") not in (None, False, "vision"):
         what = "Attention that looks ahead (use_bidirectional_attention) is not supported"
         problems.append(Problem(what=what, where=f"{where}: use_bidirectional_attention"))
     if config.get("quantization_config"):

@@ -28,8 +28,9 @@ class ModelFamily:
     are normalized before rotation, each head or, with `qk_norm_whole`, all heads as one vector. `fused` says that q, k
     and v are one layer (`qkv_proj`), and gate and up another (`gate_up_proj`).
 
-    `sliding_window`: the field counts for `all` layers, `by_layer` (with `use_sliding_window`, and `layer_types` or
-    `max_window_layers`), `by_type` (`layer_types`, else all but every `sliding_window_pattern`-th) or `never`.
+    `sliding_window`: the field counts for `all` layers, `if_used` for all with `use_sliding_window`, `by_layer` (with
+    `use_sliding_window`, and `layer_types` or `max_window_layers`), `by_type` (`layer_types`, else all but every
+    `sliding_window_pattern`-th) or `never`.
     `local_theta` is the rotary base of layers with a window where they have one of their own. `no_rope` says that
     `no_rope_layers`, or every `no_rope_layer_interval`-th, are not rotated; `partial_rotary` that the field
     `partial_rotary_factor` counts.
@@ -40,7 +41,15 @@ class ModelFamily:
     family's own names of modules in a block, by Llama's, and `fields` its own names of fields, by Llama's;
     `rounded_mlp` says that the MLP's width is made of the field's as Liquid's models do.
 
-    `root_scaled_embedding` says that embeddings are multiplied by the root of their width. `factors` name the fields
+    `own_sizes` says that blocks may have sizes of their own and keys and values of another, and `layer_inputs` that
+    they may get an embedding of each token for themselves, both as Gemma 4's fields have it. `last_attends_fully` says
+    that the last block has no window whatever `layer_types` says, `value_norm` that values are normalized too,
+    `layer_scale` that each block's result is multiplied by a number of its own.
+
+    `experts` says that blocks have experts in place of the MLP, as Qwen3-MoE's fields have it.
+
+    `root_scaled_embedding` says that embeddings are multiplied by the root of their width. `attention_scale` is what
+    scores are multiplied by where it does not depend on the width of heads, and `factors` name the fields
     that hold further numbers, by their names in `Architecture`. `definition` holds what the decoder's definition is
     told besides (`lora_core.models.executorch` hands it to ExecuTorch's `ModelArgs`).
     """
@@ -58,7 +67,7 @@ class ModelFamily:
     qk_norm: bool = False
     qk_norm_whole: bool = False
     fused: bool = False
-    sliding_window: Literal["never", "all", "by_layer", "by_type"] = "never"
+    sliding_window: Literal["never", "all", "if_used", "by_layer", "by_type"] = "never"
     local_theta: float | None = None
     no_rope: bool = False
     partial_rotary: bool = False
@@ -68,7 +77,14 @@ class ModelFamily:
     names: Mapping[str, str] = attrs.field(factory=dict)
     fields: Mapping[str, str] = attrs.field(factory=dict)
     rounded_mlp: bool = False
+    own_sizes: bool = False
+    layer_inputs: bool = False
+    last_attends_fully: bool = False
+    value_norm: bool = False
+    layer_scale: bool = False
+    experts: bool = False
     root_scaled_embedding: bool = False
+    attention_scale: float | None = None
     factors: Mapping[str, str] = attrs.field(factory=dict)
     definition: Mapping[str, Any] = attrs.field(factory=dict)
 

@@ -18,7 +18,7 @@ from lora_core.models.architecture import Architecture, read_architecture
 from lora_core.models.base import BaseModel, ModelHandle, ModelOptions, ModelSource, TokenizerFiles
 from lora_core.models.checkpoint import Checkpoint, open_checkpoint
 from lora_core.models.config_file import CONFIG_FILE, read_config
-from lora_core.models.derived_tensors import LastIndexTensor, OffsetTensor, derived_values
+from lora_core.models.derived_tensors import LastIndexTensor, OffsetTensor, StackedTensor, derived_values
 from lora_core.models.families import ModelFamily, find_family, supported
 from lora_core.models.outline import Outline
 from lora_core.models.quantized.reading import dequantized
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 # one token ahead (`mtp`), which transformers leaves out.
 _DERIVED = re.compile(r"\.rotary_emb\.inv_freq$|\.masked_bias$|^mtp\.")
 _TIED_HEAD = re.compile(rf"{_DERIVED.pattern}|^{re.escape(hf_names.OUTPUT)}\.weight$")
+_EXPERTS = "Experts are not quantized, whatever the policy, and carry no LoRA: they are no linear layers of their own."
 # Fields of config.json that say where it came from, not what it is.
 _VOLATILE = ("_name_or_path", "_model_name_or_path", "transformers_version")
 
@@ -88,8 +89,9 @@ class HfModelSource(ModelSource):
             config = {**family.defaults, **config}
             architecture, problems = read_architecture(config, family, where)
         tied = architecture is not None and architecture.tied
-        ignorable = _TIED_HEAD if tied else _DERIVED
-        checkpoint, stored_problems = open_checkpoint(directory, ignorable if inner is None else _inside(ignorable))
+        ignorable = _ignorable(architecture)
+        listed = ignorable if inner is None else _inside(ignorable, tied=tied)
+        checkpoint, stored_problems = open_checkpoint(directory, listed)
         if inner is not None:
             checkpoint = text_part(checkpoint)
         stored_as = None
@@ -115,10 +117,18 @@ class HfModelSource(ModelSource):
         )
 
 
-def _inside(ignorable: re.Pattern[str]) -> re.Pattern[str]:
+def _ignorable(architecture: Architecture | None) -> re.Pattern[str]:
+    """Return the names of tensors that a checkpoint may hold and none needs."""
+    if architecture is None:
+        return _DERIVED
+    left = [rf"^{re.escape(name)}\." for name in hf_names.leftovers(architecture)]
+    return re.compile("|".join([(_TIED_HEAD if architecture.tied else _DERIVED).pattern, *left]))
+
+
+def _inside(ignorable: re.Pattern[str], *, tied: bool) -> re.Pattern[str]:
     """Return the names that an index may list in vain if it is of a model with others inside."""
     head = rf"{re.escape(hf_names.OUTPUT)}\.weight$"
-    return re.compile("|".join([ignorable.pattern, OTHER_PARTS.pattern] + ([head] if ignorable is _TIED_HEAD else [])))
+    return re.compile("|".join([ignorable.pattern, OTHER_PARTS.pattern] + ([head] if tied else [])))
 
 
 @attrs.frozen(kw_only=True, slots=False)
@@ -139,6 +149,8 @@ class HfModel(ModelHandle):
     def notes(self) -> tuple[str, ...]:
         """What whoever exports it should know."""
         told = self._conversion.told if self._converts else ()
+        if self.architecture.experts is not None:
+            told = (_EXPERTS, *told)
         if self.stored_as is None:
             return told
         return (
@@ -215,6 +227,10 @@ class HfModel(ModelHandle):
         if self.architecture.norm_offset:
             for norm in hf_names.norms(self.architecture):
                 stored[f"{norm}.weight"] = OffsetTensor(stored=stored[f"{norm}.weight"], offset=1.0)
+        for name, parts in hf_names.expert_tensors(self.architecture).items():
+            # ExecuTorch's definition multiplies by the last layer of an expert from the other side.
+            turns = name.endswith("down_proj.weight")
+            stored[name] = StackedTensor(name=name, matrices=tuple(stored[part] for part in parts), turns=turns)
         for name in hf_names.mixing_tensors(self.architecture):
             for tap in range(self.architecture.taps) if name.endswith(f".{hf_names.CONVOLUTION}") else ():
                 key = hf_names.tap(name, tap)

@@ -1,4 +1,4 @@
-"""What tells the blocks of one decoder apart: how far they see, and how they know positions."""
+"""What tells the blocks of one decoder apart: how far they see, how they know positions, and how wide they are."""
 
 from __future__ import annotations
 
@@ -23,11 +23,22 @@ _MIXES: Mapping[str, Literal["attention", "convolution", "delta"]] = {
 class LayerKind:
     """One block: what mixes its tokens, the `window` of tokens that attention reaches (None: all), and which rotary
     table it uses.
+
+    Sizes are its own; None is the decoder's. A block that `borrows` attends to the keys and values of the last one
+    before it with these positions that `lends` its own. `values_are_keys` says that one layer makes both, `experts`
+    that it has them in place of its MLP.
     """
 
     mixes: Literal["attention", "convolution", "delta"] = "attention"
     window: int | None = None
     positions: Literal["global", "local", "none"] = "global"
+    head_dim: int | None = None
+    kv_heads: int | None = None
+    hidden_dim: int | None = None
+    borrows: bool = False
+    lends: bool = False
+    values_are_keys: bool = False
+    experts: bool = False
 
 
 def read_kinds(
@@ -68,7 +79,7 @@ def _counted(config: Mapping[str, Any], family: ModelFamily) -> list[str]:
 
 def _slides(config: Mapping[str, Any], family: ModelFamily) -> bool:
     """Return whether the field `sliding_window` counts."""
-    if family.sliding_window == "by_layer":
+    if family.sliding_window in ("by_layer", "if_used"):
         return bool(config.get("use_sliding_window"))
     return family.sliding_window != "never"
 
@@ -92,12 +103,19 @@ def _types(config: Mapping[str, Any], family: ModelFamily, count: int) -> Sequen
     if family.sliding_window not in ("by_layer", "by_type") and _other(family) == SLIDING:
         return None
     given: Sequence[Any] | None = config.get("layer_types")
+    if family.last_attends_fully:
+        return _ending_fully(config, count) if given is None else [*given[:-1], FULL]
     if given is None and family.delta:
         return [DELTA if (index + 1) % config["full_attention_interval"] else FULL for index in range(count)]
     attending = config.get("full_attn_idxs") if family.convolutions else None
     if given is None and attending is not None:
         return [FULL if index in attending else CONVOLUTION for index in range(count)]
     return given
+
+
+def _ending_fully(config: Mapping[str, Any], count: int) -> Sequence[str]:
+    slides = [(index + 1) % config["sliding_window_pattern"] != 0 for index in range(count - 1)]
+    return [*(SLIDING if each else FULL for each in slides), FULL]
 
 
 def _check(
@@ -126,7 +144,7 @@ def _windows(
     count, window = len(rotated), config.get("sliding_window")
     if window is None or not _slides(config, family):
         return [None] * count
-    if family.sliding_window == "all":
+    if family.sliding_window in ("all", "if_used"):
         return [window] * count
     if types is not None:
         slides = [kind == SLIDING for kind in types]

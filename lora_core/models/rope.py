@@ -13,13 +13,14 @@ from lora_core.elementary import Float32, cosines, powers, sines
 from lora_core.errors import Problem
 
 DEFAULT_THETA = 10000.0
-SUPPORTED_TYPES = ("default", "linear", "llama3", "longrope", "yarn")
+SUPPORTED_TYPES = ("default", "linear", "llama3", "longrope", "yarn", "proportional")
 _REQUIRED = {
     "default": (),
     "linear": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
     "longrope": (),
     "yarn": ("factor",),
+    "proportional": (),
 }
 _REASONS = {
     "dynamic": ": its frequencies change while a text grows, which a table of positions cannot",
@@ -36,11 +37,12 @@ class Rope:
     frequency with `beta_fast` turns in `original_context_len` tokens to that with `beta_slow`, both in whole
     frequencies if it `truncates`. `longrope` divides each by a factor of its own: by `long_factors` where the tables
     are longer than `original_context_len`, else by `short_factors`. Cosines and sines are multiplied by `scale`. `part`
-    is the share of a head's values that is rotated, from the first on.
+    is the share of a head's values that is rotated, from the first on; of a `proportional` one it is the share of the
+    frequencies of a whole head that is not zero.
     """
 
     theta: float = DEFAULT_THETA
-    kind: Literal["default", "linear", "llama3", "longrope", "yarn"] = "default"
+    kind: Literal["default", "linear", "llama3", "longrope", "yarn", "proportional"] = "default"
     factor: float = 1.0
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
@@ -55,7 +57,7 @@ class Rope:
 
     def width(self, head_dim: int) -> int:
         """Return how many values of a head are rotated."""
-        return int(head_dim * self.part)
+        return head_dim if self.kind == "proportional" else int(head_dim * self.part)
 
     def frequencies(self, head_dim: int, length: int = 0) -> Float32:
         """Return half as many inverse frequencies as values are rotated, float32, computed in the order of
@@ -65,6 +67,8 @@ class Rope:
         is not correctly rounded, this one is.
         """
         width = self.width(head_dim)
+        if self.kind == "proportional":
+            return self._proportional(head_dim)
         exponents = np.arange(0, width, 2).astype(np.float32) / np.float32(width)
         wavelengths = powers(float(np.float32(self.theta)), exponents.tolist())
         if self.kind == "longrope":
@@ -79,6 +83,17 @@ class Rope:
             kept = np.float32(1.0) - self._ramp(width)
             return np.float32(1.0) / (np.float32(self.factor) * wavelengths) * (np.float32(1.0) - kept) + plain * kept
         return plain
+
+    def _proportional(self, head_dim: int) -> Float32:
+        """Return the frequencies of a whole head, zero beyond the share that turns (transformers
+        `_compute_proportional_rope_parameters`).
+        """
+        turning = int(self.part * head_dim // 2)
+        exponents = np.arange(0, 2 * turning, 2).astype(np.float32) / np.float32(head_dim)
+        turned = np.float32(1.0) / powers(float(np.float32(self.theta)), exponents.tolist())
+        whole = np.zeros(head_dim // 2, np.float32)
+        whole[:turning] = turned / np.float32(self.factor)
+        return whole
 
     def _ramp(self, width: int) -> Float32:
         """Return how far each frequency of `width` rotated values is divided by `factor`, from 0 to 1
@@ -148,13 +163,20 @@ def read_rope(
 
 
 def read_ropes(
-    config: Mapping[str, Any], context_len: int, where: str, *, head_dim: int, local_theta: float
+    config: Mapping[str, Any],
+    context_len: int,
+    where: str,
+    *,
+    head_dim: int,
+    local_theta: float,
+    local_head_dim: int | None = None,
 ) -> tuple[Rope, Rope, list[Problem]]:
     """Read the rotary embeddings of a decoder whose layers with a window have one of their own: that of the others, and
     theirs.
 
     Either `rope_parameters` has both by type of layer, or `rope_scaling` is that of the others and
-    `rope_local_base_freq` (else `local_theta`) the base of theirs, as transformers' Gemma 3 has it.
+    `rope_local_base_freq` (else `local_theta`) the base of theirs, as transformers' Gemma 3 has it. `local_head_dim` is
+    the width of their heads, if that is another.
     """
     given = config.get("rope_parameters") or {}
     if isinstance(given, Mapping) and given.keys() & set(_LAYER_TYPES):
@@ -165,7 +187,10 @@ def read_ropes(
     if not all(isinstance(each, Mapping) for each in both):
         return Rope(), Rope(), [Problem(what="rope_parameters is no table", where=f"{where}: rope_parameters")]
     both[1] = {"rope_theta": local_theta, **both[1]}
-    (others, problems), (own, more) = (_rope(each, config, context_len, head_dim, where) for each in both)
+    widths = (head_dim, head_dim if local_head_dim is None else local_head_dim)
+    (others, problems), (own, more) = (
+        _rope(each, config, context_len, width, where) for each, width in zip(both, widths, strict=True)
+    )
     return others, own, problems + more
 
 
@@ -184,7 +209,9 @@ def _rope(
     part = parameters.get("partial_rotary_factor", config.get("partial_rotary_factor"))
     part = 1.0 if part is None else part
     problems = _check(parameters, kind, where)
-    if kind in SUPPORTED_TYPES:
+    if kind == "proportional":
+        problems += _check_share(part, parameters.get("factor"), where)
+    elif kind in SUPPORTED_TYPES:
         problems = _check_part(part, head_dim if partial else 0, where) + problems
     if problems:
         return Rope(), problems
@@ -259,6 +286,14 @@ def _check_part(part: object, head_dim: int, where: str) -> list[Problem]:
         return []
     what = f"Partial rotary embeddings (partial_rotary_factor={part}) are not supported"
     return [Problem(what=what, where=f"{where}: partial_rotary_factor")]
+
+
+def _check_share(part: object, factor: object, where: str) -> list[Problem]:
+    wrong = not isinstance(part, int | float) or not 0 <= part <= 1
+    if not wrong and (factor is None or (isinstance(factor, int | float) and factor > 0)):
+        return []
+    what = "Proportional rotary embeddings need a partial_rotary_factor from 0 to 1 and a positive factor"
+    return [Problem(what=what, where=f"{where}: rope_parameters")]
 
 
 def _check(parameters: Mapping[str, Any], kind: object, where: str) -> list[Problem]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-_EXPERTS = "adapters hang on its experts, which are no layers of their own and have no slots"
-_NARROW = "it has embeddings for each layer, and layers that share keys and values with others of another width"
+_EXPERTS = "of models with experts only Qwen3-MoE is read, whose experts are those of ExecuTorch's definition"
+_STREAMS = (
+    "it has several streams side by side that predict each other (AltUp), low-rank layers of its own beside attention "
+    "(LAuReL), and MLPs that keep the largest values alone"
+)
 
 REASONS: Mapping[str, str] = {
-    "gemma3n": f"{_NARROW}, and several streams side by side (AltUp)",
-    "gemma3n_text": f"{_NARROW}, and several streams side by side (AltUp)",
-    "gemma4": _NARROW,
-    "gemma4_text": _NARROW,
+    "gemma3n": _STREAMS,
+    "gemma3n_text": _STREAMS,
     "dbrx": _EXPERTS,
     "deepseek_v2": _EXPERTS,
     "deepseek_v3": _EXPERTS,
@@ -25,7 +26,6 @@ REASONS: Mapping[str, str] = {
     "olmoe": _EXPERTS,
     "phimoe": _EXPERTS,
     "qwen2_moe": _EXPERTS,
-    "qwen3_moe": _EXPERTS,
     "qwen3_next": _EXPERTS,
     "qwen3_5_moe": _EXPERTS,
     "qwen3_5_moe_text": _EXPERTS,

@@ -40,9 +40,27 @@ TINY_FAMILIES: Mapping[str, Mapping[str, Any]] = {
     "mistral": {"sliding_window": 12},
     "qwen2": {"use_sliding_window": True, "sliding_window": 12, "max_window_layers": 1},
     "qwen3": {"tie_word_embeddings": True},
+    "qwen3_moe": {
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 24,
+        "norm_topk_prob": True,
+    },
     "gemma": {"hidden_act": "gelu"},
     "gemma2": {"sliding_window": 12, "query_pre_attn_scalar": 24},
     "gemma3": {"sliding_window": 12, "sliding_window_pattern": 2, "query_pre_attn_scalar": 24},
+    "gemma4": {
+        "num_hidden_layers": 4,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "full_attention"],
+        "num_kv_shared_layers": 2,
+        "use_double_wide_mlp": True,
+        "global_head_dim": 32,
+        "sliding_window": 12,
+        "hidden_size_per_layer_input": 8,
+        "vocab_size_per_layer_input": 64,
+        "final_logit_softcapping": 30.0,
+        "tie_word_embeddings": True,
+    },
     # transformers counts frequencies by the width of the stream, not by `head_dim`.
     "phi3": {"head_dim": 8, "rope_scaling": _LONG, "original_max_position_embeddings": 64, "tie_word_embeddings": True},
     "smollm3": {"no_rope_layer_interval": 2},
@@ -67,10 +85,22 @@ TINY_FAMILIES: Mapping[str, Mapping[str, Any]] = {
 
 EXPORTED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "xnnpack": {
-        "fp32": ("gemma", "gemma2", "gemma3", "phi3", "smollm3", "granite", "olmo2", "qwen3_5", "lfm2"),
-        "8da4w": ("phi3",),
+        "fp32": (
+            "qwen3_moe",
+            "gemma",
+            "gemma2",
+            "gemma3",
+            "gemma4",
+            "phi3",
+            "smollm3",
+            "granite",
+            "olmo2",
+            "qwen3_5",
+            "lfm2",
+        ),
+        "8da4w": ("gemma4", "phi3"),
     },
-    "coreml": {"fp16": ("gemma2", "gemma3", "phi3", "smollm3", "lfm2")},
+    "coreml": {"fp16": ("qwen3_moe", "gemma2", "gemma3", "gemma4", "phi3", "smollm3", "lfm2")},
 }
 """By backend and policy, the families whose tiny models the plugin's tests export with adapters on all layers: they
 require of a linked bundle the bytes of a full export, and that `verify` finds what transformers and peft compute.
@@ -78,7 +108,7 @@ require of a linked bundle the bytes of a full export, and that `verify` finds w
 
 
 def tiny_config(family: str, **changes: Any) -> dict[str, Any]:
-    """Return the `config.json` of a tiny model of two layers."""
+    """Return the `config.json` of a tiny model of two layers, or the fewest that have all kinds."""
     kind = next(each for each in FAMILIES if each.name == family)
     named = {"model_type": kind.model_types[0], "architectures": [kind.architectures[0]]}
     return {**_SIZES, "num_hidden_layers": 2, **named, **TINY_FAMILIES[family], **changes}

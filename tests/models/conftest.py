@@ -87,6 +87,36 @@ FAMILIES = {
             **GEMMA,
         },
     ),
+    "gemma4": (
+        "Gemma4TextConfig",
+        {
+            "num_hidden_layers": 4,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+            "num_kv_shared_layers": 2,
+            "use_double_wide_mlp": True,
+            "num_key_value_heads": 1,
+            "head_dim": 12,
+            "global_head_dim": 16,
+            "sliding_window": 12,
+            "hidden_size_per_layer_input": 10,
+            "vocab_size_per_layer_input": 128,
+            "final_logit_softcapping": 30.0,
+            **GEMMA,
+        },
+    ),
+    "gemma4-dense": (
+        "Gemma4TextConfig",
+        {
+            "layer_types": ["sliding_attention", "full_attention"],
+            "attention_k_eq_v": True,
+            "head_dim": 12,
+            "global_head_dim": 16,
+            "num_global_key_value_heads": 1,
+            "sliding_window": 12,
+            "hidden_size_per_layer_input": 0,
+            **GEMMA,
+        },
+    ),
     "phi3": ("Phi3Config", {"pad_token_id": 0, "sliding_window": 20}),
     "phi3.5-longrope": (
         "Phi3Config",
@@ -141,6 +171,21 @@ FAMILIES = {
             "block_ffn_dim_multiplier": 1.2,
         },
     ),
+    "qwen3-moe": (
+        "Qwen3MoeConfig",
+        {
+            "head_dim": 16,
+            "num_experts": 5,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 24,
+            "norm_topk_prob": True,
+            "mlp_only_layers": [1],
+        },
+    ),
+    "qwen3-moe-unnormalized": (
+        "Qwen3MoeConfig",
+        {"head_dim": 16, "num_experts": 4, "num_experts_per_tok": 3, "moe_intermediate_size": 16},
+    ),
     "qwen3-attention-bias": ("Qwen3Config", {"head_dim": 16, "attention_bias": True}),
 }
 
@@ -152,6 +197,9 @@ def randomize(module: torch.nn.Module, seed: int = 0) -> None:
         # Large enough that a missing bias, scale or rotation moves logits by far more than any tolerance here.
         spread = 0.2 if parameter.dim() > 1 else 0.5
         parameter.data = torch.randn(parameter.shape, generator=generator) * spread
+    for name, buffer in module.named_buffers():
+        if name.endswith("layer_scalar"):
+            buffer.data = 1.0 + torch.randn(buffer.shape, generator=generator) * 0.3
 
 
 def config_of(family: str, **changes: object) -> transformers.PreTrainedConfig:

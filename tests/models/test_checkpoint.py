@@ -139,6 +139,14 @@ def test_leftovers_that_transformers_ignores_are_no_problem(llama_directory, nam
     assert open_model(llama_directory).summary.family == "llama"
 
 
+def test_what_layers_that_borrow_keys_do_not_need_is_no_problem(tiny, tmp_path):
+    directory = tmp_path / "borrowing"
+    shutil.copytree(tiny("gemma4").directory, directory)
+    left = "model.layers.3.self_attn.k_proj.weight"
+    rewrite(directory, lambda tensors: tensors.update({left: torch.ones(16, 48)}))
+    assert left not in open_model(directory).tensors()
+
+
 @pytest.fixture
 def tied(tiny, tmp_path):
     directory = tmp_path / "tied"

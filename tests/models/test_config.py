@@ -163,7 +163,7 @@ def test_biases_are_where_the_family_has_them(name, changes, biases):
     ("changes", "said"),
     [
         ({"model_type": "gpt2"}, "Model type 'gpt2' is not supported"),
-        ({"model_type": "qwen3_moe"}, "Model type 'qwen3_moe' is not supported: adapters hang on its experts"),
+        ({"model_type": "mixtral"}, "Model type 'mixtral' is not supported: of models with experts only Qwen3-MoE"),
         ({"model_type": None}, "The configuration has no model_type"),
         ({"architectures": ["LlamaForSequenceClassification"]}, "LlamaForSequenceClassification is not supported"),
     ],

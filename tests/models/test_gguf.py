@@ -142,7 +142,7 @@ def refusal(path):
 
 REFUSED = [
     ({"told": {"rope.scaling.type": "yarn"}}, "YaRN as llama.cpp stores and computes it is not read"),
-    ({"told": {"expert_count": 8}}, "Adapters hang on its experts"),
+    ({"told": {"expert_count": 8}}, "Experts are not read from GGUF files"),
     ({"told": {"attention.value_length": 8}}, "Keys of 16 and values of 8 numbers a head are not supported"),
     ({"told": {"attention.scale": 0.5}}, "The metadata says attention.scale = 0.5, which is not understood"),
     ({"more": {"rope_freqs.weight": np.arange(1, 9, dtype=np.float32)}}, "are not those of Llama 3"),

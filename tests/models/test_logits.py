@@ -42,6 +42,8 @@ OWN = [
     "gemma",
     "gemma2",
     "gemma3",
+    "gemma4",
+    "gemma4-dense",
     "phi3",
     "phi3.5-longrope",
     "phi3.5-longrope-long",
@@ -51,6 +53,8 @@ OWN = [
     "olmo2",
     "lfm2",
     "qwen3.5",
+    "qwen3-moe",
+    "qwen3-moe-unnormalized",
 ]
 STATES = ("lfm2", "qwen3.5")
 

@@ -28,7 +28,8 @@ TOLERANCE = decoder_tolerance(
     rank=16,
 )
 
-BEYOND_LLAMA = ["gemma", "gemma2", "gemma3", "phi3", "smollm3", "granite", "olmo2", "lfm2", "qwen3.5"]
+BEYOND_LLAMA = ["gemma", "gemma2", "gemma3", "gemma4", "gemma4-dense", "phi3", "smollm3", "granite", "olmo2"]
+BEYOND_LLAMA += ["lfm2", "qwen3.5"]
 OTHER_FAMILIES = decoder_tolerance(
     layers=SIZES["num_hidden_layers"],
     hidden=SIZES["hidden_size"],
@@ -89,16 +90,20 @@ def test_injected_logits_equal_peft(checkpoint, tmp_path, case):
     assert apart(ours, expected) <= TOLERANCE
 
 
+ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
+
+
+# Of experts, which no adapter is on, peft would take the gates of other layers for theirs.
 @pytest.mark.parametrize("attention", ["custom_sdpa", "sdpa"])
 @pytest.mark.parametrize(
-    "family", ["gemma", "gemma2", "gemma3", "phi3", "smollm3", "granite", "olmo2", "lfm2", "qwen3.5"]
+    ("family", "targets"), [*((each, "all-linear") for each in BEYOND_LLAMA), ("qwen3-moe-unnormalized", ATTENTION)]
 )
-def test_adapters_on_every_layer_of_other_families_equal_peft(tiny, tmp_path, family, attention):
+def test_adapters_on_every_layer_of_other_families_equal_peft(tiny, tmp_path, family, targets, attention):
     import peft
     import transformers
 
     model = transformers.AutoModelForCausalLM.from_pretrained(tiny(family).directory, dtype=torch.float32)
-    config = peft.LoraConfig(r=3, lora_alpha=5, target_modules="all-linear", task_type="CAUSAL_LM")
+    config = peft.LoraConfig(r=3, lora_alpha=5, target_modules=targets, task_type="CAUSAL_LM")
     adapted = peft.get_peft_model(model, config).eval()
     generator = torch.Generator().manual_seed(4)
     for name, parameter in adapted.named_parameters():

@@ -15,7 +15,8 @@ from tests.models.conftest import SIZES
 from tests.numeric import apart, decoder_tolerance
 
 FAMILIES = ["llama-every-bias", "smollm2-tied", "mistral-own-head-dim", "qwen2", "qwen3-own-head-dim-tied"]
-FAMILIES += ["gemma", "gemma2", "gemma3", "phi3", "smollm3", "granite", "olmo2", "lfm2", "qwen3.5"]
+FAMILIES += ["gemma", "gemma2", "gemma3", "gemma4", "gemma4-dense", "phi3", "smollm3", "granite", "olmo2"]
+FAMILIES += ["lfm2", "qwen3.5", "qwen3-moe"]
 
 
 def open_model(model):

@@ -38,12 +38,37 @@ VISION = {
 TOLERANCE = decoder_tolerance(layers=2, hidden=32, inner=48, context=16)
 
 
-@pytest.fixture(scope="module")
-def seeing(tmp_path_factory):
-    """A tiny Gemma 3 that sees, saved by transformers."""
+GEMMA_4 = {
+    **{name: value for name, value in TEXT.items() if name != "query_pre_attn_scalar"},
+    "num_hidden_layers": 4,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "num_kv_shared_layers": 2,
+    "global_head_dim": 24,
+    "hidden_size_per_layer_input": 8,
+    "vocab_size_per_layer_input": 64,
+}
+GEMMA_4_VISION = {name: VISION[name] for name in ("hidden_size", "intermediate_size", "num_hidden_layers")} | {
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "patch_size": 4,
+    "position_embedding_size": 16,
+}
+
+
+def made(family):
+    if family == "gemma3":
+        config = transformers.Gemma3Config(text_config=TEXT, vision_config=VISION, mm_tokens_per_image=4)
+        return transformers.Gemma3ForConditionalGeneration(config)
+    config = transformers.Gemma4Config(text_config=GEMMA_4, vision_config=GEMMA_4_VISION)
+    return transformers.Gemma4ForConditionalGeneration(config)
+
+
+@pytest.fixture(scope="module", params=["gemma3", "gemma4"])
+def seeing(request, tmp_path_factory):
+    """A tiny model that sees, saved by transformers."""
     torch.manual_seed(3)
-    config = transformers.Gemma3Config(text_config=TEXT, vision_config=VISION, mm_tokens_per_image=4)
-    model = transformers.Gemma3ForConditionalGeneration(config).eval()
+    model = made(request.param).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(0, 0.2)
@@ -73,10 +98,10 @@ def adapter_inside(directory, summary):
     """An adapter that was trained on the whole: its tensors have the names of the language model in there."""
     write_family_adapter(directory, summary, seed=1)
     path = directory / "adapter_model.safetensors"
-    renamed = {name.replace("model.model.", "model.model.language_model."): t for name, t in load_file(path).items()}
-    save_file(renamed, path)
+    alone, inside = "base_model.model.model.", "base_model.model.model.language_model."
+    save_file({name.replace(alone, inside): tensor for name, tensor in load_file(path).items()}, path)
     config = json.loads((directory / "adapter_config.json").read_text())
-    config["target_modules"] = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
+    config["target_modules"] = r".*language_model.*(_proj|_gate|_projection)"
     (directory / "adapter_config.json").write_text(json.dumps(config))
     return directory
 

@@ -55,12 +55,12 @@ What the file does not say is as llama.cpp has it: Mistral is converted to `llam
 and 3 are scaled by the heads' width but for their 27B.
 """
 _BACKENDS = """
-What `check` of the backend answers, asked with each of its policies about a tiny model of the family (two layers,
+What `check` of the backend answers, asked with each of its policies about a tiny model of the family (a few layers,
 windows of 48 tokens, no adapters). _Accepted_ says that nothing is known to stand against an export, not that one was
 made: see below.
 """
 _COMPUTED = """
-The tests compute with tiny random models of two layers.
+The tests compute with tiny random models of two layers, Gemma 4's of four, the fewest with all kinds of layer.
 
 - The torch module, before anything is lowered, has the logits of transformers, for every family: of plain operators, of
   those that XNNPACK's programs call, and, but for `qwen3_5`, of CoreML's static attention (up to the shortest window).

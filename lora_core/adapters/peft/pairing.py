@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import attrs
@@ -19,6 +19,7 @@ from lora_core.layers import LayerInfo, ModelSummary
 from lora_core.tensors import READABLE, LazyTensor, StoredTensor
 
 EMBEDDING_LORA, LINEAR_LORA = "LoRA on an embedding", "LoRA on a linear layer"
+_EXPERTS = "The base's experts are no layers of their own and carry no LoRA: train an adapter on other layers."
 _TOLD = 100
 """Unknown targets that are named one by one."""
 # As PEFT writes it (`lora_A.weight`), or with the adapter's name left in (`lora_A.default.weight`).
@@ -212,7 +213,8 @@ def _disagreements(
             where = f"{stored.path}: {tensor.name}"
             if module in strange:
                 what = f"Base model {base.name!r} has no module {module!r}: nothing uses this tensor"
-                yield Problem(what=what, where=where, remedy="Was the adapter trained for another base?")
+                remedy = _EXPERTS if _is_of_experts(module, modules) else "Was the adapter trained for another base?"
+                yield Problem(what=what, where=where, remedy=remedy)
             elif module in modules and module not in targets:
                 what = f"{config_path.name} does not target {module!r}: nothing uses this tensor"
                 yield Problem(what=what, where=where, remedy="Weights and configuration are not of one adapter.")
@@ -222,17 +224,24 @@ def _disagreements(
             yield Problem(what=what, where=f"{stored.path}: {tensor.name}", remedy="Save the adapter again.")
 
 
+def _is_of_experts(module: str, modules: Collection[str]) -> bool:
+    """Say whether `module` is one of the experts that the base has together, in one module."""
+    around, experts, _ = module.partition(".experts.")
+    return bool(experts) and f"{around}.experts" in modules
+
+
 def _misnamed(
     stored: StoredHalves, strange: Sequence[str], target: str, base: ModelSummary, config_path: Path
 ) -> Problem:
     """Return the one problem of a file whose tensors are of other modules than the configuration targets."""
     first = next(iter(stored.halves[strange[0]].values()))
     more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
+    of_experts = _is_of_experts(strange[0], base.module_names)
     return Problem(
         what=f"Its tensors are of modules that base model {base.name!r} does not have: {strange[0]!r}{more}, where "
         f"{config_path.name} targets {target!r}",
         where=f"{stored.path}: {first.name}",
-        remedy="Was the adapter trained for another base, or saved from within a wrapper?",
+        remedy=_EXPERTS if of_experts else "Was the adapter trained for another base, or saved from within a wrapper?",
     )
 
 

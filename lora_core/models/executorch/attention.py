@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from executorch.examples.models.llama.norm import RMSNorm
+from executorch.examples.models.llama.norm import RMSNorm, ScalelessRMSNorm
 from torch.nn import functional
 
 from lora_core.models.architecture import Architecture
@@ -46,12 +46,14 @@ class DecoderAttention(torch.nn.Module):  # type: ignore[misc]  # torch is untyp
     """Projections, normalized heads and rotation: what all kinds of attention begin with.
 
     `positions` names the rotary tables among those in the options; `window` is the number of tokens that it reaches,
-    None where that is the whole context.
+    None where that is the whole context. Attention that `borrows` has queries alone; keys and values come with the
+    options as `lent`, by `positions`, from the last that `lends` its own.
     """
 
     def __init__(self, architecture: Architecture, kind: LayerKind, context_len: int) -> None:
         super().__init__()
-        self.heads, self.kv_heads, self.head_dim = architecture.heads, architecture.kv_heads, architecture.head_dim
+        self.heads, self.kv_heads = architecture.heads, architecture.kv_heads_of(kind)
+        self.head_dim, self.borrows, self.lends = architecture.head_dim_of(kind), kind.borrows, kind.lends
         self.scale, self.softcap = architecture.attention_scale, architecture.attention_softcap
         self.window, self.positions = architecture.window_of(kind, context_len), kind.positions
         self.normalizes = ("whole" if architecture.qk_norm_whole else "head") if architecture.qk_norm else None
@@ -60,26 +62,33 @@ class DecoderAttention(torch.nn.Module):  # type: ignore[misc]  # torch is untyp
         if architecture.fused:
             self.wqkv = torch.nn.Linear(architecture.dim, q + 2 * kv, bias=architecture.qkv_bias)
         else:
-            self.wq, self.wk, self.wv = (
-                torch.nn.Linear(architecture.dim, width, bias=architecture.qkv_bias)
-                for width in (2 * q if self.gated else q, kv, kv)
-            )
+            widths = {"wq": 2 * q if self.gated else q}
+            if not self.borrows:
+                widths |= {"wk": kv} if kind.values_are_keys else {"wk": kv, "wv": kv}
+            for name, width in widths.items():
+                setattr(self, name, torch.nn.Linear(architecture.dim, width, bias=architecture.qkv_bias))
         self.wo = torch.nn.Linear(q, architecture.dim, bias=architecture.o_bias)
         if self.normalizes:
-            widths = (q, kv) if self.normalizes == "whole" else (self.head_dim, self.head_dim)
-            self.q_norm_fn, self.k_norm_fn = (RMSNorm(width, eps=architecture.norm_eps) for width in widths)
+            normed = (q, kv) if self.normalizes == "whole" else (self.head_dim, self.head_dim)
+            for norm, size in zip(("q_norm_fn", "k_norm_fn"), normed[: 1 if self.borrows else 2], strict=False):
+                setattr(self, norm, RMSNorm(size, eps=architecture.norm_eps))
+        if architecture.value_norm and not self.borrows:
+            self.v_norm_fn = ScalelessRMSNorm(self.head_dim, eps=architecture.norm_eps)
         rope = architecture.local_rope if self.positions == "local" else architecture.rope
         assert rope is not None, "local positions come with tables of their own"
         self.half_turn = RotateHalf(self.head_dim, rope.width(self.head_dim))
 
     def project(
         self, x: torch.Tensor, options: Options
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Return queries, keys and values (1, length, heads, head_dim) of `x` (1, length, dim), normalized and rotated,
-        and the gate (1, length, heads * head_dim) if there is one.
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+        """Return queries, keys and values (1, length, heads, head_dim) of `x` (1, length, dim), normalized and rotated
+        (None: they are borrowed), and the gate (1, length, heads * head_dim) if there is one.
 
         The options have `tables`: cosines and sines (1, length, 1, head_dim) by kind of position.
         """
+        if self.borrows:
+            q = self.wq(x).reshape(1, -1, self.heads, self.head_dim)
+            return self._rotated(self.q_norm_fn(q) if self.normalizes else q, options), None, None, None
         q, k, v = self._projected(x)
         gate = None
         if self.gated:
@@ -94,10 +103,25 @@ class DecoderAttention(torch.nn.Module):  # type: ignore[misc]  # torch is untyp
         )
         if self.normalizes == "head":
             q, k = self.q_norm_fn(q), self.k_norm_fn(k)
-        if self.positions != "none":
-            cos, sin = options["tables"][self.positions]
-            q, k = (each * cos + self.half_turn(each) * sin for each in (q, k))
-        return q, k, v, gate
+        if hasattr(self, "v_norm_fn"):
+            v = self.v_norm_fn(v)
+        return self._rotated(q, options), self._rotated(k, options), v, gate
+
+    def _rotated(self, x: torch.Tensor, options: Options) -> torch.Tensor:
+        if self.positions == "none":
+            return x
+        cos, sin = options["tables"][self.positions]
+        result: torch.Tensor = x * cos + self.half_turn(x) * sin
+        return result
+
+    def lent(self, options: Options) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the keys and values that this attention borrows."""
+        keys, values = options["lent"][self.positions]
+        return keys, values
+
+    def lending(self, keys: torch.Tensor, values: torch.Tensor, options: Options) -> Options:
+        """Return the news for the options by which others borrow `keys` and `values`, nothing if none does."""
+        return {"lent": {**options.get("lent", {}), self.positions: (keys, values)}} if self.lends else {}
 
     def output(self, mixed: torch.Tensor, gate: torch.Tensor | None) -> torch.Tensor:
         """Return what the block adds to the stream for mixed values (1, length, heads * head_dim)."""
@@ -106,7 +130,8 @@ class DecoderAttention(torch.nn.Module):  # type: ignore[misc]  # torch is untyp
 
     def _projected(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         if not hasattr(self, "wqkv"):
-            return self.wq(x), self.wk(x), self.wv(x)
+            q, k = self.wq(x), self.wk(x)
+            return q, k, self.wv(x) if hasattr(self, "wv") else k
         whole, q, kv = self.wqkv(x), self.heads * self.head_dim, self.kv_heads * self.head_dim
         return whole[..., :q], whole[..., q : q + kv], whole[..., q + kv :]
 
@@ -128,16 +153,24 @@ class CachedAttention(DecoderAttention):
     def __init__(self, architecture: Architecture, kind: LayerKind, context_len: int, *, custom: bool) -> None:
         super().__init__(architecture, kind, context_len)
         self.custom = custom
-        self.kv_cache = KeyValueCache(context_len, self.kv_heads, self.head_dim)
+        if not self.borrows:
+            self.kv_cache = KeyValueCache(context_len, self.kv_heads, self.head_dim)
 
     @property
     def needs_mask(self) -> bool:
         """Whether the mask for its window is read: `llama::custom_sdpa` is causal by itself."""
         return self.window is not None or self.softcap is not None or not self.custom
 
-    def forward(self, x: torch.Tensor, options: Options) -> tuple[torch.Tensor, None]:
-        """Return what `x` (1, length, dim) becomes, and no news for the options."""
+    def forward(self, x: torch.Tensor, options: Options) -> tuple[torch.Tensor, Options]:
+        """Return what `x` (1, length, dim) becomes, and the news for the options."""
         q, k, v, gate = self.project(x, options)
+        keys, values = self.lent(options) if k is None or v is None else self._kept(k, v, options)
+        news = self.lending(keys, values, options)
+        if self.custom and self.softcap is None:
+            return self.output(self._custom(q, keys, values, options), gate), news
+        return self.output(self._plain(q, keys, values, options), gate), news
+
+    def _kept(self, k: torch.Tensor, v: torch.Tensor, options: Options) -> tuple[torch.Tensor, torch.Tensor]:
         keys, values = self.kv_cache.k_cache, self.kv_cache.v_cache
         if self.custom:
             torch.ops.llama.update_cache(k, keys, options["start"])
@@ -145,9 +178,7 @@ class CachedAttention(DecoderAttention):
         else:
             keys.index_copy_(1, options["positions"], k)
             values.index_copy_(1, options["positions"], v)
-        if self.custom and self.softcap is None:
-            return self.output(self._custom(q, keys, values, options), gate), None
-        return self.output(self._plain(q, keys, values, options), gate), None
+        return keys, values
 
     def _custom(self, q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, options: Options) -> torch.Tensor:
         if self.window is None:
@@ -174,16 +205,21 @@ class FixedAttention(DecoderAttention):
 
         super().__init__(architecture, kind, context_len)
         self.layer_id = layer_id
-        self.k_caches = torch.nn.ModuleList([StaticKCache(layer_id, 0)])
-        self.v_caches = torch.nn.ModuleList([StaticVCache(layer_id, 0)])
+        if not self.borrows:
+            self.k_caches = torch.nn.ModuleList([StaticKCache(layer_id, 0)])
+            self.v_caches = torch.nn.ModuleList([StaticVCache(layer_id, 0)])
 
     def forward(self, x: torch.Tensor, options: Options) -> tuple[torch.Tensor, Options]:
         """Return what `x` (1, length, dim) becomes, and the caches' news; in four dimensions, as CoreML wants it."""
-        *projected, gate = self.project(x, options)
-        q, k, v = (each.transpose(1, 2) for each in projected if each is not None)
-        before, after = options.get("in_cache_state"), options.get("out_cache_state")
-        k, after = self.k_caches[0].update(k, before, after)
-        v, after = self.v_caches[0].update(v, before, after)
+        q, k, v, gate = self.project(x, options)
+        q, after = q.transpose(1, 2), options.get("out_cache_state")
+        if k is None or v is None:
+            k, v = self.lent(options)
+        else:
+            before = options.get("in_cache_state")
+            k, after = self.k_caches[0].update(k.transpose(1, 2), before, after)
+            v, after = self.v_caches[0].update(v.transpose(1, 2), before, after)
+        news = {"out_cache_state": after, **self.lending(k, v, options)}
         length, seen = q.size(-2), k.size(-2)
         groups, each, dim = self.kv_heads, self.heads // self.kv_heads, self.head_dim
         scores = q.reshape(groups, each, length, dim) @ k.view(groups, 1, seen, dim).transpose(-2, -1)
@@ -192,7 +228,7 @@ class FixedAttention(DecoderAttention):
         weights = weights.view(groups, each, length, seen)
         mixed = (weights @ v.view(groups, 1, seen, dim)).view(1, self.heads, length, dim)
         mixed = mixed.transpose(1, 2).reshape(1, length, self.heads * dim)
-        return self.output(mixed, gate), {"out_cache_state": after}
+        return self.output(mixed, gate), news
 
 
 def activated(name: str, x: torch.Tensor, options: Options) -> torch.Tensor:

@@ -7,6 +7,7 @@ ExecuTorch 1.5.1's `ModelArgs` has fields for most of what they need, but reads 
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -22,6 +23,8 @@ from lora_core.models.executorch.attention import (
 )
 from lora_core.models.executorch.convolution import FixedConvolution, ShortConvolution
 from lora_core.models.executorch.delta import DeltaAttention
+from lora_core.models.executorch.experts import ExpertMlp
+from lora_core.models.executorch.layer_inputs import LayerInput, LayerInputTable
 from lora_core.models.executorch.options import ExecutorchOptions
 from lora_core.models.layer_kinds import LayerKind
 
@@ -29,9 +32,9 @@ from lora_core.models.layer_kinds import LayerKind
 class GatedMlp(torch.nn.Module):  # type: ignore[misc]  # torch is untyped here
     """A gated MLP; gate and up may be one layer."""
 
-    def __init__(self, architecture: Architecture) -> None:
+    def __init__(self, architecture: Architecture, kind: LayerKind) -> None:
         super().__init__()
-        dim, hidden, bias = architecture.dim, architecture.hidden_dim, architecture.mlp_bias
+        dim, hidden, bias = architecture.dim, architecture.hidden_dim_of(kind), architecture.mlp_bias
         self.hidden, self.activation = hidden, architecture.activation
         if architecture.fused:
             self.w13 = torch.nn.Linear(dim, 2 * hidden, bias=bias)
@@ -52,25 +55,33 @@ class GatedMlp(torch.nn.Module):  # type: ignore[misc]  # torch is untyped here
 
 class DecoderBlock(torch.nn.Module):  # type: ignore[misc]  # torch is untyped here
     """What mixes tokens (attention, or a convolution) and MLP, each with a norm before it, after it or both, and added
-    to the stream.
+    to the stream; then the block's own input of each token and its scale, if it has them.
     """
 
-    def __init__(self, architecture: Architecture, attention: torch.nn.Module) -> None:
+    def __init__(self, architecture: Architecture, kind: LayerKind, attention: torch.nn.Module, params: Any) -> None:
         super().__init__()
-        self.attention, self.feed_forward = attention, GatedMlp(architecture)
+        self.attention = attention
+        self.feed_forward = ExpertMlp(params) if kind.experts else GatedMlp(architecture, kind)
         self.scales = architecture.residual_scale != 1.0
         dim, eps = architecture.dim, architecture.norm_eps
         if architecture.norms != "after":
             self.attention_norm, self.ffn_norm = RMSNorm(dim, eps=eps), RMSNorm(dim, eps=eps)
         if architecture.norms != "before":
             self.post_attention_norm, self.post_ffn_norm = RMSNorm(dim, eps=eps), RMSNorm(dim, eps=eps)
+        if architecture.layer_inputs is not None:
+            self.layer_input = LayerInput(architecture, architecture.layer_inputs)
+        if architecture.layer_scale:
+            self.layer_scalar = torch.nn.Parameter(torch.ones(1))
 
     def forward(self, x: torch.Tensor, options: Options) -> tuple[torch.Tensor, Options | None]:
         """Return the stream after this block, and the attention's news for the options."""
         attended, news = self.attention(self._normed("attention_norm", x), options)
         h = x + self._scaled(self._normed("post_attention_norm", attended), options)
         fed = self.feed_forward(self._normed("ffn_norm", h), options)
-        return h + self._scaled(self._normed("post_ffn_norm", fed), options), news
+        h = h + self._scaled(self._normed("post_ffn_norm", fed), options)
+        if hasattr(self, "layer_input"):
+            h = h + self.layer_input(h, options)
+        return h * self.layer_scalar if hasattr(self, "layer_scalar") else h, news
 
     def _normed(self, name: str, x: torch.Tensor) -> torch.Tensor:
         return getattr(self, name)(x) if hasattr(self, name) else x
@@ -87,33 +98,38 @@ class RotaryTables(torch.nn.Module):  # type: ignore[misc]  # torch is untyped h
 
     def __init__(self, architecture: Architecture, context_len: int) -> None:
         super().__init__()
-        ropes = [architecture.rope] if architecture.local_rope is None else [architecture.rope, architecture.local_rope]
-        dim = architecture.head_dim
-        self.names, self.dim = ("global", "local")[: len(ropes)], dim
-        found = [[torch.from_numpy(each) for each in rope.tables(dim, context_len)] for rope in ropes]
+        ropes = {"global": architecture.rope}
+        if architecture.local_rope is not None:
+            ropes["local"] = architecture.local_rope
+        self.dims = {name: architecture.rotary_dim(name) for name in ropes}  # type: ignore[arg-type]  # two positions
+        found = {
+            name: [torch.from_numpy(each) for each in rope.tables(self.dims[name], context_len)]
+            for name, rope in ropes.items()
+        }
         for name, place, rest in (("freqs_cos", 0, torch.ones), ("freqs_sin", 1, torch.zeros)):
             parts = [
-                torch.cat([tables[place], rest(context_len, dim - tables[place].shape[1], device="cpu")], dim=1)
-                for tables in found
+                torch.cat([each[place], rest(context_len, dim - each[place].shape[1], device="cpu")], dim=1)
+                for each, dim in zip(found.values(), self.dims.values(), strict=True)
             ]
             self.register_buffer(name, torch.cat(parts, dim=1), persistent=False)
 
     def by_name(self, cos: torch.Tensor, sin: torch.Tensor) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         """Return rows of both tables as (1, length, 1, head_dim) by kind of position."""
-        if len(self.names) == 1:
-            return {self.names[0]: (cos.view(1, -1, 1, self.dim), sin.view(1, -1, 1, self.dim))}
-        return {name: (self._part(cos, number), self._part(sin, number)) for number, name in enumerate(self.names)}
+        if len(self.dims) == 1:
+            return {name: (cos.view(1, -1, 1, dim), sin.view(1, -1, 1, dim)) for name, dim in self.dims.items()}
+        ends = dict(zip(self.dims, itertools.accumulate(self.dims.values()), strict=True))
+        return {name: (self._part(cos, name, end), self._part(sin, name, end)) for name, end in ends.items()}
 
-    def _part(self, table: torch.Tensor, number: int) -> torch.Tensor:
+    def _part(self, table: torch.Tensor, name: str, end: int) -> torch.Tensor:
         # A copy, and no view: a slice of columns has gaps between its rows.
-        return table[:, number * self.dim : (number + 1) * self.dim].reshape(1, -1, 1, self.dim)
+        dim = self.dims[name]
+        return table[:, end - dim : end].reshape(1, -1, 1, dim)
 
 
 class FamilyDecoder(torch.nn.Module):  # type: ignore[misc]  # torch is untyped here
     """A decoder for one sequence, with inputs and outputs of ExecuTorch's `Transformer`.
 
-    Static attention's have besides the states of convolutions, whose shapes are `conv_states`; their keys begin those
-    of the caches that such layers would have.
+    Static attention's have besides the states of convolutions, whose shapes are `conv_states`.
     """
 
     def __init__(self, architecture: Architecture, options: ExecutorchOptions, params: Any) -> None:
@@ -129,12 +145,25 @@ class FamilyDecoder(torch.nn.Module):  # type: ignore[misc]  # torch is untyped 
         windows = {each.window for each in attentions if isinstance(each, CachedAttention) and each.needs_mask}
         self.masked = tuple(sorted(windows, key=lambda window: window or 0))
         self.tok_embeddings = torch.nn.Embedding(architecture.vocab_size, architecture.dim)
-        self.layers = torch.nn.ModuleList(DecoderBlock(architecture, attention) for attention in attentions)
+        if architecture.layer_inputs is not None:
+            self.layer_inputs = LayerInputTable(architecture, architecture.layer_inputs)
+        blocks = zip(architecture.kinds, attentions, strict=True)
+        self.layers = torch.nn.ModuleList(DecoderBlock(architecture, *each, params) for each in blocks)
         self.norm = RMSNorm(architecture.dim, eps=architecture.norm_eps)
         self.output = torch.nn.Linear(architecture.dim, architecture.vocab_size, bias=False)
         if self.masked:
             keys = torch.arange(self.context_len, device="cpu").view(1, -1)
             self.register_buffer("key_positions", keys, persistent=False)
+
+    @property
+    def cache_sizes(self) -> dict[str, tuple[int, int]]:
+        """The heads and their width of each cache that static attention has, by its key."""
+        attentions = [layer.attention for layer in self.layers]
+        return {
+            each.k_caches[0].cache_key(): (each.kv_heads, each.head_dim)
+            for each in attentions
+            if isinstance(each, FixedAttention) and not each.borrows
+        }
 
     def _hold_numbers(self, architecture: Architecture) -> None:
         """Register what values are multiplied by; equal numbers are one tensor, since a stored blob is one tensor's."""
@@ -146,6 +175,9 @@ class FamilyDecoder(torch.nn.Module):  # type: ignore[misc]  # torch is untyped 
         if architecture.activation == "gelu_tanh":
             linear = 2 * math.sqrt(2 / math.pi)
             named |= {"gelu_linear": linear, "gelu_cubic": linear * 0.044715}
+        if architecture.layer_inputs is not None:
+            scales = {"input_scale": architecture.layer_inputs.width**0.5, "projection_scale": architecture.dim**-0.5}
+            named |= {**scales, "input_share": 2**-0.5}
         held: dict[float, torch.Tensor] = {}
         for name, value in named.items():
             tensor = None if value is None else held.setdefault(value, torch.tensor([value], device="cpu"))
@@ -168,9 +200,12 @@ class FamilyDecoder(torch.nn.Module):  # type: ignore[misc]  # torch is untyped 
         h = self.tok_embeddings(tokens)
         if self.embedding_scale is not None:
             h = h * self.embedding_scale
-        for layer in self.layers:
+        inputs = self.layer_inputs(tokens, h, options) if hasattr(self, "layer_inputs") else None
+        for index, layer in enumerate(self.layers):
+            if inputs is not None:
+                options["layer_input"] = self.layer_inputs.part(inputs, index)
             h, news = layer(h, options)
-            options = options if news is None else {**options, **news}
+            options = {**options, **(news or {})}
         if not self.full_logits:
             h = h[:, attn_options.get("last_valid_token_pos", -1), :]
         logits = self._capped(self.output(self.norm(h)))

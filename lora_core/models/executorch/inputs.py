@@ -54,18 +54,28 @@ def metadata(
 
 
 def static_states(module: Any, caches: tuple[dict[str, Any], ...], dtype: Any) -> dict[str, Any]:
-    """Return the options of static attention that have states: `caches` of keys and values of the layers that attend,
-    and zeros for those that convolve, if there are any.
+    """Return the options of static attention that have states: those of `caches` of keys and values that the layers
+    have, at their sizes, and zeros for layers that convolve, if there are any.
     """
     import torch  # heavy
 
     shapes = getattr(module, "conv_states", {})
-    kept = tuple({key: each for key, each in some.items() if key.partition(",")[0] not in shapes} for some in caches)
+    sizes = getattr(module, "cache_sizes", None)
+    kept = caches if sizes is None else tuple(_own_caches(some, sizes) for some in caches)
     if not shapes:
         return {"in_cache_state": kept}
     return {
         "in_cache_state": kept,
         "in_conv_state": {key: torch.zeros(shape, dtype=dtype) for key, shape in shapes.items()},
+    }
+
+
+def _own_caches(caches: dict[str, Any], sizes: dict[str, tuple[int, int]]) -> dict[str, Any]:
+    """Return `caches` (1, heads, length, head_dim) of those that `sizes` names, each of its own heads and width."""
+    return {
+        key: each.new_zeros(each.shape[0], sizes[key][0], each.shape[2], sizes[key][1])
+        for key, each in caches.items()
+        if key in sizes
     }
 
 

@@ -44,12 +44,16 @@ class BlockNames:
             "mlp.up_proj": "feed_forward.w3",
             "mlp.gate_up_proj": "feed_forward.w13",
             "mlp.down_proj": "feed_forward.w2",
+            hf_names.INPUT_GATE: "layer_input.gate",
+            hf_names.INPUT_PROJECTION: "layer_input.projection",
+            hf_names.INPUT_NORM: "layer_input.norm",
             **self.norms,
         }
         return {self.spelling.get(name, name): path for name, path in names.items()}
 
 
 _DELTA = ("out_proj", "in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a")
+_EXPERT = {"gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}
 # Hugging Face's names for a norm say where its layer's author put it, not what it does.
 _NORMS: Mapping[str, Mapping[str, str]] = {
     "before": {"input_layernorm": "attention_norm", "post_attention_layernorm": "ffn_norm"},
@@ -69,7 +73,14 @@ STATIC = BlockNames(
     q_norm="attention.q_norm",
     k_norm="attention.k_norm",
 )
-_OUTSIDE = {hf_names.EMBEDDING: "tok_embeddings", hf_names.OUTPUT: "output", hf_names.FINAL_NORM: "norm"}
+_OUTSIDE = {
+    hf_names.EMBEDDING: "tok_embeddings",
+    hf_names.OUTPUT: "output",
+    hf_names.FINAL_NORM: "norm",
+    hf_names.LAYER_EMBEDDING: "layer_inputs.embeddings",
+    hf_names.LAYER_PROJECTION: "layer_inputs.projection",
+    hf_names.LAYER_NORM: "layer_inputs.norm",
+}
 
 
 def block_names(architecture: Architecture, options: ExecutorchOptions) -> BlockNames:
@@ -111,8 +122,19 @@ def parameter_names(architecture: Architecture, block: BlockNames) -> dict[str, 
         if layer.has_bias:
             names[f"{path}.bias"] = f"{layer.name}.bias"
     names.update(_mixing_parameters(architecture))
+    names.update(_expert_parameters(architecture))
+    names.update({scale.replace(hf_names.BLOCKS, "layers."): scale for scale in hf_names.layer_scales(architecture)})
     names.update({f"{path_of(norm, block)}.weight": f"{norm}.weight" for norm in hf_names.norms(architecture)})
     return names
+
+
+def _expert_parameters(architecture: Architecture) -> dict[str, str]:
+    """Return the parameters of experts and of what chooses them, each with its tensor."""
+    names = {router.replace("mlp.gate", "feed_forward.gate"): router for router in hf_names.routers(architecture)}
+    for together in hf_names.expert_tensors(architecture):
+        block, _, last = together.removesuffix(".weight").rpartition(f".{hf_names.EXPERTS}.")
+        names[f"{block}.feed_forward.cond_ffn.{_EXPERT[last]}"] = together
+    return {path.replace(hf_names.BLOCKS, "layers."): name for path, name in names.items()}
 
 
 def _mixing_parameters(architecture: Architecture) -> dict[str, str]:

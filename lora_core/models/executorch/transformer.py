@@ -91,8 +91,17 @@ def model_args(architecture: Architecture, options: ExecutorchOptions) -> dict[s
             "linear_value_head_dim": architecture.delta.value_dim,
             "linear_conv_kernel_dim": architecture.delta.taps,
         }
+    if architecture.experts is not None:
+        arguments |= {
+            "moe": True,
+            "num_experts": architecture.experts.count,
+            "num_activated_experts": architecture.experts.chosen,
+            "moe_hidden_dim": architecture.experts.hidden_dim,
+            "moe_score_func": "softmax" if architecture.experts.normalizes else "softmax_all",
+        }
     if static:
         arguments["attention_type"] = "static_mha"
+        arguments["num_kv_shared_layers"] = sum(kind.borrows for kind in architecture.kinds)
     divisors = architecture.rope.divisors(architecture.head_dim) if not architecture.beyond_llama else None
     if divisors is not None:
         # ExecuTorch 1.5.1 ignores use_scaled_rope when use_hf_rope is set (rope.py). Its LongRoPE path divides each

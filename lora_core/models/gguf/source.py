@@ -186,7 +186,7 @@ def _check_kind(opened: GgufFile, where: str) -> None:
         raise ModelError(f"This is one of {metadata['split.count']} files of a model", where=where, remedy=remedy)
     name = metadata.get("general.architecture")
     if metadata.get(f"{name}.expert_count"):
-        what = "Adapters hang on its experts, which are no layers of their own and have no slots"
+        what = "Experts are not read from GGUF files"
         raise ModelError(what, where=f"{where}: {name}.expert_count")
 
 

@@ -220,13 +220,18 @@ class CoremlSession(Session):
         (heads,), (head_dim,) = self._program.constant("n_heads_per_cache"), self._program.constant("head_dim")
         tables = (self._program.constant("freqs_cos")[0], self._program.constant("freqs_sin")[0])
         first = self._signatures["forward"]
-        caches = {"count": len(first.caches), "cache_len": first.cache_len, "heads": heads, "head_dim": head_dim}
+        sizes = [(int(heads), int(head_dim))] * len(first.caches)
+        if self._program.has_constant("kv_cache_sizes"):
+            sizes = [(int(row[0]), int(row[1])) for row in self._program.constant("kv_cache_sizes")[0]]
         # Caches keep what a method gave, unrounded, so that float32 evaluation stays float32 from call to call.
         types = {"float16": tables[0].dtype, "float32": np.dtype(np.float32)}
         shapes = []
         if self._program.has_constant("conv_state_shape"):
             shapes = [tuple(map(int, self._program.constant("conv_state_shape")[0]))] * len(first.states)
-        return {each: StaticAttention(tables, dtype=types[each], states=shapes, **caches) for each in self._precisions}
+        return {
+            each: StaticAttention(tables, cache_len=first.cache_len, sizes=sizes, dtype=types[each], states=shapes)
+            for each in self._precisions
+        }
 
 
 def _signature(program: EvaluatedProgram, kind: Kind, multifunction: bool) -> Signature:

@@ -15,6 +15,8 @@ LACKS = {
     "gemma": "no gelu tanh activation, no multipliers",
     "gemma2": "no soft caps",
     "gemma3": "no rotary embeddings of two kinds",
+    "gemma4": "no embeddings for each layer",
+    "qwen3_moe": "no experts",
     "phi3": "no fused layers",
     "smollm3": "no layers without positions",
     "granite": "no multipliers",

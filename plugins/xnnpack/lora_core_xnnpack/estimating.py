@@ -11,6 +11,7 @@ from lora_core.adapters.slots.plan import SlotPlan
 from lora_core.backend import ExportJob
 from lora_core.events import Estimated
 from lora_core.layers import LayerInfo
+from lora_core.models.decoders import architecture_of
 from lora_core.models.supported_families import FAMILIES
 from lora_core.quant.policy import Scheme
 
@@ -42,12 +43,12 @@ def estimate(job: ExportJob) -> Estimated:
 
 def _most_held(job: ExportJob) -> int | None:
     """Return about how many bytes are held at once; None for a module that a caller or a generic source brings, whose
-    layers none counts.
+    layers none counts, and for one with experts, of which no peak was seen.
 
     Stand-ins and what is stored of them, and the largest weight while it is packed. All models count from which the
     programs follow: they are let go of one after the other, but that is what fits the peaks that were seen (`_TOOLS`).
     """
-    if job.model.summary.family not in {family.name for family in FAMILIES}:
+    if job.model.summary.family not in {family.name for family in FAMILIES} or _expert_bytes(job):
         return None
     lowered = _lowered(job.model.summary.layers)
     schemes = job.policy.assign(job.model.summary.layers).schemes
@@ -79,10 +80,15 @@ def _weights(layer: LayerInfo) -> int:
 
 
 def foundation_bytes(job: ExportJob) -> int:
-    """Return the bytes of the base's layers as stored: all but norms, rotary tables and the file's front."""
+    """Return the bytes of the base's layers and experts as stored: all but norms, rotary tables and the front."""
     layers = job.model.summary.layers
     schemes = job.policy.assign(layers).schemes
-    return sum(_stored(layer, schemes) for layer in layers)
+    return _expert_bytes(job) + sum(_stored(layer, schemes) for layer in layers)
+
+
+def _expert_bytes(job: ExportJob) -> int:
+    architecture = architecture_of(job.model.summary)
+    return 0 if architecture is None else FLOAT32_SIZE * architecture.expert_values
 
 
 def _stored(layer: LayerInfo, schemes: Mapping[str, Scheme | None]) -> int:

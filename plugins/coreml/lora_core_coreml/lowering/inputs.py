@@ -62,7 +62,8 @@ def constant_methods(
     dtype: torch.dtype,
 ) -> dict[str, Any]:
     """Return the constant methods of ExecuTorch's static runner; `programs` has the shape and the table of each of the
-    base's methods.
+    base's methods. `kv_cache_sizes` is ours, where caches differ: heads and their width, a row for each of
+    `kv_cache_specs`.
 
     One method: names without prefix. Two: `decode_` and `prefill_` before what differs. An adapter's methods have the
     signature of the base's, so the same values hold for them.
@@ -76,6 +77,10 @@ def constant_methods(
         "freqs_cos": module.rope.freqs_cos[: params.max_context_len].to(dtype),
         "freqs_sin": module.rope.freqs_sin[: params.max_context_len].to(dtype),
     }
+    sizes = getattr(module, "cache_sizes", {})
+    if len({*sizes.values()}) > 1:
+        _, table = next(iter(programs.values()))
+        methods["kv_cache_sizes"] = torch.tensor([sizes[key] for key in table.caches], dtype=torch.int64)
     if shapes := getattr(module, "conv_states", {}):
         methods["conv_state_shape"] = torch.tensor(next(iter(shapes.values())), dtype=torch.int64)
     for kind, (shape, table) in programs.items():

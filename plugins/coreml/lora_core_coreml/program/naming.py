@@ -29,7 +29,7 @@ _CONSTANT_METHODS = frozenset(
     (
         *(ADAPTERS, ADAPTER_METHODS, FOUNDATION),
         *("vocab_size", "head_dim", "n_heads_per_cache", "max_context_len", "freqs_cos", "freqs_sin"),
-        "conv_state_shape",
+        *("conv_state_shape", "kv_cache_sizes"),
         *(
             f"{prefix}{name}"
             for prefix in ("", "decode_", "prefill_", "forward_")

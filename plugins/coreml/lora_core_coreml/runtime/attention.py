@@ -44,22 +44,20 @@ class StaticAttention:
         self,
         tables: tuple[Array, Array],
         *,
-        count: int,
         cache_len: int,
-        heads: int,
-        head_dim: int,
+        sizes: Sequence[tuple[int, int]],
         dtype: np.dtype[Any],
         states: Sequence[tuple[int, ...]] = (),
     ) -> None:
-        """`tables` are the cosines and sines of every position; `heads` is the number of key/value heads.
+        """`tables` are the cosines and sines of every position.
 
-        There are `count` caches of keys and as many of values, kept in `dtype`, and the `states` of convolutions, by
-        their shapes (1, tokens, width).
+        For each of `sizes`, the heads of keys and values and their width, there is a cache of keys and one of values,
+        kept in `dtype`, and the `states` of convolutions, by their shapes (1, tokens, width).
         """
         self._cos, self._sin = tables
-        shape = (1, heads, cache_len, head_dim)
-        self._keys = [np.zeros(shape, dtype) for _ in range(count)]
-        self._values = [np.zeros(shape, dtype) for _ in range(count)]
+        self._keys, self._values = (
+            [np.zeros((1, heads, cache_len, head_dim), dtype) for heads, head_dim in sizes] for _ in range(2)
+        )
         self._states = [np.zeros(each, dtype) for each in states]
 
     def inputs(self, signature: Signature, tokens: Sequence[int], position: int, count: int) -> list[Array]:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from executorch.examples.models.llama.attention import AttentionMHA
 from executorch.examples.models.llama.llama_transformer import Transformer, TransformerBlock
-from executorch.examples.models.llama.norm import RMSNorm
+from executorch.examples.models.llama.norm import RMSNorm, ScalelessRMSNorm
 from executorch.examples.models.llama.source_transformation.custom_kv_cache import CustomKVCache
 from executorch.examples.models.llama.source_transformation.sdpa import SDPACustom
 from torch.nn import functional
@@ -63,15 +63,18 @@ class HalfTurn(torch.nn.Module):  # type: ignore[misc]  # torch is untyped here
 
 
 class LeanNorm(torch.nn.Module):  # type: ignore[misc]  # torch is untyped here
-    """ExecuTorch's `RMSNorm` with its mean as a linear layer."""
+    """ExecuTorch's `RMSNorm`, or that without a weight, with its mean as a linear layer."""
 
-    def __init__(self, norm: RMSNorm, mean: MeanPlusEpsilon) -> None:
+    def __init__(self, norm: RMSNorm | ScalelessRMSNorm, mean: MeanPlusEpsilon) -> None:
         super().__init__()
-        self.weight, self.add_unit_offset, self.mean = norm.weight, norm.add_unit_offset, mean
+        self.weight, self.mean = getattr(norm, "weight", None), mean
+        self.add_unit_offset = getattr(norm, "add_unit_offset", False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return `x` (..., dim) normalized over its last axis."""
         normalized = x * torch.rsqrt(self.mean(x * x))
+        if self.weight is None:
+            return normalized
         return normalized * (1.0 + self.weight if self.add_unit_offset else self.weight)
 
 
@@ -149,7 +152,7 @@ def lean(module: torch.nn.Module) -> torch.nn.Module:
 
 
 def _replace_norms(module: torch.nn.Module) -> None:
-    norms = [(path, norm) for path, norm in module.named_modules() if type(norm) is RMSNorm]
+    norms = [(path, norm) for path, norm in module.named_modules() if type(norm) in (RMSNorm, ScalelessRMSNorm)]
     shares = {dim: torch.full((1, dim), 1 / dim) for dim in {norm.dim for _, norm in norms}}
     epsilons = {eps: torch.full((1,), eps) for eps in {norm.eps for _, norm in norms}}
     for path, norm in norms:

@@ -17,7 +17,18 @@ ROOT = Path(__file__).parents[1]
 
 # Each floor may import from the floors before it, and rooms of one floor nothing of each other.
 FLOORS = (
-    ("errors", "capability", "elementary", "fast_lowering", "suggestions", "pte", "moved", "units", "version"),
+    (
+        "errors",
+        "capability",
+        "elementary",
+        "fast_lowering",
+        "suggestions",
+        "pte",
+        "moved",
+        "temporary",
+        "units",
+        "version",
+    ),
     ("intake",),
     ("events", "git_lfs", "outcome"),
     ("tensors",),

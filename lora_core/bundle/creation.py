@@ -11,7 +11,7 @@ from pathlib import Path
 import attrs
 
 from lora_core.bundle.bundle import Bundle, Manifest
-from lora_core.bundle.durable import flush_directory, flush_tree, removed_afterwards, storage_errors
+from lora_core.bundle.durable import flush_directory, flush_tree, storage_errors
 from lora_core.bundle.exchange import exchange, restore
 from lora_core.bundle.lock import locked, locked_if_free
 from lora_core.bundle.manifest import dumps, is_manifest
@@ -21,6 +21,7 @@ from lora_core.errors import BundleError
 from lora_core.events import BundleWritten, Emit
 from lora_core.intake import limits
 from lora_core.intake.files import read_regular
+from lora_core.temporary import removed_afterwards
 
 _CONTENT = "bundle"
 _RANDOM = 4

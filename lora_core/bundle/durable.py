@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,18 +38,6 @@ def storage_error(doing: str, path: Path, error: OSError) -> StorageError:
     return StorageError(
         f"Cannot {doing} {str(path)!r}: {reason}.", where=where, remedy=_REMEDIES.get(error.errno or 0, "")
     )
-
-
-@contextmanager
-def removed_afterwards(directory: Path) -> Iterator[None]:
-    """Remove `directory` and what is in it at the end of a block, also if an interruption comes in the middle of it."""
-    try:
-        try:
-            yield
-        finally:
-            shutil.rmtree(directory, ignore_errors=True)
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 def write_whole(target: Path, parts: Iterable[bytes]) -> None:

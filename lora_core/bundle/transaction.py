@@ -23,7 +23,6 @@ from lora_core.bundle.differences import BundleDifference
 from lora_core.bundle.durable import (
     flush_directory,
     flush_tree,
-    removed_afterwards,
     storage_error,
     storage_errors,
     walk,
@@ -38,6 +37,7 @@ from lora_core.errors import BundleError, LoraCoreError, Problem
 from lora_core.events import BundleWritten, Emit, ignore
 from lora_core.intake import limits
 from lora_core.intake.files import read_regular
+from lora_core.temporary import removed_afterwards
 
 
 @attrs.frozen(kw_only=True)

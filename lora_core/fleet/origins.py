@@ -9,7 +9,6 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import attrs
@@ -21,6 +20,7 @@ from lora_core.bundle.paths import why_unsafe
 from lora_core.errors import AdapterError, StorageError, UnsupportedError, UsageError
 from lora_core.pipeline.sources import FILES, SourcedAdapter, find_adapters, names_of, reference_to
 from lora_core.specs import ReservedNames
+from lora_core.temporary import temporary_directory
 
 _CONFIG = "adapter_config.json"
 # What services call the state of an object; the first that an entry has counts.
@@ -46,8 +46,8 @@ class FleetAdapter:
         if not self.remote:
             yield reference_to(self.name, Path(self.location))
             return
-        with TemporaryDirectory(prefix="lora-core-fleet-") as scratch:
-            yield reference_to(self.name, self._fetched(Path(scratch)))
+        with temporary_directory("fleet") as scratch:
+            yield reference_to(self.name, self._fetched(scratch))
 
     def _fetched(self, scratch: Path) -> Path:
         url_to_fs = _fsspec()

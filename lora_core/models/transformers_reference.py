@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import re
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from importlib.metadata import version
@@ -19,6 +18,7 @@ from lora_core.intake.limits import CONFIG
 from lora_core.intake.plain_json import read_json
 from lora_core.models.reference_model import ReferenceModel
 from lora_core.models.wrappers import PLACES
+from lora_core.temporary import temporary_directory
 from lora_core.tensors import open_tensors
 
 if TYPE_CHECKING:
@@ -202,8 +202,8 @@ def _load(opened: Opened, keys: Mapping[AdapterReference, str]) -> Any:
         ) from error
     peft_model: Any = None
     for part, key in keys.items():
-        with tempfile.TemporaryDirectory(prefix="lora-core-verify-") as scratch:
-            path = part.directory if part.directory is not None else _as_directory(part, Path(scratch))
+        with temporary_directory("verify") as scratch:
+            path = part.directory if part.directory is not None else _as_directory(part, scratch)
             if peft_model is None:
                 from peft import PeftModel
 

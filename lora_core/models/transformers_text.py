@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +24,7 @@ from lora_core.models.text.stored import (
     name_of,
 )
 from lora_core.models.transformers_reference import silent
+from lora_core.temporary import temporary_directory
 
 _OF_THE_TOKENIZER = (TOKENIZER, CONFIG, SPECIAL_TOKENS, ADDED_TOKENS, "vocab.json", "merges.txt", "tokenizer.model")
 
@@ -36,11 +36,11 @@ def open_text(directory: Path, adapter: Path | None) -> TransformersText:
     """
     if importlib.util.find_spec("transformers") is None:
         raise UnsupportedError("transformers is not installed.", remedy="Install it to compare tokens.")
-    with tempfile.TemporaryDirectory(prefix="lora-core-verify-") as scratch, silent():
+    with temporary_directory("verify") as scratch, silent():
         try:
             from transformers import AutoTokenizer
 
-            _join(directory, adapter, Path(scratch))
+            _join(directory, adapter, scratch)
             return TransformersText(AutoTokenizer.from_pretrained(scratch, local_files_only=True))
         except Exception as error:
             where = str(adapter or directory)

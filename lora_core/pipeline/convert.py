@@ -13,7 +13,7 @@ from lora_core.adapters.names import safe_name
 from lora_core.adapters.peft.writing import write_peft
 from lora_core.adapters.reading import read_adapters
 from lora_core.adapters.reference import AdapterReference
-from lora_core.bundle.durable import removed_afterwards, storage_errors
+from lora_core.bundle.durable import storage_errors
 from lora_core.bundle.exchange import exchange
 from lora_core.errors import UsageError
 from lora_core.events import Emit, stage
@@ -21,6 +21,7 @@ from lora_core.layers import ModelSummary
 from lora_core.models.base import ModelHandle
 from lora_core.pipeline.given import adapter_formats, located, open_model
 from lora_core.pipeline.written import telling_of
+from lora_core.temporary import removed_afterwards
 
 if TYPE_CHECKING:
     from lora_core.hub import PluginHub

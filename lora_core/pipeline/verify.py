@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import attrs
@@ -26,6 +25,7 @@ from lora_core.runtime.run import context_len
 from lora_core.runtime.tokenizer import has_tokenizer
 from lora_core.sharing.blobs import Blob
 from lora_core.suggestions import did_you_mean
+from lora_core.temporary import temporary_directory
 from lora_core.verification import files, stored
 from lora_core.verification.choosing import make_reference
 from lora_core.verification.finding import Finding, found, unchecked
@@ -83,8 +83,8 @@ def verify(
         return report.with_findings(_none_ran(bundle, str(error)))
     except BundleError as error:
         return report.with_findings([found("runs", "bundle", [str(error)])])
-    with session, TemporaryDirectory(prefix="lora-core-verify-") as scratch:
-        forms = PeftForms(base=handle.summary, formats=formats, scratch=Path(scratch))
+    with session, temporary_directory("verify") as scratch:
+        forms = PeftForms(base=handle.summary, formats=formats, scratch=scratch)
         comparable = references if settings.reference == "eager" else forms.of(references)
         return _measure(report, session, handle, comparable, given, emit)
 

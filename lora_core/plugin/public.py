@@ -17,6 +17,7 @@ PUBLIC: Mapping[str, str] = {
     "lora_core.errors": "the error tree and `Problem`",
     "lora_core.events": "events, `Emit` and `stage`",
     "lora_core.suggestions": "`did_you_mean`",
+    "lora_core.temporary": "directories that are gone afterwards, whatever comes",
     "lora_core.intake.files": "regular files of bounded size, for what strangers sent",
     "lora_core.intake.limits": "how much is read of what strangers sent",
     "lora_core.intake.parsing": "content that cannot be taken apart makes a bundle damaged",

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
-import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from lora_core.temporary import removed_afterwards
 
 STORAGE_VERSION = 1
 _INDEX = "entry.json"
@@ -29,20 +31,20 @@ def write_kept(directory: Path, files: Mapping[str, bytes], content: Mapping[str
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(directory.parent)
-    staging = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
-    try:
-        for name, data in files.items():
-            (staging / name).write_bytes(data)
-        digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-        document = {"schema_version": STORAGE_VERSION, "content": content, "files": digests}
-        # Keys keep their order: a backend may lay out a file in the order in which it reads them back.
-        (staging / _INDEX).write_text(json.dumps({**document, "sha256": _digest(document)}), "utf-8")
-        staging.rename(directory)
-    except OSError:
-        if not directory.is_dir():
-            raise
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    staging = directory.parent / f".{directory.name}-{os.urandom(4).hex()}"
+    with removed_afterwards(staging):
+        try:
+            staging.mkdir(mode=0o700)
+            for name, data in files.items():
+                (staging / name).write_bytes(data)
+            digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+            document = {"schema_version": STORAGE_VERSION, "content": content, "files": digests}
+            # Keys keep their order: a backend may lay out a file in the order in which it reads them back.
+            (staging / _INDEX).write_text(json.dumps({**document, "sha256": _digest(document)}), "utf-8")
+            staging.rename(directory)
+        except OSError:
+            if not directory.is_dir():
+                raise
 
 
 def _remove_abandoned(cache: Path) -> None:

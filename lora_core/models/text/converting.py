@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import attrs
 from lora_core.errors import ModelError
 from lora_core.models.text.rules import TextRules, read_rules
 from lora_core.models.text.stored import StoredText
+from lora_core.temporary import temporary_directory
 
 SENTENCEPIECE = "tokenizer.model"
 
@@ -34,10 +34,10 @@ def convert(directory: Path, what: str, *, config: Mapping[str, Any], gguf_file:
         return _failed(f"transformers, which would convert {what}, is not installed", config)
     from lora_core.models.transformers_text import load_tokenizer
 
-    with tempfile.TemporaryDirectory(prefix="lora-core-tokenizer-") as scratch:
+    with temporary_directory("tokenizer") as scratch:
         try:
             load_tokenizer(directory, gguf_file).save_pretrained(scratch)
-            rules = read_rules(StoredText.in_directory(Path(scratch), ModelError), config=config)
+            rules = read_rules(StoredText.in_directory(scratch, ModelError), config=config)
         except Exception as error:  # noqa: BLE001  told: an export without text is better than none
             return _failed(f"transformers cannot convert {what}: {error}", config)
     told = f"The bundle's tokenizer.json is made of {what} by transformers' own converter."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -17,6 +16,7 @@ from lora_core.events import Emit, Warned, stage
 from lora_core.quant.undivided import describe_undivided
 from lora_core.template_cache.identity import template_identity
 from lora_core.template_cache.kept import KeptTemplates
+from lora_core.temporary import temporary_directory
 from lora_core_coreml.lowering.assembly import assemble
 from lora_core_coreml.lowering.program import LoweredProgram, names_of_groups
 from lora_core_coreml.program.naming import collisions
@@ -48,8 +48,7 @@ class BaseToLower:
 @contextmanager
 def lowered_program(job: ExportJob, emit: Emit) -> Iterator[ProgramObject]:
     """Yield the program object of `job`; its foundation lies in a temporary directory that goes afterwards."""
-    with tempfile.TemporaryDirectory(prefix="lora-core-coreml-") as name:
-        directory = Path(name)
+    with temporary_directory("coreml") as directory:
         base = _prepared(job, emit)
         lowered = _lowered(job, base, directory, emit)
         with stage(emit, "merge equal constants"):

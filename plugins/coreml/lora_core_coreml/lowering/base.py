@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -18,6 +16,7 @@ from lora_core.models.decoders import context_limits
 from lora_core.models.executorch.options import ExecutorchOptions
 from lora_core.models.outline import Outline
 from lora_core.quant.policy import Assignment, Scheme
+from lora_core.temporary import temporary_directory
 from lora_core.tensors import LazyTensor
 from lora_core_coreml import quant
 from lora_core_coreml.lowering import breaks, inputs, norms, splitting
@@ -97,8 +96,8 @@ def prepared(
         if quantize:
             quant.apply(module, assignment.schemes, layers, paths)
             with (
-                tempfile.TemporaryDirectory() as work,
-                options.how_to_round.layers(job.model, assignment, Path(work), emit) as rounded,
+                temporary_directory() as work,
+                options.how_to_round.layers(job.model, assignment, work, emit) as rounded,
             ):
                 if rounded is not None:
                     quant.put_rounded(module, rounded, paths)

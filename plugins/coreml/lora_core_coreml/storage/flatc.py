@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import subprocess
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lora_core.errors import BundleError, UnsupportedError
 from lora_core.intake.parsing import parsing
+from lora_core.temporary import temporary_directory
 
 PROGRAM = Path("exir", "_serialize", "program.fbs")
 FLAT_TENSOR = Path("extension", "flat_tensor", "serialize", "flat_tensor.fbs")
@@ -23,10 +23,9 @@ _PATIENCE = 600.0
 
 def decode(schema: Path, data: bytes, *, where: str) -> dict[str, Any]:
     """Return the flatbuffer `data` of `schema` as plain data; raises `BundleError`."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with temporary_directory() as folder:
         (folder / "stored.bin").write_bytes(data)
-        options = ("--json", "--raw-binary", "--strict-json", "--defaults-json", "-o", name)
+        options = ("--json", "--raw-binary", "--strict-json", "--defaults-json", "-o", str(folder))
         run(*options, str(_root() / schema), "--", str(folder / "stored.bin"), where=where)
         with parsing(where, "The file"):
             return json.loads((folder / "stored.json").read_bytes())  # type: ignore[no-any-return]
@@ -34,10 +33,9 @@ def decode(schema: Path, data: bytes, *, where: str) -> dict[str, Any]:
 
 def encode(schema: Path, content: Mapping[str, Any]) -> bytes:
     """Return `content` as a flatbuffer of `schema`, without a header inside."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with temporary_directory() as folder:
         (folder / "content.json").write_text(json.dumps(content))
-        run("--binary", "-o", name, str(_root() / schema), str(folder / "content.json"), where=schema.stem)
+        run("--binary", "-o", str(folder), str(_root() / schema), str(folder / "content.json"), where=schema.stem)
         (made,) = (path for path in folder.iterdir() if path.suffix != ".json")
         return made.read_bytes()
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import attrs
 import numpy as np
 
+from lora_core.temporary import temporary_directory
 from lora_core_qnn_sim.vendor import provider_process
 from lora_core_qnn_sim.vendor.asking import ask
 from lora_core_qnn_sim.vendor.libraries import NOT_INSTALLED, VendorLibraries
@@ -54,8 +54,7 @@ class Comparison:
 
 def compile_trial(trial: Trial, soc: Soc) -> Comparison:
     """Have `trial` compiled for `soc` and executed."""
-    with tempfile.TemporaryDirectory(prefix="lora-core-") as place:
-        directory = Path(place)
+    with temporary_directory() as directory:
         verdict = compile_into(directory, trial.model, soc, trial.runs)
         if verdict.outcome != "accepted":
             return Comparison(name=trial.name, verdict=verdict)

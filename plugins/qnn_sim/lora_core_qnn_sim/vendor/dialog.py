@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import attrs
 import numpy as np
 
+from lora_core.temporary import temporary_directory
 from lora_core_qnn_sim.encodings.grid import Encoding
 from lora_core_qnn_sim.handover.documents import HOT_SWITCH, NO_TOKEN, Dialog, genie_config, hot_switch_lora
 from lora_core_qnn_sim.handover.quantized import QuantizedGraph
@@ -60,8 +60,7 @@ def dialogue(stored: StoredAdapters, adapters: Sequence[str], tokenizer: Path, l
     tokens = first_tokens(stored.foundation, graph.spec)[:PROMPT].tolist()
     strengths = _strengths(adapters)
     about = Dialog.of(graph.spec, stored.bundle.manifest.base)
-    with tempfile.TemporaryDirectory(prefix="lora-core-") as place:
-        directory = Path(place)
+    with temporary_directory() as directory:
         verdict = compile_into(directory, model, soc)
         if verdict.outcome != "accepted":
             return Dialogue(verdict=verdict)

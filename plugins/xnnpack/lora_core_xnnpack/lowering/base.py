@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_core.backend import ExportJob
@@ -13,6 +11,7 @@ from lora_core.models.executorch.options import ExecutorchOptions
 from lora_core.preparation.rounded import RoundedLayers
 from lora_core.quant.policy import Assignment
 from lora_core.quant.undivided import describe_undivided
+from lora_core.temporary import temporary_directory
 from lora_core_xnnpack.quant import quantize, rounded_weight
 
 if TYPE_CHECKING:
@@ -37,8 +36,8 @@ def load_base(job: ExportJob, emit: Emit) -> BaseModel:
         with stage(emit, f"Quantize the base ({job.policy.name})"):
             quantize(base, assignment, scale_search=job.options.scale_search)
     with (
-        tempfile.TemporaryDirectory() as work,
-        job.options.how_to_round.layers(job.model, assignment, Path(work), emit) as layers,
+        temporary_directory() as work,
+        job.options.how_to_round.layers(job.model, assignment, work, emit) as layers,
     ):
         if layers is not None:
             _put_rounded(base, assignment, layers)

@@ -9,8 +9,11 @@ from lora_core.layers import ModelSummary
 
 # What copies of one model are called by: how they are quantized, for which library, in which type.
 _COPY = re.compile(
-    r"(?:[-_.](?:unsloth|bnb|\d+-?bits?|int[48]|fp8|fp16|bf16|w[48]a(?:8|16)|awq|gptq|gguf|mlx|hf|dynamic|quantized))+$"
+    r"(?:[-_.](?:unsloth|bnb|\d+-?bits?|u?int[48]|(?:nv|mx)?fp[48]|nf4|fp16|bf16|w[48]a(?:8|16)(?:g\d+)?|\d+g|actorder"
+    r"|awq|gptq|gguf|hqq|exl2|marlin|auto-?round|mlx|hf|dynamic|kv|quantized|sharded))+$"
 )
+# The hub renamed Meta-Llama-3.1 to Llama-3.1 and answers to both.
+_RENAMED = re.compile(r"^meta-(?=llama)")
 
 
 def other_base(adapter: Adapter, base: ModelSummary) -> str | None:
@@ -18,8 +21,8 @@ def other_base(adapter: Adapter, base: ModelSummary) -> str | None:
 
     Names are compared without case; a path or hub id also by its last part, because the same model is called by its
     hub id in one place and by its directory in another, and that part also without what a quantized or converted copy
-    adds to it: adapters are trained on `unsloth/NAME-bnb-4bit` and belong to NAME. The name is a hint that anyone can
-    edit, so this is no error: what fits by shape is used.
+    adds to it, or the hub has renamed: adapters are trained on `unsloth/NAME-bnb-4bit` and belong to NAME. The name is
+    a hint that anyone can edit, so this is no error: what fits by shape is used.
     """
     if not adapter.base_model or not base.identities:
         return None
@@ -36,4 +39,5 @@ def other_base(adapter: Adapter, base: ModelSummary) -> str | None:
 def _names(identity: str) -> set[str]:
     whole = identity.replace("\\", "/").rstrip("/").lower()
     last = whole.rpartition("/")[2]
-    return {whole, last, _COPY.sub("", last) or last}
+    plain = _RENAMED.sub("", _COPY.sub("", last) or last)
+    return {whole, last, plain}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from lora_core.errors import ModelError
+from lora_core.errors import ModelError, Problem
 from lora_core.layers import ModelSummary
 from lora_core.models.text.stored import StoredText
 from lora_core.moved import missing
@@ -93,6 +93,10 @@ class ModelHandle(ABC):
     @property
     def notes(self) -> tuple[str, ...]:
         """What whoever exports this base should know, a sentence each."""
+        return ()
+
+    def problems(self, options: ModelOptions) -> Sequence[Problem]:  # noqa: ARG002 - for sources that know some
+        """Return what stands against `load(options)`, as far as it is known without weights."""
         return ()
 
     @abstractmethod

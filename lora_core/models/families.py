@@ -18,7 +18,8 @@ class ModelFamily:
     in Hugging Face checkpoints.
 
     `model_types` and `architectures` are the values of `config.json` that select it. `defaults` are the values of
-    fields that `config.json` may leave out, as transformers' configuration class has them. `attention_bias`: `qkv`
+    fields that `config.json` may leave out, as transformers' configuration class has them, `sizes` those that it leaves
+    out only as a part of another model's. `attention_bias`: `qkv`
     (always, on q, k and v), `config` (the field `attention_bias`, on q, k, v and o) or `never`. `mlp_bias` says
     whether the field `mlp_bias` counts, `activation` which field names the MLP's, `tanh_gelu` that by `gelu` it means
     the approximation.
@@ -58,6 +59,7 @@ class ModelFamily:
     model_types: tuple[str, ...]
     architectures: tuple[str, ...]
     defaults: Mapping[str, Any] = attrs.field(factory=dict)
+    sizes: Mapping[str, int] = attrs.field(factory=dict)
     attention_bias: Literal["never", "config", "qkv"] = "never"
     mlp_bias: bool = False
     activation: str = "hidden_act"

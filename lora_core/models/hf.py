@@ -21,7 +21,7 @@ from lora_core.models.config_file import CONFIG_FILE, read_config
 from lora_core.models.derived_tensors import LastIndexTensor, OffsetTensor, StackedTensor, derived_values
 from lora_core.models.families import ModelFamily, find_family, supported
 from lora_core.models.outline import Outline
-from lora_core.models.quantized.reading import dequantized
+from lora_core.models.quantized.reading import dequantized, without_leftovers
 from lora_core.models.supported_families import FAMILIES
 from lora_core.models.text.converting import SENTENCEPIECE, Conversion, convert
 from lora_core.models.text.rules import TextRules, read_rules
@@ -85,7 +85,7 @@ class HfModelSource(ModelSource):
         architecture = None
         family, problems = find_family(config, self.families, where)
         if family is not None:
-            config = config if inner is None else told_tied(config, family, directory)
+            config = config if inner is None else told_tied({**family.sizes, **config}, family, directory)
             config = {**family.defaults, **config}
             architecture, problems = read_architecture(config, family, where)
         tied = architecture is not None and architecture.tied
@@ -97,6 +97,8 @@ class HfModelSource(ModelSource):
         stored_as = None
         if quantization and not stored_problems:
             checkpoint, stored_as, stored_problems = dequantized(checkpoint, quantization, where)
+            if architecture is not None:
+                checkpoint = without_leftovers(checkpoint, hf_names.tensor_shapes(architecture))
         if tied:  # one tensor under either of its names is what transformers loads
             checkpoint = checkpoint.standing_for(f"{hf_names.EMBEDDING}.weight", f"{hf_names.OUTPUT}.weight")
         problems += stored_problems

@@ -26,10 +26,11 @@ class ModuleModel(ModelHandle):
 
     Its layers are all `nn.Linear` and `nn.Embedding` modules, named by their paths. Adapters were trained on the module
     that a wrapper holds: `prefix` is the beginning of paths that their names lack (`inner` for a wrapper that keeps it
-    as `self.inner`), or `rename` gives for each path the name that adapters use. A linear layer whose weight is an
-    embedding's is its output head. `output` names the output head otherwise, as adapters do (None: there is none that
-    adapters leave out). The module must be float32 and stays as it is: what is quantized, wrapped and lowered is a copy
-    of its structure that shares its weights.
+    as `self.inner`), or `rename` gives for each path the name that adapters use. An embedding whose class computes more
+    than `nn.Embedding` (it scales, or counts positions) is no layer: it stays as it is. A linear layer whose weight is
+    an embedding's is its output head. `output` names the output head otherwise, as adapters do (None: there is none
+    that adapters leave out). The module must be float32 and stays as it is: what is quantized, wrapped and lowered is a
+    copy of its structure that shares its weights.
 
     A module that takes tokens can be run, verified and measured if it is known how many there are: `vocab_size` (None:
     the output head says it), how many fit, `context_len`, and which of them end a text, `eos_ids`.
@@ -59,6 +60,18 @@ class ModuleModel(ModelHandle):
             raise ModelError(f"The module has no module {self.prefix!r}.", remedy=f"Its own modules are: {has}.")
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """Name embeddings that stay as they are."""
+        own = [
+            f"{self._name(path)} ({type(each).__name__})" for path, each in self._embeddings() if not _is_table(each)
+        ]
+        if not own:
+            return ()
+        return (
+            f"More than a table is computed by {', '.join(own)}, so no policy quantizes it and no adapter fits it.",
+        )
+
+    @property
     def summary(self) -> ModelSummary:
         """Facts about the module: its layers and module names."""
         layers = tuple(layer for _, layer in self._layers())
@@ -86,6 +99,10 @@ class ModuleModel(ModelHandle):
             module, _, last = path.rpartition(".")
             name = f"{self._name(module)}.{last}".lstrip(".")
             found[name] = ModuleTensor(name=name, parameter=parameter)
+        for path, layer in self._layers():
+            if layer.tied_to is None:  # it may share its weight with what is no layer
+                name, weight = f"{layer.name}.weight", self.module.get_submodule(path).weight
+                found.setdefault(name, ModuleTensor(name=name, parameter=weight))
         return found
 
     def load(self, options: ModelOptions) -> BaseModel:  # noqa: ARG002 - the caller's module is as it is
@@ -113,17 +130,19 @@ class ModuleModel(ModelHandle):
             return path[len(prefix) + 1 :]
         return path
 
+    def _embeddings(self) -> Iterator[tuple[str, Any]]:
+        import torch  # the caller's module has imported it already
+
+        return ((path, each) for path, each in self.module.named_modules() if isinstance(each, torch.nn.Embedding))
+
     def _layers(self) -> Iterator[tuple[str, LayerInfo]]:
         """Yield every layer with its path."""
         import torch  # the caller's module has imported it already
 
-        embeddings: dict[int, str] = {}
-        for name, layer in self.module.named_modules():
-            if isinstance(layer, torch.nn.Embedding):
-                embeddings[id(layer.weight)] = self._name(name)
+        embeddings = {id(each.weight): (self._name(path), _is_table(each)) for path, each in self._embeddings()}
         for path, layer in self.module.named_modules():
             name = self._name(path)
-            if isinstance(layer, torch.nn.Embedding):
+            if _is_table(layer):
                 embedding = LayerInfo(
                     name=name,
                     kind="embedding",
@@ -135,7 +154,7 @@ class ModuleModel(ModelHandle):
             elif isinstance(layer, torch.nn.Linear) and not isinstance(
                 layer, torch.nn.modules.linear.NonDynamicallyQuantizableLinear
             ):
-                tied_to = embeddings.get(id(layer.weight))
+                tied_to, is_layer = embeddings.get(id(layer.weight), (None, False))
                 linear = LayerInfo(
                     name=name,
                     kind="linear",
@@ -143,7 +162,7 @@ class ModuleModel(ModelHandle):
                     out_features=layer.out_features,
                     has_bias=layer.bias is not None,
                     is_output=tied_to is not None or name == self.output,
-                    tied_to=tied_to,
+                    tied_to=tied_to if is_layer else None,
                 )
                 yield path, linear
 
@@ -166,6 +185,13 @@ class ModuleTensor:
         """Return its values; the memory is the parameter's own where it is float32 and contiguous."""
         values: npt.NDArray[np.float32] = self.parameter.detach().float().contiguous().numpy()
         return values
+
+
+def _is_table(module: Any) -> bool:
+    """Say whether `module` looks rows up, and does nothing more: what can be replaced by another that does."""
+    import torch  # the caller's module has imported it already
+
+    return isinstance(module, torch.nn.Embedding) and type(module).forward is torch.nn.Embedding.forward
 
 
 def _shared_copy(module: torch.nn.Module) -> torch.nn.Module:

@@ -6,6 +6,17 @@ from typing import Any
 
 from lora_core.models.families import ModelFamily
 
+
+def _sizes(vocabulary: int, hidden: int, inner: int, layers: int, heads: int) -> dict[str, int]:
+    return {
+        "vocab_size": vocabulary,
+        "hidden_size": hidden,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+    }
+
+
 _GEMMA: dict[str, Any] = {
     "vocab_size": 256000,
     "hidden_size": 2304,
@@ -34,6 +45,7 @@ FAMILIES: tuple[ModelFamily, ...] = (
         name="llama",
         model_types=("llama",),
         architectures=("LlamaForCausalLM", "LLaMAForCausalLM"),
+        sizes=_sizes(32000, 4096, 11008, 32, 32),
         defaults={"rms_norm_eps": 1e-6, "max_position_embeddings": 2048, "bos_token_id": 1, "eos_token_id": 2},
         attention_bias="config",
         mlp_bias=True,
@@ -42,6 +54,7 @@ FAMILIES: tuple[ModelFamily, ...] = (
         name="mistral",
         model_types=("mistral",),
         architectures=("MistralForCausalLM",),
+        sizes=_sizes(32000, 4096, 14336, 32, 32),
         defaults={
             "rms_norm_eps": 1e-6,
             "max_position_embeddings": 131072,
@@ -56,6 +69,7 @@ FAMILIES: tuple[ModelFamily, ...] = (
         name="qwen2",
         model_types=("qwen2",),
         architectures=("Qwen2ForCausalLM",),
+        sizes=_sizes(151936, 4096, 22016, 32, 32),
         defaults={
             "rms_norm_eps": 1e-6,
             "max_position_embeddings": 32768,
@@ -70,6 +84,7 @@ FAMILIES: tuple[ModelFamily, ...] = (
         name="qwen3",
         model_types=("qwen3",),
         architectures=("Qwen3ForCausalLM",),
+        sizes=_sizes(151936, 4096, 22016, 32, 32),
         defaults={
             "rms_norm_eps": 1e-6,
             "max_position_embeddings": 32768,
@@ -86,6 +101,7 @@ FAMILIES: tuple[ModelFamily, ...] = (
         name="gemma",
         model_types=("gemma",),
         architectures=("GemmaForCausalLM",),
+        sizes=_sizes(256000, 3072, 24576, 28, 16),
         defaults={
             "num_key_value_heads": 16,
             "head_dim": 256,
@@ -191,6 +207,7 @@ FAMILIES: tuple[ModelFamily, ...] = (
         name="phi3",
         model_types=("phi3",),
         architectures=("Phi3ForCausalLM",),
+        sizes=_sizes(32064, 3072, 8192, 32, 32),
         defaults={
             "rms_norm_eps": 1e-5,
             "max_position_embeddings": 4096,
@@ -206,6 +223,7 @@ FAMILIES: tuple[ModelFamily, ...] = (
         name="smollm3",
         model_types=("smollm3",),
         architectures=("SmolLM3ForCausalLM",),
+        sizes=_sizes(128256, 2048, 11008, 36, 16),
         defaults={
             "rms_norm_eps": 1e-6,
             "max_position_embeddings": 32768,
@@ -225,6 +243,7 @@ FAMILIES: tuple[ModelFamily, ...] = (
         name="granite",
         model_types=("granite",),
         architectures=("GraniteForCausalLM",),
+        sizes=_sizes(32000, 4096, 11008, 32, 32),
         defaults={
             "rms_norm_eps": 1e-6,
             "max_position_embeddings": 2048,
@@ -248,6 +267,7 @@ FAMILIES: tuple[ModelFamily, ...] = (
         name="olmo2",
         model_types=("olmo2",),
         architectures=("Olmo2ForCausalLM",),
+        sizes=_sizes(50304, 4096, 11008, 32, 32),
         defaults={"rms_norm_eps": 1e-5, "max_position_embeddings": 2048, "eos_token_id": 50279},
         attention_bias="config",
         norms="after",
@@ -258,6 +278,7 @@ FAMILIES: tuple[ModelFamily, ...] = (
         name="lfm2",
         model_types=("lfm2",),
         architectures=("Lfm2ForCausalLM",),
+        sizes=_sizes(65536, 2560, 12288, 32, 32),
         defaults={
             "norm_eps": 1e-5,
             "max_position_embeddings": 128000,
@@ -296,6 +317,7 @@ FAMILIES: tuple[ModelFamily, ...] = (
         name="qwen3_5",
         model_types=("qwen3_5_text",),
         architectures=("Qwen3_5ForCausalLM",),
+        sizes=_sizes(248320, 4096, 12288, 32, 16),
         defaults={
             "rms_norm_eps": 1e-6,
             "max_position_embeddings": 32768,
@@ -320,6 +342,7 @@ FAMILIES: tuple[ModelFamily, ...] = (
         name="qwen3_moe",
         model_types=("qwen3_moe",),
         architectures=("Qwen3MoeForCausalLM",),
+        sizes=_sizes(151936, 2048, 6144, 24, 32),
         defaults={
             "rms_norm_eps": 1e-6,
             "max_position_embeddings": 32768,

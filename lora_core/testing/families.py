@@ -86,6 +86,9 @@ TINY_FAMILIES: Mapping[str, Mapping[str, Any]] = {
 EXPORTED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "xnnpack": {
         "fp32": (
+            "mistral",
+            "qwen2",
+            "qwen3",
             "qwen3_moe",
             "gemma",
             "gemma2",
@@ -98,9 +101,9 @@ EXPORTED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
             "qwen3_5",
             "lfm2",
         ),
-        "8da4w": ("gemma4", "phi3"),
+        "8da4w": ("gemma3", "gemma4", "phi3", "lfm2"),
     },
-    "coreml": {"fp16": ("qwen3_moe", "gemma2", "gemma3", "gemma4", "phi3", "smollm3", "lfm2")},
+    "coreml": {"fp16": ("qwen3_moe", "gemma2", "gemma3", "gemma4", "phi3", "smollm3", "granite", "olmo2", "lfm2")},
 }
 """By backend and policy, the families whose tiny models the plugin's tests export with adapters on all layers: they
 require of a linked bundle the bytes of a full export, and that `verify` finds what transformers and peft compute.

@@ -37,12 +37,33 @@ def test_base_that_is_called_alike_is_not_warned_about(said: str | None, tmp_pat
         "x/toy-w4a16",
         "mlx-community/toy_8bit-mlx",
         "./toy-bf16/",
+        "x/toy-GPTQ-4bit-128g-actorder",
+        "x/toy-AutoRound-GPTQ-4bit",
+        "x/toy-NVFP4",
+        "x/toy-FP8-KV",
+        "x/toy-nf4",
+        "x/toy-w4a16g128",
+        "x/toy-sharded-bf16",
     ],
 )
 def test_a_quantized_copy_is_the_same_base(said: str, tmp_path: Path) -> None:
     adapter = attrs.evolve(made(tmp_path, base_of(), "q_proj"), base_model=said)
 
     assert other_base(adapter, base_of()) is None
+
+
+@pytest.mark.parametrize(
+    ("said", "base"),
+    [
+        ("unsloth/Meta-Llama-3.1-8B-Instruct-bnb-4bit", "meta-llama/Llama-3.1-8B-Instruct"),
+        ("unsloth/Llama-3.1-8B", "meta-llama/Meta-Llama-3.1-8B"),
+        ("x/Toy", "x/Toy-AWQ"),
+    ],
+)
+def test_another_name_of_the_base_is_no_other_base(said: str, base: str, tmp_path: Path) -> None:
+    adapter = attrs.evolve(made(tmp_path, base_of(), "q_proj"), base_model=said)
+
+    assert other_base(adapter, attrs.evolve(base_of(), identities=(base,))) is None
 
 
 @pytest.mark.parametrize("said", ["org/toy-instruct-bnb-4bit", "org/toy-4b", "4bit", "org/other-4bit"])

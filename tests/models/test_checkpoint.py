@@ -258,6 +258,27 @@ def test_what_no_configuration_says_of_the_head_the_checkpoint_shows(tied):
     assert HfModelSource().open(str(tied)).architecture.tied
 
 
+def test_sizes_that_the_configuration_inside_leaves_out_are_its_classes(llama_directory):
+    inside(llama_directory, NESTED["as transformers 4 wrote it"])
+    path = llama_directory / "config.json"
+    config = json.loads(path.read_text())
+    del config["text_config"]["intermediate_size"]
+    path.write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"gate_proj\.weight has shape .*config\.json asks for \(11008, "):
+        HfModelSource().open(str(llama_directory))
+
+
+@pytest.mark.parametrize("prefix", [NESTED["as transformers 4 wrote it"], NESTED["as transformers 5 writes it"]])
+def test_an_index_inside_another_that_lists_the_tied_head_is_what_it_is_without(tied, prefix):
+    inside(tied, prefix)
+    names = [*load_file(tied / "model.safetensors"), prefix("lm_head.weight"), "lm_head.weight"]
+    (tied / "model.safetensors").rename(tied / "part.safetensors")
+    (tied / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": dict.fromkeys(names, "part.safetensors")})
+    )
+    assert HfModelSource().open(str(tied)).architecture.tied
+
+
 def test_a_part_of_the_language_model_that_is_missing_is_named(llama_directory):
     inside(llama_directory, lambda name: f"language_model.{name}".replace("model.norm", "model.other"))
     assert problems_of(llama_directory) == [

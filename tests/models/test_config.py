@@ -186,3 +186,20 @@ def test_plugin_adds_a_family(tiny, llama_directory):
     model = HfModelSource().with_families((*FAMILIES, cousin)).open(str(llama_directory))
     assert model.summary.family == "cousin"
     assert model.load(ModelOptions(max_context_len=16, max_seq_len=16)).module.n_layers == 2
+
+
+@pytest.mark.parametrize("kind", FAMILIES, ids=lambda kind: kind.name)
+def test_what_a_configuration_leaves_out_is_what_transformers_has_as_default(kind):
+    from transformers import CONFIG_MAPPING
+
+    theirs, made = CONFIG_MAPPING[kind.model_types[0]], CONFIG_MAPPING[kind.model_types[0]]()
+    ours = {**kind.sizes, **kind.defaults}
+    known = {field: value for field, value in ours.items() if hasattr(theirs, field)}
+    # Some fields that the class has as None are made of others, or told, when a configuration is made.
+    defaults = {field: getattr(theirs, field) for field in known}
+    assert known == {
+        field: getattr(made, field) if default is None and known[field] is not None else default
+        for field, default in defaults.items()
+    }
+    # All sizes, since a configuration inside another is told without those that are the default.
+    assert {"vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"} <= known.keys()

@@ -135,3 +135,28 @@ def test_lora_on_a_tied_output_head_leaves_the_embedding_alone():
     assert torch.equal(base.module.embed(tokens), embedded)
     # Sums of six products, and two of six numbers each.
     assert apart(base.module(tokens), logits + embedded.sum(-1, keepdim=True)) <= tolerance(3 * 6)
+
+
+class Scaled(torch.nn.Embedding):
+    def forward(self, tokens):
+        return super().forward(tokens) * 3
+
+
+class WithScaled(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = Scaled(10, 6), torch.nn.Linear(6, 10, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, tokens):
+        return self.head(self.embed(tokens))
+
+
+def test_an_embedding_that_computes_more_than_a_table_is_no_layer():
+    model = ModuleModel(module=WithScaled(), example_args=(torch.tensor([[1]]),))
+    (head,) = model.summary.layers
+    assert (head.name, head.is_output, head.tied_to) == ("head", True, None)
+    assert model.tensors()["head.weight"].shape == (10, 6)
+    assert model.notes == (
+        "More than a table is computed by embed (Scaled), so no policy quantizes it and no adapter fits it.",
+    )

@@ -102,8 +102,13 @@ def fp8(block):
     return {"quant_method": "fp8", "weight_block_size": size}, make
 
 
-def compressed():
+def compressed(*, ordered=True):
     def make(weight):
+        if not ordered:  # groups in another order, as `actorder` leaves them
+            parts, stands = compressed()[1](weight.flip(1))
+            parts["weight_packed"] = packed(unpacked(parts["weight_packed"]).flip(1), 4, 1)
+            parts["weight_g_idx"] = (torch.arange(weight.shape[1]) // GROUP).flip(0).to(torch.int32)
+            return parts, stands.flip(1)
         groups = weight.reshape(len(weight), -1, GROUP)
         scale = (groups.abs().amax(-1) / 7).half().float()
         q = (groups / scale[..., None]).round().clamp(-8, 7)
@@ -118,6 +123,85 @@ def compressed():
     weights = {"num_bits": 4, "symmetric": True, "group_size": GROUP}
     groups = {"group_0": {"weights": weights, "targets": ["Linear"]}}
     return {"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": groups}, make
+
+
+def unpacked(words):
+    """Return the 4-bit values of words along the last axis."""
+    return torch.stack([(words >> (4 * place)) & 15 for place in range(8)], -1).reshape(len(words), -1)
+
+
+def compressed_int8(block):
+    """Integers with scales of groups of a row, or of blocks; zero points of zeros, as older versions stored them."""
+
+    def make(weight):
+        if block:
+            rows, columns = (-(-size // block) for size in weight.shape)
+            scale = torch.rand(rows, columns) * 1e-2 + 1e-2
+            wide = scale.repeat_interleave(block, 0).repeat_interleave(block, 1)[: len(weight), : weight.shape[1]]
+        else:
+            scale = weight.reshape(len(weight), -1, GROUP).abs().amax(-1) / 127
+            wide = scale.repeat_interleave(GROUP, 1)
+        q = (weight / wide).round().clamp(-128, 127).to(torch.int8)
+        return {"weight": q, "weight_scale": scale, "weight_zero_point": torch.zeros_like(scale)}, q.float() * wide
+
+    weights = {"num_bits": 8, "type": "int", "symmetric": True}
+    weights |= {"block_structure": [block, block]} if block else {"group_size": GROUP}
+    groups = {"group_0": {"weights": weights, "targets": ["Linear"]}}
+    return {"quant_method": "compressed-tensors", "format": "int-quantized", "config_groups": groups}, make
+
+
+def compressed_asymmetric():
+    def make(weight):
+        _, zero, scale, stands = grouped(weight, 4)
+        wide_zero, wide = (each.T.repeat_interleave(GROUP, 1) for each in (zero, scale))
+        q = (stands / wide + wide_zero).round()
+        parts = {"weight_packed": packed(q, 4, 1), "weight_scale": scale.T.contiguous()}
+        parts |= {"weight_zero_point": packed(zero.T, 4, 0), "weight_shape": torch.tensor(weight.shape)}
+        return parts, stands
+
+    weights = {"num_bits": 4, "symmetric": False, "group_size": GROUP}
+    groups = {"group_0": {"weights": weights, "targets": ["Linear"]}}
+    return {"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": groups}, make
+
+
+def gptq_mixed():
+    """Bits that differ from layer to layer, as GPTQModel has them."""
+    made = {bits: gptq(bits, "gptq")[1] for bits in (4, 8)}
+    settings = {"quant_method": "gptq", "bits": 4, "group_size": GROUP, "dynamic": {r"+:.*down_proj": {"bits": 8}}}
+    return settings, lambda weight: made[8 if weight.shape[1] == 48 else 4](weight)
+
+
+def gptq_in_order():
+    """Groups that follow each other, which no `g_idx` says, and biases of zeros, as AutoGPTQ stored them."""
+
+    def make(weight):
+        q, zero, scale, stands = grouped(weight, 4)
+        parts = {"qweight": packed(q, 4, 0), "qzeros": packed(zero - 1, 4, 1), "scales": scale.half()}
+        return {**parts, "bias": torch.zeros(len(weight))}, stands
+
+    return {"quant_method": "gptq", "bits": 4, "group_size": GROUP}, make
+
+
+def fp8_static():
+    """One scale a layer, and those of its inputs, of which the weight knows nothing."""
+
+    def make(weight):
+        scale = weight.abs().amax() / 448
+        stored = (weight / scale).to(torch.float8_e4m3fn)
+        parts = {"weight": stored, "weight_scale": scale.reshape(()), "input_scale": torch.tensor(0.5)}
+        return {**parts, "k_scale": torch.tensor(1.0)}, stored.float() * scale
+
+    return {"quant_method": "fp8", "activation_scheme": "static"}, make
+
+
+def bnb_in_words():
+    """Bytes in words of another type (`bnb_4bit_quant_storage`), as for training in shards."""
+
+    def make(weight):
+        parts, stands = bnb_4bit(nested=False)[1](weight)
+        return {**parts, "weight": parts["weight"].view(-1, 2).view(torch.bfloat16)}, stands
+
+    return {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_storage": "bfloat16"}, make
 
 
 def bnb_int8():
@@ -162,13 +246,21 @@ FORMATS = {
     "gptq": gptq(4, "gptq"),
     "gptq v2": gptq(4, "gptq_v2"),
     "gptq 8 bits": gptq(8, "gptq"),
+    "gptq, bits by layer": gptq_mixed(),
+    "gptq in order, with biases": gptq_in_order(),
     "awq": awq(),
+    "fp8, static": fp8_static(),
     "fp8 blocks": fp8(12),
     "fp8 rows": fp8(None),
     "compressed-tensors": compressed(),
+    "compressed-tensors, in another order": compressed(ordered=False),
+    "compressed-tensors, asymmetric": compressed_asymmetric(),
+    "compressed-tensors, 8 bits": compressed_int8(None),
+    "compressed-tensors, blocks": compressed_int8(12),
     "bitsandbytes 8 bits": bnb_int8(),
     "bitsandbytes 4 bits": bnb_4bit(nested=False),
     "bitsandbytes 4 bits, nested": bnb_4bit(nested=True),
+    "bitsandbytes 4 bits, in words": bnb_in_words(),
 }
 
 
@@ -196,12 +288,25 @@ def test_a_quantized_checkpoint_is_loaded_with_those_weights(base):
     assert torch.allclose(weight, kept[f"{LAYER}.weight"], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("stored", ["bitsandbytes 4 bits, nested", "gptq", "awq", "fp8, static"])
+def test_a_quantized_language_model_inside_another_is_read_as_the_one_alone(base, stored):
+    kept = rewrite(base, *FORMATS[stored])
+    tensors = {f"language_model.{name}": each for name, each in load_file(base / "model.safetensors").items()}
+    save_file({**tensors, "vision_tower.weight": torch.zeros(2)}, base / "model.safetensors")
+    inner = json.loads((base / "config.json").read_text())
+    outer = {"model_type": "outer", "quantization_config": inner.pop("quantization_config"), "text_config": inner}
+    (base / "config.json").write_text(json.dumps(outer))
+    ours = HfModelSource().open(str(base)).tensors()[f"{LAYER}.weight"].read()
+    assert np.allclose(ours, kept[f"{LAYER}.weight"].numpy(), rtol=1e-5, atol=1e-6)  # as above
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
         ({"quant_method": "hqq"}, "(hqq), and is of a format that is not read"),
         ({"quant_method": "gptq", "bits": 3}, "(gptq), and of GPTQ, 2, 4, 8 bits are read, not 3"),
         ({"quant_method": "awq", "version": "gemv"}, "(awq), and of AWQ, version gemm with 4 bits is read"),
+        ({"quant_method": "gptq", "bits": None}, "(gptq), and of GPTQ, 2, 4, 8 bits are read, not None"),
     ],
 )
 def test_another_format_is_refused_with_the_reason(base, settings, said):
@@ -209,6 +314,28 @@ def test_another_format_is_refused_with_the_reason(base, settings, said):
     with pytest.raises(ModelError) as raised:
         HfModelSource().open(str(base))
     assert raised.value.problems[0].what == f"The checkpoint is already quantized {said}"
+
+
+@pytest.mark.parametrize(
+    ("weights", "said"),
+    [
+        ({"type": "float"}, "of packed weights, integers of one width are read"),
+        ({"num_bits": 3}, "of packed weights, integers of one width are read"),
+    ],
+)
+def test_compressed_weights_of_another_kind_are_refused_with_the_reason(base, weights, said):
+    settings, make = compressed()
+    told = {"num_bits": 4, **weights}
+    rewrite(base, {**settings, "config_groups": {"group_0": {"weights": told}}}, make)
+    with pytest.raises(ModelError, match=said):
+        HfModelSource().open(str(base))
+
+
+def test_a_bias_that_counts_is_no_leftover(base):
+    settings, make = gptq_in_order()
+    rewrite(base, settings, lambda weight: ({**make(weight)[0], "bias": torch.ones(len(weight))}, None))
+    with pytest.raises(ModelError, match=r"down_proj\.bias"):
+        HfModelSource().open(str(base))
 
 
 def test_a_quantized_layer_that_lacks_a_tensor_is_refused_naming_it(base):

@@ -29,9 +29,14 @@ is honoured or refused by name. [A plugin](plugins.md) may add families.
 _INSIDE = """
 The language model inside another, that also sees or hears, is read where it is of one of these families (`text_config`;
 tensors under `language_model.`, `model.language_model.` or `model.text_model.`). The other parts are not exported.
-Checkpoints in the formats of bitsandbytes (4 and 8 bits), GPTQ (2, 4, 8), AWQ (`gemm`), FP8 and compressed-tensors
-(symmetric) are read as the float32 weights that they stand for, tensor by tensor; the export says so. The tests write
-such files themselves, by each format's definition; none that those tools made was read.
+What the inner configuration leaves out is what transformers has as default.
+Checkpoints in the formats of bitsandbytes (4 and 8 bits), GPTQ (2, 4, 8, also by layer), AWQ (`gemm`), FP8 and
+compressed-tensors (integers and 8-bit floats) are read as the float32 weights that they stand for, tensor by tensor;
+the export says so. Scales of inputs and of the cache are left out, as are biases of zeros that AutoGPTQ gave to layers
+without. The tests write such files themselves, by each format's definition. Of the tools' own, tiny checkpoints of
+bitsandbytes 0.50.2 (nf4, fp4, nested, 8 bits) and compressed-tensors 0.20.0 (4 and 8 bits in groups and by row, 8-bit
+floats by row, tensor and block) were read by hand, with the weights that those tools make of them; of GPTQ's, AWQ's and
+FP8's, none was.
 A head that is the embedding may be stored under either name, or under both.
 
 A tokenizer that is stored for sentencepiece alone (`tokenizer.model` without `tokenizer.json`) becomes a

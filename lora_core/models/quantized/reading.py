@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import attrs
@@ -24,6 +24,9 @@ from lora_core.tensors import LazyTensor, StoredTensor
 Parts = dict[str, StoredTensor]
 _BNB_STATE = "weight.quant_state.bitsandbytes__"
 _BITS = (2, 4, 8)
+# Of activations and of the key-value cache, which are not quantized here: what a de-quantized layer has no use for.
+_OTHER_SCALES = ("input_scale", "input_scale_ub", "activation_scale", "input_zero_point", "output_scale")
+_CACHE_SCALES = ("q_scale", "k_scale", "v_scale", "kv_scale")
 _STATE = 1 << 16
 """Bytes of a quant_state, which has some hundred."""
 _SHAPE_BYTES = 16
@@ -66,6 +69,19 @@ def dequantized(
     return attrs.evolve(checkpoint, tensors=tensors), method, []
 
 
+def without_leftovers(checkpoint: Checkpoint, used: Collection[str]) -> Checkpoint:
+    """Return `checkpoint` without biases of zeros that nothing has a use for: AutoGPTQ gave every layer one."""
+    tensors = checkpoint.tensors
+    idle = {
+        name
+        for name, tensor in tensors.items()
+        if name.endswith(".bias") and name not in used
+        if isinstance(tensors.get(f"{name.removesuffix('bias')}weight"), QuantizedWeight)
+        if len(tensor.shape) == 1 and not tensor.read().any()
+    }
+    return attrs.evolve(checkpoint, tensors={name: each for name, each in tensors.items() if name not in idle})
+
+
 def _format(method: str, settings: Mapping[str, Any]) -> StoredFormat:
     if method == "bitsandbytes":
         if settings.get("load_in_8bit") or settings.get("_load_in_8bit"):
@@ -78,10 +94,10 @@ def _format(method: str, settings: Mapping[str, Any]) -> StoredFormat:
             raise UnreadableError("of AWQ, version gemm with 4 bits is read")
         return StoredFormat(marks=("qweight", "qzeros", "scales"), weight=_awq)
     if method in ("fp8", "fbgemm_fp8"):
-        return StoredFormat(marks=("weight", "weight_scale_inv", "weight_scale", "activation_scale"), weight=_fp8)
+        return StoredFormat(marks=("weight", "weight_scale_inv", "weight_scale", *_OTHER_SCALES), weight=_fp8)
     if method == "compressed-tensors":
-        marks = ("weight", "weight_scale", "input_scale", "weight_packed", "weight_shape")
-        return StoredFormat(marks=marks, weight=_compressed)
+        marks = ("weight", "weight_scale", "weight_zero_point", "weight_packed", "weight_shape", "weight_g_idx")
+        return StoredFormat(marks=(*marks, *_OTHER_SCALES), weight=_compressed)
     raise UnreadableError("is of a format that is not read")
 
 
@@ -95,7 +111,7 @@ def _read(checkpoint: Checkpoint, kind: StoredFormat, settings: Mapping[str, Any
     tensors: dict[str, LazyTensor] = {}
     for name, tensor in checkpoint.tensors.items():
         layer, part = _split(name, kind)
-        if not part or layer not in quantized:
+        if (not part or layer not in quantized) and name.rpartition(".")[2] not in _CACHE_SCALES:
             tensors[name] = tensor
     for layer, parts in quantized.items():
         tensors[f"{layer}.weight"] = kind.weight(f"{layer}.weight", parts, settings)
@@ -113,7 +129,9 @@ def _split(name: str, kind: StoredFormat) -> tuple[str, str]:
 
 def _is_quantized(parts: Parts) -> bool:
     weight = parts.get("weight")
-    return weight is None or weight.dtype in ("I8", "U8", "F8_E4M3")
+    # bitsandbytes may keep its bytes in words of another type (`bnb_4bit_quant_storage`).
+    packed = any(part.startswith(_BNB_STATE) for part in parts)
+    return weight is None or packed or weight.dtype in ("I8", "U8", "F8_E4M3")
 
 
 def _size(value: object) -> int:
@@ -150,9 +168,12 @@ def _int8(name: str, parts: Parts, settings: Mapping[str, Any]) -> QuantizedWeig
 
 def _gptq(name: str, parts: Parts, settings: Mapping[str, Any]) -> QuantizedWeight:
     bits = settings.get("bits")
+    words, out = parts["qweight"].shape
+    if "g_idx" in parts and settings.get("dynamic"):  # GPTQModel's bits that differ from layer to layer
+        (inputs,) = parts["g_idx"].shape
+        bits = words * 32 // _size(inputs)
     if type(bits) is not int or bits not in _BITS:
         raise UnreadableError(f"of GPTQ, {', '.join(map(str, _BITS))} bits are read, not {bits}")
-    words, out = parts["qweight"].shape
     return GptqWeight(
         name=name,
         shape=(out, words * 32 // bits),
@@ -177,14 +198,20 @@ def _fp8(name: str, parts: Parts, settings: Mapping[str, Any]) -> QuantizedWeigh
 
 
 def _compressed(name: str, parts: Parts, settings: Mapping[str, Any]) -> QuantizedWeight:
-    if "weight_packed" not in parts:
-        weight = parts["weight"]
-        return ScaledWeight(name=name, shape=weight.shape, path=weight.path, parts=parts, scale="weight_scale")
     groups = settings.get("config_groups") or {}
     weights = [dict(group.get("weights") or {}) for group in groups.values()]
+    if all(each.get("symmetric", True) for each in weights):  # older versions stored zero points of zeros
+        parts = {part: tensor for part, tensor in parts.items() if part != "weight_zero_point"}
+    if "weight_packed" not in parts:
+        weight, blocks = parts["weight"], {tuple(each.get("block_structure") or ()) for each in weights}
+        tall, wide = blocks.pop() if len(blocks) == 1 and blocks != {()} else (0, 0)
+        block = (_size(tall), _size(wide)) if tall else None
+        return ScaledWeight(
+            name=name, shape=weight.shape, path=weight.path, parts=parts, scale="weight_scale", block=block
+        )
     bits: set[Any] = {each.get("num_bits") for each in weights}
-    if len(bits) != 1 or not bits <= set(_BITS) or not all(each.get("symmetric", True) for each in weights):
-        raise UnreadableError("of packed weights, symmetric ones of one width are read")
+    if len(bits) != 1 or not bits <= set(_BITS) or {each.get("type", "int") for each in weights} != {"int"}:
+        raise UnreadableError("of packed weights, integers of one width are read")
     shape = parts["weight_shape"]
     if shape.size != _SHAPE_BYTES:
         raise UnreadableError(f"the shape of {name} is stored in {shape.size} bytes")

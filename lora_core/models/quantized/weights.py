@@ -108,7 +108,7 @@ class GptqWeight(QuantizedWeight):
         """Return `scales[g] * (q - zeros[g])` of every input, turned around."""
         outputs, inputs = self.shape
         scales, words = self.groups("scales", outputs), self.words("qweight")
-        group = self.values("g_idx")
+        group = self._group_of_input(inputs, len(scales))
         known = group.shape == (inputs,) and bool(((group >= 0) & (group < len(scales))).all())
         require(known, f"g_idx is not one of {len(scales)} groups for each of {inputs} inputs")
         shifts = np.arange(0, 32, self.bits, dtype=np.uint32)
@@ -118,6 +118,13 @@ class GptqWeight(QuantizedWeight):
         zeros = (zeros.reshape(scales.shape) + np.uint32(self.zero_offset)) & mask
         weight = (q.astype(np.float32) - zeros.astype(np.float32)[group]) * scales[group]
         return np.ascontiguousarray(weight.T)
+
+    def _group_of_input(self, inputs: int, groups: int) -> npt.NDArray[Any]:
+        """Return the group of each input, one after another where no `g_idx` says it."""
+        if "g_idx" in self.parts:
+            return self.values("g_idx")
+        require(0 < groups <= inputs and inputs % groups == 0, f"{groups} groups are not of {inputs} inputs")
+        return np.arange(inputs) // (inputs // groups)
 
 
 @attrs.frozen(kw_only=True)
@@ -138,8 +145,8 @@ class AwqWeight(QuantizedWeight):
 
 @attrs.frozen(kw_only=True)
 class ScaledWeight(QuantizedWeight):
-    """`weight` as integers or 8-bit floats, and a scale for everything, each row, or blocks of it: `scale` is its
-    ending. `divisor` divides the scales (bitsandbytes keeps the largest value of a row instead of a step).
+    """`weight` as integers or 8-bit floats, and a scale for everything, each row, groups of a row, or blocks of it:
+    `scale` is its ending. `divisor` divides the scales (bitsandbytes keeps the largest value of a row, and no step).
     """
 
     scale: str
@@ -147,38 +154,70 @@ class ScaledWeight(QuantizedWeight):
     divisor: float = 1.0
 
     def dequantized(self) -> Float32:
-        """Return `weight * scale`."""
+        """Return `(weight - zero point) * scale`."""
+        scale = self._spread(self.values(self.scale).astype(np.float32) / np.float32(self.divisor))
         weight = self.values("weight").astype(np.float32)
-        scale = self.values(self.scale).astype(np.float32) / np.float32(self.divisor)
+        if "weight_zero_point" in self.parts:
+            weight -= self._spread(self.values("weight_zero_point").astype(np.float32))
+        return np.ascontiguousarray(weight * scale)
+
+    def _spread(self, scale: Float32) -> Float32:
+        """Return scales, or zero points, so that they fit the weight."""
         rows, columns = self.shape
         if self.block is not None and scale.ndim == 2:
             blocks = tuple(-(-size // step) for size, step in zip(self.shape, self.block, strict=True))
             require(min(self.block) > 0 and scale.shape == blocks, f"{self.scale} has the shape {scale.shape}")
             tall, wide = min(self.block[0], rows), min(self.block[1], columns)
             scale = np.repeat(np.repeat(scale, tall, axis=0)[:rows], wide, axis=1)[:, :columns]
+        elif scale.ndim == 2 and scale.shape[1] > 1:
+            fits = len(scale) == rows and columns % scale.shape[1] == 0
+            require(fits, f"{self.scale} has the shape {scale.shape}")
+            scale = np.repeat(scale, columns // scale.shape[1], axis=1)
         elif scale.size > 1:
             scale = scale.reshape(rows, 1)
-        return np.ascontiguousarray(weight * scale)
+        return scale
 
 
 @attrs.frozen(kw_only=True)
 class PackedWeight(QuantizedWeight):
-    """`weight_packed` (out, in * bits / 32) and `weight_scale` (out, groups) of compressed-tensors, symmetric."""
+    """`weight_packed` (out, in * bits / 32) and `weight_scale` (out, groups) of compressed-tensors.
+
+    `weight_zero_point` (out * bits / 32, groups) is there where zero is no middle. Groups are of inputs that follow
+    each other, or those that `weight_g_idx` (in,) says.
+    """
 
     bits: int
 
     def dequantized(self) -> Float32:
-        """Return `(q - 2^(bits - 1)) * scale`."""
-        shifts = np.arange(0, 32, self.bits, dtype=np.uint32)
+        """Return `(q - zero point) * scale`; the zero point is 2^(bits - 1) where none is stored."""
         outputs, inputs = self.shape
-        q = (self.words("weight_packed")[:, :, None] >> shifts) & np.uint32((1 << self.bits) - 1)
-        values = q.reshape(outputs, -1)[:, :inputs].astype(np.float32) - np.float32(1 << (self.bits - 1))
+        values = self._unpacked(self.words("weight_packed"))[:, :inputs]
         require(values.shape == self.shape, f"weight_packed holds {values.shape}")
         scale = self.values("weight_scale").astype(np.float32)
         fits = scale.ndim == 2 and len(scale) == outputs and 0 < scale.shape[1] <= inputs
         require(fits, f"weight_scale has the shape {scale.shape}")
-        weight: Float32 = values * np.repeat(scale, -(-inputs // scale.shape[1]), axis=1)[:, :inputs]
+        if "weight_zero_point" in self.parts:
+            zeros = self._unpacked(self.words("weight_zero_point").T)[:, :outputs].T
+            require(zeros.shape == scale.shape, f"weight_zero_point holds {zeros.shape}")
+        else:
+            zeros = np.full_like(scale, 1 << (self.bits - 1))
+        group = self._groups(inputs, scale.shape[1])
+        weight: Float32 = (values - zeros[:, group]) * scale[:, group]
         return weight
+
+    def _unpacked(self, words: npt.NDArray[np.uint32]) -> Float32:
+        shifts = np.arange(0, 32, self.bits, dtype=np.uint32)
+        values = (words[:, :, None] >> shifts) & np.uint32((1 << self.bits) - 1)
+        return values.reshape(len(words), -1).astype(np.float32)
+
+    def _groups(self, inputs: int, count: int) -> npt.NDArray[Any]:
+        """Return the group of each input."""
+        group = self.values("weight_g_idx") if "weight_g_idx" in self.parts else np.array([-1])
+        if (group == -1).any():  # what compressed-tensors stores where groups follow each other
+            return np.arange(inputs) // -(-inputs // count)
+        known = group.shape == (inputs,) and bool(((group >= 0) & (group < count)).all())
+        require(known, f"weight_g_idx is not one of {count} groups for each of {inputs} inputs")
+        return group
 
 
 @attrs.frozen(kw_only=True)

@@ -27,6 +27,7 @@ def problems(job: ExportJob) -> list[Problem]:
     if options.max_context_len is None and context <= options.input_len:
         what = f"--input-len {options.input_len} leaves no cache in the base's context of {context} tokens"
         found.append(Problem(what=what, remedy="Give less.", where="--input-len"))
+    found += job.model.problems(options.of_source(trained, window))
     architecture = architecture_of(job.model.summary)
     if architecture is not None and architecture.delta is not None:
         what = f"Static attention has no inputs and outputs for the state that layers of {architecture.family} keep"

@@ -12,6 +12,7 @@ from lora_core.preparation.options import CALIBRATION_HELP, ROUNDING_HELP, ROUND
 from lora_core_coreml.program.naming import METHOD_HELP
 
 if TYPE_CHECKING:
+    from lora_core.models.executorch.options import ExecutorchOptions
     from lora_core.preparation.rounding import Rounding
 
 DEFAULT_CONTEXT = 1024
@@ -90,6 +91,20 @@ class CoremlOptions:
     def context_len(self, *limits: int | None) -> int:
         """Return the tokens of prompt and answer together, for a base with `limits` (None limits nothing)."""
         return usual_context(DEFAULT_CONTEXT, *limits) if self.max_context_len is None else self.max_context_len
+
+    def of_source(self, *limits: int | None) -> ExecutorchOptions:
+        """Return what is asked of the source of a base with `limits` of its context: logits of all positions unless
+        decode and prefill are separate.
+        """
+        from lora_core.models.executorch.options import ExecutorchOptions
+
+        return ExecutorchOptions(
+            max_context_len=self.context_len(*limits),
+            max_seq_len=self.input_len,
+            attention="static",
+            full_logits=not self.multifunction,
+            dynamic_seq_len=False,
+        )
 
     @property
     def inputs(self) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from lora_core_coreml.backend import CoremlBackend
+from lora_core_coreml.lowering.base import model_options
 from lora_core_coreml.options import CoremlOptions
 from lora_core_coreml.quant import POLICIES
 
@@ -61,6 +62,12 @@ def test_the_context_ends_where_the_shortest_window_does(tmp_path: Path) -> None
     assert str(problem).startswith(
         "--max-context-len 13 is more than the base's sliding attention window of 12 tokens."
     )
+
+
+def test_a_context_that_is_not_given_is_one_that_can_be_built(tmp_path: Path) -> None:
+    asked = job(write_tiny_family(tmp_path / "base", "gemma3"))
+    assert model_options(asked).max_context_len == 12
+    assert asked.model.outline(model_options(asked)) is not None
 
 
 def test_a_base_with_the_gated_delta_rule_is_refused(tmp_path: Path) -> None:

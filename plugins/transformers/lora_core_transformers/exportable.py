@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -36,7 +37,7 @@ class ExportableDecoder(torch.nn.Module):  # type: ignore[misc]  # torch is unty
 
     def forward(self, tokens: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
         """Write the tokens into the cache and return their logits."""
-        with _in_buffers(self.cached):
+        with _in_buffers(self.cached), _positioned(self.cached.model, tokens, position):
             logits: torch.Tensor = self.cached(input_ids=tokens, cache_position=position)
         return logits[:, -1:] if self._slices else logits
 
@@ -100,6 +101,24 @@ def _in_buffers(cached: Any) -> Iterator[None]:
         for layer, values in zip(layers, held, strict=True):
             for name, value in values.items():
                 setattr(layer, name, value)
+
+
+@contextmanager
+def _positioned(model: Any, tokens: torch.Tensor, position: torch.Tensor) -> Iterator[None]:
+    """Give `model` the positions of `tokens`, if it takes any, while the block runs.
+
+    Some definitions (OPT's) take them from a tensor as long as what the cache holds, which is no size that is known
+    when a program is lowered.
+    """
+    if "position_ids" not in inspect.signature(model.forward).parameters:
+        yield
+        return
+    told = {"position_ids": (position + torch.arange(tokens.shape[1]))[None]}
+    handle = model.register_forward_pre_hook(lambda _, args, given: (args, {**given, **told}), with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _keep_last(model: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:  # noqa: ARG001 - torch's

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from lora_core.errors import ModelError, UnsupportedError
+from lora_core.errors import ModelError, Problem, UnsupportedError
 from lora_core.layers import ModelSummary
 from lora_core.models.base import BaseModel, ModelHandle, ModelOptions, TokenizerFiles
 from lora_core.models.executorch.options import ExecutorchOptions
@@ -45,8 +45,10 @@ class TransformersModel(ModelHandle):
         """Say what this way of exporting gives up."""
         start = f"{self.checkpoint.model_type} is exported as transformers {version('transformers')} defines it"
         if self.checkpoint.role == "classifier":
-            return (f"{start}, a classifier of whole texts; the base is held whole.",)
-        return (f"{start}: plain attention over its static cache, not llama::custom_sdpa; the base is held whole.",)
+            said = f"{start}, a classifier of whole texts; the base is held whole."
+        else:
+            said = f"{start}: plain attention over its static cache, not llama::custom_sdpa; the base is held whole."
+        return (said, *self._structure.notes)
 
     @cached_property
     def summary(self) -> ModelSummary:
@@ -59,7 +61,7 @@ class TransformersModel(ModelHandle):
             family=f"{checkpoint.model_type} (transformers)",
             identities=checkpoint.names,
             config=checkpoint.lasting,
-            context_len=getattr(checkpoint.config.get_text_config(), "max_position_embeddings", None),
+            context_len=self._context_len,
             vocab_size=structure.vocab_size if decodes else None,
             bos_id=self._rules.bos_id if decodes else None,
             eos_ids=self._rules.eos_ids if decodes else (),
@@ -87,6 +89,13 @@ class TransformersModel(ModelHandle):
             (torch.randint(rows, (1, length), generator=chance),) for length in sorted({1, 5, longest // 2, longest})
         ]
 
+    def problems(self, options: ModelOptions) -> Sequence[Problem]:
+        """Refuse static attention."""
+        if not isinstance(options, ExecutorchOptions) or options.attention != "static":
+            return ()
+        what = f"{self.checkpoint.model_type!r} is taken as transformers defines it, and that has no static attention"
+        return (Problem(what=what, where=str(self.checkpoint.directory), remedy="Use another backend: xnnpack."),)
+
     def tensors(self) -> Mapping[str, LazyTensor]:
         """Load the model, if it is not loaded yet, and return its parameters by name."""
         return self._loaded.tensors()
@@ -96,10 +105,8 @@ class TransformersModel(ModelHandle):
 
         Raises `ModelError` if transformers cannot make this model exportable, `UnsupportedError` for static attention.
         """
-        if isinstance(options, ExecutorchOptions) and options.attention == "static":
-            raise UnsupportedError(
-                "transformers' export path has no static attention.", remedy="Use a backend that needs none: xnnpack."
-            )
+        if problems := self.problems(options):
+            raise UnsupportedError(list(problems))
         return self._classifier(options) if self.checkpoint.role == "classifier" else self._decoder(options)
 
     def reference(self, references: Sequence[AdapterReference]) -> ReferenceModel | None:
@@ -113,6 +120,19 @@ class TransformersModel(ModelHandle):
         from lora_core.models.transformers_text import open_text
 
         return open_text(self.checkpoint.directory, adapter)
+
+    @property
+    def _context_len(self) -> int | None:
+        """How many positions the definition knows, None if nothing says so."""
+        config = self.checkpoint.config.get_text_config()
+        told = [getattr(config, name, None) for name in ("max_position_embeddings", "max_seq_len")]
+        limits = [each for each in told if isinstance(each, int) and each > 0]
+        for path, each in self._structure.module.named_modules():
+            # RoBERTa and its like number positions from the one after their padding's on.
+            if path.endswith("position_embeddings") and getattr(each, "padding_idx", None) is not None:
+                table: Any = each
+                limits.append(table.num_embeddings - table.padding_idx - 1)
+        return min(limits, default=None)
 
     @cached_property
     def _rules(self) -> TextRules:

@@ -108,3 +108,28 @@ def test_the_context_that_was_asked_for_is_that_of_the_program(exported: Exporte
     with lora_core.open(exported.bundle, hub=hub) as session:
         session.load(None)
         assert session.facts["context_len"] == OPTIONS["max_context_len"]
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("model_type", ["gpt_neox", "gpt2", "opt"])
+def test_a_quantized_bundle_links_and_verifies(tmp_path: Path, hub: PluginHub, model_type: str) -> None:
+    base = tiny_models.write_decoder(tmp_path / "model", model_type)
+    adapters = {name: tiny_models.write_adapter(tmp_path / name, base, seed=seed) for seed, name in enumerate("ab", 1)}
+
+    def exported(out: str, names: str) -> Bundle:
+        return lora_core.export(
+            base,
+            adapters={name: adapters[name] for name in names},
+            backend="xnnpack",
+            out=tmp_path / out,
+            policy="8da4w",
+            options=OPTIONS,
+            hub=hub,
+        )
+
+    whole = exported("whole", "ab")
+    linked = lora_core.add(exported("linked", "a"), {"b": adapters["b"]}, hub=hub)
+    files = [each.path for each in whole.manifest.artifacts]
+    assert [name for name in files if (whole.path / name).read_bytes() != (linked.path / name).read_bytes()] == []
+    report = lora_core.verify(whole, base, adapters=adapters, tokens=8, hub=hub)
+    assert report.passed, report

@@ -107,7 +107,3 @@ def test_a_definition_that_its_static_cache_does_not_fit_is_refused(tmp_path: Pa
     model = opened(tiny_models.write_decoder(tmp_path / "model", model_type))
     with pytest.raises(ModelError, match=said):
         model.load(OPTIONS)
-
-
-def test_the_context_is_that_of_the_configuration(tmp_path: Path) -> None:
-    assert opened(tiny_models.write_decoder(tmp_path / "model", "gpt2")).summary.context_len == 64

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,14 @@ import transformers
 from lora_core_transformers.source import TransformersSource
 from safetensors.torch import load_file, save_file
 
+from lora_core.backend import ExportJob
 from lora_core.errors import ModelError, UnsupportedError
+from lora_core.hub import PluginHub
 from lora_core.models.base import ModelOptions
 from lora_core.models.executorch.options import ExecutorchOptions
 
+ENCODER = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+ENCODER |= {"vocab_size": tiny_models.VOCABULARY, "max_position_embeddings": 34, "pad_token_id": 1}
 OPTIONS = ModelOptions(max_context_len=16, max_seq_len=16)
 
 
@@ -82,6 +87,43 @@ def test_pickled_weights_are_not_opened(gpt_neox: Path) -> None:
 def test_static_attention_is_refused(gpt_neox: Path) -> None:
     with pytest.raises(UnsupportedError, match="no static attention"):
         TransformersSource().open(str(gpt_neox)).load(ExecutorchOptions(attention="static"))
+
+
+@pytest.mark.parametrize("backend", ["coreml", "onnx", "qnn_sim"])
+def test_a_backend_of_other_decoders_refuses_by_name_before_weights_are_read(gpt_neox: Path, backend: str) -> None:
+    (gpt_neox / "model.safetensors").write_bytes(b"")
+    hub = PluginHub([EntryPoint(name=backend, value=f"lora_core_{backend}.hooks", group="lora_core")])
+    job = ExportJob(
+        model=TransformersSource().open(str(gpt_neox)),
+        adapters=(),
+        plans=(),
+        policy=hub.policies[hub.backends[backend].policies[0]],
+        options=hub.backend_options(backend)(),
+    )
+    (problem,) = hub.backend(backend).check(job)
+    assert "'gpt_neox" in problem.what
+    assert "another backend" in problem.remedy
+
+
+@pytest.mark.parametrize(
+    ("write", "context"),
+    [
+        (lambda directory: tiny_models.write_decoder(directory, "gpt2"), 64),
+        (lambda directory: tiny_models.write_decoder(directory, "mpt"), 64),
+        (lambda directory: tiny_models.write_classifier(directory, "BertForSequenceClassification", **ENCODER), 34),
+        # Positions are numbered from the one after the padding's.
+        (lambda directory: tiny_models.write_classifier(directory, "RobertaForSequenceClassification", **ENCODER), 32),
+    ],
+    ids=["gpt2", "mpt", "bert", "roberta"],
+)
+def test_the_context_is_what_the_definition_has_positions_for(tmp_path: Path, write: Any, context: int) -> None:
+    assert TransformersSource().open(str(write(tmp_path / "model"))).summary.context_len == context
+
+
+def test_positions_that_are_no_table_are_told_and_are_no_layer(tmp_path: Path) -> None:
+    model = TransformersSource().open(str(tiny_models.write_decoder(tmp_path / "model", "opt")))
+    assert [each.name for each in model.summary.layers if each.kind == "embedding"] == ["model.decoder.embed_tokens"]
+    assert "model.decoder.embed_positions (OPTLearnedPositionalEmbedding)" in model.notes[1]
 
 
 def test_an_encoder_without_a_head_gets_one_of_zeros(tmp_path: Path) -> None:

@@ -8,13 +8,15 @@ from lora_core.adapters.slots.kinds import kind_of
 from lora_core.backend import ExportJob
 from lora_core.errors import Problem
 from lora_core.models.context import context_problems
+from lora_core_xnnpack.options import SHORTEST_CALL, XnnpackOptions
 from lora_core_xnnpack.quant import unsupported
 
 
 def problems(job: ExportJob) -> list[Problem]:
     """Return what the policy, the options or the model rule out."""
     found = unsupported(job.policy)
-    options, trained = job.options, job.model.summary.context_len
+    options: XnnpackOptions = job.options
+    trained = job.model.summary.context_len
     found += context_problems(options.max_context_len, "--max-context-len", trained=trained)
     if options.seq_len(trained) > options.context_len(trained):
         found.append(
@@ -24,6 +26,11 @@ def problems(job: ExportJob) -> list[Problem]:
                 remedy="Lower it, or raise --max-context-len.",
             )
         )
+    elif options.seq_len(trained) < SHORTEST_CALL and job.model.summary.family != "module":
+        option = "--max-context-len" if options.max_seq_len is None else "--max-seq-len"
+        what = f"{option} {options.seq_len(trained)} is too short: a call takes up to {SHORTEST_CALL} tokens or more"
+        found.append(Problem(what=what, remedy=f"Give at least {SHORTEST_CALL}.", where=option))
+    found += job.model.problems(options.of_source(trained))
     if options.layout == "multimethod" and options.adapter_data != "embedded":
         found.append(
             Problem(

@@ -10,9 +10,12 @@ from lora_core.models.context import usual_context
 from lora_core.preparation.options import CALIBRATION_HELP, ROUNDING_HELP, ROUNDINGS
 
 if TYPE_CHECKING:
+    from lora_core.models.executorch.options import ExecutorchOptions
     from lora_core.preparation.rounding import Rounding
 
 DEFAULT_CONTEXT = 2048
+SHORTEST_CALL = 5
+"""Tokens: torch.export is shown three and needs room above them."""
 
 
 def _usual_adapter_data(options: XnnpackOptions) -> str:
@@ -87,3 +90,9 @@ class XnnpackOptions:
     def seq_len(self, trained: int | None) -> int:
         """Return the longest input of one call."""
         return self.context_len(trained) if self.max_seq_len is None else self.max_seq_len
+
+    def of_source(self, trained: int | None) -> ExecutorchOptions:
+        """Return what is asked of the source of a base trained on `trained` tokens."""
+        from lora_core.models.executorch.options import ExecutorchOptions
+
+        return ExecutorchOptions(max_context_len=self.context_len(trained), max_seq_len=self.seq_len(trained))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import attrs
 import pytest
 from lora_core_xnnpack.checks import problems
+from lora_core_xnnpack.options import XnnpackOptions
 from workbench import POLICY_REGISTRY, Workbench
 
 from lora_core.backend import ExportJob
@@ -31,3 +32,23 @@ def test_calibration_that_nothing_uses_is_refused(one_layer: Workbench):
     options = attrs.evolve(asked.options, calibration="prompts.txt")
     (problem,) = problems(attrs.evolve(asked, options=options))
     assert "--calibration is for --rounding compensated" in problem.what
+
+
+@pytest.mark.parametrize(
+    ("lengths", "said"),
+    [
+        ({"max_context_len": 4}, "--max-context-len 4 is too short: a call takes up to 5 tokens or more"),
+        ({"max_context_len": 32, "max_seq_len": 3}, "--max-seq-len 3 is too short: a call takes up to 5 tokens"),
+        ({"max_context_len": 8, "max_seq_len": 16}, "--max-seq-len 16 is more than a context of 8"),
+    ],
+)
+def test_lengths_that_nothing_can_be_lowered_for_are_refused(one_layer: Workbench, lengths: dict[str, int], said: str):
+    asked = attrs.evolve(one_layer.job([]), options=XnnpackOptions(**lengths))
+    (problem,) = problems(asked)
+    assert problem.what.startswith(said)
+
+
+def test_calls_are_as_long_as_the_context_unless_they_are_told(one_layer: Workbench):
+    options = XnnpackOptions(max_context_len=24)
+    assert problems(attrs.evolve(one_layer.job([]), options=options)) == []
+    assert options.seq_len(None) == 24

@@ -116,15 +116,9 @@ def prepared(
 
 
 def model_options(job: ExportJob) -> ExecutorchOptions:
-    """Return what is asked of the model source: logits of all positions unless decode and prefill are separate."""
+    """Return what is asked of the model source."""
     options: CoremlOptions = job.options
-    return ExecutorchOptions(
-        max_context_len=options.context_len(job.model.summary.context_len),
-        max_seq_len=options.input_len,
-        attention="static",
-        full_logits=not options.multifunction,
-        dynamic_seq_len=False,
-    )
+    return options.of_source(*context_limits(job.model.summary))
 
 
 def _filled(outline: Outline, dtype: torch.dtype) -> BaseModel:

@@ -12,6 +12,7 @@ from lora_core.preparation.rounded import RoundedLayers
 from lora_core.quant.policy import Assignment
 from lora_core.quant.undivided import describe_undivided
 from lora_core.temporary import temporary_directory
+from lora_core_xnnpack.options import XnnpackOptions
 from lora_core_xnnpack.quant import quantize, rounded_weight
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 def outlined(job: ExportJob) -> Outline | None:
     """Return the base of `job` without its weights, made lean; None if its source can only give it whole."""
-    outline = job.model.outline(_model_options(job))
+    outline = job.model.outline(_asked(job))
     if outline is not None:
         _make_lean(outline.base)
     return outline
@@ -29,7 +30,7 @@ def outlined(job: ExportJob) -> Outline | None:
 def load_base(job: ExportJob, emit: Emit) -> BaseModel:
     """Load the base once, make it lean and quantize it as the policy decides."""
     with stage(emit, "Load the base model"):
-        base = job.model.load(_model_options(job))
+        base = job.model.load(_asked(job))
         _make_lean(base)
     assignment = job.policy.assign(base.summary.layers)
     if any(assignment.schemes.values()):
@@ -60,9 +61,9 @@ def warn_of_undivided(job: ExportJob, emit: Emit) -> None:
         emit(Warned(message=message))
 
 
-def _model_options(job: ExportJob) -> ExecutorchOptions:
-    trained = job.model.summary.context_len
-    return ExecutorchOptions(max_context_len=job.options.context_len(trained), max_seq_len=job.options.seq_len(trained))
+def _asked(job: ExportJob) -> ExecutorchOptions:
+    options: XnnpackOptions = job.options
+    return options.of_source(job.model.summary.context_len)
 
 
 def _make_lean(base: BaseModel) -> None:

@@ -86,8 +86,29 @@ def _upstream(op: Any) -> set[Any] | None:
     return found
 
 
+def tell_nobody(patches: Patches) -> None:
+    """Do not print the program for a message that nobody gets, nor look for the callers of each partitioner.
+
+    ExecuTorch 1.5.1 formats the program, code and all, before it logs it (`coreml_preprocess.py`), and reads the source
+    of every caller to see whether to warn of an old way to lower, which is not ours (`coreml_partitioner.py`). Drop
+    when it logs lazily, and asks for the names of its callers alone.
+    """
+    from executorch.backends.apple.coreml.compiler import coreml_preprocess
+    from executorch.backends.apple.coreml.partition import CoreMLPartitioner
+    from torch.export import ExportedProgram
+
+    logger, text = coreml_preprocess.logger, ExportedProgram.__str__
+
+    def short(self: Any) -> str:
+        return str(text(self)) if logger.isEnabledFor(logging.INFO) else "ExportedProgram"
+
+    patches.replace(ExportedProgram, "__str__", short)
+    patches.replace(CoreMLPartitioner, "_check_if_called_from_to_backend", lambda _self: False)
+
+
 PATCHES: Mapping[str, Callable[[Patches], None]] = {
     **GENERAL_PATCHES,
+    "messages": tell_nobody,
     "validation": validate_at_the_ends,
     "replaceability": propagate_once,
 }

@@ -396,6 +396,20 @@ def test_a_constant_that_is_delegated_and_read_by_a_kernel_is_held_once() -> Non
     assert (changed, delegated) == (values.tobytes(), np.arange(1 << 18, dtype=np.float32).tobytes())
 
 
+@pytest.mark.parametrize("shape", [(5, 8), (3, 7), (4, 6, 1)])
+def test_four_bits_are_packed_as_executorch_does(shape: tuple[int, ...]) -> None:
+    from executorch.backends.xnnpack.operators.node_visitor import NodeVisitor
+
+    generator = torch.Generator().manual_seed(1)
+    values = torch.randint(-8, 8, shape, generator=generator, dtype=torch.int8)
+    theirs = NodeVisitor.convert_to_qc4w(values)
+    with fast_lowering(only=["nibbles"]):
+        assert torch.equal(NodeVisitor.convert_to_qc4w(values), theirs)
+        assert torch.equal(NodeVisitor.convert_to_qc4w(values.mT), NodeVisitor.convert_to_qc4w(values.mT.contiguous()))
+        with pytest.raises(AssertionError, match=r"out of \[-8, 7\] range"):
+            NodeVisitor.convert_to_qc4w(values + 1)
+
+
 def test_nothing_holds_the_weights_after_a_lowering() -> None:
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower

@@ -46,11 +46,11 @@ def replay_from_memory(patches: Patches) -> None:
 
     ExecuTorch 1.5.1 (`exir/pass_base.py`), and torch 2.13.0 (`_export/pass_base.py`) in the first of them, run every
     operator again on fake tensors in each of some twenty passes, most of which change a few nodes. A fake kernel
-    computes shape, type and strides only, so the same operator on the same input objects gives an equal value, as it
-    did when the graph was traced. A value that comes out as the node's was is that one again, so that nothing that
-    depends on it is computed for a change that changes no shape. An outcome belongs to the node that holds its value,
-    so no two nodes come to share one, and lives as long as a tensor's value. Operators that write to their inputs
-    always run. Drop when these passes leave untouched nodes alone.
+    computes shape, type and strides only, so the same operator on the same input objects gives an equal value. A value
+    that comes out as the node's was is that one again, so that nothing that depends on it is computed for a change that
+    changes no shape. An outcome belongs to the node that holds its value, so no two nodes come to share one, and lives
+    as long as a tensor's value. What a trace gave is computed once more: it knows other things of its symbols.
+    Operators that write to their inputs always run. Drop when these passes leave untouched nodes alone.
     """
     from executorch.exir.pass_base import ProxyValue, _ExportPassBase
     from torch._export.pass_base import ProxyValue as FirstProxyValue
@@ -81,7 +81,7 @@ def _remember(patches: Patches, base: Any, proxy_value: Any, memory: _Memory) ->
             return fx(self, kind, target, args, kwargs, meta)
         self._replayed_node = None  # one outcome answers one call
         inputs = list(_inputs((args, kwargs)))
-        known = memory.outcome(value, operator, inputs) or _traced(node, value, operator, inputs, self.fake_tensor_mode)
+        known = memory.outcome(value, operator, inputs)
         if known is None:
             made = fx(self, kind, target, args, kwargs, meta)
             new, tensor_meta = made.node.meta["val"], made.node.meta["tensor_meta"]
@@ -92,7 +92,6 @@ def _remember(patches: Patches, base: Any, proxy_value: Any, memory: _Memory) ->
                 _Outcome(value=new, tensor_meta=tensor_meta, result=made.data, operator=operator, inputs=inputs)
             )
             return made
-        memory.keep(known)
         proxies = pytree.tree_map_only(proxy_value, lambda x: x.proxy, (args, kwargs))
         proxy = self.tracer.create_proxy(kind, target, *proxies, name=_name(self.tracer.graph, target))
         proxy.node.meta.update(meta.data)
@@ -130,21 +129,6 @@ def _is_fake(value: Any) -> bool:
     from torch._subclasses.fake_tensor import FakeTensor
 
     return type(value) is FakeTensor
-
-
-def _traced(node: Any, value: Any, operator: Any, inputs: list[Any], mode: Any) -> _Outcome | None:
-    """Return the outcome that the node was traced with; None if not that operator is run on its inputs' values."""
-    if node.target is not operator or not _is_fake(value) or value.fake_mode is not mode or value.constant is not None:
-        return None
-    if not _all_same([_value(each) for each in _inputs((node.args, node.kwargs))], inputs):
-        return None
-    return _Outcome(value=value, tensor_meta=None, result=value, operator=operator, inputs=inputs)
-
-
-def _value(argument: Any) -> Any:
-    from torch.fx import Node
-
-    return argument.meta.get("val") if isinstance(argument, Node) else argument
 
 
 def _alike(new: Any, old: Any) -> bool:

@@ -23,6 +23,7 @@ def remember_arithmetic(patches: Patches) -> None:
 
     memory: dict[Any, Any] = {}
     patches.undo(memory.clear)
+    _remember_numbers(patches)
 
     def remembering(method: str, compute: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
         def remembered(self: Any, other: Any) -> Any:
@@ -44,3 +45,32 @@ def remember_arithmetic(patches: Patches) -> None:
         name = f"_{method}"
         if name in vars(SymNode):
             patches.replace(SymNode, name, remembering(method, vars(SymNode)[name]))
+
+
+def _remember_numbers(patches: Patches) -> None:
+    """Ask an expression once whether it is a number: sympy looks through all of it each time."""
+    from torch.fx.experimental.sym_node import SymNode
+
+    known: dict[int, tuple[Any, bool]] = {}  # by identity, which the expression that is kept beside keeps
+    patches.undo(known.clear)
+    replaced = vars(SymNode)["expr"].fget
+
+    def is_number(expression: Any) -> bool:
+        found = known.get(id(expression))
+        if found is None:
+            known[id(expression)] = found = (expression, isinstance(expression, int) or bool(expression.is_number))
+        return found[1]
+
+    def expr(self: Any) -> Any:
+        own = self._expr
+        environment = self.shape_env
+        if is_number(own) or (environment is not None and not environment._replacements_version_counter):
+            return own
+        return replaced(self)
+
+    def maybe_as_int(self: Any) -> int | None:
+        expression = expr(self)
+        return int(expression) if is_number(expression) else None
+
+    patches.replace(SymNode, "expr", property(expr))
+    patches.replace(SymNode, "maybe_as_int", maybe_as_int)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import numpy as np
 import pytest
 import torch
 from lora_core_coreml.backend import CoremlBackend
@@ -91,3 +92,30 @@ def test_everything_is_in_place_and_put_back() -> None:
         assert state.patches == tuple(PATCHES)
         assert not any(now is then for now, then in zip(replaced(), before, strict=True))
     assert all(now is then for now, then in zip(replaced(), before, strict=True))
+
+
+def fits(*values: Any) -> bool:
+    """Ask coremltools whether an operation on these constants may be computed in float16."""
+    from coremltools.converters.mil import Builder as mb
+    from coremltools.converters.mil.mil.passes.defs.quantization import FP16ComputePrecision
+
+    given = np.array(values, np.float32)
+
+    @mb.program(input_specs=[mb.TensorSpec(shape=given.shape)])
+    def program(x: Any) -> Any:
+        return mb.add(x=x, y=given)
+
+    (operation,) = [each for each in program.functions["main"].operations if each.op_type == "add"]
+    return not FP16ComputePrecision.fp16_overflow(operation)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [(1.0, -65504.0), (65505.0, 0.0), (0.0, -1e30), (np.inf, -np.inf), (1e38, 3e38), (np.nan, 70000.0), (np.nan,)],
+)
+def test_what_fits_into_float16_fits_whoever_looks(values: tuple[float, ...]) -> None:
+    with quiet():
+        theirs = fits(*values)
+        with fast_lowering():
+            assert fits(*values) == theirs
+        assert theirs == (not any(65504 < abs(value) < 1e38 for value in np.array(values, np.float32)))

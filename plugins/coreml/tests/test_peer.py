@@ -5,6 +5,7 @@ from pathlib import Path
 import attrs
 import pytest
 from lora_core_coreml.lowering import base
+from lora_core_coreml.lowering.fast import fast_lowering
 from lora_core_coreml.lowering.method import export_method
 from lora_core_coreml.lowering.sentinels import fill
 from lora_core_coreml.quiet import quiet
@@ -65,7 +66,7 @@ def peer_program(job) -> bytes:
         compute_precision=ct.precision.FLOAT16,
         compute_unit=ct.ComputeUnit.CPU_AND_NE,
     )
-    with quiet():
+    with quiet(), fast_lowering():  # which changes no byte of it
         edge = to_edge_transform_and_lower(
             programs,
             partitioner=[CoreMLPartitioner(compile_specs=specs, take_over_mutable_buffer=False)],

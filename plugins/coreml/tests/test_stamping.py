@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -11,10 +12,12 @@ import torch
 import transformers
 from lora_core_coreml.backend import CoremlBackend
 from lora_core_coreml.lowering import base
+from lora_core_coreml.lowering.base import PreparedBase
+from lora_core_coreml.lowering.methods import MethodLowering
 from lora_core_coreml.options import CoremlOptions
 from lora_core_coreml.quant import POLICIES
 from lora_core_coreml.stamping import stamp
-from lora_core_coreml.stamping.choosing import choose
+from lora_core_coreml.stamping.choosing import among, choose
 from lora_core_coreml.stamping.items import Item, NotDerivableError, item
 from lora_core_coreml.stamping.layers import kinds_of, with_layers
 from lora_core_coreml.stamping.prediction import Example, predict
@@ -95,10 +98,35 @@ def stamped_and_full(
 def test_thirteen_layers_follow_from_three_and_four(
     deep_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    traced: list[int] = []
+    trace = MethodLowering.trace
+
+    def counted(self: MethodLowering, name: str, prepared: PreparedBase, *more: object) -> object:
+        traced.append(len(prepared.module.layers))
+        return trace(self, name, prepared, *more)
+
+    monkeypatch.setattr(MethodLowering, "trace", counted)
     job = deep_job(deep_model, dict.fromkeys(range(DEPTH), 4))
     stamped, full, count = stamped_and_full(job, tmp_path, monkeypatch)
     assert count == 3 + 3  # of base and template: three layers, four, and five as the proof
+    assert traced == [5, 3] * 2  # four are cut out of five
     assert stamped == full
+
+
+def test_what_cannot_be_cut_out_or_is_wrong_then_is_traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[bool] = []
+
+    def run(self: Any) -> dict[str, object]:
+        tried.append(self.cuts)
+        if self.cuts:
+            raise NotDerivableError("the proof was predicted wrongly")
+        return {}
+
+    monkeypatch.setattr(stamp._Derivation, "run", run)
+    choice = stamp.Choice(kinds=(0,) * DEPTH, chosen=choose((0,) * DEPTH))
+    stamper = stamp.Stamper(job=None, prepared=None, directory=Path(), lowering=None)
+    assert stamper.methods(str, None, choice).origins == {}
+    assert tried == [True, False]
 
 
 @pytest.mark.deep
@@ -195,6 +223,11 @@ def test_the_proof_is_deeper_and_has_every_meeting_of_kinds() -> None:
     inner = [kinds[number] for number in chosen.proof]
     assert {(0, 0), (0, 1), (1, 1)} <= set(pairwise(inner))
     assert chosen.layers < len(kinds)
+
+
+def test_layers_are_found_among_those_of_a_deeper_model_by_their_kinds() -> None:
+    assert among((5, 0, 1, 6), (5, 0, 0, 1, 0, 6)) == (0, 1, 3, 5)
+    assert among((5, 1, 1, 6), (5, 0, 0, 1, 0, 6)) is None
 
 
 def test_a_model_that_is_no_deeper_than_its_examples_is_lowered_in_full() -> None:

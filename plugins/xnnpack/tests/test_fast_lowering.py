@@ -298,6 +298,62 @@ def test_remembered_arithmetic_gives_a_graph_of_the_same_sizes() -> None:
         assert sizes() == plain
 
 
+class Gated(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (torch.nn.functional.silu(x) * 2).sum(-1)
+
+
+def values(module: torch.fx.GraphModule) -> list[torch.Tensor]:
+    return [node.meta["val"] for node in module.graph.nodes if node.op == "call_function"]
+
+
+def replayed(change: dict[Any, tuple[Any, tuple[Any, ...]]]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Return the values of `Gated` before and after a pass that puts operators with more arguments in place of some."""
+    from executorch.exir.pass_base import ExportPass
+
+    class Change(ExportPass):
+        def call_operator(self, op: Any, args: Any, kwargs: Any, meta: Any) -> Any:
+            op, more = change.get(op, (op, ()))
+            return super().call_operator(op, (*args[: 1 if more else None], *more), kwargs, meta)
+
+    program = torch.export.export(Gated(), (torch.ones(3, 4),)).run_decompositions({})
+    before = values(program.graph_module)
+    with fast_lowering(only=["replay"]):
+        after = values(Change()(program.graph_module).graph_module)
+    return before, after
+
+
+def test_a_pass_that_changes_nothing_leaves_the_values_of_the_trace() -> None:
+    before, after = replayed({})
+    assert len(before) == 3
+    assert all(new is old for new, old in zip(after, before, strict=True))
+
+
+def test_behind_a_change_that_changes_no_shape_values_are_those_that_they_were() -> None:
+    aten = torch.ops.aten
+    before, after = replayed({aten.silu.default: (aten.leaky_relu.default, (0.5,))})
+    assert all(new is old for new, old in zip(after, before, strict=True))
+
+
+def test_behind_a_change_of_shape_or_type_values_are_computed() -> None:
+    aten = torch.ops.aten
+    before, after = replayed({aten.silu.default: (aten.slice_copy.Tensor, (0, 0, 2))})
+    assert [tuple(each.shape) for each in before] == [(3, 4), (3, 4), (3,)]
+    assert [tuple(each.shape) for each in after] == [(2, 4), (2, 4), (2,)]
+
+
+def test_a_size_is_a_number_or_none_whoever_remembers_it() -> None:
+    def sizes(bound: int) -> list[tuple[bool, Any]]:
+        shapes = ({0: torch.export.Dim("rows", min=2, max=bound)},)
+        program = torch.export.export(Gated(), (torch.ones(3, 4),), dynamic_shapes=shapes)
+        (rows, _) = next(iter(program.graph.nodes)).meta["val"].shape
+        return [(each.node.expr.is_number, each.node.maybe_as_int()) for each in (rows, rows * 0, rows + 1 - rows)]
+
+    plain = sizes(8)
+    with fast_lowering(only=["symbols"]):
+        assert sizes(8) == plain == [(False, None), (True, 0), (True, 1)]
+
+
 def test_an_operator_that_comes_while_lowering_is_found() -> None:
     from torch._export.utils import _collect_all_valid_cia_ops
 
@@ -338,6 +394,20 @@ def test_a_constant_that_is_delegated_and_read_by_a_kernel_is_held_once() -> Non
     assert delegated is emitted
     assert digests == [hashlib.sha256(delegated).digest()] * 2
     assert (changed, delegated) == (values.tobytes(), np.arange(1 << 18, dtype=np.float32).tobytes())
+
+
+@pytest.mark.parametrize("shape", [(5, 8), (3, 7), (4, 6, 1)])
+def test_four_bits_are_packed_as_executorch_does(shape: tuple[int, ...]) -> None:
+    from executorch.backends.xnnpack.operators.node_visitor import NodeVisitor
+
+    generator = torch.Generator().manual_seed(1)
+    values = torch.randint(-8, 8, shape, generator=generator, dtype=torch.int8)
+    theirs = NodeVisitor.convert_to_qc4w(values)
+    with fast_lowering(only=["nibbles"]):
+        assert torch.equal(NodeVisitor.convert_to_qc4w(values), theirs)
+        assert torch.equal(NodeVisitor.convert_to_qc4w(values.mT), NodeVisitor.convert_to_qc4w(values.mT.contiguous()))
+        with pytest.raises(AssertionError, match=r"out of \[-8, 7\] range"):
+            NodeVisitor.convert_to_qc4w(values + 1)
 
 
 def test_nothing_holds_the_weights_after_a_lowering() -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from blocks_model import Chain, Dense, plan, streamed
+from executorch.exir.passes import debug_handle_generator_pass
 from lora_core_xnnpack.adapter_dtype import INT8
-from lora_core_xnnpack.lowering import shortening
 from lora_core_xnnpack.multimethod.stamping import stamp_together
 from lora_core_xnnpack.split.stamping import stamp_split
 from lora_core_xnnpack.split.weightless import WeightlessSet
@@ -48,7 +48,7 @@ def test_a_program_of_several_methods_with_int8_slots_equals_a_full_lowering(tmp
 
 
 def test_what_a_cut_keeps_of_the_deeper_graph_is_found_by_the_proof(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shortening, "DebugHandleGeneratorPass", lambda: lambda module: module)
+    monkeypatch.setattr(debug_handle_generator_pass, "DebugHandleGeneratorPass", lambda: lambda module: module)
     with pytest.raises(NotStampableError, match="not what those of shallower ones predict"):
         stamp_split(LayeredBase.of(streamed([48] * 7, FP32)), (), ignore)
 

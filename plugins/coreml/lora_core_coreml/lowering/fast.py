@@ -7,12 +7,16 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from lora_core.fast_lowering import PATCHES as GENERAL_PATCHES
 from lora_core.fast_lowering import PROVEN_VERSIONS as GENERAL_VERSIONS
 from lora_core.fast_lowering import FastLowering, patched
 from lora_core.fast_lowering.patching import Patches
 
 PROVEN_VERSIONS: Mapping[str, str] = {**GENERAL_VERSIONS, "coremltools": "9.0"}
+_PIECE = 1 << 20  # values that are looked at together
 
 
 def validate_at_the_ends(patches: Patches) -> None:
@@ -86,8 +90,62 @@ def _upstream(op: Any) -> set[Any] | None:
     return found
 
 
+def tell_nobody(patches: Patches) -> None:
+    """Do not print the program for a message that nobody gets, nor look for the callers of each partitioner.
+
+    ExecuTorch 1.5.1 formats the program, code and all, before it logs it (`coreml_preprocess.py`), and reads the source
+    of every caller to see whether to warn of an old way to lower, which is not ours (`coreml_partitioner.py`). Drop
+    when it logs lazily, and asks for the names of its callers alone.
+    """
+    from executorch.backends.apple.coreml.compiler import coreml_preprocess
+    from executorch.backends.apple.coreml.partition import CoreMLPartitioner
+    from torch.export import ExportedProgram
+
+    logger, text = coreml_preprocess.logger, ExportedProgram.__str__
+
+    def short(self: Any) -> str:
+        return str(text(self)) if logger.isEnabledFor(logging.INFO) else "ExportedProgram"
+
+    patches.replace(ExportedProgram, "__str__", short)
+    patches.replace(CoreMLPartitioner, "_check_if_called_from_to_backend", lambda _self: False)
+
+
+def look_for_overflow_in_pieces(patches: Patches) -> None:
+    """Tell whether a constant fits into float16 without indices of all its values, 24 bytes for each.
+
+    coremltools 9.0 (`passes/defs/quantization.py`) does so for each operation that takes the constant; for an output
+    head it was half of what an export held. Drop when it masks values in place of gathering them.
+    """
+    from coremltools.converters.mil.mil.passes.defs.quantization import FP16ComputePrecision
+
+    def overflows(op: Any) -> bool:
+        given = (each if isinstance(each, list | tuple) else (each,) for each in op.inputs.values())
+        return any(
+            var.op is not None
+            and var.op.op_type == "const"
+            and var.is_tensor_or_scalar_of(dtype="fp32")
+            and _overflows_float16(np.atleast_1d(var.op.val.val))
+            for each in given
+            for var in each
+        )
+
+    patches.replace(FP16ComputePrecision, "fp16_overflow", staticmethod(overflows))
+
+
+def _overflows_float16(values: npt.NDArray[Any]) -> bool:
+    """Say whether a number is beyond float16; 1e38 and more count as infinite, which float16 has."""
+    step = max(1, _PIECE // max(1, values[:1].size))
+    for start in range(0, len(values), step):
+        sizes = np.abs(values[start : start + step])
+        if sizes.max(initial=0.0, where=sizes < 1e38) > np.finfo(np.float16).max:
+            return True
+    return False
+
+
 PATCHES: Mapping[str, Callable[[Patches], None]] = {
     **GENERAL_PATCHES,
+    "messages": tell_nobody,
+    "overflow": look_for_overflow_in_pieces,
     "validation": validate_at_the_ends,
     "replaceability": propagate_once,
 }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from lora_core.errors import PluginError
+from lora_core.fast_lowering.patching import Patches
 from lora_core.pte import ContainerHeader
 from lora_core_coreml.lowering.constants import LoweredPackage, read_package
 from lora_core_coreml.lowering.fast import decomposed, fast_lowering
@@ -19,7 +22,8 @@ from lora_core_coreml.storage import pte
 
 if TYPE_CHECKING:
     import torch
-    from executorch.exir import EdgeProgramManager, ExecutorchProgramManager
+    from executorch.backends.apple.coreml.partition import CoreMLPartitioner
+    from executorch.exir import EdgeCompileConfig, EdgeProgramManager, ExecutorchProgramManager
 
 _MARKER = b"partition "
 # Says how coremltools converted, 3 KB for each delegate; the runtime reads the compute units only.
@@ -53,6 +57,35 @@ def export_method(module: torch.nn.Module, inputs: tuple[Any, ...]) -> torch.exp
         return torch.export.export(module, inputs)
 
 
+@attrs.frozen(kw_only=True)
+class EdgeMethod:
+    """A method in ExecuTorch's edge dialect, before anything is delegated."""
+
+    name: str
+    program: torch.export.ExportedProgram
+    config: EdgeCompileConfig
+    float16: bool
+
+
+def trace_method(name: str, exported: torch.export.ExportedProgram, *, float16: bool) -> EdgeMethod:
+    """Bring an exported program to ExecuTorch's edge dialect; raises as `lower_method` does."""
+    with _blaming(name), quiet(), fast_lowering():
+        return _to_edge(name, exported, float16)
+
+
+def delegate_method(
+    edge: EdgeMethod,
+    directory: Path,
+    *,
+    constants: Mapping[str, Any] | None = None,
+    sentinels: Sentinels | None = None,
+) -> LoweredMethod:
+    """Lower a traced method as `lower_method` does."""
+    with _blaming(edge.name), quiet(), fast_lowering():
+        payloads, operators, buffer = _delegate(edge, constants)
+    return _read(edge.name, payloads, operators, buffer, directory, sentinels)
+
+
 def lower_method(
     name: str,
     exported: torch.export.ExportedProgram,
@@ -67,16 +100,27 @@ def lower_method(
     `constants` are constant methods to emit beside it, `sentinels` what its slots hold. Raises `PluginError` if
     ExecuTorch or coremltools fails.
     """
-    try:
-        with quiet(), fast_lowering():
-            edge = _to_edge(name, exported, float16, constants)
-            from lora_core_coreml.lowering import breaks
+    with _blaming(name), quiet(), fast_lowering():
+        payloads, operators, buffer = _delegate(_to_edge(name, exported, float16), constants)
+    return _read(name, payloads, operators, buffer, directory, sentinels)
 
-            payloads, operators = _take_payloads(edge.exported_program(name))
-            breaks.remove(edge)
-            buffer = _to_executorch(edge).buffer
+
+@contextmanager
+def _blaming(name: str) -> Iterator[None]:
+    try:
+        yield
     except Exception as error:  # whatever the tools raise: ours from it, naming the method
         raise PluginError(f"Lowering method {name!r} to CoreML failed: {error}") from error
+
+
+def _read(
+    name: str,
+    payloads: Sequence[bytes],
+    operators: tuple[tuple[str, ...], ...],
+    buffer: bytes,
+    directory: Path,
+    sentinels: Sentinels | None,
+) -> LoweredMethod:
     roots = [_unpack(payload, directory / f"{name}_{i}") for i, payload in enumerate(payloads)]
     program = pte.decode(buffer, where=name)
     plan, others = _split_plans(program, name, buffer)
@@ -90,16 +134,46 @@ def lower_method(
     )
 
 
-def _to_edge(
-    name: str, exported: torch.export.ExportedProgram, float16: bool, constants: Mapping[str, Any] | None
-) -> EdgeProgramManager:
+def _to_edge(name: str, exported: torch.export.ExportedProgram, float16: bool) -> EdgeMethod:
+    """Take the first of the two steps of ExecuTorch 1.5.1's `to_edge_transform_and_lower`."""
+    from executorch.exir import EdgeCompileConfig
+    from executorch.exir.program._program import _gen_edge_manager_for_partitioners
+
+    partitioner, config = _partitioner(float16), EdgeCompileConfig(_check_ir_validity=False)
+    program = decomposed(exported, partitioner)
+    manager = _gen_edge_manager_for_partitioners({name: [partitioner]}, {name: program}, config, {})
+    return EdgeMethod(name=name, program=manager.exported_program(name), config=config, float16=float16)
+
+
+def _delegate(
+    edge: EdgeMethod, constants: Mapping[str, Any] | None
+) -> tuple[list[bytes], tuple[tuple[str, ...], ...], bytes]:
+    """Return each partition's package, the operators in it, and the program with markers in their places."""
+    from executorch.exir import EdgeProgramManager, to_edge_transform_and_lower
+    from executorch.exir.program import _program
+
+    from lora_core_coreml.lowering import breaks
+
+    config = copy.copy(edge.config)
+    manager = EdgeProgramManager({edge.name: edge.program}, dict(constants or {}), config)
+    with ExitStack() as stack:
+        # Its first step is done.
+        Patches(stack).replace(_program, "_gen_edge_manager_for_partitioners", lambda *_: manager)
+        manager = to_edge_transform_and_lower(
+            {edge.name: edge.program}, partitioner=[_partitioner(edge.float16)], compile_config=config
+        )
+    payloads, operators = _take_payloads(manager.exported_program(edge.name))
+    breaks.remove(manager)
+    return payloads, operators, _to_executorch(manager).buffer
+
+
+def _partitioner(float16: bool) -> CoreMLPartitioner:
     import coremltools as ct
     from executorch.backends.apple.coreml.compiler.coreml_preprocess import (
         MULTIMETHOD_WEIGHT_SHARING_STRATEGY,
         CoreMLBackend,
     )
     from executorch.backends.apple.coreml.partition import CoreMLPartitioner
-    from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
 
     passes = [item for item in ct.PassPipeline.DEFAULT.passes if item != _NEAR_EQUALITY]
     specs = CoreMLBackend.generate_compile_specs(
@@ -111,13 +185,7 @@ def _to_edge(
     )
     strategy = MULTIMETHOD_WEIGHT_SHARING_STRATEGY.POSITIONAL
     specs.append(CoreMLBackend.generate_multimethod_weight_sharing_strategy_compile_spec(strategy))
-    partitioner = CoreMLPartitioner(compile_specs=specs, take_over_mutable_buffer=False)
-    return to_edge_transform_and_lower(
-        {name: decomposed(exported, partitioner)},
-        partitioner=[partitioner],
-        compile_config=EdgeCompileConfig(_check_ir_validity=False),
-        constant_methods=dict(constants or {}),
-    )
+    return CoreMLPartitioner(compile_specs=specs, take_over_mutable_buffer=False)
 
 
 def _to_executorch(edge: EdgeProgramManager) -> ExecutorchProgramManager:

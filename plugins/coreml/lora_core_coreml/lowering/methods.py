@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,32 @@ from lora_core.models.tracing import tracing
 from lora_core_coreml.lowering import inputs
 from lora_core_coreml.lowering.base import PreparedBase
 from lora_core_coreml.lowering.inputs import IndexTable, MethodShape
-from lora_core_coreml.lowering.method import LoweredMethod, export_method, lower_method
+from lora_core_coreml.lowering.method import (
+    EdgeMethod,
+    LoweredMethod,
+    delegate_method,
+    export_method,
+    lower_method,
+    trace_method,
+)
 from lora_core_coreml.lowering.program import LoweredProgram, Methods, template_name
-from lora_core_coreml.lowering.sentinels import attach
+from lora_core_coreml.lowering.sentinels import Sentinels, attach
+
+
+@attrs.frozen(kw_only=True)
+class TracedMethod:
+    """A method of static attention, traced and not yet delegated, of the module in `prepared`, which is as it was
+    before its slots were filled with `sentinels`.
+    """
+
+    edge: EdgeMethod
+    prepared: PreparedBase
+    sentinels: Sentinels
+
+    @property
+    def table(self) -> IndexTable:
+        """Where the method's inputs and outputs are."""
+        return inputs.index_table(self.edge.program)
 
 
 @attrs.frozen(kw_only=True)
@@ -34,27 +58,36 @@ class MethodLowering:
         with tracing(self.model):
             return export_method(prepared.module, prepared.inputs(shape))
 
-    def lower(
-        self,
-        name: str,
-        prepared: PreparedBase,
-        shape: MethodShape,
-        plan: SlotPlan | None,
-        directory: Path,
-        constants: Mapping[str, Any],
-    ) -> tuple[LoweredMethod, IndexTable | None]:
-        """Lower one method, with sentinels in the slots of `plan`; of static attention, the table is beside it."""
-        sentinels = attach(prepared.module, plan, prepared.paths, float16=prepared.float16) if plan else {}
-        try:
-            exported = self.export(prepared, shape)
-            table = inputs.index_table(exported) if prepared.static else None
-            lowered = lower_method(
-                name, exported, directory, float16=prepared.float16, constants=constants, sentinels=sentinels
-            )
-        finally:
-            eject(prepared.module)
+    def trace(self, name: str, prepared: PreparedBase, shape: MethodShape, plan: SlotPlan | None) -> TracedMethod:
+        """Trace one method of static attention, with sentinels in the slots of `plan`."""
+        with _attached(prepared, plan) as sentinels:
+            edge = trace_method(name, self.export(prepared, shape), float16=prepared.float16)
+        return TracedMethod(edge=edge, prepared=prepared, sentinels=sentinels)
+
+    def delegate(self, traced: TracedMethod, directory: Path, constants: Mapping[str, Any]) -> LoweredMethod:
+        """Lower a traced method."""
+        lowered = delegate_method(traced.edge, directory, constants=constants, sentinels=traced.sentinels)
         self.advanced()
-        return lowered, table
+        return lowered
+
+    def lower(
+        self, name: str, prepared: PreparedBase, shape: MethodShape, plan: SlotPlan, directory: Path
+    ) -> LoweredMethod:
+        """Lower one method, with sentinels in the slots of `plan`."""
+        with _attached(prepared, plan) as sentinels:
+            exported = self.export(prepared, shape)
+            lowered = lower_method(name, exported, directory, float16=prepared.float16, sentinels=sentinels)
+        self.advanced()
+        return lowered
+
+
+@contextmanager
+def _attached(prepared: PreparedBase, plan: SlotPlan | None) -> Iterator[Sentinels]:
+    sentinels = attach(prepared.module, plan, prepared.paths, float16=prepared.float16) if plan else {}
+    try:
+        yield sentinels
+    finally:
+        eject(prepared.module)
 
 
 def lower_all(job: ExportJob, prepared: PreparedBase, directory: Path, advanced: Callable[[], None]) -> LoweredProgram:
@@ -90,6 +123,6 @@ def template_methods(
     lowering = MethodLowering(model=job.model.summary, advanced=advanced)
     plan = job.plans[number]
     return tuple(
-        (shape.kind, lowering.lower(template_name(number, shape.kind), prepared, shape, plan, directory, {})[0])
+        (shape.kind, lowering.lower(template_name(number, shape.kind), prepared, shape, plan, directory))
         for shape in prepared.shapes
     )

@@ -43,6 +43,17 @@ def choose(kinds: Kinds) -> Chosen | None:
     return chosen if chosen.layers < len(kinds) else None
 
 
+def among(few: Kinds, more: Kinds) -> Layers | None:
+    """Return where layers of the kinds `few` stand among `more`, both ends at the ends; None if they do not."""
+    places = [0]
+    for kind in few[1:-1]:
+        later = [place for place in range(places[-1] + 1, len(more) - 1) if more[place] == kind]
+        if not later:
+            return None
+        places.append(later[0])
+    return (*places, len(more) - 1)
+
+
 def _longer(shortest: Layers, numbers: Sequence[int]) -> Iterator[Layers]:
     for number in numbers:
         for place in range(1, len(shortest)):

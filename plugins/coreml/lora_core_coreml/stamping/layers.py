@@ -14,11 +14,12 @@ import torch  # noqa: TID253 - this module is only imported to lower a model
 from lora_core.adapters.slots.plan import Slot, SlotPlan
 from lora_core_coreml.lowering.base import PreparedBase
 from lora_core_coreml.lowering.breaks import BlockWithBreak
+from lora_core_coreml.lowering.methods import TracedMethod
+from lora_core_coreml.lowering.shortening import BLOCKS, shortened
 from lora_core_coreml.stamping.items import NotDerivableError
 from lora_core_coreml.stamping.prediction import Kinds
 from lora_core_coreml.weightless.standins import StandIns, what_stays
 
-_LAYERS = "layers"
 # What says where in the model a layer stands, not what it is.
 _POSITION = "layer_id"
 
@@ -27,13 +28,13 @@ def layer_of(path: str) -> tuple[int, str] | None:
     """Return (layer, the rest) of the path of a module or tensor, None if it is in no layer."""
     room, _, inside = path.partition(".")
     number, _, rest = inside.partition(".")
-    return (int(number), rest) if room == _LAYERS and number.isdigit() else None
+    return (int(number), rest) if room == BLOCKS and number.isdigit() else None
 
 
 def check_layers(prepared: PreparedBase) -> None:
     """Raise `NotDerivableError` for a module with static attention that is not a plain sequence of layers."""
     module = prepared.module
-    layers: Any = getattr(module, _LAYERS, None)
+    layers: Any = getattr(module, BLOCKS, None)
     if not isinstance(layers, torch.nn.ModuleList) or any(isinstance(each, BlockWithBreak) for each in layers):
         raise NotDerivableError("the model is no plain sequence of layers")
     fields: dict[str, Any] = dict(vars(module.params)) if dataclasses.is_dataclass(module.params) else {}
@@ -65,7 +66,7 @@ def with_layers(prepared: PreparedBase, chosen: Sequence[int]) -> PreparedBase:
     layers = _layers(prepared)
     stand_ins = StandIns()
     rest = copy.copy(module)
-    rest._modules = {**module._modules, _LAYERS: torch.nn.ModuleList()}
+    rest._modules = {**module._modules, BLOCKS: torch.nn.ModuleList()}
     made: Any = stand_ins.copy(rest)
     made.params = dataclasses.replace(module.params, n_layers=len(chosen))
     made.n_layers = len(chosen)
@@ -78,6 +79,29 @@ def with_layers(prepared: PreparedBase, chosen: Sequence[int]) -> PreparedBase:
     return attrs.evolve(prepared, module=made, paths=dict(_paths(prepared, chosen)))
 
 
+def without_layers(traced: TracedMethod, keep: Sequence[int]) -> TracedMethod:
+    """Return a method of which the layers `keep` are left; raises `NotAChainError` if they cannot be cut out."""
+    few = traced.prepared
+    program = shortened(traced.edge.program, keep)
+    module = copy.copy(few.module)
+    layers = _layers(few)
+    module._modules = {**few.module._modules, BLOCKS: torch.nn.ModuleList(layers[number] for number in keep)}
+    paths = dict(_paths(few, keep))
+    names = {path: name for name, path in paths.items()}
+    sentinels = {}
+    for key, part in traced.sentinels.items():
+        path = few.paths[part.module]
+        found = layer_of(path)
+        if found is None or found[0] in keep:
+            moved = path if found is None else f"{BLOCKS}.{keep.index(found[0])}.{found[1]}"
+            sentinels[key] = attrs.evolve(part, module=names[moved])
+    return TracedMethod(
+        edge=attrs.evolve(traced.edge, program=program),
+        prepared=attrs.evolve(few, module=module, paths=paths),
+        sentinels=sentinels,
+    )
+
+
 def with_slots(prepared: PreparedBase, plan: SlotPlan, chosen: Sequence[int]) -> SlotPlan:
     """Return `plan` for the layers `chosen`; raises `NotDerivableError` if a layer has another name in its place."""
     names = {path: name for name, path in prepared.paths.items()}
@@ -87,7 +111,7 @@ def with_slots(prepared: PreparedBase, plan: SlotPlan, chosen: Sequence[int]) ->
             found = layer_of(prepared.paths[slot.module])
             if found is None or found[0] != index:
                 continue
-            path = f"{_LAYERS}.{position}.{found[1]}"
+            path = f"{BLOCKS}.{position}.{found[1]}"
             if path not in names:
                 raise NotDerivableError(f"no layer of the model is at {path}")
             slots.append(attrs.evolve(slot, module=names[path]))
@@ -95,7 +119,7 @@ def with_slots(prepared: PreparedBase, plan: SlotPlan, chosen: Sequence[int]) ->
 
 
 def _layers(prepared: PreparedBase) -> Sequence[torch.nn.Module]:
-    layers: Sequence[torch.nn.Module] = getattr(prepared.module, _LAYERS)
+    layers: Sequence[torch.nn.Module] = getattr(prepared.module, BLOCKS)
     return layers
 
 
@@ -108,7 +132,7 @@ def _paths(prepared: PreparedBase, chosen: Sequence[int]) -> Iterator[tuple[str,
             yield name, path
             continue
         for position, index in enumerate(chosen):
-            moved = f"{_LAYERS}.{position}.{found[1]}"
+            moved = f"{BLOCKS}.{position}.{found[1]}"
             if index == found[0] and moved in names:
                 yield names[moved], moved
 

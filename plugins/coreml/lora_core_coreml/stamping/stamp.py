@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +11,17 @@ import attrs
 
 from lora_core.adapters.slots.plan import SlotPlan
 from lora_core.backend import ExportJob
+from lora_core.fast_lowering.cutting import NotAChainError
 from lora_core_coreml.lowering import inputs
 from lora_core_coreml.lowering.base import PreparedBase
 from lora_core_coreml.lowering.inputs import MethodShape
-from lora_core_coreml.lowering.methods import MethodLowering
+from lora_core_coreml.lowering.methods import MethodLowering, TracedMethod
 from lora_core_coreml.lowering.program import LoweredProgram
 from lora_core_coreml.program.naming import Kind
-from lora_core_coreml.stamping.choosing import Chosen, Layers, choose
+from lora_core_coreml.stamping.choosing import Chosen, Layers, among, choose
 from lora_core_coreml.stamping.document import StampedMethod, to_document
 from lora_core_coreml.stamping.items import Document, NotDerivableError, compared
-from lora_core_coreml.stamping.layers import check_layers, kinds_of, with_layers, with_slots
+from lora_core_coreml.stamping.layers import check_layers, kinds_of, with_layers, with_slots, without_layers
 from lora_core_coreml.stamping.prediction import Example, Kinds, predict
 from lora_core_coreml.stamping.rebuilding import from_document, table_of
 from lora_core_coreml.weightless.program import NotWeightlessError, WeightlessMethods
@@ -70,7 +71,11 @@ class Stamper:
 
         Raises `NotDerivableError` if they do not follow from a few layers.
         """
-        derived = _Derivation(stamper=self, plan=plan, name=name, kinds=choice.kinds, chosen=choice.chosen).run()
+        derivation = _Derivation(stamper=self, plan=plan, name=name, kinds=choice.kinds, chosen=choice.chosen)
+        try:
+            derived = derivation.run()
+        except NotDerivableError:  # what is traced, and not cut out, may tell more
+            derived = attrs.evolve(derivation, cuts=False).run()
         lowered = tuple((kind, method.lowered) for kind, method in derived.items())
         return WeightlessMethods(
             lowered=LoweredProgram(methods=lowered, templates=()),
@@ -85,24 +90,44 @@ class _Derivation:
     name: Callable[[Kind], str]
     kinds: Kinds
     chosen: Chosen
+    cuts: bool = True
 
     def run(self) -> Mapping[Kind, StampedMethod]:
         """Return the methods by kind; raises `NotDerivableError`."""
         shapes = self.stamper.prepared.shapes
-        samples: dict[Kind, list[Example]] = {shape.kind: [] for shape in shapes}
-        for layers in self.chosen.examples:
-            for shape in shapes:
-                _, document = self._lower(layers, shape, {})
-                samples[shape.kind].append(Example(self._kinds(layers), document))
+        deepest = {shape.kind: self._trace(self.chosen.proof, shape) for shape in shapes}
+        samples = {shape.kind: [*self._samples(shape, deepest[shape.kind])] for shape in shapes}
         whole = {kind: predict(each, self.kinds) for kind, each in samples.items()}
         constants = self._constants(whole)
         derived = {}
-        for shape in shapes:
-            proof, document = self._lower(self.chosen.proof, shape, constants)
-            self._prove(predict(samples[shape.kind], self._kinds(self.chosen.proof)), document)
-            derived[shape.kind] = from_document(whole[shape.kind], proof)
+        for kind in samples:
+            proof, document = self._lower(kind, self.chosen.proof, deepest.pop(kind), constants)
+            self._prove(predict(samples[kind], self._kinds(self.chosen.proof)), document)
+            derived[kind] = from_document(whole[kind], proof)
             constants = {}
         return derived
+
+    def _samples(self, shape: MethodShape, deepest: TracedMethod) -> Iterator[Example]:
+        """Yield the methods to predict from; the first is traced, the others are cut out of the deepest where they can
+        be. What a cut kept of the deeper graph by mistake would make both ends disagree.
+        """
+        for number, layers in enumerate(self.chosen.examples):
+            traced = self._cut(layers, deepest) if number and self.cuts else None
+            if traced is None:
+                traced = self._trace(layers, shape)
+            yield Example(self._kinds(layers), self._lower(shape.kind, layers, traced, {})[1])
+
+    def _trace(self, layers: Layers, shape: MethodShape) -> TracedMethod:
+        prepared = with_layers(self.stamper.prepared, layers)
+        plan = with_slots(self.stamper.prepared, self.plan, layers) if self.plan else None
+        return self.stamper.lowering.trace(self.name(shape.kind), prepared, shape, plan)
+
+    def _cut(self, layers: Layers, deepest: TracedMethod) -> TracedMethod | None:
+        keep = among(self._kinds(layers), self._kinds(self.chosen.proof))
+        try:
+            return without_layers(deepest, keep) if keep else None
+        except NotAChainError:
+            return None
 
     def _kinds(self, layers: Layers) -> Kinds:
         return tuple(self.kinds[number] for number in layers)
@@ -116,26 +141,24 @@ class _Derivation:
         return {**prepared.metadata, **inputs.constant_methods(prepared.module, tables, prepared.dtype)}
 
     def _lower(
-        self, layers: Layers, shape: MethodShape, constants: Mapping[str, Any]
+        self, kind: Kind, layers: Layers, traced: TracedMethod, constants: Mapping[str, Any]
     ) -> tuple[StampedMethod, Document]:
-        prepared = with_layers(self.stamper.prepared, layers)
-        paths = prepared.paths
-        plan = with_slots(self.stamper.prepared, self.plan, layers) if self.plan else None
-        name = self.name(shape.kind)
-        directory = self.stamper.directory / f"{name}_{'_'.join(map(str, layers))}"
-        lowered, table = self.stamper.lowering.lower(name, prepared, shape, plan, directory, constants)
-        program = LoweredProgram(methods=((shape.kind, lowered),), templates=())
+        prepared, name = traced.prepared, traced.edge.name
+        how = "cut" if self.cuts else "traced"
+        directory = self.stamper.directory / f"{how}_{name}_{'_'.join(map(str, layers))}"
+        lowered = self.stamper.lowering.delegate(traced, directory, constants)
+        program = LoweredProgram(methods=((kind, lowered),), templates=())
         try:
             origins = WeightlessMethods.strip(program, prepared.module).origins[name]
         except NotWeightlessError as error:
             raise NotDerivableError(str(error)) from error
-        if len(origins) != 1 or table is None:
+        if len(origins) != 1:
             raise NotDerivableError(f"method {name} is more than one CoreML function")
-        method = StampedMethod(lowered=lowered, origins=origins[0], table=table)
-        del prepared, program
+        method = StampedMethod(lowered=lowered, origins=origins[0], table=traced.table)
+        del program
         # Graphs of torch refer to themselves, so the stand-ins of one method would stay beside those of the next.
         gc.collect()
-        return method, to_document(method, paths)
+        return method, to_document(method, prepared.paths)
 
     def _prove(self, predicted: Document, document: Document) -> None:
         ours, theirs = compared(predicted), compared(document)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from lora_core.pte import Buffer
+from lora_core_xnnpack.lowering.fast.nibbles import packed
 
 if TYPE_CHECKING:
     import torch
@@ -28,11 +29,15 @@ class Form:
 
 def forms(module: torch.nn.Module) -> Iterator[Form]:
     """Yield every form in which a parameter or buffer of `module` could be stored, in module order."""
+    import torch
+
     for path, tensor in named_tensors(module):
         if hasattr(tensor, "qdata"):
+            wide = getattr(tensor, "target_dtype", None) == torch.int8
             for part, transforms in _QUANTIZED_PARTS.items():
                 if getattr(tensor, part, None) is not None:
-                    yield from (Form(path=path, part=part, transform=transform) for transform in transforms)
+                    chosen = [each for each in transforms if not (wide and each == "int4")]
+                    yield from (Form(path=path, part=part, transform=transform) for transform in chosen)
         else:
             yield Form(path=path, part="", transform="raw")
 
@@ -43,9 +48,7 @@ def stored(tensor: Any, form: Form) -> Buffer:
 
     tensor = getattr(tensor, form.part).detach() if form.part else tensor.detach()
     if form.transform == "int4":
-        # ExecuTorch 1.5.1, `NodeVisitor.convert_to_qc4w`: two unsigned values a byte, the first in the low half.
-        flat = (tensor.to(torch.uint8) + 8).contiguous().view(-1)
-        tensor = flat[1::2] << 4 | flat[::2]
+        tensor = packed(tensor)  # ExecuTorch 1.5.1, `NodeVisitor.convert_to_qc4w`
     elif form.transform == "bfloat16":
         tensor = tensor.to(torch.bfloat16).view(torch.uint16)
     elif tensor.dtype == torch.bfloat16:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from lora_core.fast_lowering import PATCHES as GENERAL_PATCHES
 from lora_core.fast_lowering import PROVEN_VERSIONS, FastLowering, patched
 from lora_core_xnnpack.lowering.fast.constants import share_constants
+from lora_core_xnnpack.lowering.fast.nibbles import pack_at_once
 from lora_core_xnnpack.lowering.fast.patching import Patches
 from lora_core_xnnpack.lowering.fast.xnnpack_passes import skip_idle_passes, warn_of_no_workflow
 
@@ -18,6 +19,7 @@ PATCHES: Mapping[str, Callable[[Patches], None]] = {
     "xnnpack passes": skip_idle_passes,
     "callers": warn_of_no_workflow,
     "constants": share_constants,
+    "nibbles": pack_at_once,
 }
 
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_ATTEMPTS, _PAUSE = 50, 0.01
+"""How often, and how many seconds apart, a directory is removed that does not go."""
 
 
 @contextmanager
@@ -16,9 +20,18 @@ def removed_afterwards(directory: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            shutil.rmtree(directory, ignore_errors=True)
+            _remove(directory)
     finally:
+        _remove(directory)
+
+
+def _remove(directory: Path) -> None:
+    """Remove a tree into which a process that was started in the block may write for some milliseconds more."""
+    for _ in range(_ATTEMPTS):
         shutil.rmtree(directory, ignore_errors=True)
+        if not os.path.lexists(directory):
+            return
+        time.sleep(_PAUSE)
 
 
 @contextmanager

@@ -34,3 +34,18 @@ def test_an_interruption_of_its_removal_leaves_nothing(tmp_path: Path, monkeypat
     with pytest.raises(KeyboardInterrupt), temporary_directory() as directory:
         (directory / "file").write_text("x")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_process_still_writes_goes_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    whole, calls = shutil.rmtree, []
+
+    def beside_a_writer(path: Path, **options: bool) -> None:
+        calls.append(path)
+        if len(calls) > 1:
+            whole(path, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", beside_a_writer)  # the first comes too early
+    with temporary_directory() as directory:
+        (directory / "file").write_text("x")
+    assert list(tmp_path.iterdir()) == []

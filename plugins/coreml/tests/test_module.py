@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from safetensors.numpy import save_file
 
 import lora_core
 from lora_core.bundle.bundle import Bundle
-from lora_core.errors import UnsupportedError, UsageError
+from lora_core.errors import BundleError, UnsupportedError, UsageError
 from lora_core.models.module import ModuleModel
 from lora_core.runtime.bench import BenchSettings
 
@@ -77,3 +78,16 @@ def test_inputs_of_another_shape_are_the_callers_error(made: tuple[ModuleModel, 
             session.call(None, [np.zeros((1, WIDTH + 1), np.float32)])
         with pytest.raises(UnsupportedError, match="no tokens can be fed"):
             session.step(None, [1], 0)
+
+
+def test_what_is_loaded_after_the_bundle_was_changed_is_refused(
+    made: tuple[ModuleModel, Path, Bundle], tmp_path: Path
+) -> None:
+    path = Path(shutil.copytree(made[2].path, tmp_path / "bundle"))
+    with lora_core.open(path) as session:
+        before = session.call(None, INPUTS[0])
+        (path / "other").write_bytes((path / "model.pte").read_bytes())
+        (path / "other").replace(path / "model.pte")
+        with pytest.raises(BundleError, match="changed after it was opened"):
+            session.call("one", INPUTS[0])
+        assert np.array_equal(session.call(None, INPUTS[0]), before), "what was loaded before stays"

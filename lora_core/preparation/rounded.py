@@ -18,7 +18,7 @@ from lora_core.models.base import ModelHandle
 from lora_core.models.decoders import read_decoder
 from lora_core.preparation.compensation import compensated, inverse_factor
 from lora_core.preparation.decoder import CalibratedDecoder, Tokens
-from lora_core.quant.fitting import Float32, Grid, Int8, fitted_scales
+from lora_core.quant.fitting import Float32, Grid, Int8, dequantized, fitted_scales
 
 Array = npt.NDArray[Any]
 STAGE = "Round with compensation"
@@ -36,6 +36,11 @@ class RoundedLayers:
         """Return copies of the integers and scales of some rows of a layer, reading no others."""
         return self._part(name, "integers", start, stop), self._part(name, "scales", start, stop)
 
+    def weight(self, name: str) -> Float32:
+        """Return a layer's weight as it will be stored, (rows, inputs)."""
+        integers, scales = self.rows(name, 0)
+        return dequantized(integers, scales)
+
     def put(self, name: str, integers: Int8, scales: Float32) -> None:
         """Keep a layer."""
         np.save(self._file(name, "integers"), integers)
@@ -48,11 +53,13 @@ class RoundedLayers:
         return self.directory / f"{self.names.index(name)}.{part}.npy"
 
 
-def decoder_of(summary: ModelSummary) -> tuple[Architecture | None, list[Problem]]:
-    """Return the decoder that is calibrated for a base, or None and what stands against it."""
+def decoder_of(
+    summary: ModelSummary, remedy: str = "Leave --rounding out."
+) -> tuple[Architecture | None, list[Problem]]:
+    """Return the decoder that is calibrated for a base, or None and what stands against it, with the `remedy`."""
     if summary.family not in FAMILIES:
         what = f"Bases of family {summary.family!r} cannot be calibrated: {', '.join(FAMILIES)} can"
-        return None, [Problem(what=what, remedy="Leave --rounding out.")]
+        return None, [Problem(what=what, remedy=remedy)]
     return read_decoder(summary, STAGE)
 
 

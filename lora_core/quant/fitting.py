@@ -9,6 +9,7 @@ the order of their sums does not follow the width of vector registers.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import attrs
 import numpy as np
@@ -62,6 +63,12 @@ def fitted(weight: Float32, grid: Grid) -> tuple[Int8, Float32]:
         found = scales[start : start + step] = fitted_scales(chunk, grid)
         integers[start : start + step] = grid.integers(chunk, found)
     return integers.reshape(weight.shape), scales.reshape(len(weight), -1)
+
+
+def dequantized(integers: npt.NDArray[np.integer[Any]], scales: Float32) -> Float32:
+    """Return the weight (rows, inputs) that integers stand for, with a scale for each group, (rows, groups)."""
+    groups = integers.reshape(*scales.shape, -1) * scales[..., None].astype(np.float32)
+    return np.asarray(groups.reshape(integers.shape), np.float32)
 
 
 def fitted_scales(groups: Float32, grid: Grid) -> Float32:

@@ -231,6 +231,18 @@ def test_layers_rounded_with_compensation_are_those_of_the_core_also_where_they_
     assert np.array_equal(torch.cat([part.weight.scale for part in parts]).float().numpy(), scales)
 
 
+@pytest.mark.parametrize("options", [{}, {"rounding": "compensated"}, {"dtype": "fp32"}])
+def test_rounding_tells_the_weights_of_the_quantized_base(exporter, tmp_path, options) -> None:
+    job = exporter.job([], policy=POLICY["c4w"], linear_split=False, **options)
+    prepared = base.prepare(job)
+    rounded, tensors = CoremlBackend().rounding(job, tmp_path, ignore), job.model.tensors()
+    for layer in (each for each in job.model.summary.layers if each.kind == "linear" and not each.is_output):
+        expected = prepared.module.get_submodule(prepared.paths[layer.name]).weight.dequantize().float().numpy()
+        found = rounded(layer, tensors[f"{layer.name}.weight"].read())
+        # A product of float16 is rounded once more than one of float32: 2^-11.
+        assert np.abs(found - expected).max() <= 2.0**-11 * np.abs(expected).max(), layer.name
+
+
 def test_the_package_can_be_written_for_xcode(exporter) -> None:
     bundle = exporter.export(["shout"], emit_mlpackage=True)
     root = bundle.path / "mlpackage" / "partition_0" / "model.mlpackage"

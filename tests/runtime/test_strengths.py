@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from lora_core.errors import UsageError
+from lora_core.errors import UnsupportedError, UsageError
 from lora_core.runtime.strengths import Strengths
+from tests.runtime.conftest import CountingSession
 
 
 def told(**own: float) -> Strengths:
@@ -41,3 +42,8 @@ def test_unknown_adapters_and_strengths_that_are_no_numbers_are_refused() -> Non
         told(pirat=0.5)
     with pytest.raises(UsageError, match="finite number, not inf"):
         told(pirate=float("inf"))
+
+
+def test_a_session_whose_adapters_were_linked_at_their_strength_says_what_to_link(session: CountingSession) -> None:
+    with pytest.raises(UnsupportedError, match=r"linked at, so 'ab' cannot have 0\.5.*--adapter ab2=DIR@0\.5"):
+        session.strength("ab", 0.5)

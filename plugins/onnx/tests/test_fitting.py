@@ -14,7 +14,7 @@ from lora_core_onnx.graph.weights import quantize
 from lora_core_onnx.options import OnnxOptions
 
 import lora_core
-from lora_core.adapters.reference import AdapterReference
+from lora_core.adapters.reference import AdapterReference, CompositePart
 from lora_core.backend import ExportJob
 from lora_core.errors import AdapterError, ModelError, PolicyError, UsageError
 from lora_core.events import ignore
@@ -124,8 +124,9 @@ def test_another_base_refuses_it_added_or_exported(base: SimpleNamespace, fitted
 def test_it_has_one_strength(both: Path, fitted: Path) -> None:
     with pytest.raises(AdapterError, match=r"cannot have strength 0\.5"):
         lora_core.add(both, [AdapterReference(name="half", directory=fitted, strength=0.5)])
+    parts = (CompositePart(of=str(fitted), strength=0.5), CompositePart(of=str(fitted / "original"), strength=0.5))
     with pytest.raises(AdapterError, match="cannot be part of a composite"):
-        lora_core.add(both, [AdapterReference.from_text(f"mix=./{fitted}:0.5+./{fitted / 'original'}:0.5")])
+        lora_core.add(both, [AdapterReference(name="mix", parts=parts)])
 
 
 def test_converting_keeps_the_mark(fitted: Path, base: SimpleNamespace, tmp_path: Path) -> None:
@@ -190,10 +191,10 @@ def test_rounding_tells_the_integers_that_are_stored(tmp_path: Path, bits: int) 
 
 
 def test_the_command_says_how_to_go_on(
-    base: SimpleNamespace, adapter: SimpleNamespace, rounded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    base: SimpleNamespace, adapter: SimpleNamespace, rounded: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     from lora_core.cli.main import main
 
     words = [rounded, f"own={adapter.directory}", "--model", base.directory, "-o", tmp_path / "own"]
     assert main(["fit-adapter", *map(str, words)]) == 0
-    assert f"lora-core add {rounded} --adapter own={tmp_path / 'own'}" in capsys.readouterr().out
+    assert f"lora-core add {rounded} --adapter own={tmp_path / 'own'}" in capfd.readouterr().out

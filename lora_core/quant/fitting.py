@@ -23,6 +23,8 @@ Narrow = Callable[[Float32], Float32]
 _SMALLEST = np.float32(np.finfo(np.float32).eps)
 _CHUNK = 1 << 18  # weights that are looked at together: they stay in the cache
 _ROUNDS = 20
+_FACTORS = np.linspace(0.4, 1.2, 33, dtype=np.float32)
+"""Of the scale that brings the largest weight of a group to the end of the grid."""
 
 
 def as_stored(values: Float32) -> Float32:
@@ -88,6 +90,21 @@ def fitted_scales(groups: Float32, grid: Grid) -> Float32:
         rows, groups = rows[moved], groups[moved]  # what does not move any more never will
     narrowed: Float32 = grid.narrow(scales)
     return narrowed
+
+
+def weighted_scales(groups: Float32, importance: npt.NDArray[np.floating[Any]], grid: Grid) -> Float32:
+    """Return for each row of `groups` (groups, group) the scale, of some that follow from its largest weight, with the
+    least squared error, each input's counted by its `importance` (group).
+    """
+    largest = np.abs(groups).max(axis=1) / np.float32(-grid.lowest)
+    scales = np.empty(len(groups), np.float32)
+    least = np.full(len(groups), np.inf)
+    for factor in _FACTORS:
+        tried = grid.narrow(np.maximum(largest * factor, _SMALLEST))
+        errors = np.square(grid.integers(groups, tried) * tried[:, None] - groups) @ importance
+        better = errors < least
+        scales[better], least[better] = tried[better], errors[better]
+    return scales
 
 
 def _folded(combine: np.ufunc, values: Float32) -> Float32:

@@ -109,6 +109,14 @@ def test_a_policy_quantizes_the_base_and_leaves_lora_alone(exporter, policy: str
     assert 64 * 96 * 2 not in sizes
 
 
+@pytest.mark.parametrize("policy", ["c4w", "b4w"])
+def test_a_head_of_8_bits_that_is_tied_to_its_embedding_is_stored_with_it(exporter, policy: str) -> None:
+    blobs = list(CoremlBackend().sharing.blobs(exporter.export(["shout"], policy=POLICY[policy])))
+    (table,) = (blob for blob in blobs if blob.size == 160 * 64)
+    assert table.methods == {"forward", "shout"}
+    assert 160 * 64 // 2 not in {blob.size for blob in blobs}  # what a head of 4 bits would be
+
+
 def test_layers_that_a_group_size_does_not_divide_are_told(exporter) -> None:
     wide = attrs.evolve(POLICY["b4w"].linear, group_size=64)  # down_proj takes 96 features
     bundle = exporter.export([], policy=attrs.evolve(POLICY["b4w"], linear=wide, output=None))

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from lora_core.backend import ExportJob, RoundWeight
 from lora_core.events import Emit
 from lora_core.layers import LayerInfo
+from lora_core.preparation.rounded import RoundedLayers
 from lora_core.quant.fitting import bfloat16, dequantized
 from lora_core_xnnpack.quant import quantized_layer
 
@@ -19,7 +20,7 @@ Float32 = npt.NDArray[np.float32]
 def rounding(job: ExportJob, work: Path, emit: Emit) -> RoundWeight:
     """Return what gives the weights of `job`'s linear layers; those rounded with compensation are kept in `work`."""
     assignment = job.policy.assign(job.model.summary.layers)
-    kept = job.options.how_to_round.into(job.model, assignment, work, emit)
+    kept: RoundedLayers | None = job.options.how_to_round.into(job.model, assignment, work, emit)
     known = frozenset(kept.names) if kept is not None else frozenset()
 
     def rounded(layer: LayerInfo, weight: Float32) -> Float32:

@@ -1,6 +1,6 @@
 """How far an adapter can make up for the 4 bits of its base: divergence before and after fitting A and B.
 
-    python benchmarks/fitted_adapter.py build/models/SmolLM2-135M-Instruct ADAPTER [--rank N ...] [--compensated]
+    python benchmarks/fitted_adapter.py build/models/SmolLM2-135M-Instruct ADAPTER [--rank N ...] [--compensated] [--how weights]
 
 Weights as `four_bits.py` has them, without a runtime. At each slot, in the order of the layers, A and B become those of
 their rank that least squares choose for the inputs of calibration texts, in closed form (reduced-rank regression):
@@ -40,6 +40,7 @@ from lora_core.quant.fitting import fitted
 
 Array = Any
 Visit = Callable[[str, Array, Array], Array]
+HOW = ("weights", "outputs")
 _RIDGE = 0.01
 
 
@@ -79,6 +80,7 @@ def main() -> None:
     parser.add_argument("adapter", type=Path)
     parser.add_argument("--rank", type=int, nargs="*", default=[0], help="0: that of each slot (default)")
     parser.add_argument("--compensated", action="store_true")
+    parser.add_argument("--how", nargs="*", choices=HOW, default=HOW)
     chosen = parser.parse_args()
     model = HfModelSource().open(str(chosen.model))
     adapter = PeftFormat().read("adapter", chosen.adapter, model.summary)
@@ -126,7 +128,7 @@ def main() -> None:
     print("| A and B | KL | top-1 | CPU s |\n|---|---|---|---|", flush=True)
     told("as they are", deltas, base, 0)
     for rank in chosen.rank:
-        for how in ("weights", "outputs"):
+        for how in chosen.how:
             start, own = time.process_time(), {}
 
             def fit(

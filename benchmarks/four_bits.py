@@ -46,11 +46,13 @@ EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
 LONGEST_PROMPT = 512
 STORED: Mapping[str, tuple[tuple[str, str | None, Mapping[str, str]], ...]] = {
-    "coreml": tuple(
-        (policy, head, options)
-        for policy in ("c4w", "b4w")
-        for head in (None, "8,0")
-        for options in ({}, {"rounding": "compensated"})
+    "coreml": (
+        ("c4w", "4,0", {}),
+        ("c4w", None, {}),
+        ("c4w", None, {"rounding": "compensated"}),
+        ("b4w", "4,32", {}),
+        ("b4w", None, {}),
+        ("b4w", None, {"rounding": "compensated"}),
     ),
     "onnx": (("4w", None, {}), ("4w", "8,32", {})),
     "xnnpack": (("8da4w", None, {}), ("8da4w", None, {"rounding": "compensated"})),

@@ -1,6 +1,6 @@
 """How far an adapter can make up for the 4 bits of its base: divergence before and after fitting A and B.
 
-    python benchmarks/fitted_adapter.py build/models/SmolLM2-135M-Instruct ADAPTER [--rank N ...] [--compensated] [--how weights]
+    python benchmarks/fitted_adapter.py MODEL ADAPTER [--rank N ...] [--compensated] [--how weights]
 
 Weights as `four_bits.py` has them, without a runtime. At each slot, in the order of the layers, A and B become those of
 their rank that least squares choose for the inputs of calibration texts, in closed form (reduced-rank regression):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +28,7 @@ from lora_core.pipeline.convert import refuse_occupied, write_directory
 from lora_core.pipeline.given import adapter_formats, located
 from lora_core.preparation.fitted_updates import FittedUpdates, fitted_updates
 from lora_core.preparation.prompts import prompts_for
+from lora_core.temporary import temporary_directory
 from lora_core.verification.stored import recorded_policy
 
 if TYPE_CHECKING:
@@ -82,8 +82,8 @@ def fit_adapter(
         policy=recorded_policy(bundle.manifest.policy),
         options=hub.options(bundle.manifest.backend, bundle.manifest.options),
     )
-    with tempfile.TemporaryDirectory(prefix="lora-core-fit-") as work:
-        round_weight = backend.rounding(job, Path(work), emit)
+    with temporary_directory("fit") as work:
+        round_weight = backend.rounding(job, work, emit)
         fitted = fitted_updates(handle, adapter, rounded, round_weight, prompts, rank=rank, emit=emit)
     made = attrs.evolve(adapter, updates=fitted.updates, fitted_for=bundle.manifest.foundation)
     write_directory(out, lambda directory: _write(made, adapter, reference, directory), emit)

@@ -1,12 +1,12 @@
 """How far an adapter can make up for the 4 bits of its base: divergence before and after fitting A and B.
 
-    python benchmarks/fitted_adapter.py build/models/SmolLM2-135M-Instruct ADAPTER [--rank N ...] [--compensated]
+    python benchmarks/fitted_adapter.py MODEL ADAPTER [--rank N ...] [--compensated] [--how weights]
 
 Weights as `four_bits.py` has them, without a runtime. At each slot, in the order of the layers, A and B become those of
 their rank that least squares choose for the inputs of calibration texts, in closed form (reduced-rank regression):
 
 - `weights`: B'A' nearest to W + BA - Q, Q being the rounded weight, in the metric of the inputs that the rounded model
-  gives the layer;
+  gives the layer: what `lora-core fit-adapter` does;
 - `outputs`: the outputs of the layer nearest to those that it has in full precision with the adapter, so that errors of
   the inputs are made up for too (ridge of 1 % of the mean square).
 
@@ -33,12 +33,14 @@ from lora_core.events import ignore
 from lora_core.models.base import ModelHandle
 from lora_core.models.hf import HfModelSource
 from lora_core.preparation.decoder import CalibratedDecoder
+from lora_core.preparation.fitted_updates import nearest
 from lora_core.preparation.prompts import calibration_prompts
 from lora_core.preparation.rounded import decoder_of, round_layers
 from lora_core.quant.fitting import fitted
 
 Array = Any
 Visit = Callable[[str, Array, Array], Array]
+HOW = ("weights", "outputs")
 _RIDGE = 0.01
 
 
@@ -58,11 +60,10 @@ class Runner:
         return log_probabilities(self.run(prompts, visit) @ (self.head if exact else eight_bits(self.head)).T)
 
 
-def nearest(delta: Array, inputs: Array, rank: int) -> Array:
+def projected(delta: Array, inputs: Array, rank: int) -> Array:
     """Return the matrix of `rank` whose products with `inputs` (tokens, in) are nearest to those of `delta`."""
-    _, _, directions = np.linalg.svd(inputs @ delta.T, full_matrices=False)
-    kept = directions[:rank]
-    return kept.T @ (kept @ delta)
+    a, b, _ = nearest(delta, inputs, rank)
+    return b.astype(np.float64) @ a
 
 
 def regressed(target: Array, inputs: Array, start: Array, rank: int) -> Array:
@@ -70,7 +71,7 @@ def regressed(target: Array, inputs: Array, start: Array, rank: int) -> Array:
     moment = inputs.T @ inputs
     moment += np.eye(len(moment)) * (_RIDGE * np.trace(moment) / len(moment))
     better = start + np.linalg.solve(moment, inputs.T @ (target - inputs @ start.T)).T
-    return nearest(better, inputs, rank)
+    return projected(better, inputs, rank)
 
 
 def main() -> None:
@@ -79,6 +80,7 @@ def main() -> None:
     parser.add_argument("adapter", type=Path)
     parser.add_argument("--rank", type=int, nargs="*", default=[0], help="0: that of each slot (default)")
     parser.add_argument("--compensated", action="store_true")
+    parser.add_argument("--how", nargs="*", choices=HOW, default=HOW)
     chosen = parser.parse_args()
     model = HfModelSource().open(str(chosen.model))
     adapter = PeftFormat().read("adapter", chosen.adapter, model.summary)
@@ -126,7 +128,7 @@ def main() -> None:
     print("| A and B | KL | top-1 | CPU s |\n|---|---|---|---|", flush=True)
     told("as they are", deltas, base, 0)
     for rank in chosen.rank:
-        for how in ("weights", "outputs"):
+        for how in chosen.how:
             start, own = time.process_time(), {}
 
             def fit(
@@ -135,7 +137,7 @@ def main() -> None:
                 if name in deltas:
                     delta, size = weight + deltas[name] - base[name], rank or len(updates[name][0])
                     if how == "weights":
-                        own[name] = nearest(delta, inputs, size)
+                        own[name] = projected(delta, inputs, size)
                     else:
                         target = outputs[name] - inputs @ base[name].T
                         own[name] = regressed(target, inputs, delta, size)

@@ -1,12 +1,14 @@
 """What 4-bit weights cost by how they are rounded: divergence from full precision, without a runtime.
 
-    python benchmarks/four_bits.py build/models/SmolLM2-135M-Instruct [--rotated]
+    python benchmarks/four_bits.py build/models/SmolLM2-135M-Instruct [--rotated | --stored coreml|onnx|xnnpack]
 
 The linear layers of a Llama-like checkpoint in groups of 32 with bfloat16 scales and a head of 8 bits, as 8da4w stores
 them, but activations are not rounded. Base and rounded base run on TEXT in float64 (`lora_core.preparation.decoder`).
 Prints a row as soon as it is known: KL divergence of all next tokens (mean, median), agreement of the most likely
 token, and the CPU seconds of rounding all linear layers (OMP_NUM_THREADS=1 for those of one thread). With `--rotated`
-the residual stream is turned first, as the simulator turns it (gains folded, head and embedding two matrices).
+the residual stream is turned first, as the simulator turns it (gains folded, head and embedding two matrices). With
+`--stored` the rows are policies of a backend, with the weights that it says its programs have (`Backend.rounding`),
+head and embedding as they are stored, and the bytes of all of these.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ import attrs
 import numpy as np
 from tokenizers import Tokenizer
 
+from lora_core.backend import ExportJob
 from lora_core.events import ignore
+from lora_core.hub import PluginHub
 from lora_core.layers import ModelSummary
 from lora_core.models.base import ModelHandle
 from lora_core.models.hf import HfModelSource
@@ -30,6 +34,8 @@ from lora_core.preparation.decoder import CalibratedDecoder
 from lora_core.preparation.prompts import calibration_prompts
 from lora_core.preparation.rounded import decoder_of, round_layers
 from lora_core.quant.fitting import Grid, bfloat16, fitted
+from lora_core.quant.policies import parse_policy
+from lora_core.quant.policy import Scheme
 
 Array = Any
 Rounded = tuple[Array, Array]
@@ -39,6 +45,19 @@ GRID = Grid(lowest=-8, highest=7, group=32, narrow=bfloat16)
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
 LONGEST_PROMPT = 512
+STORED: Mapping[str, tuple[tuple[str, str | None, Mapping[str, str]], ...]] = {
+    "coreml": (
+        ("c4w", "4,0", {}),
+        ("c4w", None, {}),
+        ("c4w", None, {"rounding": "compensated"}),
+        ("b4w", "4,32", {}),
+        ("b4w", None, {}),
+        ("b4w", None, {"rounding": "compensated"}),
+    ),
+    "onnx": (("4w", None, {}), ("4w", "8,32", {})),
+    "xnnpack": (("8da4w", None, {}), ("8da4w", None, {"rounding": "compensated"})),
+}
+"""What `--stored` measures: policies with heads and export options."""
 FACTORS = np.linspace(0.75, 1.15, 21, dtype=np.float32)
 """Of the scale by range; the best of them is the scale with the least squared error."""
 TEXT = (
@@ -87,6 +106,19 @@ def restored(rounded: Rounded) -> Array:
 def eight_bits(weight: Array) -> Array:
     scales = np.maximum(np.abs(weight).max(axis=1, keepdims=True) / 127.5, 1e-9)
     return np.clip(np.rint(weight / scales), -128, 127) * scales
+
+
+def weighted(weight: Array, importance: Array) -> Rounded:
+    """Round at scales that fit each group in the metric of the mean squares of its inputs."""
+    groups = weight.reshape(-1, GRID.group)
+    counted = np.tile(importance.reshape(-1, GRID.group), (len(weight), 1)).astype(np.float32)
+    scales = np.maximum(np.abs(groups).max(axis=1) / np.float32(-GRID.lowest), np.float32(1e-9))
+    for _ in range(20):
+        integers = GRID.integers(groups, scales)
+        products, squares = (counted * groups * integers).sum(axis=1), (counted * integers * integers).sum(axis=1)
+        scales = np.maximum(products / np.maximum(squares, np.float32(1e-30)), np.float32(1e-9))
+    scales = bfloat16(scales)
+    return GRID.integers(groups, scales).astype(np.int8).reshape(weight.shape), scales.reshape(len(weight), -1)
 
 
 def log_probabilities(logits: Array) -> Array:
@@ -155,12 +187,30 @@ class Judge:
         print(f"rotated, nothing rounded: logits differ by {np.abs(unchanged - self._exact).max():.1e}", flush=True)
         self._head = eight_bits(head)
 
+    def inputs(self, prompts: list[Array]) -> dict[str, Array]:
+        """Return the mean squares of each layer's inputs in full precision on `prompts`."""
+        found: dict[str, Array] = {}
+
+        def observed(name: str, inputs: Array, weight: Array) -> Array:
+            found[name] = np.square(inputs).mean(axis=0)
+            return weight
+
+        CalibratedDecoder.over(self._architecture, self._tensors, prompts, observed).run(prompts)
+        return found
+
     def row(self, layers: Callable[[str], Rounded | None]) -> str:
         def stored(name: str, weight: Array) -> Array:
             rounded = layers(name)
             return weight if rounded is None else restored(rounded)
 
-        own = self._run(stored, self._head)
+        return self._told(self._run(stored, self._head))
+
+    def stored(self, weights: Callable[[str, Array], Array], embedding: Array, head: Array) -> str:
+        """Return the row of weights as they are given, tokens read from another `embedding`."""
+        self._tensors = {**self._tensors, EMBEDDING: Turned(lambda: embedding)}
+        return self._told(self._run(weights, head))
+
+    def _told(self, own: Array) -> str:
         divergences = (np.exp(self._exact) * (self._exact - own)).sum(axis=1)
         equal = (self._exact.argmax(axis=1) == own.argmax(axis=1)).mean()
         return f"{divergences.mean():.3f} ({np.median(divergences):.3f}) | {equal:.1%}"
@@ -172,7 +222,48 @@ class Judge:
         return log_probabilities(decoder.run(self._prompts) @ head.T)
 
 
-def ways(model: ModelHandle, work: Path) -> Iterator[tuple[str, Callable[[str], Rounded | None], float]]:
+def policies(model: ModelHandle, judge: Judge, backend: str) -> Iterator[str]:
+    """Yield the row of each policy of `STORED`."""
+    hub, layers, tensors = PluginHub(), model.summary.layers, model.tensors()
+    by_name = {layer.name: layer for layer in layers}
+    head = next(layer for layer in layers if layer.is_output)
+    table = tensors[EMBEDDING].read()
+    for name, more, options in STORED[backend]:
+        policy = parse_policy(name, hub.policies, head=more)
+        job = ExportJob(model=model, adapters=(), plans=(), policy=policy, options=hub.options(backend, options))
+        schemes = policy.assign(layers).schemes
+        start = time.process_time()
+        with tempfile.TemporaryDirectory() as work:
+            rounded = hub.backend(backend).rounding(job, Path(work), ignore)
+
+            def weight(layer: str, given: Array, rounded: Any = rounded) -> Array:
+                return rounded(by_name[layer], given.astype(np.float32)).astype(np.float64)
+
+            read = rounded(head, table if head.tied_to else tensors[HEAD].read()).astype(np.float64)
+            rows = eight_bits(table) if (scheme := policy.embedding) is not None and scheme.bits == 8 else table
+            found = judge.stored(weight, rows, read)
+        spent = time.process_time() - start
+        said = " ".join(
+            [f"`{name}`", *([f"`--head {more}`"] if more else []), *(f"`--{k} {v}`" for k, v in options.items())]
+        )
+        yield f"| {said} | {stored_bytes(model, schemes) / 1e6:.1f} MB | {found} | {spent:.0f} |"
+
+
+def stored_bytes(model: ModelHandle, schemes: Mapping[str, Scheme | None]) -> float:
+    """Return the bytes of linear layers, head and embedding: scales in 2 bytes, a tied head of equal bits once."""
+    total = 0.0
+    for layer in model.summary.layers:
+        scheme, tied = schemes[layer.name], schemes.get(layer.tied_to or "")
+        if layer.tied_to and (scheme and (scheme.bits, scheme.group_size)) == (tied and (tied.bits, tied.group_size)):
+            continue
+        count, bits = layer.in_features * layer.out_features, scheme.bits if scheme else 32
+        rows = layer.in_features if layer.kind == "embedding" else layer.out_features
+        groups = count // scheme.group_size if scheme and scheme.group_size else rows
+        total += count * bits / 8 + (2 * groups if bits < 16 else 0)
+    return total
+
+
+def ways(model: ModelHandle, work: Path, judge: Judge) -> Iterator[tuple[str, Callable[[str], Rounded | None], float]]:
     """Yield each way of rounding: its name, what it makes of a layer, and the CPU seconds that it took for all."""
     tensors = model.tensors()
     names = [layer.name for layer in model.summary.layers if layer.kind == "linear" and not layer.is_output]
@@ -188,6 +279,10 @@ def ways(model: ModelHandle, work: Path) -> Iterator[tuple[str, Callable[[str], 
     rows = next(layer.in_features for layer in model.summary.layers if layer.kind == "embedding")
     prompts = calibration_prompts(None, model.tokenizer, rows, LONGEST_PROMPT)
     start = time.process_time()
+    seen = judge.inputs(prompts)
+    layers = {layer: weighted(tensors[f"{layer}.weight"].read(), seen[layer]) for layer in names}
+    yield "`fitted` in the metric of the inputs' mean squares, not offered", layers.get, time.process_time() - start
+    start = time.process_time()
     kept = round_layers(model, dict.fromkeys(names, GRID), prompts, work, ignore)
     spent = time.process_time() - start
     count = sum(map(len, prompts))
@@ -198,19 +293,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("--rotated", action="store_true", help="turn the residual stream first")
+    parser.add_argument("--stored", choices=STORED, help="measure the policies of a backend as it stores them")
     chosen = parser.parse_args()
     model = HfModelSource().open(str(chosen.model))
     tokenizer = Tokenizer.from_file(str(chosen.model / "tokenizer.json"))
     prompts = [np.asarray(tokenizer.encode(text).ids, np.int64) for text in TEXT]
     print(f"{sum(map(len, prompts))} tokens", flush=True)
     judge = Judge(model, prompts)
+    if chosen.stored:
+        print("| policy | bytes | KL | top-1 | CPU s |\n|---|---|---|---|---|", flush=True)
+        for row in policies(model, judge, chosen.stored):
+            print(row, flush=True)
+        return
     base: Any = model
     if chosen.rotated:
         base = RotatedModel(model)
         judge.turn(base)
     print("| scales and rounding | KL | top-1 | CPU s |\n|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as work:
-        for name, layers, seconds in ways(base, Path(work)):
+        for name, layers, seconds in ways(base, Path(work), judge):
             print(f"| {name} | {judge.row(layers)} | {seconds:.0f} |", flush=True)
 
 

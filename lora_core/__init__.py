@@ -1,8 +1,9 @@
 """One base model, any number of LoRA adapters, files that on-device runtimes load.
 
-The library face: `export`, `add`, `remove`, `convert`, `catalogue`, `pack`, `pack_all`, `ship`, `inspect`, `open`,
-`verify` and `bench`. Importing this package imports nothing heavy; each function imports what it needs. Every error is
-a `lora_core.errors.LoraCoreError`; progress comes as events (`lora_core.events`) to `emit`; nothing is printed.
+The library face: `export`, `add`, `remove`, `convert`, `fit_adapter`, `catalogue`, `pack`, `pack_all`, `ship`,
+`inspect`, `open`, `verify` and `bench`. Importing this package imports nothing heavy; each function imports what it
+needs. Every error is a `lora_core.errors.LoraCoreError`; progress comes as events (`lora_core.events`) to `emit`;
+nothing is printed.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from lora_core.hub import PluginHub
     from lora_core.models.base import ModelHandle
     from lora_core.pipeline.catalogue import CatalogueEntry
+    from lora_core.pipeline.fit_adapter import FittedAdapter
     from lora_core.pipeline.inspect import InspectReport
     from lora_core.pipeline.packing import PackedAdapter
     from lora_core.pipeline.shipping import Shipment
@@ -41,6 +43,7 @@ __all__ = [
     "catalogue",
     "convert",
     "export",
+    "fit_adapter",
     "inspect",
     "open",
     "pack",
@@ -179,6 +182,55 @@ def convert(
     from lora_core.pipeline.convert import convert as run
 
     return run(Path(adapter), Path(out), model=model, download=download, force=force, emit=emit, hub=_hub(hub))
+
+
+def fit_adapter(
+    bundle: str | Path | Bundle,
+    adapter: AdapterReference | str | Path,
+    model: str | Path | ModelHandle,
+    *,
+    out: str | Path,
+    calibration: str | Path | None = None,
+    rank: int | None = None,
+    source: str | None = None,
+    download: bool = False,
+    force: bool = False,
+    emit: Emit = ignore,
+    hub: PluginHub | None = None,
+) -> FittedAdapter:
+    """Choose A and B of `adapter` anew, so that they also make up for what rounding lost in the base of `bundle`, and
+    write them as the PEFT directory `out`, which `add` and `export` take for this foundation alone.
+
+    `adapter` is a directory, or a reference (which can have a strength, or be a composite). `model` is the base that
+    the bundle was exported from. On prompts of `calibration` (as the export option of that name takes them; None: a
+    built-in set), each slot's A and B become those of their rank, or of `rank`, by which the rounded layer's outputs
+    are nearest to those of the full layer with the adapter. `out` also holds what was fitted, as `original`, which
+    `verify` compares with. An existing `out` is refused unless `force` replaces it.
+
+    Raises `UsageError`, `AdapterError`, `ModelError` (another base, or one of a family that cannot be run for it),
+    `PolicyError` for a base that is not rounded, `UnsupportedError` (a backend that does not tell how it rounds,
+    updates that are not LoRA), `InputError` for prompts that cannot be read, or `StorageError`; `out` is then
+    untouched.
+    """
+    from lora_core.adapters.names import safe_name
+    from lora_core.adapters.reference import AdapterReference
+    from lora_core.pipeline.fit_adapter import fit_adapter as run
+
+    if not isinstance(adapter, AdapterReference):
+        adapter = AdapterReference(name=safe_name(Path(adapter).resolve().stem), directory=Path(adapter))
+    return run(
+        _path(bundle),
+        adapter,
+        model,
+        Path(out),
+        calibration=None if calibration is None else Path(calibration),
+        rank=rank,
+        source=source,
+        download=download,
+        force=force,
+        emit=emit,
+        hub=_hub(hub),
+    )
 
 
 def catalogue(

@@ -5,9 +5,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import attrs
 
@@ -17,12 +17,19 @@ from lora_core.adapters.slots.plan import SlotPlan
 from lora_core.bundle.bundle import Bundle, Method
 from lora_core.errors import Problem, UnsupportedError
 from lora_core.events import Emit, Estimated
+from lora_core.layers import LayerInfo
 from lora_core.models.base import ModelHandle
 from lora_core.quant.policy import QuantPolicy
 from lora_core.sharing.blobs import WeightSharing
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from lora_core.runtime.session import Session
+
+RoundWeight: TypeAlias = "Callable[[LayerInfo, npt.NDArray[np.float32]], npt.NDArray[np.float32]]"
+"""Given a linear layer and its weight (out_features, in_features): the weight that programs compute with."""
 
 
 @attrs.frozen(kw_only=True)
@@ -150,6 +157,17 @@ class Backend(ABC):
         raise UnsupportedError(
             f"Backend {bundle.manifest.backend!r} does not give the matrices of adapter {name!r} back.",
             remedy=f"Pack it from its directory: {name}=DIR.",
+        )
+
+    def rounding(self, job: ExportJob, work: Path, emit: Emit) -> RoundWeight:
+        """Return what a linear layer's weight becomes in the programs of `job`, whose adapters do not matter, as a
+        function of the layer: adapters are fitted to what rounding lost of it (`lora-core fit-adapter`).
+
+        It is called for layers that the policy quantizes. `work` is an empty directory for as long as it is in use,
+        where the base may be rounded as a whole first. Raises `UnsupportedError` by default.
+        """
+        raise UnsupportedError(
+            "Backend does not tell what it makes of a base's weights, so nothing can be fitted to it."
         )
 
     def open(self, bundle: Bundle, options: Any) -> Session:

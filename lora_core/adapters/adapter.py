@@ -39,7 +39,8 @@ class Adapter:
 
     `updates` are in natural order of their module names, each module once for each kind. `digest` is the SHA-256 hex of
     what was read (weights and configuration); `source` says where it came from, for messages only, and is never stored
-    in a bundle. `base_model` is PEFT's `base_model_name_or_path`, if it was given.
+    in a bundle. `base_model` is PEFT's `base_model_name_or_path`, if it was given. `fitted_for` is the fingerprint of
+    the foundation whose rounding the adapter makes up for (`lora-core fit-adapter`), None for one as it was trained.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Adapter:
     digest: str
     source: str
     base_model: str | None = None
+    fitted_for: str | None = None
 
     def scaled(self, strength: float) -> Adapter:
         """Return this adapter with its effect times `strength`; the digest tells the strength, 1 changes nothing."""

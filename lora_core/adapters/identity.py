@@ -1,10 +1,12 @@
-"""Whether an adapter says it belongs to another base."""
+"""Whether an adapter says it belongs to another base, or to the rounding of another."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from lora_core.adapters.adapter import Adapter
+from lora_core.errors import AdapterError, Problem
 from lora_core.layers import ModelSummary
 
 # What copies of one model are called by: how they are quantized, for which library, in which type.
@@ -34,6 +36,23 @@ def other_base(adapter: Adapter, base: ModelSummary) -> str | None:
         f"{' or '.join(repr(identity) for identity in base.identities)}. If that is another model, the adapter's "
         f"answers will be wrong. ({adapter.source}: base_model_name_or_path)"
     )
+
+
+def refuse_fitted_elsewhere(adapters: Iterable[Adapter], foundation: str) -> None:
+    """Raise `AdapterError` for adapters that make up for the rounding of another foundation than this fingerprint."""
+    problems = [
+        Problem(
+            what=f"Adapter {adapter.name!r} makes up for the rounding of foundation {adapter.fitted_for}, and this "
+            f"base is {foundation}: it would add errors instead",
+            where=adapter.source,
+            remedy="Give the adapter that it was made of (its directory `original`), or fit that to a bundle of this "
+            "base with lora-core fit-adapter.",
+        )
+        for adapter in adapters
+        if adapter.fitted_for not in (None, foundation)
+    ]
+    if problems:
+        raise AdapterError(problems)
 
 
 def _names(identity: str) -> set[str]:

@@ -59,6 +59,13 @@ class _Reader:
     problems: list[Problem] = attrs.field(factory=list)
 
     def read(self, reference: AdapterReference) -> Adapter | None:
+        adapter = self._read(reference)
+        if adapter is not None and adapter.fitted_for is not None and reference.strength != 1:
+            self.problems.append(_fitted_whole(reference.name, adapter, f"have strength {reference.strength:g}"))
+            return None
+        return adapter
+
+    def _read(self, reference: AdapterReference) -> Adapter | None:
         try:
             if reference.weights is not None and reference.config is not None:
                 files = (reference.weights, reference.config)
@@ -78,7 +85,9 @@ class _Reader:
     def combine(self, reference: AdapterReference, stored: Mapping[str, Adapter | None]) -> Adapter | None:
         parts = [(self._part(reference, part, stored), part.strength) for part in reference.parts]
         adapters = [(adapter, strength * reference.strength) for adapter, strength in parts if adapter is not None]
-        if len(adapters) < len(parts):
+        fitted = [adapter for adapter, _ in adapters if adapter.fitted_for is not None]
+        self.problems += [_fitted_whole(reference.name, adapter, "be part of a composite") for adapter in fitted]
+        if fitted or len(adapters) < len(parts):
             return None
         try:
             return compose(reference.name, adapters)
@@ -121,6 +130,16 @@ def _composite_problems(references: Sequence[AdapterReference]) -> list[Problem]
                 what = f"Composite {reference.name!r} names {part.of!r}, which is a composite itself"
                 problems.append(Problem(what=what, remedy="Name the parts of that one instead."))
     return problems
+
+
+def _fitted_whole(name: str, adapter: Adapter, wish: str) -> Problem:
+    return Problem(
+        what=f"Adapter {name!r} was fitted to a rounded base as a whole, so it cannot {wish}: what it makes up for is "
+        "there once",
+        where=adapter.source,
+        remedy="Fit what you want, from its directory `original`: lora-core fit-adapter takes strengths and "
+        "composites.",
+    )
 
 
 def _unrecognised(name: str, path: Path) -> Problem:

@@ -55,7 +55,7 @@ def add(
         _check(bundle, spec, references)
         if trust or any(reference.package for reference in references):
             _refuse_packages(bundle, backend, references, trust)
-        handle = None if model is None else _base_of(bundle, model, source, hub)
+        handle = None if model is None else base_of(bundle, model, source, hub)
         work = changing.out.parent / f"batches-{os.urandom(4).hex()}"
         work.mkdir()
         independent = backend.links_independently(bundle)
@@ -83,7 +83,7 @@ def _refuse_packages(
     refuse_packages(bundle, backend, references, Trust.read(trust) if trust else None)
 
 
-def _base_of(bundle: Bundle, model: str | Path | ModelHandle, source: str | None, hub: PluginHub) -> ModelHandle:
+def base_of(bundle: Bundle, model: str | Path | ModelHandle, source: str | None, hub: PluginHub) -> ModelHandle:
     """Open `model`, which must have the layers and weights of the bundle's base; raises `ModelError`."""
     from lora_core.models.weights_digest import weights_digest  # most calls need no base
     from lora_core.verification.files import same_model

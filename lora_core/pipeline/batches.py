@@ -9,7 +9,7 @@ from pathlib import Path
 import attrs
 
 from lora_core.adapters.format import AdapterFormat
-from lora_core.adapters.identity import other_base
+from lora_core.adapters.identity import other_base, refuse_fitted_elsewhere
 from lora_core.adapters.reading import read_adapters
 from lora_core.adapters.reference import AdapterReference
 from lora_core.adapters.slots.choice import place, place_alone
@@ -62,6 +62,7 @@ class LinkBatch:
                 if (contradiction := other_base(adapter, manifest.base)) is not None:
                     told.append(Warned(message=contradiction))
             refuse_kinds(spec, adapters)
+            refuse_fitted_elsewhere(adapters, manifest.foundation)
             told += inert(adapters)
             placed = place(adapters, manifest.plans) if spec.slot_plans else place_alone(adapters, manifest.base.layers)
             texts = AdapterTextReader(bundle).read(self.references)

@@ -11,7 +11,7 @@ import attrs
 
 from lora_core.adapters.adapter import Adapter
 from lora_core.adapters.format import AdapterFormat
-from lora_core.adapters.identity import other_base
+from lora_core.adapters.identity import other_base, refuse_fitted_elsewhere
 from lora_core.adapters.packages.reading import AdapterPackage
 from lora_core.adapters.reading import read_adapters
 from lora_core.adapters.slots.choice import place
@@ -93,6 +93,7 @@ class _Candidate:
                 if problems:
                     return Fit(bundle=where, problems=problems), adapter
             refuse_kinds(self.spec, [adapter])
+            refuse_fitted_elsewhere([adapter], manifest.foundation)
             plan = place([adapter], manifest.plans)[0].index if self.spec.slot_plans else 0
         except LoraCoreError as error:
             return Fit(bundle=where, problems=tuple(error.problems)), adapter

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,12 @@ if TYPE_CHECKING:
     from lora_core.hub import PluginHub
 
 
+def refuse_occupied(out: Path, *, force: bool) -> None:
+    """Raise `UsageError` if there is something at `out` that may not be replaced."""
+    if out.exists() and not force:
+        raise UsageError(f"There is something at {str(out)!r} already", remedy="Say --force to replace it.")
+
+
 def convert(
     adapter: Path,
     out: Path,
@@ -38,15 +44,14 @@ def convert(
     hub: PluginHub,
 ) -> Adapter:
     """Write `adapter` as the PEFT directory `out`; `lora_core.convert` documents arguments and errors."""
-    if out.exists() and not force:
-        raise UsageError(f"There is something at {str(out)!r} already", remedy="Say --force to replace it.")
+    refuse_occupied(out, force=force)
     name = safe_name(adapter.resolve().stem)
     (reference,) = located((AdapterReference(name=name, directory=adapter),), download=download)
     formats = adapter_formats(hub)
     with stage(emit, "Convert"):
         base = _base(reference, formats, model, hub)
         (read,) = read_adapters([reference], base, formats)
-        _write(read, out, emit)
+        write_directory(out, lambda made: write_peft(read, made), emit)
     return read
 
 
@@ -68,13 +73,13 @@ def _base(
     return surest.implied_base(path)
 
 
-def _write(adapter: Adapter, out: Path, emit: Emit) -> None:
-    """Write into a directory beside `out`, and put that in its place when it is whole."""
+def write_directory(out: Path, write: Callable[[Path], None], emit: Emit) -> None:
+    """Have `write` fill a directory beside `out`, and put that in its place when it is whole."""
     work = out.with_name(f".{out.name}.{os.urandom(4).hex()}")
     made = work / "made"
     with storage_errors("write", out), removed_afterwards(work):
         made.mkdir(parents=True)
-        write_peft(adapter, made)
+        write(made)
         with telling_of(out, emit):
             if out.is_dir():
                 exchange(made, out)

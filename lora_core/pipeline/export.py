@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from lora_core.adapters.identity import other_base
+from lora_core.adapters.identity import other_base, refuse_fitted_elsewhere
 from lora_core.adapters.reading import read_adapters
 from lora_core.adapters.slots.choice import PlacedAdapter, place, place_alone
 from lora_core.adapters.slots.plan import SlotPlan
@@ -66,6 +66,7 @@ def export(request: ExportRequest, out: Path, *, force: bool, emit: Emit, hub: P
     with creation(out, emit, force=force) as made:
         artifacts = maker.export(job, made.out, emit)
         blame(request.backend, unlinked(artifacts, job.adapters))
+        refuse_fitted_elsewhere((placed.adapter for placed in job.adapters), artifacts.foundation)
         with stage(emit, "Write the bundle"):
             return made.commit(_manifest(request.backend, job, texts, artifacts, made.out))
 

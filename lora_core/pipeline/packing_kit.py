@@ -11,7 +11,7 @@ import attrs
 
 from lora_core.adapters.adapter import Adapter
 from lora_core.adapters.format import AdapterFormat
-from lora_core.adapters.identity import other_base
+from lora_core.adapters.identity import other_base, refuse_fitted_elsewhere
 from lora_core.adapters.packages.header import VERSION
 from lora_core.adapters.packages.writing import Source
 from lora_core.adapters.reading import read_adapters
@@ -93,6 +93,7 @@ class PackingKit:
         """Read an adapter and put it on the plan that it uses; raises as `lora_core.pack`."""
         (adapter,) = read_adapters([reference], self.base, formats, reserved=self.spec.reserved)
         refuse_kinds(self.spec, [adapter])
+        refuse_fitted_elsewhere([adapter], self.foundation)
         placed = place([adapter], self.plans) if self.spec.slot_plans else place_alone([adapter], self.base.layers)
         index = placed[0].index
         texts = AdapterTextReader(self.text).read([reference])

@@ -19,6 +19,7 @@ from lora_core.limits import limits_for
 from lora_core.models.base import ModelHandle
 from lora_core.models.text.stored import files_in
 from lora_core.models.weights_digest import weights_digest
+from lora_core.pipeline.as_trained import as_trained
 from lora_core.pipeline.given import adapter_formats, adapter_references, located, open_model
 from lora_core.pipeline.peft_forms import PeftForms
 from lora_core.runtime.run import context_len
@@ -67,6 +68,10 @@ def verify(
     formats = adapter_formats(hub, handle)
     read = read_adapters(references, handle.summary, formats)
     given = {adapter.name: adapter for adapter in read if adapter.name in _names(bundle)}
+    trained = as_trained(references, read)
+    wanted = given
+    if trained != references:
+        wanted = {each.name: each for each in read_adapters(trained, handle.summary, formats) if each.name in given}
     told = hub.session_options(spec.name, settings.session)
     limits = limits_for(bundle.manifest.policy, spec.limits)
     with stage(emit, "Check the files"):
@@ -85,8 +90,8 @@ def verify(
         return report.with_findings([found("runs", "bundle", [str(error)])])
     with session, temporary_directory("verify") as scratch:
         forms = PeftForms(base=handle.summary, formats=formats, scratch=scratch)
-        comparable = references if settings.reference == "eager" else forms.of(references)
-        return _measure(report, session, handle, comparable, given, emit)
+        comparable = trained if settings.reference == "eager" else forms.of(trained)
+        return _measure(report, session, handle, comparable, wanted, emit)
 
 
 def _check_files(bundle: Bundle, backend: Backend, handle: ModelHandle, given: Mapping[str, Adapter]) -> list[Finding]:

@@ -16,6 +16,7 @@ COMMANDS = {
     "add": "Link adapters into a bundle, in milliseconds.",
     "remove": "Remove adapters from a bundle.",
     "convert": "Write an adapter of any format as PEFT saves it.",
+    "fit-adapter": "Let an adapter make up for a rounded base.",
     "list": "List adapters of a directory and what they fit.",
     "pack": "Write one adapter as a package.",
     "pack-all": "Write a package for every adapter of a source.",

@@ -75,6 +75,7 @@ PUBLIC: Mapping[str, str] = {
     "lora_core.quant.undivided": "how to tell of layers that a group size does not divide",
     "lora_core.runtime.session": "the interface of sessions",
     "lora_core.runtime.selection": "an adapter, one at a strength, or several at once, as sessions are asked for them",
+    "lora_core.runtime.strengths": "strengths that adapters of a session have from now on",
     "lora_core.runtime.kv_cache": "the rule of who owns a KV cache",
     "lora_core.runtime.memory": "the memory of this process",
     "lora_core.sharing.blobs": "blobs and the interface of weight sharing",

@@ -1,1 +1,1 @@
-"""A base made ready for coarse grids before a backend quantizes it: calibrated, rounded with compensation."""
+"""A base made ready for coarse grids before a backend quantizes it, and adapters fitted to what became of it."""

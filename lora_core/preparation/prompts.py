@@ -12,11 +12,12 @@ from lora_core.errors import InputError
 from lora_core.intake.files import read_regular
 from lora_core.intake.limits import TABLE, TOKENIZER
 from lora_core.intake.plain_json import read_json
-from lora_core.models.base import TokenizerFiles
+from lora_core.models.base import ModelHandle, TokenizerFiles
 from lora_core.models.text.calling import tokenizing
 from lora_core.models.text.tokenizer import parse_tokenizer
 
 Tokens = npt.NDArray[np.int64]
+_LONGEST_PROMPT = 512
 
 BUILT_IN = (
     ("What is the capital of Italy?", "The capital of Italy is Rome."),
@@ -56,6 +57,12 @@ BUILT_IN = (
     ),
     ("What is the largest ocean?", "THE PACIFIC OCEAN IS THE LARGEST OCEAN ON EARTH!"),
 )
+
+
+def prompts_for(model: ModelHandle, source: str | None) -> list[Tokens]:
+    """Return the prompts for the layers of `model`, as `calibration_prompts` does, each at most 512 tokens."""
+    rows = next(layer.in_features for layer in model.summary.layers if layer.kind == "embedding")
+    return calibration_prompts(source, model.tokenizer, rows, _LONGEST_PROMPT)
 
 
 def calibration_prompts(

@@ -18,7 +18,7 @@ from lora_core.models.base import ModelHandle
 from lora_core.models.decoders import read_decoder
 from lora_core.preparation.compensation import compensated, inverse_factor
 from lora_core.preparation.decoder import CalibratedDecoder, Tokens
-from lora_core.quant.fitting import Float32, Grid, Int8, fitted_scales
+from lora_core.quant.fitting import Float32, Grid, Int8, dequantized, weighted_scales
 
 Array = npt.NDArray[Any]
 STAGE = "Round with compensation"
@@ -36,6 +36,11 @@ class RoundedLayers:
         """Return copies of the integers and scales of some rows of a layer, reading no others."""
         return self._part(name, "integers", start, stop), self._part(name, "scales", start, stop)
 
+    def weight(self, name: str) -> Float32:
+        """Return a layer's weight as it will be stored, (rows, inputs)."""
+        integers, scales = self.rows(name, 0)
+        return dequantized(integers, scales)
+
     def put(self, name: str, integers: Int8, scales: Float32) -> None:
         """Keep a layer."""
         np.save(self._file(name, "integers"), integers)
@@ -48,11 +53,13 @@ class RoundedLayers:
         return self.directory / f"{self.names.index(name)}.{part}.npy"
 
 
-def decoder_of(summary: ModelSummary) -> tuple[Architecture | None, list[Problem]]:
-    """Return the decoder that is calibrated for a base, or None and what stands against it."""
+def decoder_of(
+    summary: ModelSummary, remedy: str = "Leave --rounding out."
+) -> tuple[Architecture | None, list[Problem]]:
+    """Return the decoder that is calibrated for a base, or None and what stands against it, with the `remedy`."""
     if summary.family not in FAMILIES:
         what = f"Bases of family {summary.family!r} cannot be calibrated: {', '.join(FAMILIES)} can"
-        return None, [Problem(what=what, remedy="Leave --rounding out.")]
+        return None, [Problem(what=what, remedy=remedy)]
     return read_decoder(summary, STAGE)
 
 
@@ -83,6 +90,7 @@ class _Rounding:
         self._emit = emit
         self._inputs: Array = np.empty(0)
         self._factor: Array = np.empty(0)
+        self._importance: Array = np.empty(0)
         self._done = 0
 
     def __call__(self, name: str, inputs: Array, weight: Array) -> Array:
@@ -90,9 +98,10 @@ class _Rounding:
         if name not in self._grids:
             return weight
         if inputs is not self._inputs:
-            self._inputs, self._factor = inputs, inverse_factor(inputs.T @ inputs)
+            moment = inputs.T @ inputs
+            self._inputs, self._factor, self._importance = inputs, inverse_factor(moment), np.diag(moment)
         grid = self._grids[name]
-        integers, scales = round_weight(weight, self._factor, grid)
+        integers, scales = round_weight(weight, self._factor, self._importance, grid)
         self.kept.put(name, integers, scales)
         self._done += 1
         self._emit(StageAdvanced(stage=STAGE, done=self._done, total=len(self._grids)))
@@ -100,11 +109,16 @@ class _Rounding:
         return np.asarray(groups.reshape(weight.shape))
 
 
-def round_weight(weight: Array, factor: Array, grid: Grid) -> tuple[Int8, Float32]:
-    """Return integers and scales of one weight (rows, inputs); scales are fitted to each group as it has become."""
+def round_weight(weight: Array, factor: Array, importance: Array, grid: Grid) -> tuple[Int8, Float32]:
+    """Return integers and scales of one weight (rows, inputs).
 
-    def scales(_start: int, columns: Array) -> Array:
-        return fitted_scales(np.ascontiguousarray(columns.T, np.float32), grid).astype(np.float64)
+    Scales are those with the least error of each group as it has become, each input counted by its `importance`, the
+    sum of its squares: in a long group the scale with the least error of the weights cuts off those that matter most.
+    """
+
+    def scales(start: int, columns: Array) -> Array:
+        counted = importance[start : start + len(columns)]
+        return weighted_scales(np.ascontiguousarray(columns.T, np.float32), counted, grid).astype(np.float64)
 
     integers, given = compensated(weight, factor, scales, group=grid.group, lowest=grid.lowest, highest=grid.highest)
     return integers, given.astype(np.float32)

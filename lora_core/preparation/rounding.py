@@ -14,12 +14,10 @@ from lora_core.errors import InputError, Problem
 from lora_core.events import Emit
 from lora_core.layers import LayerInfo
 from lora_core.models.base import ModelHandle
-from lora_core.preparation.prompts import Tokens, calibration_prompts
+from lora_core.preparation.prompts import Tokens, prompts_for
 from lora_core.preparation.rounded import RoundedLayers, decoder_of, round_layers
 from lora_core.quant.fitting import Grid, Narrow
 from lora_core.quant.policy import Assignment
-
-_LONGEST_PROMPT = 512
 
 
 @attrs.frozen(kw_only=True)
@@ -60,13 +58,18 @@ class Rounding:
         if self.kind == "nearest":
             yield None
             return
-        grids = self._grids(model.summary.layers, assignment)
         with tempfile.TemporaryDirectory(prefix=".rounded-", dir=work) as directory:
-            yield round_layers(model, grids, self._prompts(model), Path(directory), emit)
+            yield self.into(model, assignment, Path(directory), emit)
+
+    def into(self, model: ModelHandle, assignment: Assignment, directory: Path, emit: Emit) -> RoundedLayers | None:
+        """Return what `layers` gives, kept in the empty `directory`, which is the caller's."""
+        if self.kind == "nearest":
+            return None
+        grids = self._grids(model.summary.layers, assignment)
+        return round_layers(model, grids, self._prompts(model), directory, emit)
 
     def _prompts(self, model: ModelHandle) -> Sequence[Tokens]:
-        rows = next(layer.in_features for layer in model.summary.layers if layer.kind == "embedding")
-        return calibration_prompts(self.calibration, model.tokenizer, rows, _LONGEST_PROMPT)
+        return prompts_for(model, self.calibration)
 
     def _grids(self, layers: Sequence[LayerInfo], assignment: Assignment) -> Mapping[str, Grid]:
         found = {}

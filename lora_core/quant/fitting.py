@@ -9,6 +9,7 @@ the order of their sums does not follow the width of vector registers.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import attrs
 import numpy as np
@@ -22,6 +23,8 @@ Narrow = Callable[[Float32], Float32]
 _SMALLEST = np.float32(np.finfo(np.float32).eps)
 _CHUNK = 1 << 18  # weights that are looked at together: they stay in the cache
 _ROUNDS = 20
+_FACTORS = np.linspace(0.4, 1.2, 33, dtype=np.float32)
+"""Of the scale that brings the largest weight of a group to the end of the grid."""
 
 
 def as_stored(values: Float32) -> Float32:
@@ -64,6 +67,12 @@ def fitted(weight: Float32, grid: Grid) -> tuple[Int8, Float32]:
     return integers.reshape(weight.shape), scales.reshape(len(weight), -1)
 
 
+def dequantized(integers: npt.NDArray[np.integer[Any]], scales: Float32) -> Float32:
+    """Return the weight (rows, inputs) that integers stand for, with a scale for each group, (rows, groups)."""
+    groups = integers.reshape(*scales.shape, -1) * scales[..., None].astype(np.float32)
+    return np.asarray(groups.reshape(integers.shape), np.float32)
+
+
 def fitted_scales(groups: Float32, grid: Grid) -> Float32:
     """Return a scale for each row of `groups` (groups, group), whatever the other rows."""
     scales = np.maximum(_folded(np.maximum, np.abs(groups)) / np.float32(-grid.lowest), _SMALLEST)
@@ -81,6 +90,21 @@ def fitted_scales(groups: Float32, grid: Grid) -> Float32:
         rows, groups = rows[moved], groups[moved]  # what does not move any more never will
     narrowed: Float32 = grid.narrow(scales)
     return narrowed
+
+
+def weighted_scales(groups: Float32, importance: npt.NDArray[np.floating[Any]], grid: Grid) -> Float32:
+    """Return for each row of `groups` (groups, group) the scale, of some that follow from its largest weight, with the
+    least squared error, each input's counted by its `importance` (group).
+    """
+    largest = np.abs(groups).max(axis=1) / np.float32(-grid.lowest)
+    scales = np.empty(len(groups), np.float32)
+    least = np.full(len(groups), np.inf)
+    for factor in _FACTORS:
+        tried = grid.narrow(np.maximum(largest * factor, _SMALLEST))
+        errors = np.square(grid.integers(groups, tried) * tried[:, None] - groups) @ importance
+        better = errors < least
+        scales[better], least[better] = tried[better], errors[better]
+    return scales
 
 
 def _folded(combine: np.ufunc, values: Float32) -> Float32:

@@ -50,7 +50,8 @@ class Session(ABC):
     """Programs of one bundle in one process. `adapter=None` always means the base.
 
     Backends that declare it take more than names (`lora_core.runtime.selection`): `pirate@0.5` with
-    `Capability.STRENGTH`, `pirate:0.7+json:0.3` with `Capability.BLEND`. Each counts as an adapter of its own.
+    `Capability.STRENGTH`, `pirate:0.7+json:0.3` with `Capability.BLEND`. Each counts as an adapter of its own. The
+    first also lets `strength` say what a name stands for from then on.
 
     The KV cache never survives a change of adapter: a session clears it, or refuses a position other than 0.
     """
@@ -84,6 +85,20 @@ class Session(ABC):
         raise UnsupportedError(
             f"Backend {self.bundle.manifest.backend!r} keeps what it has loaded, {adapter or 'the base'} too",
             remedy="Close the session, and open the bundle again.",
+        )
+
+    def strength(self, adapter: str, strength: float) -> None:
+        """Let `adapter` count `strength` times what it was linked at from now on, wherever its name stands, in a blend
+        too; 1 is as it was linked.
+
+        With another strength it is as another adapter: its next text starts at position 0. Raises `UsageError` for an
+        unknown name or a strength that cannot be, `UnsupportedError` where strengths were fixed when it was linked.
+        """
+        raise UnsupportedError(
+            f"Backend {self.bundle.manifest.backend!r} runs adapters at the strength that they were linked at, so "
+            f"{adapter!r} cannot have {strength:g}",
+            where=str(self.bundle.path),
+            remedy=f"Link it under another name: lora-core add BUNDLE --adapter {adapter}2=DIR@{strength:g}.",
         )
 
     @abstractmethod

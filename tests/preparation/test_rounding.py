@@ -55,7 +55,8 @@ def test_the_decoder_computes_what_the_reference_does(tiny: ModelHandle):
 
 def test_rounding_with_compensation_errs_less_on_its_inputs_than_the_nearest_integers():
     x, weight = correlated(96), np.random.default_rng(6).standard_normal((64, 96))
-    integers, scales = round_weight(weight, inverse_factor(x.T @ x), GRID)
+    moment = x.T @ x
+    integers, scales = round_weight(weight, inverse_factor(moment), np.diag(moment), GRID)
     plain, plain_scales = fitted(weight.astype(np.float32), GRID)
 
     def error(found: np.ndarray, scale: np.ndarray) -> float:
@@ -67,10 +68,9 @@ def test_rounding_with_compensation_errs_less_on_its_inputs_than_the_nearest_int
 
 def test_inputs_that_tell_nothing_of_each_other_get_the_nearest_integers():
     weight = np.random.default_rng(7).standard_normal((16, 96))
-    integers, scales = round_weight(weight, inverse_factor(np.eye(96)), GRID)
-    assert all(
-        np.array_equal(*pair) for pair in zip((integers, scales), fitted(weight.astype(np.float32), GRID), strict=True)
-    )
+    integers, scales = round_weight(weight, inverse_factor(np.eye(96)), np.ones(96), GRID)
+    nearest = GRID.integers(weight.astype(np.float32).reshape(16, 3, 32), scales)
+    assert np.array_equal(integers, nearest.reshape(weight.shape))
 
 
 def test_columns_are_compensated_across_blocks():
@@ -99,7 +99,8 @@ def test_every_layer_is_rounded_for_inputs_that_follow_from_rounded_layers(tiny:
     CalibratedDecoder.over(architecture, tiny.tensors(), PROMPTS, go_on).run(PROMPTS)
     last = linears(tiny)[-1]
     weight = tiny.tensors()[f"{last}.weight"].read().astype(np.float64)
-    again = round_weight(weight, inverse_factor(seen[last].T @ seen[last]), GRID)
+    moment = seen[last].T @ seen[last]
+    again = round_weight(weight, inverse_factor(moment), np.diag(moment), GRID)
     assert all(np.array_equal(*pair) for pair in zip(again, kept.rows(last, 0), strict=True))
 
 

@@ -80,8 +80,8 @@ WEIGHTS: Mapping[str, Case] = {
     "xnnpack 8da8w": Case(backend="xnnpack", policy="8da8w", embedding="8,0", options=_XNNPACK),
     "xnnpack 8da8w hqq": Case(backend="xnnpack", policy="8da8w", embedding="8,0", options=_HQQ),
     "coreml fp16": Case(backend="coreml", policy="fp16", options=_COREML),
-    "coreml c4w": Case(backend="coreml", policy="c4w", options=_COREML),
-    "coreml b4w": Case(backend="coreml", policy="b4w", options=_COREML),
+    "coreml c4w": Case(backend="coreml", policy="c4w", head="4,0", options=_COREML),
+    "coreml b4w": Case(backend="coreml", policy="b4w", head="4,32", options=_COREML),
     "coreml emb4": Case(backend="coreml", policy="emb4", options=_COREML),
 }
 """Whose quantized base is compared tensor by tensor, without lowering."""
@@ -100,7 +100,7 @@ LOWERED: Mapping[str, Case] = {
         backend="xnnpack", policy="8da8w", embedding="8,0", options={**_XNNPACK, "layout": "multimethod"}
     ),
     "coreml fp16": Case(backend="coreml", policy="fp16", options=_COREML),
-    "coreml b4w": Case(backend="coreml", policy="b4w", options=_COREML),
+    "coreml b4w": Case(backend="coreml", policy="b4w", head="4,32", options=_COREML),
 }
 """Whole bundles: some ten to twenty seconds each."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lora_core.quant.fitting import Float32, Grid, bfloat16, fitted
+from lora_core.quant.fitting import Float32, Grid, bfloat16, fitted, fitted_scales, weighted_scales
 
 FOUR_BITS = Grid(lowest=-8, highest=7, group=32)
 
@@ -52,6 +52,24 @@ def test_a_group_of_zeros_has_integers_of_zero():
     integers, scales = fitted(np.zeros((2, 32), np.float32), FOUR_BITS)
     assert not integers.any()
     assert (scales > 0).all()
+
+
+def test_a_large_weight_is_cut_off_unless_its_input_matters():
+    group = np.full((1, 32), 0.1, np.float32)
+    group[0, 7] = 1.0
+    matters, does_not = np.full(32, 1e-3), np.ones(32)
+    matters[7], does_not[7] = 1.0, 1e-3
+    assert weighted_scales(group, matters, FOUR_BITS)[0] == pytest.approx(1.0 / 7, rel=0.05)  # kept: 7 steps
+    assert weighted_scales(group, does_not, FOUR_BITS)[0] == pytest.approx(0.1)  # 0.1 is a step, 1 is cut off at 0.7
+
+
+def test_scales_that_count_inputs_leave_less_of_their_error():
+    groups, importance = weights().reshape(-1, 32), np.exp(2 * np.random.default_rng(3).standard_normal(32))
+
+    def error(scales: Float32) -> float:
+        return float((np.square(FOUR_BITS.integers(groups, scales) * scales[:, None] - groups) @ importance).sum())
+
+    assert error(weighted_scales(groups, importance, FOUR_BITS)) < 0.97 * error(fitted_scales(groups, FOUR_BITS))
 
 
 def test_scales_are_narrowed_before_integers_are_chosen():

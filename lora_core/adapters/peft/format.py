@@ -14,6 +14,7 @@ from lora_core.adapters.format import AdapterFormat, Claim
 from lora_core.adapters.pairs import FoundPair, implied_by
 from lora_core.adapters.peft.asked import wanted_parts
 from lora_core.adapters.peft.config import PeftLoraConfig, load_config
+from lora_core.adapters.peft.fitted_mark import fitted_for
 from lora_core.adapters.peft.pairing import StoredHalves, updates_of
 from lora_core.adapters.peft.refusals import refused_fields
 from lora_core.adapters.peft.spelling import Spelling
@@ -160,6 +161,7 @@ def _read(
         digest=hashlib.sha256(weights_hash.encode() + hashlib.sha256(config_bytes).hexdigest().encode()).hexdigest(),
         source=source,
         base_model=config.base_model,
+        fitted_for=fitted_for(weights),
     ).scaled(strength)
 
 

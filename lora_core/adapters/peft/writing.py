@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lora_core.adapters.adapter import LOW_RANK, Adapter
+from lora_core.adapters.peft.fitted_mark import FITTED_FOR, marked
 from lora_core.adapters.peft.spelling import PEFT_PREFIX
 from lora_core.adapters.slots.kinds import extent_of, kind_of
 from lora_core.errors import Problem, UnsupportedError
@@ -29,14 +30,22 @@ def write_peft(adapter: Adapter, directory: Path) -> None:
     an alpha for each module, so that `alpha / r` is the scaling again, to the last bit where a double can say so.
     Raises `UnsupportedError` for updates that are not LoRA.
     """
+    refuse_unwritable(adapter)
+    (directory / CONFIG).write_text(json.dumps(peft_config(adapter), indent=2, sort_keys=True) + "\n", "utf-8")
+    from safetensors.numpy import save  # `save_file` lets nobody but the owner read what it writes
+
+    data = save(_tensors(adapter), metadata={"format": "pt"})
+    if adapter.fitted_for is not None:
+        data = marked(data, {"format": "pt", FITTED_FOR: adapter.fitted_for})
+    (directory / WEIGHTS).write_bytes(data)
+
+
+def refuse_unwritable(adapter: Adapter) -> None:
+    """Raise `UnsupportedError` for an adapter with updates that are not LoRA, which `write_peft` does not write."""
     others = {update.kind for update in adapter.updates} - {LOW_RANK, "lookup"}
     if others:
         what = f"Adapter {adapter.name!r} has {', '.join(sorted({kind_of(kind).feature for kind in others}))}"
         raise UnsupportedError(Problem(what=what, where=adapter.source, remedy="Only LoRA is written as PEFT."))
-    (directory / CONFIG).write_text(json.dumps(peft_config(adapter), indent=2, sort_keys=True) + "\n", "utf-8")
-    from safetensors.numpy import save  # `save_file` lets nobody but the owner read what it writes
-
-    (directory / WEIGHTS).write_bytes(save(_tensors(adapter), metadata={"format": "pt"}))
 
 
 def peft_config(adapter: Adapter) -> dict[str, Any]:

@@ -23,6 +23,27 @@ def strengths_compute(workshop: Workshop) -> None:
         raise Broken("At strength 0, an adapter changes the base")
 
 
+def strengths_are_kept(workshop: Workshop) -> None:
+    """Tell a session an adapter's strength, and compare with the adapter asked at it; then tell it 1 again."""
+    text = workshop.materials.texts[1]
+    with workshop.opened(workshop.selecting()) as session:
+
+        def step(name: str) -> np.ndarray:
+            session.reset()
+            return np.array(session.step(name, text, 0), copy=True)
+
+        whole, weaker = step("carol"), step(WEAKER)
+        session.strength("carol", 0.5)
+        told = step("carol")
+        session.strength("carol", 1.0)
+        again = step("carol")
+    near = 0.01 * float(whole.std())
+    if np.abs(told - weaker).max() > near:
+        raise Broken(f"After strength('carol', 0.5), 'carol' does not compute what {WEAKER!r} does")
+    if np.abs(again - whole).max() > near:
+        raise Broken("After strength('carol', 1.0), 'carol' does not compute what it did before")
+
+
 def blends_compute(workshop: Workshop) -> None:
     """Ask two adapters at once, one of them taken away, and compare with their composite."""
     _compute(workshop, BLENDED)
@@ -60,6 +81,12 @@ CHECKS = (
         id="strength-numbers",
         claim="An adapter at another strength computes as if it had been linked at it, and at 0 it is the base.",
         run=strengths_compute,
+        applies=selects(Capability.STRENGTH),
+    ),
+    Check(
+        id="strength-kept",
+        claim="`Session.strength` has an adapter's name stand for a strength from then on, and 1 is as it was linked.",
+        run=strengths_are_kept,
         applies=selects(Capability.STRENGTH),
     ),
     Check(

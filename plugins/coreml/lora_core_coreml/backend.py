@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_core.adapters.slots.choice import PlacedAdapter
 from lora_core.adapters.slots.kinds import Values
-from lora_core.backend import Artifacts, Backend, Diagnosis, ExportJob, WrittenFile
+from lora_core.backend import Artifacts, Backend, Diagnosis, ExportJob, RoundWeight, WrittenFile
 from lora_core.bundle.bundle import Bundle
 from lora_core.errors import AdapterError, BundleError, Problem
 from lora_core.events import Emit, stage
@@ -91,6 +91,12 @@ class CoremlBackend(Backend):
         if not _options(bundle).inputs:
             return super().stored_values(bundle, name)
         return adapter_files.slot_values(adapter_files.opened(bundle, name))
+
+    def rounding(self, job: ExportJob, work: Path, emit: Emit) -> RoundWeight:
+        """Return what quantization makes of a linear layer's weight."""
+        from lora_core_coreml.rounding import rounding
+
+        return rounding(job, work, emit)
 
     def open(self, bundle: Bundle, options: Any) -> Session:
         """Open the bundle for reference evaluation, or on CoreML itself if the options ask for it."""

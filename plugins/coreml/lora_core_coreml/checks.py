@@ -70,5 +70,5 @@ def _twice_stored(job: ExportJob, assignment: Assignment) -> list[Problem]:
         f"--graph-breaks puts {alike[0]} and the embedding that it is tied to into different CoreML packages, each of "
         "which holds its own weights, so the matrix would be stored twice"
     )
-    remedy = "Leave it out, or choose a policy that quantizes one of the two and not the other."
+    remedy = "Leave it out, or quantize the two differently: --embedding 8,0 for a float one, --head 4,0 for 8 bits."
     return [Problem(what=what, remedy=remedy, where="--graph-breaks")]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _CHANNEL4 = Scheme(bits=4, granularity="channel")
 _BLOCK4 = Scheme(bits=4, granularity="group", group_size=32)
+# The head is where 4 bits cost most, and a tied one of the embedding's scheme is stored once.
 _CHANNEL8 = Scheme(bits=8, granularity="channel")
 HALF = Scheme(bits=16)
 
@@ -30,16 +31,16 @@ POLICIES = (
     ),
     QuantPolicy(
         name="c4w",
-        summary="4-bit linear layers with one scale per channel (Neural Engine), 8-bit embedding.",
+        summary="4-bit linear layers with one scale per channel (Neural Engine), 8-bit head and embedding.",
         linear=_CHANNEL4,
-        output=_CHANNEL4,
+        output=_CHANNEL8,
         embedding=_CHANNEL8,
     ),
     QuantPolicy(
         name="b4w",
-        summary="4-bit linear layers in blocks of 32, 8-bit embedding.",
+        summary="4-bit linear layers in blocks of 32, 8-bit head and embedding.",
         linear=_BLOCK4,
-        output=_BLOCK4,
+        output=_CHANNEL8,
         embedding=_CHANNEL8,
     ),
     QuantPolicy(name="emb8", summary="8-bit embedding only.", linear=HALF, output=HALF, embedding=_CHANNEL8),

@@ -17,6 +17,7 @@ from lora_core.intake.parsing import parsing
 from lora_core.models.executorch.options import KEEPS_STATE
 from lora_core.runtime.kv_cache import KvCache
 from lora_core.runtime.session import Loaded, Session
+from lora_core.runtime.strengths import Strengths
 from lora_core.sharing.proof import require_foundation
 from lora_core_coreml.diagnosis import can_execute
 from lora_core_coreml.module_session import CoremlModuleSession
@@ -111,6 +112,7 @@ class CoremlSession(Session):
             self._cache = KvCache(bundle.manifest.kv_cache, self._context_len, rewinds=rewinds)
             self._attention = self._new_attention()
         self._loaded: dict[str | None, Loaded] = {}
+        self._strengths = Strengths()
         self._closed = False
 
     def _read_metadata(self) -> None:
@@ -148,6 +150,9 @@ class CoremlSession(Session):
 
         Raises `UsageError` for an unknown name, or if the session is closed.
         """
+        return self._load(self._strengths.applied(adapter))
+
+    def _load(self, adapter: str | None) -> Loaded:
         if self._closed:
             raise UsageError("The session is closed", remedy="Open the bundle again.")
         if adapter not in self._loaded:
@@ -161,6 +166,9 @@ class CoremlSession(Session):
 
     def unload(self, adapter: str | None) -> None:
         """Let go of the functions of an adapter that no other needs, and of its file."""
+        self._unload(self._strengths.applied(adapter))
+
+    def _unload(self, adapter: str | None) -> None:
         if adapter not in self._loaded:
             return
         if self._cache.owner == adapter:
@@ -171,6 +179,17 @@ class CoremlSession(Session):
             self._program.unload(method)
         self._adapters.unload(adapter, self._loaded)
 
+    def strength(self, adapter: str, strength: float) -> None:
+        """Let `adapter` have a strength from now on, where adapters are inputs; one that is loaded stays so."""
+        if isinstance(self._adapters, AdaptersAsMethods):
+            self._adapters.load(f"{adapter}@{strength!r}")  # refuses it, but for 1
+        before = self._strengths.applied(adapter)
+        self._strengths.set(adapter, strength, self._bundle.manifest.names, str(self._bundle.path))
+        after = self._strengths.applied(adapter)
+        if before in self._loaded and after != before:
+            self._load(after)
+            self._unload(before)
+
     def reset(self) -> None:
         """Forget the KV cache."""
         self._cache.reset()
@@ -178,7 +197,8 @@ class CoremlSession(Session):
 
     def step(self, adapter: str | None, tokens: Sequence[int], position: int) -> npt.NDArray[np.float32]:
         """Evaluate `tokens` at `position`, in as many calls as the methods' input length takes."""
-        self.load(adapter)
+        adapter = self._strengths.applied(adapter)
+        self._load(adapter)
         self._cache.check(adapter, position, len(tokens))
         found: list[npt.NDArray[np.float32]] = []
         done = 0

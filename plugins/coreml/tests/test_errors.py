@@ -228,7 +228,7 @@ def test_the_distribution_pins_the_versions_that_the_descriptor_names() -> None:
     assert dict(each.split("==") for each in dependencies if "==" in each) == COREML.requires
 
 
-@pytest.mark.parametrize(("policy", "refused"), [("fp16", True), ("c4w", False), ("emb8", False)])
+@pytest.mark.parametrize(("policy", "refused"), [("fp16", True), ("c4w", True), ("emb8", False)])
 def test_a_cut_between_a_head_and_its_embedding_that_are_one_matrix_is_refused(
     exporter, policy: str, refused: bool
 ) -> None:

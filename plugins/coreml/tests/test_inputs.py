@@ -77,6 +77,17 @@ def test_a_strength_is_that_of_the_call(exporter, tiny_model, inputs: Bundle, st
     assert apart(evaluated(inputs, f"pirate@{strength}"), expected) <= ACCUMULATING
 
 
+def test_a_strength_that_is_set_is_that_of_every_call(inputs: Bundle) -> None:
+    expected = evaluated(inputs, "pirate@0.5"), evaluated(inputs, "pirate")
+    with CoremlBackend().open(inputs, CoremlSessionOptions(precision="float32")) as session:
+        session.load("pirate")
+        session.strength("pirate", 0.5)
+        assert np.array_equal(session.step("pirate", TOKENS, 0), expected[0])
+        session.strength("pirate", 1)
+        session.reset()
+        assert np.array_equal(session.step("pirate", TOKENS, 0), expected[1])
+
+
 def test_a_blend_is_the_sum_of_its_adapters(exporter, tiny_model, roomy: Bundle) -> None:
     strengths = {"shout": 0.5, "pirate": -0.3}
     expected = eager(exporter, tiny_model, strengths)
@@ -92,6 +103,11 @@ def test_a_blend_without_room_says_how_much_it_needs(inputs: Bundle) -> None:
 def test_constants_refuse_a_strength_and_name_the_option(bundle: Bundle) -> None:
     with pytest.raises(UnsupportedError, match="--lora inputs"):
         evaluated(bundle, "shout@0.5")
+    with (
+        CoremlBackend().open(bundle, CoremlSessionOptions(precision="float32")) as session,
+        pytest.raises(UnsupportedError, match="--lora inputs"),
+    ):
+        session.strength("shout", 0.5)
 
 
 def test_an_unknown_adapter_is_refused(inputs: Bundle) -> None:

@@ -109,6 +109,14 @@ def test_a_policy_quantizes_the_base_and_leaves_lora_alone(exporter, policy: str
     assert 64 * 96 * 2 not in sizes
 
 
+@pytest.mark.parametrize("policy", ["c4w", "b4w"])
+def test_a_head_of_8_bits_that_is_tied_to_its_embedding_is_stored_with_it(exporter, policy: str) -> None:
+    blobs = list(CoremlBackend().sharing.blobs(exporter.export(["shout"], policy=POLICY[policy])))
+    (table,) = (blob for blob in blobs if blob.size == 160 * 64)
+    assert table.methods == {"forward", "shout"}
+    assert 160 * 64 // 2 not in {blob.size for blob in blobs}  # what a head of 4 bits would be
+
+
 def test_layers_that_a_group_size_does_not_divide_are_told(exporter) -> None:
     wide = attrs.evolve(POLICY["b4w"].linear, group_size=64)  # down_proj takes 96 features
     bundle = exporter.export([], policy=attrs.evolve(POLICY["b4w"], linear=wide, output=None))
@@ -229,6 +237,18 @@ def test_layers_rounded_with_compensation_are_those_of_the_core_also_where_they_
     assert np.array_equal(torch.cat([part.weight.qdata for part in parts]).numpy(), integers)
     # Scales were chosen among those that float16 holds.
     assert np.array_equal(torch.cat([part.weight.scale for part in parts]).float().numpy(), scales)
+
+
+@pytest.mark.parametrize("options", [{}, {"rounding": "compensated"}, {"dtype": "fp32"}])
+def test_rounding_tells_the_weights_of_the_quantized_base(exporter, tmp_path, options) -> None:
+    job = exporter.job([], policy=POLICY["c4w"], linear_split=False, **options)
+    prepared = base.prepare(job)
+    rounded, tensors = CoremlBackend().rounding(job, tmp_path, ignore), job.model.tensors()
+    for layer in (each for each in job.model.summary.layers if each.kind == "linear" and not each.is_output):
+        expected = prepared.module.get_submodule(prepared.paths[layer.name]).weight.dequantize().float().numpy()
+        found = rounded(layer, tensors[f"{layer.name}.weight"].read())
+        # A product of float16 is rounded once more than one of float32: 2^-11.
+        assert np.abs(found - expected).max() <= 2.0**-11 * np.abs(expected).max(), layer.name
 
 
 def test_the_package_can_be_written_for_xcode(exporter) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from lora_core.adapters.slots.choice import PlacedAdapter
 from lora_core.adapters.slots.kinds import Values
-from lora_core.backend import Artifacts, Backend, Diagnosis, ExportJob
+from lora_core.backend import Artifacts, Backend, Diagnosis, ExportJob, RoundWeight
 from lora_core.bundle.bundle import Bundle
 from lora_core.errors import Problem
 from lora_core.events import Emit
@@ -67,6 +67,13 @@ class OnnxBackend(Backend):
         from lora_core_onnx.stored_values import stored_values
 
         return stored_values(bundle, name)
+
+    def rounding(self, job: ExportJob, work: Path, emit: Emit) -> RoundWeight:  # noqa: ARG002 - each layer by itself
+        """Return what quantization makes of a linear layer's weight."""
+        from lora_core_onnx.graph.weights import rounded
+
+        schemes = job.policy.assign(job.model.summary.layers).schemes
+        return lambda layer, weight: rounded(weight, schemes[layer.name])
 
     def open(self, bundle: Bundle, options: OnnxSessionOptions) -> Session:
         """Open the bundle on ONNX Runtime."""

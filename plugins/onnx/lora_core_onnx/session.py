@@ -12,6 +12,7 @@ from lora_core.errors import UsageError
 from lora_core.runtime.kv_cache import KvCache
 from lora_core.runtime.selection import Selection
 from lora_core.runtime.session import Loaded, Session
+from lora_core.runtime.strengths import Strengths
 from lora_core_onnx.genai import context_len_of
 from lora_core_onnx.names import GENAI, MODEL
 from lora_core_onnx.runtime.adapters import AdapterShelf
@@ -37,6 +38,7 @@ class OnnxSession(Session):
         self._rule = KvCache(bundle.manifest.kv_cache, self._context_len)
         self._engine: Engine | None = None
         self._shelf = AdapterShelf(bundle)
+        self._strengths = Strengths()
         self._prepared: dict[str | None, Any] = {}
         self._loads: dict[str | None, Loaded] = {}
         self._closed = False
@@ -65,6 +67,9 @@ class OnnxSession(Session):
 
     def load(self, adapter: str | None) -> Loaded:
         """Load the base if it is not, and read the adapter; raises `UsageError` or `BundleError`."""
+        return self._load(self._strengths.applied(adapter))
+
+    def _load(self, adapter: str | None) -> Loaded:
         if self._closed:
             raise UsageError("The session is closed", remedy="Open the bundle again.")
         if adapter not in self._loads:
@@ -78,6 +83,9 @@ class OnnxSession(Session):
 
     def unload(self, adapter: str | None) -> None:
         """Let go of an adapter, of A and B that no other selection takes part of, and with the last of the base."""
+        self._unload(self._strengths.applied(adapter))
+
+    def _unload(self, adapter: str | None) -> None:
         if adapter not in self._loads:
             return
         if self._rule.owner == adapter:
@@ -87,13 +95,23 @@ class OnnxSession(Session):
         if not self._loads:
             self._engine = None
 
+    def strength(self, adapter: str, strength: float) -> None:
+        """Let `adapter` have a strength from now on; one that is loaded stays so, at its new strength."""
+        before = self._strengths.applied(adapter)
+        self._strengths.set(adapter, strength, self._bundle.manifest.names, str(self._bundle.path))
+        after = self._strengths.applied(adapter)
+        if before in self._loads and after != before:
+            self._load(after)
+            self._unload(before)
+
     def reset(self) -> None:
         """Forget the KV cache."""
         self._rule.reset()
 
     def step(self, adapter: str | None, tokens: Sequence[int], position: int) -> npt.NDArray[np.float32]:
         """Feed `tokens` in one call and return the logits of the last."""
-        self.load(adapter)
+        adapter = self._strengths.applied(adapter)
+        self._load(adapter)
         assert self._engine is not None
         self._rule.check(adapter, position, len(tokens))
         self._check_vocabulary(tokens)

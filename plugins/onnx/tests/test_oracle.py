@@ -77,3 +77,9 @@ def test_logits_and_greedy_text_are_those_of_transformers_and_peft(
                 pad_token_id=0,
             )
             assert greedy(session, name, tokens[:PREFILL]) == text[0].tolist(), name
+        session.strength("own", 0.5)
+        for layer in adapter.reference.modules():
+            if hasattr(layer, "scale_layer"):
+                layer.scale_layer(0.5)
+        theirs = adapter.reference(torch.tensor([tokens])).logits[0, PREFILL - 1 :]
+        assert apart(followed(session, "own", tokens), theirs) <= TOLERANCE, "at half its strength"

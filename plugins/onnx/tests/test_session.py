@@ -62,6 +62,41 @@ def test_another_strength_starts_a_text_anew(bundle: Path) -> None:
             session.step("alice@0.5", [7], len(TOKENS))
 
 
+def test_a_strength_stays_until_another_is_set_and_counts_in_blends(bundle: Path) -> None:
+    with lora_core.open(bundle) as session:
+        asked = {each: session.step(each, TOKENS, 0) for each in ("alice", "alice@0.5", "alice:0.25+bob:1.0")}
+        session.strength("alice", 0.5)
+        assert np.array_equal(session.step("alice", TOKENS, 0), asked["alice@0.5"])
+        assert np.array_equal(session.step("alice:0.5+bob", TOKENS, 0), asked["alice:0.25+bob:1.0"])
+        session.strength("alice", 1)
+        assert np.array_equal(session.step("alice", TOKENS, 0), asked["alice"])
+
+
+def test_a_strength_that_is_set_starts_a_text_anew(bundle: Path) -> None:
+    with lora_core.open(bundle) as session:
+        session.step("alice", TOKENS, 0)
+        session.strength("alice", 0.5)
+        with pytest.raises(UsageError, match=r"cannot follow a KV cache|belongs to adapter"):
+            session.step("alice", [7], len(TOKENS))
+
+
+def test_setting_a_strength_keeps_the_model_and_no_second_copy_of_the_adapter(bundle: Path) -> None:
+    with lora_core.open(bundle) as session:
+        assert isinstance(session, OnnxSession)
+        session.load("alice")
+        model = session.engine
+        session.strength("alice", 0.5)
+        assert session.engine is model
+        session.unload("alice")  # the last
+        assert session.engine is None
+
+
+@pytest.mark.parametrize(("name", "strength"), [("carol", 0.5), ("alice", float("nan")), ("alice@0.5", 0.5)])
+def test_a_strength_that_cannot_be_is_refused(bundle: Path, name: str, strength: float) -> None:
+    with lora_core.open(bundle) as session, pytest.raises(UsageError, match=r"no adapter|finite number"):
+        session.strength(name, strength)
+
+
 def test_weights_in_stored_order_compute_the_same(bundle: Path) -> None:
     with lora_core.open(bundle) as session, lora_core.open(bundle, options={"prepack": "off"}) as plain:
         assert (session.facts["prepack"], plain.facts["prepack"]) == (True, False)

@@ -14,6 +14,7 @@ from lora_core.bundle.bundle import Bundle
 from lora_core.errors import UsageError
 from lora_core.runtime.selection import Selection
 from lora_core.runtime.session import Loaded, Session
+from lora_core.runtime.strengths import Strengths
 from lora_core_qnn_sim.artifacts import CONTEXT, FOUNDATION
 from lora_core_qnn_sim.runtime.context import Applied, SimulatedContext
 from lora_core_qnn_sim.runtime.selection import alphas_of, single_of
@@ -35,6 +36,7 @@ class QnnSimSession(Session):
         self._io = self._context.read_io_encodings()
         self._current: str | None = None
         self._selection = Selection.parse(None)
+        self._strengths = Strengths()
         self._switched: list[Applied] = []
 
     @property
@@ -75,12 +77,21 @@ class QnnSimSession(Session):
         Another strength of the applied adapter needs no section, only another alpha vector.
         """
         start = time.perf_counter()
+        adapter = self._strengths.applied(adapter)
         if adapter != self._current:
             self._select(Selection.parse(adapter))
             self._current = adapter
             self._io = self._context.read_io_encodings()
             self._cache.reset()
         return Loaded.measured(adapter, time.perf_counter() - start)
+
+    def strength(self, adapter: str, strength: float) -> None:
+        """Let `adapter` have a strength from now on: its alpha; raises `UsageError` for one that alphas cannot be."""
+        members = self._context.binary.adapters
+        told = Strengths(own=dict(self._strengths.own))
+        told.set(adapter, strength, {*members, *self._bundle.manifest.names}, str(self._bundle.path))
+        self._context.check_alphas(alphas_of(Selection.parse(told.applied(adapter)), members))
+        self._strengths = told
 
     def reset(self) -> None:
         """Forget the KV cache."""

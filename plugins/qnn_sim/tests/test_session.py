@@ -88,6 +88,18 @@ def test_a_hot_switch_mixes_adapters_at_the_strengths_that_are_asked_for(hot: An
     assert len({logits.tobytes() for logits in first.values()}) == 5
 
 
+def test_a_strength_that_is_set_is_the_adapters_alpha_from_then_on(hot: Any) -> None:
+    with QnnSimBackend().open(hot, None) as session:
+        weaker, whole = (session.step(name, PROMPT, 0) for name in ("a1@0.5", "a1"))
+        session.strength("a1", 0.5)
+        assert np.array_equal(session.step("a1", PROMPT, 0), weaker)
+        with pytest.raises(errors.AlphaVectorError):
+            session.strength("a1", 5.0)
+        assert np.array_equal(session.step("a1", PROMPT, 0), weaker)
+        session.strength("a1", 1.0)
+        assert np.array_equal(session.step("a1", PROMPT, 0), whole)
+
+
 def test_a_strength_of_the_applied_adapter_needs_no_section(grouped: Any) -> None:
     with QnnSimBackend().open(grouped, None) as session:
         full = session.step("a1", PROMPT, 0)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from lora_core.adapters.slots.choice import PlacedAdapter
 from lora_core.adapters.slots.kinds import Values
-from lora_core.backend import Artifacts, Backend, Diagnosis, ExportJob
+from lora_core.backend import Artifacts, Backend, Diagnosis, ExportJob, RoundWeight
 from lora_core.bundle.bundle import Bundle
 from lora_core.errors import Problem
 from lora_core.events import Emit, Estimated
@@ -92,6 +92,12 @@ class XnnpackBackend(Backend):
         from lora_core_xnnpack.stored_values import stored_values
 
         return stored_values(bundle, name, in_one_program=_in_one_program(bundle))
+
+    def rounding(self, job: ExportJob, work: Path, emit: Emit) -> RoundWeight:
+        """Return what quantization makes of a linear layer's weight."""
+        from lora_core_xnnpack.rounding import rounding
+
+        return rounding(job, work, emit)
 
     def open(self, bundle: Bundle, options: XnnpackSessionOptions) -> Session:
         """Open the bundle on ExecuTorch's runtime."""

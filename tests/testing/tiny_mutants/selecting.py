@@ -1,5 +1,6 @@
 """Mutants that take strengths and blends, and do something else."""
 
+import numpy as np
 from lora_core_tiny.session import TinySession
 
 from lora_core.capability import Capability
@@ -23,6 +24,30 @@ class StrengthIgnored(Mutant):
     """Strengths are declared, and every adapter runs at the one that it was linked at."""
 
     session = AtFullStrength
+
+
+class ForgetsStrengths(TinySession):
+    """Scales what it loads, and hears what is said of strengths without keeping it."""
+
+    def read_adapter(self, adapter):
+        name, _, strength = adapter.partition("@")
+        parts = super().read_adapter(name)
+        return {module: {**tensors, "b": tensors["b"] * np.float32(strength or 1)} for module, tensors in parts.items()}
+
+    def load(self, adapter):
+        if adapter is not None:
+            self._files.setdefault(adapter, self._files[adapter.partition("@")[0]])
+        return super().load(adapter)
+
+    def strength(self, adapter, strength):
+        pass
+
+
+@mutant("strength-kept", capabilities=SELECTS)
+class StrengthForgotten(Mutant):
+    """What `Session.strength` is told has no effect."""
+
+    session = ForgetsStrengths
 
 
 @mutant("blend-numbers", capabilities=SELECTS)

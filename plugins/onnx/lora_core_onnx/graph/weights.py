@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from lora_core.errors import ModelError
+from lora_core.quant.fitting import dequantized
 from lora_core.quant.policy import Scheme
 from lora_core.tensors import LazyTensor, row_blocks
 from lora_core_onnx.library import onnxruntime
@@ -102,6 +103,18 @@ def quantize(
     kernel: Any = quantize_matmul_4bits if bits == 4 else quantize_matmul_8bits
     kernel(packed, columns, scales, unused, block_size, out, width, True)
     return packed, scales
+
+
+def rounded(weight: npt.NDArray[np.float32], scheme: Scheme | None) -> npt.NDArray[np.float32]:
+    """Return what `MatMulNBits` computes with for the (out, in) matrix `weight` quantized by `scheme`."""
+    import numpy as np
+
+    if scheme is None or not scheme.group_size:
+        return weight
+    packed, scales = quantize(weight, scheme.bits, scheme.group_size)
+    integers = packed if scheme.bits == 8 else np.stack([packed & 0xF, packed >> 4], axis=-1)
+    groups = integers.reshape(*scales.shape, scheme.group_size).astype(np.int16) - (1 << scheme.bits >> 1)
+    return dequantized(groups.reshape(weight.shape), scales)
 
 
 def _halved(name: str, rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float16]:

@@ -105,15 +105,14 @@ def test_missing_parameters_mean_the_default():
     ("kind", "why"),
     [
         ("dynamic", ": its frequencies change while a text grows, which a table of positions cannot"),
-        ("proportional", ""),
         ("su", ""),
     ],
 )
 def test_rotary_types_that_are_not_computed_are_refused_by_name(kind, why):
     _, problems = read_rope({"rope_scaling": {"type": kind, "factor": 2.0}}, 2048, "dir/config.json")
     assert [str(problem) for problem in problems] == [
-        f"Rotary embedding type {kind!r} is not supported{why}. Supported: default, linear, llama3, longrope, yarn. "
-        "(dir/config.json: rope_parameters.rope_type)"
+        f"Rotary embedding type {kind!r} is not supported{why}. Supported: default, linear, llama3, longrope, yarn, "
+        "proportional. (dir/config.json: rope_parameters.rope_type)"
     ]
 
 

@@ -211,7 +211,7 @@ def stored_records(path: Path, start: int, size: int) -> Iterator[blobfile.MilBl
 def _group(name: str) -> str:
     """Return the part of the model that a base weight called `name` belongs to."""
     for word, group in (
-        ("tok_embeddings", "embedding"),
+        ("embeddings", "embedding"),
         ("attention", "attention"),
         ("feed_forward", "mlp"),
         ("output", "output"),

@@ -77,8 +77,8 @@ class Blocks(torch.nn.Module):
         return x
 
 
-def lowered(chosen: argparse.Namespace, mode: str, tokens: int) -> tuple[Any, list[Any]]:
-    """Return a program, loaded, and its inputs; fails if what it computes is not what torch does."""
+def lowered(chosen: argparse.Namespace, mode: str, tokens: int) -> tuple[Any, list[Any], bytes]:
+    """Return a program, loaded, its inputs and its bytes; fails if what it computes is not what torch does."""
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
     from executorch.extension.pybindings.portable_lib import _load_for_executorch_from_buffer
@@ -102,12 +102,14 @@ def lowered(chosen: argparse.Namespace, mode: str, tokens: int) -> tuple[Any, li
         program = torch.export.export(module, tuple(inputs), strict=True)
         edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
         wanted = module(*inputs)
-    made = _load_for_executorch_from_buffer(edge.to_executorch().buffer)
+    # The runtime reads the buffer for as long as the program lives.
+    buffer = edge.to_executorch().buffer
+    made = _load_for_executorch_from_buffer(buffer)
     apart = float((made.forward(inputs)[0] - wanted).abs().max() / wanted.abs().max())
     # Activations are quantized on their own grids here and there.
     if apart > (0.05 if chosen.policy == "8da4w" else 1e-4):
         raise SystemExit(f"{mode}: the program is {apart:.1e} from torch")
-    return made, inputs
+    return made, inputs, buffer
 
 
 def main() -> None:
@@ -127,7 +129,7 @@ def main() -> None:
         programs = {mode: lowered(chosen, mode, tokens) for mode in MODES}
         took: dict[str, list[float]] = {mode: [] for mode in MODES}
         for _ in range(chosen.rounds):
-            for mode, (program, inputs) in programs.items():
+            for mode, (program, inputs, _) in programs.items():
                 start = time.process_time()
                 for _ in range(calls):
                     program.forward(inputs)

@@ -37,7 +37,7 @@ def marked(data: bytes, metadata: Mapping[str, str]) -> bytes:
     By hand and not with the library: it writes several fields in an order that differs from one run to the next.
     """
     length = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + length])
+    header = parse_json(data[8 : 8 + length])
     document = {**header, "__metadata__": dict(sorted(metadata.items()))}
     text = json.dumps(dict(sorted(document.items())), separators=(",", ":")).encode("ascii")
     text = text.ljust(-(-len(text) // _ALIGNMENT) * _ALIGNMENT)

@@ -163,7 +163,7 @@ def test_prompts_come_from_text_ids_or_a_built_in_set(tmp_path: Path) -> None:
     (tmp_path / "ids.json").write_text("[[1, 2, 3], [4]]")
     assert [p.tolist() for p in calibration_prompts(str(tmp_path / "ids.json"), None, 10, 2)] == [[1, 2], [4]]
     assert len(calibration_prompts(None, None, 10, 64)) == 8
-    for text, said in (("[[11]]", "below 10"), ("[]", "no prompts"), ("{", "Cannot read")):
+    for text, said in (("[[11]]", "below 10"), ("[]", "no prompts"), ("{", "not JSON that can be read")):
         (tmp_path / "ids.json").write_text(text)
         with pytest.raises(Exception, match=said):
             calibration_prompts(str(tmp_path / "ids.json"), None, 10, 2)

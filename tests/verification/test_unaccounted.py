@@ -10,8 +10,7 @@ import attrs
 import numpy as np
 import pytest
 from lora_core_xnnpack.files.data_file import DataBlob, serialize, stored_blobs
-from lora_core_xnnpack.files.joining import _tail
-from lora_core_xnnpack.files.program_front import assemble
+from lora_core_xnnpack.files.joining import with_segments
 from lora_core_xnnpack.files.program_root import ProgramRoot
 
 import lora_core
@@ -42,7 +41,7 @@ def append(path: Path) -> None:
 def add_segment(path: Path) -> None:
     """Write a program anew with a segment that neither a plan nor a name refers to."""
     root = ProgramRoot.read(path.read_bytes())
-    path.write_bytes(b"".join(map(bytes, assemble(_tail(root), [*root.segments(), OTHER_BASE], root.named))))
+    path.write_bytes(b"".join(map(bytes, with_segments(root, [*root.segments(), OTHER_BASE], root.named))))
 
 
 def lengthen_front(path: Path) -> None:

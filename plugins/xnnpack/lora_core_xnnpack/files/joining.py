@@ -50,11 +50,18 @@ def join_program(program: Path, data: Sequence[Path]) -> list[Buffer]:
             for blob in stored_blobs(content, path):
                 named.append((blob.key, len(segments)))
                 segments.append(content[blob.offset : blob.offset + blob.size])
-        sizes = [len(segment) for segment in segments]
-        flatbuffer = _flatbuffer(root, sizes, named)
+        return with_segments(root, segments, named)
     except NOT_WHOLE as error:
         raise damaged(program, error) from error
-    parts: list[Buffer] = [container_front(flatbuffer, sizes, header_length=_ALIGNMENT)]
+
+
+def with_segments(root: ProgramRoot, segments: Sequence[Buffer], named: Sequence[tuple[str, int]]) -> list[Buffer]:
+    """Return the file of a program with these segments in place of its own, those that its plans use where they were.
+
+    `named` are the keys of all named data, each with the number of its segment. Raises one of `NOT_WHOLE`.
+    """
+    sizes = [len(segment) for segment in segments]
+    parts: list[Buffer] = [container_front(_flatbuffer(root, sizes, named), sizes, header_length=_ALIGNMENT)]
     for segment, padding in zip(segments, padding_before(sizes), strict=True):
         parts += [bytes(padding), segment]
     return parts

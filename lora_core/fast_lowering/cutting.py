@@ -120,10 +120,13 @@ class _Call:
 
     @classmethod
     def of(cls, program: ExportedProgram, narrow: Narrow | None) -> _Call:
-        graph = copy.deepcopy(program.module_call_graph)
-        signature: Any = graph[0].signature
-        signature.in_spec, taken = _narrowed(signature.in_spec, narrow)
-        signature.out_spec, given = _narrowed(signature.out_spec, narrow)
+        whole, *others = program.module_call_graph
+        signature: Any = whole.signature
+        in_spec, taken = _narrowed(signature.in_spec, narrow)
+        out_spec, given = _narrowed(signature.out_spec, narrow)
+        arguments = copy.deepcopy({"inputs": signature.inputs, "outputs": signature.outputs})  # passes rename them
+        own = replace(signature, in_spec=in_spec, out_spec=out_spec, **arguments)
+        graph = [replace(whole, signature=own), *copy.deepcopy(others)]
         return cls(graph=graph, taken=taken, given=given)
 
 

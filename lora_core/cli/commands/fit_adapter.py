@@ -47,8 +47,19 @@ def fit_adapter(
     name = fitted.adapter.name
     console.result(
         f"{output}: adapter {name} for this base alone; error of its layers' outputs {fitted.before:.2%} before, "
-        f"{fitted.after:.2%} now. Link it: lora-core add {bundle} --adapter {name}={output}"
+        f"{fitted.after:.2%} now. Link it: lora-core add {bundle} --adapter {_free(name, bundle, console)}={output}"
     )
+
+
+def _free(name: str, bundle: Path, console: Console) -> str:
+    """Return a name for the fitted adapter beside what the bundle has."""
+    from lora_core.bundle.store import open_bundle
+
+    records = open_bundle(bundle, console.emit).manifest.records
+    free = name
+    while records.find(free, like=True) is not None:
+        free += "_fitted"
+    return free
 
 
 command = Command(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -198,3 +199,8 @@ def test_the_command_says_how_to_go_on(
     words = [rounded, f"own={adapter.directory}", "--model", base.directory, "-o", tmp_path / "own"]
     assert main(["fit-adapter", *map(str, words)]) == 0
     assert f"lora-core add {rounded} --adapter own={tmp_path / 'own'}" in capfd.readouterr().out
+
+    beside = Path(shutil.copytree(rounded, tmp_path / "beside"))
+    lora_core.add(beside, {"own": adapter.directory})
+    assert main(["fit-adapter", *map(str, (beside, *words[1:])), "--force"]) == 0
+    assert f"lora-core add {beside} --adapter own_fitted={tmp_path / 'own'}" in capfd.readouterr().out

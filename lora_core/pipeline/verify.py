@@ -69,8 +69,9 @@ def verify(
     read = read_adapters(references, handle.summary, formats)
     given = {adapter.name: adapter for adapter in read if adapter.name in _names(bundle)}
     trained = as_trained(references, read)
+    fitted = frozenset(each.name for each, was in zip(references, trained, strict=True) if each != was)
     wanted = given
-    if trained != references:
+    if fitted:
         wanted = {each.name: each for each in read_adapters(trained, handle.summary, formats) if each.name in given}
     told = hub.session_options(spec.name, settings.session)
     limits = limits_for(bundle.manifest.policy, spec.limits)
@@ -91,7 +92,7 @@ def verify(
     with session, temporary_directory("verify") as scratch:
         forms = PeftForms(base=handle.summary, formats=formats, scratch=scratch)
         comparable = trained if settings.reference == "eager" else forms.of(trained)
-        return _measure(report, session, handle, comparable, wanted, emit)
+        return _measure(report, session, handle, comparable, wanted, fitted, emit)
 
 
 def _check_files(bundle: Bundle, backend: Backend, handle: ModelHandle, given: Mapping[str, Adapter]) -> list[Finding]:
@@ -152,6 +153,7 @@ def _measure(
     handle: ModelHandle,
     references: Sequence[AdapterReference],
     given: Mapping[str, Adapter],
+    fitted: frozenset[str],
     emit: Emit,
 ) -> VerifyReport:
     """Return `report` with the numbers of every method."""
@@ -185,6 +187,7 @@ def _measure(
         limits=report.limits,
         adapters=dict(given),
         emit=emit,
+        fitted=fitted,
     )
     return _measured(report, bench)
 

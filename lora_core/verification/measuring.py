@@ -47,7 +47,8 @@ class Measured:
 class Bench:
     """Where sessions are measured: what stays the same for all methods of a bundle.
 
-    `remembers` is False for a module that takes given inputs: what it is fed is no text that could go on.
+    `remembers` is False for a module that takes given inputs: what it is fed is no text that could go on. `fitted`
+    names the adapters that are fitted to the exported base, and compared with what they were made of.
     """
 
     session: Session
@@ -58,6 +59,7 @@ class Bench:
     adapters: dict[str, Adapter]
     emit: Emit
     remembers: bool = True
+    fitted: frozenset[str] = frozenset()
     _traces: dict[str | None, list[Trace]] = attrs.field(factory=dict, init=False)
     _logits: dict[str | None, list[npt.NDArray[np.float32]]] = attrs.field(factory=dict, init=False)
 
@@ -113,7 +115,7 @@ class Bench:
         measured = None
         if known:
             sides = ((self._traces[None], self._traces[adapter]), (self._logits[None], self._logits[adapter]))
-            measured = effect(*sides)
+            measured = effect(*sides, fitted=adapter in self.fitted)
         source = self.adapters.get(adapter)
         finding = judging.takes_effect(name, changed=changed, adapter=source, measured=measured, limits=self.limits)
         return measured, finding

@@ -102,16 +102,19 @@ def compare(reference: Sequence[Trace], exported: Sequence[npt.NDArray[np.float3
 def effect(
     reference: tuple[Sequence[Trace], Sequence[Trace]],
     exported: tuple[Sequence[npt.NDArray[np.float32]], Sequence[npt.NDArray[np.float32]]],
+    *,
+    fitted: bool = False,
 ) -> Effect:
     """Return the effect of an adapter; both pairs are (base, adapter) over the same prompts.
 
-    Only the logits right after a prompt count: after that the texts of base and adapter part.
+    Only the logits right after a prompt count: after that the texts of base and adapter part. One that was `fitted` to
+    the exported base also takes back what that one lost, so its effect is what it does to the reference's base.
     """
     import numpy as np
 
     base, adapted = (np.stack([trace.logits[0] for trace in side]).astype(np.float64) for side in reference)
     found_base, found_adapted = (np.stack([logits[0] for logits in side]).astype(np.float64) for side in exported)
-    wanted, found = (_centered(adapted - base), _centered(found_adapted - found_base))
+    wanted, found = (_centered(adapted - base), _centered(found_adapted - (base if fitted else found_base)))
     power, found_power, product = (float((a * b).sum()) for a, b in ((wanted, wanted), (found, found), (wanted, found)))
     spread = float(base.std(axis=1).mean())
     error = _centered(found_base - base)

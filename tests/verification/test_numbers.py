@@ -158,3 +158,12 @@ def test_the_size_of_an_exported_effect_is_told():
     centered = change - change.mean(axis=1, keepdims=True)
     expected = np.sqrt((centered**2).mean()) / np.float64(base.astype(np.float32).std(axis=1).mean())
     assert measured.exported_size == pytest.approx(expected, rel=1e-5)
+
+
+def test_what_a_fitted_adapter_takes_back_of_its_base_is_part_of_no_effect():
+    base, change, error = np.random.default_rng(3).standard_normal((3, 3, 50))
+    before, after = [trace(row[None]) for row in base], [trace(row[None]) for row in base + change]
+    exported = ([row[None] for row in base + error], [row[None] for row in base + change])
+    assert effect((before, after), exported, fitted=True).direction == pytest.approx(1, rel=1e-5)
+    assert effect((before, after), exported).direction < 0.9
+    assert effect((before, after), exported, fitted=True).noise == effect((before, after), exported).noise

@@ -89,3 +89,11 @@ def padding_before(sizes: Sequence[int]) -> Iterator[int]:
     for size, offset in zip(sizes, segment_offsets(sizes), strict=True):
         yield offset - end
         end = offset + size
+
+
+def container_parts(front: Buffer, segments: Sequence[Buffer]) -> list[Buffer]:
+    """Return a container in order: `front`, then `segments` with the zero bytes that align each."""
+    parts: list[Buffer] = [front]
+    for segment, padding in zip(segments, padding_before([len(each) for each in segments]), strict=True):
+        parts += [bytes(padding), segment]
+    return parts

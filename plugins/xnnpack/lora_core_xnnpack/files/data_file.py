@@ -17,7 +17,7 @@ import attrs
 import flatbuffers
 
 from lora_core.errors import BundleError
-from lora_core.pte import Buffer, aligned, padding_before, segment_offsets
+from lora_core.pte import Buffer, aligned, container_parts, segment_offsets
 from lora_core_xnnpack.files.named_blobs import NamedBlob, TensorLayout, named_blobs
 
 _HEADER_LENGTH = 40  # FlatTensorHeader.EXPECTED_LENGTH
@@ -147,11 +147,7 @@ def serialize(blobs: Sequence[DataBlob]) -> list[Buffer]:
         if blob.digest not in placed:
             placed[blob.digest] = len(stored)
             stored.append(blob.data)
-    sizes = [len(data) for data in stored]
-    parts: list[Buffer] = [front(blobs, placed, sizes)]
-    for segment, padding in zip(stored, padding_before(sizes), strict=True):
-        parts += [bytes(padding), segment]
-    return parts
+    return container_parts(front(blobs, placed, [len(data) for data in stored]), stored)
 
 
 def _require_named(data: Buffer, front: int, blobs: Sequence[NamedBlob]) -> None:

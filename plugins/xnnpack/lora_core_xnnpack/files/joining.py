@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from itertools import accumulate, count
 from pathlib import Path
 
-from lora_core.pte import Buffer, aligned, container_front, padding_before, segment_offsets
+from lora_core.pte import Buffer, aligned, container_front, container_parts, segment_offsets
 from lora_core_xnnpack.files.data_file import stored_blobs
 from lora_core_xnnpack.files.named_blobs import mapped
 from lora_core_xnnpack.files.program_root import (
@@ -61,10 +61,8 @@ def with_segments(root: ProgramRoot, segments: Sequence[Buffer], named: Sequence
     `named` are the keys of all named data, each with the number of its segment. Raises one of `NOT_WHOLE`.
     """
     sizes = [len(segment) for segment in segments]
-    parts: list[Buffer] = [container_front(_flatbuffer(root, sizes, named), sizes, header_length=_ALIGNMENT)]
-    for segment, padding in zip(segments, padding_before(sizes), strict=True):
-        parts += [bytes(padding), segment]
-    return parts
+    front = container_front(_flatbuffer(root, sizes, named), sizes, header_length=_ALIGNMENT)
+    return container_parts(front, segments)
 
 
 def _flatbuffer(root: ProgramRoot, sizes: Sequence[int], named: Sequence[tuple[str, int]]) -> bytes:

@@ -14,7 +14,7 @@ from functools import lru_cache
 import attrs
 import flatbuffers
 
-from lora_core.pte import Buffer, aligned, container_front, padding_before, segment_offsets
+from lora_core.pte import Buffer, aligned, container_front, container_parts, segment_offsets
 from lora_core_xnnpack.files.program_root import SegmentOffsets
 
 
@@ -118,7 +118,4 @@ def assemble(tail: ProgramTail, segments: Sequence[Buffer], named: Sequence[tupl
     bare = attrs.evolve(tail, data=b"")
     front = _front(bare, len(tail.data), tuple(segment_offsets(sizes)), tuple(sizes), tuple(named))
     program = container_front(front + tail.data, sizes, header_length=tail.header_length)
-    parts: list[Buffer] = [program]
-    for segment, padding in zip(segments, padding_before(sizes), strict=True):
-        parts += [bytes(padding), segment]
-    return parts
+    return container_parts(program, segments)

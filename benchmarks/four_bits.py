@@ -1,6 +1,7 @@
 """What 4-bit weights cost by how they are rounded: divergence from full precision, without a runtime.
 
     python benchmarks/four_bits.py build/models/SmolLM2-135M-Instruct [--rotated | --stored coreml|onnx|xnnpack]
+    python benchmarks/four_bits.py build/models/SmolLM2-135M-Instruct --bundle DIR ...
 
 The linear layers of a Llama-like checkpoint in groups of 32 with bfloat16 scales and a head of 8 bits, as 8da4w stores
 them, but activations are not rounded. Base and rounded base run on TEXT in float64 (`lora_core.preparation.decoder`).
@@ -8,7 +9,8 @@ Prints a row as soon as it is known: KL divergence of all next tokens (mean, med
 token, and the CPU seconds of rounding all linear layers (OMP_NUM_THREADS=1 for those of one thread). With `--rotated`
 the residual stream is turned first, as the simulator turns it (gains folded, head and embedding two matrices). With
 `--stored` the rows are policies of a backend, with the weights that it says its programs have (`Backend.rounding`),
-head and embedding as they are stored, and the bytes of all of these.
+head and embedding as they are stored, and the bytes of all of these. With `--bundle` the rows are bundles of the model,
+run on their own runtime token by token, and the bytes are those of their base: every file but adapters and manifest.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +27,9 @@ import attrs
 import numpy as np
 from tokenizers import Tokenizer
 
+import lora_core
 from lora_core.backend import ExportJob
+from lora_core.bundle.store import open_bundle
 from lora_core.events import ignore
 from lora_core.hub import PluginHub
 from lora_core.layers import ModelSummary
@@ -49,15 +54,20 @@ STORED: Mapping[str, tuple[tuple[str, str | None, Mapping[str, str]], ...]] = {
     "coreml": (
         ("c4w", "4,0", {}),
         ("c4w", None, {}),
+        ("c4w", None, {"rounding": "importance"}),
         ("c4w", None, {"rounding": "compensated"}),
         ("b4w", "4,32", {}),
         ("b4w", None, {}),
+        ("b4w", None, {"rounding": "importance"}),
         ("b4w", None, {"rounding": "compensated"}),
     ),
-    "onnx": (("4w", None, {}), ("4w", "8,32", {})),
-    "xnnpack": (("8da4w", None, {}), ("8da4w", None, {"rounding": "compensated"})),
+    "onnx": tuple(("4w", None, options) for options in ({}, {"rounding": "importance"}, {"rounding": "compensated"})),
+    "xnnpack": tuple(
+        ("8da4w", None, options) for options in ({}, {"rounding": "importance"}, {"rounding": "compensated"})
+    ),
 }
 """What `--stored` measures: policies with heads and export options."""
+SCALE_BYTES = {"coreml": 2, "onnx": 4, "xnnpack": 2}
 FACTORS = np.linspace(0.75, 1.15, 21, dtype=np.float32)
 """Of the scale by range; the best of them is the scale with the least squared error."""
 TEXT = (
@@ -106,19 +116,6 @@ def restored(rounded: Rounded) -> Array:
 def eight_bits(weight: Array) -> Array:
     scales = np.maximum(np.abs(weight).max(axis=1, keepdims=True) / 127.5, 1e-9)
     return np.clip(np.rint(weight / scales), -128, 127) * scales
-
-
-def weighted(weight: Array, importance: Array) -> Rounded:
-    """Round at scales that fit each group in the metric of the mean squares of its inputs."""
-    groups = weight.reshape(-1, GRID.group)
-    counted = np.tile(importance.reshape(-1, GRID.group), (len(weight), 1)).astype(np.float32)
-    scales = np.maximum(np.abs(groups).max(axis=1) / np.float32(-GRID.lowest), np.float32(1e-9))
-    for _ in range(20):
-        integers = GRID.integers(groups, scales)
-        products, squares = (counted * groups * integers).sum(axis=1), (counted * integers * integers).sum(axis=1)
-        scales = np.maximum(products / np.maximum(squares, np.float32(1e-30)), np.float32(1e-9))
-    scales = bfloat16(scales)
-    return GRID.integers(groups, scales).astype(np.int8).reshape(weight.shape), scales.reshape(len(weight), -1)
 
 
 def log_probabilities(logits: Array) -> Array:
@@ -187,30 +184,20 @@ class Judge:
         print(f"rotated, nothing rounded: logits differ by {np.abs(unchanged - self._exact).max():.1e}", flush=True)
         self._head = eight_bits(head)
 
-    def inputs(self, prompts: list[Array]) -> dict[str, Array]:
-        """Return the mean squares of each layer's inputs in full precision on `prompts`."""
-        found: dict[str, Array] = {}
-
-        def observed(name: str, inputs: Array, weight: Array) -> Array:
-            found[name] = np.square(inputs).mean(axis=0)
-            return weight
-
-        CalibratedDecoder.over(self._architecture, self._tensors, prompts, observed).run(prompts)
-        return found
-
     def row(self, layers: Callable[[str], Rounded | None]) -> str:
         def stored(name: str, weight: Array) -> Array:
             rounded = layers(name)
             return weight if rounded is None else restored(rounded)
 
-        return self._told(self._run(stored, self._head))
+        return self.told(self._run(stored, self._head))
 
     def stored(self, weights: Callable[[str, Array], Array], embedding: Array, head: Array) -> str:
         """Return the row of weights as they are given, tokens read from another `embedding`."""
         self._tensors = {**self._tensors, EMBEDDING: Turned(lambda: embedding)}
-        return self._told(self._run(weights, head))
+        return self.told(self._run(weights, head))
 
-    def _told(self, own: Array) -> str:
+    def told(self, own: Array) -> str:
+        """Return the row of these logarithms of probabilities."""
         divergences = (np.exp(self._exact) * (self._exact - own)).sum(axis=1)
         equal = (self._exact.argmax(axis=1) == own.argmax(axis=1)).mean()
         return f"{divergences.mean():.3f} ({np.median(divergences):.3f}) | {equal:.1%}"
@@ -240,17 +227,18 @@ def policies(model: ModelHandle, judge: Judge, backend: str) -> Iterator[str]:
                 return rounded(by_name[layer], given.astype(np.float32)).astype(np.float64)
 
             read = rounded(head, table if head.tied_to else tensors[HEAD].read()).astype(np.float64)
-            rows = eight_bits(table) if (scheme := policy.embedding) is not None and scheme.bits == 8 else table
+            once = head.tied_to is not None and schemes[head.name] == schemes[head.tied_to]
+            rows = read if once else eight_bits(table) if policy.embedding is not None else table
             found = judge.stored(weight, rows, read)
         spent = time.process_time() - start
         said = " ".join(
             [f"`{name}`", *([f"`--head {more}`"] if more else []), *(f"`--{k} {v}`" for k, v in options.items())]
         )
-        yield f"| {said} | {stored_bytes(model, schemes) / 1e6:.1f} MB | {found} | {spent:.0f} |"
+        yield f"| {said} | {stored_bytes(model, schemes, SCALE_BYTES[backend]) / 1e6:.1f} MB | {found} | {spent:.0f} |"
 
 
-def stored_bytes(model: ModelHandle, schemes: Mapping[str, Scheme | None]) -> float:
-    """Return the bytes of linear layers, head and embedding: scales in 2 bytes, a tied head of equal bits once."""
+def stored_bytes(model: ModelHandle, schemes: Mapping[str, Scheme | None], scale: int) -> float:
+    """Return the bytes of linear layers, head and embedding: a scale has `scale`, a tied head of equal bits none."""
     total = 0.0
     for layer in model.summary.layers:
         scheme, tied = schemes[layer.name], schemes.get(layer.tied_to or "")
@@ -259,11 +247,25 @@ def stored_bytes(model: ModelHandle, schemes: Mapping[str, Scheme | None]) -> fl
         count, bits = layer.in_features * layer.out_features, scheme.bits if scheme else 32
         rows = layer.in_features if layer.kind == "embedding" else layer.out_features
         groups = count // scheme.group_size if scheme and scheme.group_size else rows
-        total += count * bits / 8 + (2 * groups if bits < 16 else 0)
+        total += count * bits / 8 + (scale * groups if bits < 16 else 0)
     return total
 
 
-def ways(model: ModelHandle, work: Path, judge: Judge) -> Iterator[tuple[str, Callable[[str], Rounded | None], float]]:
+def bundles(paths: list[Path], prompts: list[Array], judge: Judge) -> Iterator[str]:
+    """Yield the row of each bundle, run on its own runtime."""
+    for path in paths:
+        start, rows = time.process_time(), []
+        with lora_core.open(path) as session:
+            session.load(None)
+            for prompt in prompts:
+                steps = (session.step(None, (int(token),), place) for place, token in enumerate(prompt))
+                rows += [np.array(logits, np.float64) for logits in steps]
+        told = judge.told(log_probabilities(np.stack(rows)))
+        size = sum(artifact.size for artifact in open_bundle(path).manifest.base_artifacts)
+        yield f"| {path.name} | {size / 1e6:.2f} MB | {told} | {time.process_time() - start:.0f} |"
+
+
+def ways(model: ModelHandle, work: Path) -> Iterator[tuple[str, Callable[[str], Rounded | None], float]]:
     """Yield each way of rounding: its name, what it makes of a layer, and the CPU seconds that it took for all."""
     tensors = model.tensors()
     names = [layer.name for layer in model.summary.layers if layer.kind == "linear" and not layer.is_output]
@@ -278,15 +280,13 @@ def ways(model: ModelHandle, work: Path, judge: Judge) -> Iterator[tuple[str, Ca
         yield name, layers.get, time.process_time() - start
     rows = next(layer.in_features for layer in model.summary.layers if layer.kind == "embedding")
     prompts = calibration_prompts(None, model.tokenizer, rows, LONGEST_PROMPT)
-    start = time.process_time()
-    seen = judge.inputs(prompts)
-    layers = {layer: weighted(tensors[f"{layer}.weight"].read(), seen[layer]) for layer in names}
-    yield "`fitted` in the metric of the inputs' mean squares, not offered", layers.get, time.process_time() - start
-    start = time.process_time()
-    kept = round_layers(model, dict.fromkeys(names, GRID), prompts, work, ignore)
-    spent = time.process_time() - start
     count = sum(map(len, prompts))
-    yield f"`--rounding compensated`, built-in prompts ({count} tokens)", lambda layer: kept.rows(layer, 0), spent
+    for name, compensate in (("importance", False), ("compensated", True)):
+        start, grids = time.process_time(), dict.fromkeys(names, GRID)
+        (work / name).mkdir()
+        kept = round_layers(model, grids, prompts, work / name, ignore, compensate=compensate)
+        spent = time.process_time() - start
+        yield f"`--rounding {name}`, built-in prompts ({count} tokens)", partial(kept.rows, start=0), spent
 
 
 def main() -> None:
@@ -294,15 +294,17 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--rotated", action="store_true", help="turn the residual stream first")
     parser.add_argument("--stored", choices=STORED, help="measure the policies of a backend as it stores them")
+    parser.add_argument("--bundle", type=Path, nargs="+", help="measure bundles of the model on their own runtimes")
     chosen = parser.parse_args()
     model = HfModelSource().open(str(chosen.model))
     tokenizer = Tokenizer.from_file(str(chosen.model / "tokenizer.json"))
     prompts = [np.asarray(tokenizer.encode(text).ids, np.int64) for text in TEXT]
     print(f"{sum(map(len, prompts))} tokens", flush=True)
     judge = Judge(model, prompts)
-    if chosen.stored:
+    if chosen.stored or chosen.bundle:
         print("| policy | bytes | KL | top-1 | CPU s |\n|---|---|---|---|---|", flush=True)
-        for row in policies(model, judge, chosen.stored):
+        rows = policies(model, judge, chosen.stored) if chosen.stored else bundles(chosen.bundle, prompts, judge)
+        for row in rows:
             print(row, flush=True)
         return
     base: Any = model
@@ -311,7 +313,7 @@ def main() -> None:
         judge.turn(base)
     print("| scales and rounding | KL | top-1 | CPU s |\n|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as work:
-        for name, layers, seconds in ways(base, Path(work), judge):
+        for name, layers, seconds in ways(base, Path(work)):
             print(f"| {name} | {judge.row(layers)} | {seconds:.0f} |", flush=True)
 
 

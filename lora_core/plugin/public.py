@@ -69,7 +69,7 @@ PUBLIC: Mapping[str, str] = {
     "lora_core.preparation.options": "words of the options that say how a base is made ready",
     "lora_core.preparation.prompts": "what a base is calibrated on",
     "lora_core.preparation.rounding": "how an export's options ask for layers to be rounded",
-    "lora_core.preparation.rounded": "the linear layers of a base rounded with compensation",
+    "lora_core.preparation.rounded": "the linear layers of a base rounded for their inputs",
     "lora_core.quant.fitting": "scales of quantized weights by least squares",
     "lora_core.quant.policy": "quantization policies and schemes",
     "lora_core.quant.undivided": "how to tell of layers that a group size does not divide",

@@ -101,6 +101,8 @@ class _Fitting:
     emit: Emit
     fitted: dict[str, Update] = attrs.field(factory=dict)
     errors: list[tuple[float, float]] = attrs.field(factory=list)
+    _inputs: Array = attrs.field(factory=lambda: np.empty(0), init=False)
+    _condensed: Array = attrs.field(factory=lambda: np.empty(0), init=False)
 
     def __call__(self, name: str, inputs: Array, weight: Array) -> Array:
         """Fit the slot of a layer, if it has one, for its inputs; return the weight to go on with."""
@@ -112,18 +114,28 @@ class _Fitting:
         own = (update.scaling * b.astype(np.float64)) @ a
         if layer is None:
             return stored + own
-        a, b, left = nearest(weight + own - stored, inputs, self.rank or len(a))
-        self.errors.append(_errors(inputs, weight + own, weight - stored, left))
+        if inputs is not self._inputs:
+            self._inputs, self._condensed = inputs, condensed(inputs)
+        a, b, left = nearest(weight + own - stored, self._condensed, self.rank or len(a))
+        self.errors.append(_errors(self._condensed, weight + own, weight - stored, left))
         self.fitted[name] = _held(name, a, b)
         self.emit(StageAdvanced(stage=STAGE, done=len(self.fitted), total=len(self.slots.keys() & self.layers.keys())))
         return stored + b.astype(np.float64) @ a
+
+
+def condensed(inputs: Array) -> Array:
+    """Return inputs, no more than they have features, whose outputs have the squares and directions of those of
+    `inputs` (tokens, in) under every matrix: the triangular factor, `X^T X = R^T R`.
+    """
+    return inputs if len(inputs) <= inputs.shape[1] else np.asarray(np.linalg.qr(inputs, mode="r"))
 
 
 def nearest(delta: Array, inputs: Array, rank: int) -> tuple[Float32, Float32, float]:
     """Return A (rank, in) and B (out, rank) whose product's outputs for `inputs` (tokens, in) are nearest to those of
     `delta` (out, in), and the sum of squares that is left.
 
-    The columns of B are orthonormal. The rank is less where the outputs have fewer directions.
+    `condensed` inputs give the same. The columns of B are orthonormal. The rank is less where the outputs have fewer
+    directions.
     """
     outputs = inputs @ delta.T
     tall = outputs.shape[0] > outputs.shape[1]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-ROUNDINGS = ("nearest", "compensated")
+from typing import Literal, get_args
+
+HowToRound = Literal["nearest", "importance", "compensated"]
+ROUNDINGS: tuple[str, ...] = get_args(HowToRound)
 ROUNDING_HELP = (
-    "How 4-bit weights are rounded: each to the nearest, or compensated: what rounding one costs is made up for in "
-    "others (GPTQ), for the inputs that layers have on the calibration prompts. Takes minutes."
+    "How 4-bit weights are rounded. nearest: each by itself. importance: to the nearest, at scales that count every "
+    "weight by the squares of its inputs on the calibration prompts. compensated: what rounding one costs is also made "
+    "up for in others (GPTQ), which takes minutes."
 )
 CALIBRATION_HELP = (
-    "Prompts for --rounding compensated: text, one a line, or .json with lists of token ids. "
+    "Prompts for --rounding importance and compensated: text, one a line, or .json with lists of token ids. "
     "[default: a small built-in set]"
 )

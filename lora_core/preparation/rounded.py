@@ -1,4 +1,4 @@
-"""Linear layers of a base rounded with compensation, layer by layer, and kept in files until they are stored."""
+"""Linear layers of a base rounded for the inputs that they have, layer by layer, and kept in files until stored."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from lora_core.models.base import ModelHandle
 from lora_core.models.decoders import read_decoder
 from lora_core.preparation.compensation import compensated, inverse_factor
 from lora_core.preparation.decoder import CalibratedDecoder, Tokens
-from lora_core.quant.fitting import Float32, Grid, Int8, dequantized, weighted_scales
+from lora_core.quant.fitting import Float32, Grid, Int8, dequantized, fitted_by_importance, weighted_scales
 
 Array = npt.NDArray[Any]
-STAGE = "Round with compensation"
+STAGE = "Round for the inputs of layers"
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 
 
@@ -64,49 +64,68 @@ def decoder_of(
 
 
 def round_layers(
-    model: ModelHandle, grids: Mapping[str, Grid], prompts: Sequence[Tokens], directory: Path, emit: Emit
+    model: ModelHandle,
+    grids: Mapping[str, Grid],
+    prompts: Sequence[Tokens],
+    directory: Path,
+    emit: Emit,
+    *,
+    compensate: bool = True,
 ) -> RoundedLayers:
     """Round the linear layers that `grids` names, each for the inputs that it has on `prompts` after all that comes
     before it has been rounded, and keep them in the empty `directory`.
 
-    A layer's weights are read when they are rounded, and let go of. Raises `ModelError` for a base that has no
-    `decoder_of`.
+    Scales count every weight by the squares of its inputs. With `compensate`, what rounding one weight costs is made
+    up for in others; without, integers are the nearest. A layer's weights are read when they are rounded, and let go
+    of. Raises `ModelError` for a base that has no `decoder_of`.
     """
     architecture, problems = decoder_of(model.summary)
     if architecture is None:
         raise ModelError(problems)
     with stage(emit, STAGE):
-        rounding = _Rounding(grids, RoundedLayers(directory=directory, names=tuple(grids)), emit)
+        kept = RoundedLayers(directory=directory, names=tuple(grids))
+        rounding = _Rounding(grids=grids, kept=kept, compensate=compensate, emit=emit)
         CalibratedDecoder.over(architecture, model.tensors(), prompts, rounding).run(prompts)
-    return rounding.kept
+    return kept
 
 
+@attrs.define(kw_only=True, eq=False)
 class _Rounding:
     """Visits the linear layers of a decoder in their order, and lets it go on with what they have become."""
 
-    def __init__(self, grids: Mapping[str, Grid], kept: RoundedLayers, emit: Emit) -> None:
-        self.kept = kept
-        self._grids = grids
-        self._emit = emit
-        self._inputs: Array = np.empty(0)
-        self._factor: Array = np.empty(0)
-        self._importance: Array = np.empty(0)
-        self._done = 0
+    grids: Mapping[str, Grid]
+    kept: RoundedLayers
+    compensate: bool
+    emit: Emit
+    _inputs: Array = attrs.field(factory=lambda: np.empty(0), init=False)
+    _factor: Array = attrs.field(factory=lambda: np.empty(0), init=False)
+    _importance: Array = attrs.field(factory=lambda: np.empty(0), init=False)
+    _done: int = attrs.field(default=0, init=False)
 
     def __call__(self, name: str, inputs: Array, weight: Array) -> Array:
         """Round a layer for its inputs; return its weight as it will be stored."""
-        if name not in self._grids:
+        if name not in self.grids:
             return weight
         if inputs is not self._inputs:
-            moment = inputs.T @ inputs
-            self._inputs, self._factor, self._importance = inputs, inverse_factor(moment), np.diag(moment)
-        grid = self._grids[name]
-        integers, scales = round_weight(weight, self._factor, self._importance, grid)
+            self._look_at(inputs)
+        grid = self.grids[name]
+        if self.compensate:
+            integers, scales = round_weight(weight, self._factor, self._importance, grid)
+        else:
+            integers, scales = fitted_by_importance(weight.astype(np.float32), self._importance, grid)
         self.kept.put(name, integers, scales)
         self._done += 1
-        self._emit(StageAdvanced(stage=STAGE, done=self._done, total=len(self._grids)))
+        self.emit(StageAdvanced(stage=STAGE, done=self._done, total=len(self.grids)))
         groups = integers.reshape(len(scales), -1, grid.group) * scales.astype(np.float64)[..., None]
         return np.asarray(groups.reshape(weight.shape))
+
+    def _look_at(self, inputs: Array) -> None:
+        self._inputs = inputs
+        if self.compensate:
+            moment = inputs.T @ inputs
+            self._factor, self._importance = inverse_factor(moment), np.diag(moment)
+        else:
+            self._importance = np.square(inputs).sum(axis=0)
 
 
 def round_weight(weight: Array, factor: Array, importance: Array, grid: Grid) -> tuple[Int8, Float32]:

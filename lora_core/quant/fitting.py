@@ -67,6 +67,20 @@ def fitted(weight: Float32, grid: Grid) -> tuple[Int8, Float32]:
     return integers.reshape(weight.shape), scales.reshape(len(weight), -1)
 
 
+def fitted_by_importance(
+    weight: Float32, importance: npt.NDArray[np.floating[Any]], grid: Grid
+) -> tuple[Int8, Float32]:
+    """Return what `fitted` does, at the `weighted_scales` for the `importance` (inputs) of each input."""
+    integers = np.empty(weight.shape, np.int8)
+    scales = np.empty((len(weight), weight.shape[1] // grid.group), np.float32)
+    for start in range(0, weight.shape[1], grid.group):
+        part = slice(start, start + grid.group)
+        groups = np.ascontiguousarray(weight[:, part], np.float32)
+        found = scales[:, start // grid.group] = weighted_scales(groups, importance[part], grid)
+        integers[:, part] = grid.integers(groups, found)
+    return integers, scales
+
+
 def dequantized(integers: npt.NDArray[np.integer[Any]], scales: Float32) -> Float32:
     """Return the weight (rows, inputs) that integers stand for, with a scale for each group, (rows, groups)."""
     groups = integers.reshape(*scales.shape, -1) * scales[..., None].astype(np.float32)

@@ -142,4 +142,6 @@ def _regrouped(policy: QuantPolicy, group_size: int) -> QuantPolicy:
         return attrs.evolve(scheme, granularity="group" if group_size else "channel", group_size=group_size or None)
 
     head = regroup(policy.output) if policy.linear is None or policy.output == policy.linear else policy.output
-    return attrs.evolve(policy, linear=regroup(policy.linear), output=head)
+    # A tied pair that has one scheme is stored once, and keeps to one.
+    embedding = head if policy.embedding == policy.output else policy.embedding
+    return attrs.evolve(policy, linear=regroup(policy.linear), output=head, embedding=embedding)

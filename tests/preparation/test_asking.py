@@ -40,9 +40,9 @@ def test_nothing_stands_against_rounding_4_bits(tiny: ModelHandle):
     assert rounding().problems(tiny, assigned(tiny)) == []
 
 
-def test_calibration_without_compensation_is_refused(tiny: ModelHandle):
+def test_calibration_for_the_nearest_integers_is_refused(tiny: ModelHandle):
     (what,) = whats(rounding("nearest", "prompts.txt").problems(tiny, assigned(tiny)))
-    assert what == "--calibration is for --rounding compensated, and weights are rounded to the nearest"
+    assert what == "--calibration is for --rounding importance and compensated, and weights are rounded to the nearest"
 
 
 @pytest.mark.parametrize("policy", ["fp32", "8da8w"])
@@ -56,11 +56,12 @@ def test_prompts_that_cannot_be_read_are_told_before_the_work(tiny: ModelHandle,
     assert "Cannot read the calibration ids" in what
 
 
-def test_layers_are_given_for_as_long_as_the_block_lasts(tiny: ModelHandle, tmp_path: Path):
+@pytest.mark.parametrize("kind", ["importance", "compensated"])
+def test_layers_are_given_for_as_long_as_the_block_lasts(tiny: ModelHandle, tmp_path: Path, kind: str):
     ids = tmp_path / "ids.json"
     ids.write_text("[[1, 5, 9, 4], [7, 7]]")
     (tmp_path / "work").mkdir()
-    with rounding(calibration=str(ids)).layers(tiny, assigned(tiny), tmp_path / "work", ignore) as layers:
+    with rounding(kind, str(ids)).layers(tiny, assigned(tiny), tmp_path / "work", ignore) as layers:
         assert layers is not None
         assert len(layers.names) == 14  # seven in each of two blocks; the head keeps 8 bits
         integers, scales = layers.rows("model.layers.1.mlp.down_proj", 60)

@@ -16,7 +16,7 @@ from lora_core.layers import LayerInfo
 from lora_core.models.base import ModelHandle
 from lora_core.models.hf import HfModelSource
 from lora_core.preparation.decoder import CalibratedDecoder
-from lora_core.preparation.fitted_updates import STAGE, FittedUpdates, fitted_updates, nearest
+from lora_core.preparation.fitted_updates import STAGE, FittedUpdates, condensed, fitted_updates, nearest
 from lora_core.preparation.rounded import decoder_of
 from lora_core.quant.fitting import Float32, Grid, dequantized, fitted
 from lora_core.testing.tiny import write_tiny_adapter, write_tiny_checkpoint
@@ -77,6 +77,17 @@ def test_no_other_matrix_of_the_rank_has_nearer_outputs(tokens: int):
     # A and B are float32: a relative rounding of 6e-8 of outputs whose squares sum to twenty times what is left.
     assert np.square(outputs - inputs @ (b.astype(float) @ a).T).sum() == pytest.approx(best, rel=1e-5)
     assert left == pytest.approx(best, rel=1e-9)
+
+
+def test_condensed_inputs_have_the_same_nearest_outputs():
+    chance = np.random.default_rng(3)
+    inputs, delta = chance.standard_normal((200, 48)), chance.standard_normal((40, 48))
+    few = condensed(inputs)
+    assert few.shape == (48, 48)
+    (a, b, left), (own_a, own_b, own_left) = nearest(delta, inputs, 5), nearest(delta, few, 5)
+    assert np.allclose(b.astype(float) @ a, own_b.astype(float) @ own_a, atol=1e-6)  # float32, values below 10
+    assert left == pytest.approx(own_left, rel=1e-9)
+    assert np.array_equal(condensed(inputs[:20]), inputs[:20])
 
 
 def test_a_rank_that_the_outputs_do_not_have_is_left_out():

@@ -1,4 +1,4 @@
-"""Rounding with compensation, and the decoder that it is calibrated with."""
+"""Rounding for the inputs that layers have, and the decoder that it is calibrated with."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lora_core.models.hf import HfModelSource
 from lora_core.preparation.compensation import compensated, inverse_factor
 from lora_core.preparation.decoder import CalibratedDecoder
 from lora_core.preparation.rounded import RoundedLayers, decoder_of, round_layers, round_weight
-from lora_core.quant.fitting import Grid, fitted
+from lora_core.quant.fitting import Grid, dequantized, fitted, fitted_by_importance
 from lora_core.testing.tiny import write_tiny_checkpoint
 from lora_core.verification.eager_reference import EagerReference
 from tests.numeric import apart, decoder_tolerance
@@ -66,6 +66,22 @@ def test_rounding_with_compensation_errs_less_on_its_inputs_than_the_nearest_int
     assert error(integers, scales) < 0.5 * error(plain, plain_scales)
 
 
+def test_scales_by_importance_err_least_where_inputs_are_large():
+    weight = np.random.default_rng(9).standard_normal((16, 64)).astype(np.float32)
+    importance = np.random.default_rng(10).uniform(0.1, 1.0, 64) ** 8
+
+    def error(found: tuple[np.ndarray, np.ndarray]) -> float:
+        return float((np.square(dequantized(*found) - weight) @ importance).sum())
+
+    integers, scales = fitted_by_importance(weight, importance, GRID)
+    assert error((integers, scales)) < 0.7 * error(fitted(weight, GRID))
+    # The nearest integers at these scales, and each row and group for itself.
+    assert np.array_equal(integers, GRID.integers(weight.reshape(16, 2, 32), scales).reshape(16, 64))
+    alone = fitted_by_importance(weight[3:5, 32:], importance[32:], GRID)
+    assert np.array_equal(alone[0], integers[3:5, 32:])
+    assert np.array_equal(alone[1], scales[3:5, 1:])
+
+
 def test_inputs_that_tell_nothing_of_each_other_get_the_nearest_integers():
     weight = np.random.default_rng(7).standard_normal((16, 96))
     integers, scales = round_weight(weight, inverse_factor(np.eye(96)), np.ones(96), GRID)
@@ -84,9 +100,12 @@ def test_columns_are_compensated_across_blocks():
         assert np.array_equal(found[:, j], rounded)
 
 
-def test_every_layer_is_rounded_for_inputs_that_follow_from_rounded_layers(tiny: ModelHandle, tmp_path: Path):
+@pytest.mark.parametrize("compensate", [True, False])
+def test_every_layer_is_rounded_for_inputs_that_follow_from_rounded_layers(
+    tiny: ModelHandle, tmp_path: Path, compensate: bool
+):
     grids = dict.fromkeys(linears(tiny), GRID)
-    kept = round_layers(tiny, grids, PROMPTS, tmp_path, ignore)
+    kept = round_layers(tiny, grids, PROMPTS, tmp_path, ignore, compensate=compensate)
     seen: dict[str, np.ndarray] = {}
 
     def go_on(name: str, inputs: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -98,9 +117,14 @@ def test_every_layer_is_rounded_for_inputs_that_follow_from_rounded_layers(tiny:
     assert architecture is not None
     CalibratedDecoder.over(architecture, tiny.tensors(), PROMPTS, go_on).run(PROMPTS)
     last = linears(tiny)[-1]
-    weight = tiny.tensors()[f"{last}.weight"].read().astype(np.float64)
+    weight = tiny.tensors()[f"{last}.weight"].read()
     moment = seen[last].T @ seen[last]
-    again = round_weight(weight, inverse_factor(moment), np.diag(moment), GRID)
+    importance = np.square(seen[last]).sum(axis=0)
+    again = (
+        round_weight(weight.astype(np.float64), inverse_factor(moment), np.diag(moment), GRID)
+        if compensate
+        else fitted_by_importance(weight, importance, GRID)
+    )
     assert all(np.array_equal(*pair) for pair in zip(again, kept.rows(last, 0), strict=True))
 
 

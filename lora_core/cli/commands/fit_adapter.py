@@ -65,6 +65,7 @@ def _free(name: str, bundle: Path, console: Console) -> str:
 command = Command(
     "fit-adapter",
     callback=fit_adapter,
+    multiplies=False,  # eigenvectors of a layer take thirty times the processor time where threads wait for each other
     help="Choose A and B of ADAPTER (NAME=DIR[@STRENGTH], or a composite) anew, so that they also make up for what "
     "rounding lost in the base of BUNDLE, and write them as a PEFT adapter that `add` and `export` take for this base "
     "alone. Rank and size stay what they are. Needs the base's weights, and takes a minute or so.",

@@ -63,7 +63,7 @@ def _prepared(job: ExportJob, emit: Emit) -> BaseToLower:
     from lora_core_coreml.weightless.forms import HeldWeights
 
     with stage(emit, "prepare the base"):
-        streamed = None if job.options.how_to_round.kind == "compensated" else StreamedWeights.of(job)
+        streamed = None if job.options.how_to_round.calibrates else StreamedWeights.of(job)
         prepared = base.prepare(job, emit) if streamed is None else streamed.prepared
     for message in describe_undivided(job.policy, prepared.assignment):
         emit(Warned(message=message))

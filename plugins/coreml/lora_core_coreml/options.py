@@ -8,7 +8,7 @@ import attrs
 
 from lora_core.errors import Problem
 from lora_core.models.context import usual_context
-from lora_core.preparation.options import CALIBRATION_HELP, ROUNDING_HELP, ROUNDINGS
+from lora_core.preparation.options import CALIBRATION_HELP, ROUNDING_HELP, ROUNDINGS, HowToRound
 from lora_core_coreml.program.naming import METHOD_HELP
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class CoremlOptions:
         default=False, metadata={"help": "Also write the CoreML packages as .mlpackage, for use in Xcode."}
     )
 
-    rounding: Literal["nearest", "compensated"] = attrs.field(
+    rounding: HowToRound = attrs.field(
         default="nearest",
         validator=attrs.validators.in_(ROUNDINGS),
         metadata={"help": ROUNDING_HELP, "choices": ROUNDINGS},

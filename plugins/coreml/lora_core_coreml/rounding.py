@@ -17,7 +17,7 @@ Float32 = npt.NDArray[np.float32]
 
 
 def rounding(job: ExportJob, work: Path, emit: Emit) -> RoundWeight:
-    """Return what gives the weights of `job`'s linear layers; those rounded with compensation are kept in `work`."""
+    """Return what gives the weights of `job`'s linear layers; those rounded for their inputs are kept in `work`."""
     assignment = job.policy.assign(job.model.summary.layers)
     kept: RoundedLayers | None = job.options.how_to_round.into(job.model, assignment, work, emit)
     known = frozenset(kept.names) if kept is not None else frozenset()

@@ -226,8 +226,11 @@ def test_linear_split_can_be_left_out(exporter) -> None:
     assert not isinstance(split.output, SplitLinear)
 
 
-def test_layers_rounded_with_compensation_are_those_of_the_core_also_where_they_are_split(exporter, tmp_path) -> None:
-    job = exporter.job([], policy=POLICY["c4w"], split_size=32, rounding="compensated")
+@pytest.mark.parametrize("kind", ["importance", "compensated"])
+def test_layers_rounded_for_their_inputs_are_those_of_the_core_also_where_they_are_split(
+    exporter, tmp_path, kind
+) -> None:
+    job = exporter.job([], policy=POLICY["c4w"], split_size=32, rounding=kind)
     prepared = base.prepare(job)
     with job.options.how_to_round.layers(job.model, prepared.assignment, tmp_path, ignore) as layers:
         name = "model.layers.1.mlp.gate_proj"

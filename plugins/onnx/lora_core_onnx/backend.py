@@ -68,12 +68,11 @@ class OnnxBackend(Backend):
 
         return stored_values(bundle, name)
 
-    def rounding(self, job: ExportJob, work: Path, emit: Emit) -> RoundWeight:  # noqa: ARG002 - each layer by itself
+    def rounding(self, job: ExportJob, work: Path, emit: Emit) -> RoundWeight:
         """Return what quantization makes of a linear layer's weight."""
-        from lora_core_onnx.graph.weights import rounded
+        from lora_core_onnx.rounding import rounding
 
-        schemes = job.policy.assign(job.model.summary.layers).schemes
-        return lambda layer, weight: rounded(weight, schemes[layer.name])
+        return rounding(job, work, emit)
 
     def open(self, bundle: Bundle, options: OnnxSessionOptions) -> Session:
         """Open the bundle on ONNX Runtime."""

@@ -24,6 +24,7 @@ def problems(job: ExportJob) -> list[Problem]:
     found += context_problems(job.options.max_context_len, "--max-context-len", trained=trained, window=window)
     if architecture is not None:
         found += _head_problems(architecture)
+    found += job.options.how_to_round.problems(job.model, job.policy.assign(job.model.summary.layers))
     if job.options.lora == "none" and job.adapters:
         what = "--lora none makes a model of the base alone, and adapters were given"
         found.append(Problem(what=what, remedy="Leave it out."))

@@ -9,6 +9,7 @@ from lora_core.backend import Artifacts, ExportJob, WrittenFile
 from lora_core.bundle.bundle import Method
 from lora_core.events import Emit, Warned, stage
 from lora_core.models.decoders import context_limits
+from lora_core.preparation.rounded import RoundedLayers
 from lora_core.quant.undivided import describe_undivided
 from lora_core_onnx.checks import architecture_of
 from lora_core_onnx.genai import genai_config
@@ -37,7 +38,8 @@ def export(job: ExportJob, out: Path, emit: Emit) -> Artifacts:
         context_len=context_len,
         lora=options.lora == "inputs",
     )
-    foundation = _write_base(job, spec, out, emit)
+    with options.how_to_round.layers(job.model, assignment, out, emit) as known:
+        foundation = _write_base(job, spec, known, out, emit)
     configuration = genai_config(summary, architecture, context_len)
     places = (GENAI,) if job.model.tokenizer is None else (GENAI, GENAI_TEXT)
     for place in places:
@@ -57,11 +59,13 @@ def export(job: ExportJob, out: Path, emit: Emit) -> Artifacts:
     )
 
 
-def _write_base(job: ExportJob, spec: DecoderSpec, out: Path, emit: Emit) -> str:
-    """Write weights and model; return the SHA-256 of the weights, which is the fingerprint."""
+def _write_base(job: ExportJob, spec: DecoderSpec, known: RoundedLayers | None, out: Path, emit: Emit) -> str:
+    """Write weights and model, layers that are `known` as they were rounded; return the SHA-256 of the weights, which
+    is the fingerprint.
+    """
     graph = Assembly()
     with stage(emit, "Write the base"), WeightsFile(out / WEIGHTS) as file:
-        DecoderGraph(spec, graph, StoredBase(job.model.tensors(), file)).assemble()
+        DecoderGraph(spec, graph, StoredBase(job.model.tensors(), file, known)).assemble()
         foundation = file.close()
         (out / MODEL).write_bytes(graph.model(file.tensors, {FOUNDATION: foundation}))
     return foundation

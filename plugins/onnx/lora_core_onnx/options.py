@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import attrs
 
 from lora_core.models.context import usual_context
+from lora_core.preparation.options import CALIBRATION_HELP, ROUNDING_HELP, ROUNDINGS, HowToRound
+
+if TYPE_CHECKING:
+    from lora_core.preparation.rounding import Rounding
 
 DEFAULT_CONTEXT = 2048
 
@@ -30,6 +36,22 @@ class OnnxOptions:
             "choices": ("inputs", "none"),
         },
     )
+
+    # Bundles without these stay what they were.
+    rounding: HowToRound = attrs.field(
+        default="nearest",
+        validator=attrs.validators.in_(ROUNDINGS),
+        metadata={"help": ROUNDING_HELP, "choices": ROUNDINGS, "omit_if_default": True},
+    )
+    calibration: str | None = attrs.field(default=None, metadata={"help": CALIBRATION_HELP, "omit_if_default": True})
+
+    @property
+    def how_to_round(self) -> Rounding:
+        """How 4-bit weights are rounded, with scales in float32."""
+        from lora_core.preparation.rounding import Rounding
+        from lora_core.quant.fitting import as_stored
+
+        return Rounding(kind=self.rounding, calibration=self.calibration, narrow=as_stored)
 
     def context_len(self, *limits: int | None) -> int:
         """Return the positions that the model is made for, for a base with `limits` (None limits nothing)."""

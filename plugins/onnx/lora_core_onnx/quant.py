@@ -12,16 +12,12 @@ MIN_GROUP_SIZE = 16
 """The smallest block of ONNX Runtime's `MatMulNBits`; blocks are powers of two."""
 
 
-def _policy(bits: int) -> QuantPolicy:
-    scheme = Scheme(bits=bits, granularity="group", group_size=GROUP_SIZE)
-    return QuantPolicy(
-        name=f"{bits}w",
-        summary=f"{bits}-bit linear weights in groups of {GROUP_SIZE}, activations in floating point",
-        linear=scheme,
-        output=scheme,
-    )
+def _in_groups(bits: int) -> Scheme:
+    return Scheme(bits=bits, granularity="group", group_size=GROUP_SIZE)
 
 
+# The head is where 4 bits cost most, and a tied one of the embedding's scheme is stored once.
+_TABLE = _in_groups(8)
 _HALF = Scheme(bits=16, granularity="tensor")
 POLICIES = (
     QuantPolicy(
@@ -31,8 +27,21 @@ POLICIES = (
         output=_HALF,
         embedding=_HALF,
     ),
-    _policy(8),
-    _policy(4),
+    QuantPolicy(
+        name="8w",
+        summary=f"8-bit weights in groups of {GROUP_SIZE}, activations in floating point",
+        linear=_in_groups(8),
+        output=_TABLE,
+        embedding=_TABLE,
+    ),
+    QuantPolicy(
+        name="4w",
+        summary=f"4-bit linear weights in groups of {GROUP_SIZE}, 8-bit head and embedding, activations in floating "
+        "point",
+        linear=_in_groups(4),
+        output=_TABLE,
+        embedding=_TABLE,
+    ),
 )
 
 
@@ -41,9 +50,8 @@ def policy_problems(policy: QuantPolicy) -> list[Problem]:
     problems = []
     if policy.lora is not None:
         problems.append("quantizes LoRA matrices, which are stored in float32")
-    if policy.embedding is not None and policy.embedding.bits != HALF:
-        problems.append(f"asks for {policy.embedding.bits} bits for the embedding, which has 16 or 32")
-    for part, scheme in (("linear layers", policy.linear), ("the output head", policy.output)):
+    parts = (("linear layers", policy.linear), ("the output head", policy.output), ("the embedding", policy.embedding))
+    for part, scheme in parts:
         if scheme is not None and (reason := _objection(scheme)):
             problems.append(f"asks for {reason} for {part}")
     remedy = f"Choose fp32 or one of {', '.join(known.name for known in POLICIES)}."

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import onnxruntime
 import pytest
 from lora_core_onnx.genai import context_len_of
 from lora_core_onnx.graph import weights
+from lora_core_onnx.sharing import external_tensors
 from lora_core_onnx.storage.adapter_file import read_adapter, version_of
 
 import lora_core
+from lora_core.backend import ExportJob
 from lora_core.errors import BundleError, LoraCoreError, UnsupportedError, UsageError
+from lora_core.events import ignore
+from lora_core.hub import PluginHub
+from lora_core.models.hf import HfModelSource
+from lora_core.quant.fitting import dequantized
 from lora_core.tensors import StoredTensor
 from lora_core.testing.tiny import TINY_LLAMA, write_tiny_adapter, write_tiny_checkpoint
 
@@ -56,6 +64,70 @@ def test_a_tied_embedding_is_stored_once(sources: dict[str, Path], tmp_path: Pat
     size = 4 * TINY_LLAMA["vocab_size"] * TINY_LLAMA["hidden_size"]
     grown = (export(apart, tmp_path / "apart") / FILES[1]).stat().st_size - (tied / FILES[1]).stat().st_size
     assert size <= grown < size + 64
+
+
+def test_a_tied_embedding_of_the_heads_scheme_is_stored_once(sources: dict[str, Path], tmp_path: Path) -> None:
+    tied = export(sources["model"], tmp_path / "tied", "4w")
+    tensors = {tensor.name: tensor for tensor in external_tensors(tied / FILES[0])}
+    table, head = tensors["model.embed_tokens.weight.8bit"], tensors["lm_head.weight.8bit"]
+    rows, width = TINY_LLAMA["vocab_size"], TINY_LLAMA["hidden_size"]
+    assert (table.shape, head.shape) == ((rows, width), (rows, width // 32, 32))
+    assert (table.offset, table.size) == (head.offset, head.size) != (0, 0)
+    assert "lm_head.weight.scales" not in tensors
+
+
+def test_an_embedding_can_stay_in_float(sources: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    lora_core.export(sources["model"], backend="onnx", policy="4w", embedding="float", out=out, options=OPTIONS)
+    names = {tensor.name for tensor in external_tensors(out / FILES[0])}
+    assert {"model.embed_tokens.weight", "lm_head.weight.8bit", "lm_head.weight.scales"} <= names
+
+
+def test_rows_of_a_quantized_table_are_what_the_head_multiplies_with(sources: dict[str, Path], tmp_path: Path) -> None:
+    out = export(sources["model"], tmp_path / "out", "8w")
+    model = onnx.load(out / FILES[0], load_external_data=False)
+    model.graph.output.append(onnx.helper.make_tensor_value_info("model.embed_tokens.out", 1, None))
+    (out / FILES[0]).write_bytes(model.SerializeToString())
+    quiet = onnxruntime.SessionOptions()
+    quiet.log_severity_level = 3  # it warns of inputs that may be left out
+    session = onnxruntime.InferenceSession(str(out / FILES[0]), quiet, providers=["CPUExecutionProvider"])
+    ids = [5, 0, 77]
+    empty = np.zeros((1, TINY_LLAMA["num_key_value_heads"], 0, 16), np.float32)
+    given = {each.name: empty for each in session.get_inputs() if each.name.startswith("past_key_values")}
+    given |= {"input_ids": np.array([ids]), "attention_mask": np.ones((1, len(ids)), np.int64)}
+    (found,) = session.run(["model.embed_tokens.out"], given)
+    table = HfModelSource().open(str(sources["model"])).tensors()["model.embed_tokens.weight"].read()
+    assert np.array_equal(found, weights.rounded(table, PluginHub().policies["8w"].output)[ids])
+
+
+@pytest.mark.parametrize("kind", ["importance", "compensated"])
+def test_layers_that_were_rounded_for_their_inputs_are_stored_so(
+    monkeypatch: pytest.MonkeyPatch, sources: dict[str, Path], tmp_path: Path, kind: str
+) -> None:
+    monkeypatch.setattr(weights, "BLOCK_BYTES", 1024)  # of rows some at a time
+    out = export(sources["model"], tmp_path / "out", "4w", rounding=kind)
+    assert not list(out.glob(".rounded*"))
+    model = HfModelSource().open(str(sources["model"]))
+    options = PluginHub().options("onnx", {"rounding": kind})
+    job = ExportJob(model=model, adapters=(), plans=(), policy=PluginHub().policies["4w"], options=options)
+    (tmp_path / "work").mkdir()
+    told = PluginHub().backend("onnx").rounding(job, tmp_path / "work", ignore)
+    layer = model.summary.layer("model.layers.1.mlp.gate_proj")
+    expected = told(layer, model.tensors()[f"{layer.name}.weight"].read())
+    stored = {tensor.name: tensor for tensor in external_tensors(out / FILES[0])}
+    data = (out / FILES[1]).read_bytes()
+    packed, scales = (
+        np.frombuffer(data, dtype, offset=place.offset, count=math.prod(place.shape)).reshape(place.shape)
+        for place, dtype in (
+            (stored[f"{layer.name}.weight.4bit"], np.uint8),
+            (stored[f"{layer.name}.weight.scales"], np.float32),
+        )
+    )
+    integers = np.stack([packed & 15, packed >> 4], axis=-1).reshape(expected.shape).astype(np.int8) - np.int8(8)
+    assert np.array_equal(dequantized(integers, scales), expected)
+    assert not np.array_equal(
+        expected, weights.rounded(model.tensors()[f"{layer.name}.weight"].read(), job.policy.linear)
+    )
 
 
 @pytest.mark.parametrize(("bits", "kept"), [(8, 2e-2), (4, 0.2)])

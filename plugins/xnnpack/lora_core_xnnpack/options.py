@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import attrs
 
 from lora_core.models.context import usual_context
-from lora_core.preparation.options import CALIBRATION_HELP, ROUNDING_HELP, ROUNDINGS
+from lora_core.preparation.options import CALIBRATION_HELP, ROUNDING_HELP, ROUNDINGS, HowToRound
 
 if TYPE_CHECKING:
     from lora_core.models.executorch.options import ExecutorchOptions
@@ -68,7 +68,7 @@ class XnnpackOptions:
             "choices": ("fitted", "affine", "hqq"),
         },
     )
-    rounding: Literal["nearest", "compensated"] = attrs.field(
+    rounding: HowToRound = attrs.field(
         default="nearest",
         validator=attrs.validators.in_(ROUNDINGS),
         metadata={"help": ROUNDING_HELP, "choices": ROUNDINGS},

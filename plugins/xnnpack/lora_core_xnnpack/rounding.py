@@ -11,26 +11,30 @@ from lora_core.backend import ExportJob, RoundWeight
 from lora_core.events import Emit
 from lora_core.layers import LayerInfo
 from lora_core.preparation.rounded import RoundedLayers
-from lora_core.quant.fitting import bfloat16, dequantized
+from lora_core.quant.fitting import Grid, bfloat16, dequantized, fitted
 from lora_core_xnnpack.quant import quantized_layer
 
 Float32 = npt.NDArray[np.float32]
 
 
 def rounding(job: ExportJob, work: Path, emit: Emit) -> RoundWeight:
-    """Return what gives the weights of `job`'s linear layers; those rounded with compensation are kept in `work`."""
+    """Return what gives the weights of `job`'s linear layers; those rounded for their inputs are kept in `work`."""
     assignment = job.policy.assign(job.model.summary.layers)
     kept: RoundedLayers | None = job.options.how_to_round.into(job.model, assignment, work, emit)
     known = frozenset(kept.names) if kept is not None else frozenset()
 
     def rounded(layer: LayerInfo, weight: Float32) -> Float32:
-        import torch
-
         scheme = assignment.schemes[layer.name]
         if scheme is None:
             return weight
         if kept is not None and layer.name in known:
             return kept.weight(layer.name)
+        if scheme.bits < 8 and job.options.scale_search == "fitted":
+            # What torchao is made to call (`searching`), without torch.
+            group = scheme.group_size or layer.in_features
+            return dequantized(*fitted(weight, Grid(lowest=-8, highest=7, group=group, narrow=bfloat16)))
+        import torch
+
         found = quantized_layer(
             torch.from_numpy(np.ascontiguousarray(weight)), "linear", scheme, scale_search=job.options.scale_search
         ).weight

@@ -31,7 +31,7 @@ def test_calibration_that_nothing_uses_is_refused(one_layer: Workbench):
     asked = one_layer.job([], policy="8da4w")
     options = attrs.evolve(asked.options, calibration="prompts.txt")
     (problem,) = problems(attrs.evolve(asked, options=options))
-    assert "--calibration is for --rounding compensated" in problem.what
+    assert "--calibration is for --rounding importance" in problem.what
 
 
 @pytest.mark.parametrize(

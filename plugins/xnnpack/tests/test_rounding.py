@@ -20,6 +20,7 @@ from lora_core.events import ignore
     [
         ("8da4w", {}, 0.0),
         ("8da4w", {"rounding": "compensated"}, 0.0),
+        ("8da4w", {"rounding": "importance"}, 0.0),
         # Scales that are not chosen among bfloat16's are rounded to it when they are stored.
         ("8da4w", {"scale_search": "affine"}, 2.0**-8),
         ("8da8w", {}, 0.0),

@@ -41,6 +41,7 @@ POLICIES = [
     ("8da4w", "8,32", {"scale_search": "hqq"}),
     ("8da4w", None, {}),
     ("8da4w", None, {"rounding": "compensated"}),
+    ("8da4w", None, {"rounding": "importance"}),
     ("8da8w", None, {}),
 ]
 

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 OPSET, IR_VERSION = 21, 10
 CONTRIB = "com.microsoft"
-_CONTRIB_OPERATORS = frozenset({"GroupQueryAttention", "MatMulNBits", "SkipSimplifiedLayerNormalization"})
+_CONTRIB_OPERATORS = frozenset(
+    {"GatherBlockQuantized", "GroupQueryAttention", "MatMulNBits", "SkipSimplifiedLayerNormalization"}
+)
 Dimension = int | str
 
 

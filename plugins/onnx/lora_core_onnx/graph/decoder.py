@@ -64,8 +64,14 @@ class DecoderGraph:
 
     def _embedding(self, tokens: str) -> str:
         stored, graph = f"{EMBEDDING}.weight", self._graph
-        if self._spec.schemes[EMBEDDING] is None:
+        scheme = self._spec.schemes[EMBEDDING]
+        if scheme is None:
             return graph.apply("Gather", (self._weights.plain(stored), tokens), f"{EMBEDDING}.out")
+        if scheme.bits != HALF:
+            packed = self._weights.packed(EMBEDDING, stored, scheme, by_rows=True)
+            attributes = {"bits": packed.bits, "block_size": packed.block_size, "gather_axis": 0, "quantize_axis": 1}
+            inputs = (packed.values, tokens, packed.scales)
+            return graph.apply("GatherBlockQuantized", inputs, f"{EMBEDDING}.out", attributes)
         rows = graph.apply("Gather", (self._weights.half(stored), tokens), f"{EMBEDDING}.rows")
         return graph.apply("Cast", (rows,), f"{EMBEDDING}.out", {"to": FLOAT})
 

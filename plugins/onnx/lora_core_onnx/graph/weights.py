@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from lora_core.errors import ModelError
+from lora_core.preparation.rounded import RoundedLayers
 from lora_core.quant.fitting import dequantized
 from lora_core.quant.policy import Scheme
 from lora_core.tensors import LazyTensor, row_blocks
@@ -35,9 +36,12 @@ class Packed:
 class StoredBase:
     """Writes each tensor when it is first asked for, under the name that the checkpoint gives it."""
 
-    def __init__(self, tensors: Mapping[str, LazyTensor], file: WeightsFile) -> None:
-        self._tensors, self._file = tensors, file
+    def __init__(
+        self, tensors: Mapping[str, LazyTensor], file: WeightsFile, known: RoundedLayers | None = None
+    ) -> None:
+        self._tensors, self._file, self._known = tensors, file, known
         self._written: set[str] = set()
+        self._packed: dict[tuple[str, int, int], Packed] = {}
 
     def plain(self, name: str) -> str:
         """Store a tensor in float32, row after row; return its name."""
@@ -57,26 +61,43 @@ class StoredBase:
             self._file.add(stored, _dtype("FLOAT16"), tensor.shape, blocks)
         return stored
 
-    def packed(self, name: str, stored: str, scheme: Scheme) -> Packed:
-        """Store the matrix `stored` quantized by `scheme`, for the layer `name`."""
+    def packed(self, name: str, stored: str, scheme: Scheme, *, by_rows: bool = False) -> Packed:
+        """Store the matrix `stored` quantized by `scheme`, for the layer `name`: once for all layers that have it so.
+
+        `by_rows` gives values as `GatherBlockQuantized` takes them, (out, bytes), the same bytes in another shape.
+        """
         assert scheme.group_size is not None
-        tensor, block = self._tensors[stored], scheme.group_size
-        rows, width = tensor.shape
-        groups = width // block
+        block, (rows, width) = scheme.group_size, self._tensors[stored].shape
+        groups, size = width // block, block * scheme.bits // 8
+        shape = (rows, groups * size) if by_rows else (rows, groups, size)
+        values = f"{name}.weight.{scheme.bits}bit"
+        if (before := self._packed.get((stored, scheme.bits, block))) is not None:
+            self._file.again(values, shape, before.values)
+            return attrs.evolve(before, values=values)
         scales: list[npt.NDArray[np.float32]] = []
-
-        def values() -> Iterator[npt.NDArray[np.uint8]]:
-            for part in row_blocks(tensor, BLOCK_BYTES):
-                packed, scale = quantize(part, scheme.bits, block)
-                scales.append(scale)
-                yield packed
-
-        made = Packed(
-            values=f"{name}.weight.{scheme.bits}bit", scales=f"{name}.weight.scales", bits=scheme.bits, block_size=block
-        )
-        self._file.add(made.values, _dtype("UINT8"), (rows, groups, block * scheme.bits // 8), values())
+        made = Packed(values=values, scales=f"{name}.weight.scales", bits=scheme.bits, block_size=block)
+        self._file.add(made.values, _dtype("UINT8"), shape, self._quantized(name, stored, scheme, scales))
         self._file.add(made.scales, _dtype("FLOAT"), (rows, groups), scales)
+        self._packed[stored, scheme.bits, block] = made
         return made
+
+    def _quantized(
+        self, name: str, stored: str, scheme: Scheme, scales: list[npt.NDArray[np.float32]]
+    ) -> Iterator[npt.NDArray[np.uint8]]:
+        """Yield the values of some rows after the others; their scales are put into `scales`."""
+        tensor, block = self._tensors[stored], scheme.group_size or 0
+        if self._known is not None and name in self._known.names:
+            rows, width = tensor.shape
+            step = max(1, BLOCK_BYTES // (4 * width))
+            for start in range(0, rows, step):
+                integers, scale = self._known.rows(name, start, start + step)
+                scales.append(scale)
+                yield nibbles(integers)
+            return
+        for part in row_blocks(tensor, BLOCK_BYTES):
+            packed, scale = quantize(part, scheme.bits, block)
+            scales.append(scale)
+            yield packed
 
     def table(self, name: str, values: npt.NDArray[np.float32]) -> str:
         """Store a table that is computed; return its name."""
@@ -103,6 +124,15 @@ def quantize(
     kernel: Any = quantize_matmul_4bits if bits == 4 else quantize_matmul_8bits
     kernel(packed, columns, scales, unused, block_size, out, width, True)
     return packed, scales
+
+
+def nibbles(integers: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
+    """Return integers from -8 to 7 (out, in) as `MatMulNBits` takes them, two a byte, the first of them low."""
+    import numpy as np
+
+    shifted = (integers + np.int8(8)).astype(np.uint8)
+    packed: npt.NDArray[np.uint8] = shifted[:, ::2] | shifted[:, 1::2] << np.uint8(4)
+    return packed
 
 
 def rounded(weight: npt.NDArray[np.float32], scheme: Scheme | None) -> npt.NDArray[np.float32]:

@@ -73,6 +73,7 @@ def export(
     embedding: str | None = None,
     head: str | None = None,
     adapter_dtype: Literal["fp32", "fp16", "int8"] | None = None,
+    compact_tokenizer: bool = False,
     cache: str | Path | None = None,
     download: bool = False,
     source: str | None = None,
@@ -87,8 +88,9 @@ def export(
     (None: the first that knows it, generic ones last). `options` are fields of the backend's options class by name.
     `plan`, `max_rank` and `targets` say which slots the bundle has: those its adapters need, and more for adapters to
     come. `group_size`, `embedding` and `head` ("BITS,GROUP" or "float") adjust the policy;
-    `adapter_dtype` is the type that adapters are stored in, where the backend has a choice (None: its own). `cache` is
-    a directory of lowered templates to reuse and fill (None: no cache). An existing `out` is refused unless `force`
+    `adapter_dtype` is the type that adapters are stored in, where the backend has a choice (None: its own). With
+    `compact_tokenizer` the base's tokenizer.json is written without the white space that means nothing. `cache` is a
+    directory of lowered templates to reuse and fill (None: no cache). An existing `out` is refused unless `force`
     replaces it.
 
     Raises `UsageError`, `ModelError`, `AdapterError`, `PolicyError`, `UnsupportedError`, `PluginError` or
@@ -110,6 +112,7 @@ def export(
         embedding=embedding,
         head=head,
         adapter_dtype=adapter_dtype,
+        compact_tokenizer=compact_tokenizer,
         cache=None if cache is None else Path(cache),
         download=download,
         source=source,

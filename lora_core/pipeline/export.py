@@ -100,7 +100,7 @@ def _prepare(request: ExportRequest, hub: PluginHub, complaints: Complaints) -> 
 
 def _texts(request: ExportRequest, handle: ModelHandle) -> _Texts:
     """Read what model and adapters say about text; raises `ModelError` or `AdapterError`."""
-    base, files = BaseText.of_model(handle)
+    base, files = BaseText.of_model(handle, compact=request.compact_tokenizer)
     complaint = lacking(handle, base)
     given = located(adapter_references(request.adapters), download=request.download)
     references = sorted(given, key=lambda each: each.name)

@@ -15,6 +15,7 @@ from lora_core.models.base import ModelHandle
 from lora_core.models.text.rules import TextRules, read_rules
 from lora_core.models.text.stored import TEMPLATE, TEMPLATES, TOKENIZER, StoredText
 from lora_core.models.text.templates import DEFAULT, TemplateSource
+from lora_core.models.text.tokenizer import compacted
 from lora_core.pipeline.text_files import TextFiles
 from lora_core.prompting import Prompting
 
@@ -32,10 +33,14 @@ class BaseText:
     templates: Mapping[str, str]
 
     @classmethod
-    def of_model(cls, handle: ModelHandle) -> tuple[BaseText, TextFiles]:
-        """Read the text rules of a model, and what an export writes of them; raises `ModelError`."""
+    def of_model(cls, handle: ModelHandle, *, compact: bool = False) -> tuple[BaseText, TextFiles]:
+        """Read the text rules of a model, and what an export writes of them, `compact` or as they are; raises
+        `ModelError`.
+        """
         summary, files = handle.summary, handle.tokenizer
         rules = handle.text() or _nothing(summary)
+        if compact and rules.tokenizer is not None:
+            rules = attrs.evolve(rules, tokenizer=compacted(rules.tokenizer))
         written = {} if files is None else {name: files.stored.read(name) for name in files.stored.files}
         content = {f"{DIRECTORY}/{name}": data for name, data in written.items() if not name.endswith(".jinja")}
         tokenizer = f"{DIRECTORY}/{TOKENIZER}" if rules.tokenizer is not None else None

@@ -30,6 +30,7 @@ class ExportRequest:
     embedding: str | None = None
     head: str | None = None
     adapter_dtype: str | None = None
+    compact_tokenizer: bool = False
     cache: Path | None = None
     download: bool = False
     source: str | None = None

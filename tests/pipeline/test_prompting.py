@@ -108,6 +108,19 @@ def test_the_same_files_beside_an_adapter_are_not_stored_again(export, make_adap
     assert warnings_of(heard) == []
 
 
+def test_a_compact_tokenizer_is_the_same_in_fewer_bytes(export, make_adapter, model, tmp_path):
+    own = chatting(make_adapter, "own", byte_level())
+    text = "tokenizer/tokenizer.json"
+    whole = export("whole", model=model)
+    bundle = export("compact", {"own": own}, model=model, compact_tokenizer=True)
+    plain, compact = (tmp_path / name / text for name in ("whole", "compact"))
+    assert json.loads(compact.read_text()) == json.loads(plain.read_text())
+    assert compact.stat().st_size < 0.8 * plain.stat().st_size
+    assert rendered(bundle) == rendered(whole)
+    # An adapter that brings the base's tokenizer in another form still brings nothing.
+    assert prompting(bundle, "own") is None
+
+
 @pytest.mark.parametrize(
     ("config", "template", "document", "says"),
     [

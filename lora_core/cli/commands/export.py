@@ -34,6 +34,7 @@ def export(
     embedding: str | None,
     head: str | None,
     adapter_dtype: str | None,
+    compact_tokenizer: bool,
     plan: Any,
     max_rank: int | None,
     targets: str | None,
@@ -60,6 +61,7 @@ def export(
         embedding=embedding,
         head=head,
         adapter_dtype=adapter_dtype,
+        compact_tokenizer=compact_tokenizer,
         cache=None if no_cache else cache or default_cache(),
         download=download,
         source=source,
@@ -98,6 +100,11 @@ command = ExportCommand(
             ["--adapter-dtype"],
             type=click.Choice(["fp32", "fp16", "int8"]),
             help="Type that adapters are stored in, where the backend has a choice. Default: the backend's.",
+        ),
+        click.Option(
+            ["--compact-tokenizer"],
+            is_flag=True,
+            help="Write the base's tokenizer.json without the white space that means nothing, which may be half of it.",
         ),
         click.Option(
             ["--plan"],

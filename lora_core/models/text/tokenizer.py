@@ -65,6 +65,11 @@ def _completed(data: bytes, special: SpecialTokens, where: str, error: type[Inpu
     )
 
 
+def compacted(data: bytes) -> bytes:
+    """Return the same `tokenizer.json` without the white space between its tokens."""
+    return json.dumps(json.loads(data), ensure_ascii=False, separators=(",", ":")).encode()
+
+
 def parse_tokenizer(data: bytes, where: str, error: type[InputError]) -> Tokenizer:
     """Return the tokenizer in `data`, which neither pads nor cuts; raises `error`."""
     from tokenizers import Tokenizer

@@ -22,9 +22,11 @@ _BLOCK = 128
 _DAMPING = 0.01
 
 
-def inverse_factor(moment: Array) -> Array:
-    """Return the upper Cholesky factor of the inverse of a damped second moment (inputs, inputs)."""
-    damped = moment + np.eye(len(moment)) * (_DAMPING * float(np.trace(moment)) / len(moment) + 1e-12)
+def inverse_factor(moment: Array, damping: float = _DAMPING) -> Array:
+    """Return the upper Cholesky factor of the inverse of a second moment (inputs, inputs), to whose diagonal `damping`
+    times its mean is added.
+    """
+    damped = moment + np.eye(len(moment)) * (damping * float(np.trace(moment)) / len(moment) + 1e-12)
     inverse = np.linalg.inv(damped)
     factor: Array = np.linalg.cholesky((inverse + inverse.T) / 2).T
     return factor

@@ -14,7 +14,7 @@ from lora_core.models.base import ModelHandle
 from lora_core.models.hf import HfModelSource
 from lora_core.preparation.compensation import compensated, inverse_factor
 from lora_core.preparation.decoder import CalibratedDecoder
-from lora_core.preparation.rounded import RoundedLayers, decoder_of, round_layers, round_weight
+from lora_core.preparation.rounded import DAMPING, RoundedLayers, decoder_of, round_layers, round_weight
 from lora_core.quant.fitting import Grid, dequantized, fitted, fitted_by_importance
 from lora_core.testing.tiny import write_tiny_checkpoint
 from lora_core.verification.eager_reference import EagerReference
@@ -121,7 +121,7 @@ def test_every_layer_is_rounded_for_inputs_that_follow_from_rounded_layers(
     moment = seen[last].T @ seen[last]
     importance = np.square(seen[last]).sum(axis=0)
     again = (
-        round_weight(weight.astype(np.float64), inverse_factor(moment), np.diag(moment), GRID)
+        round_weight(weight.astype(np.float64), inverse_factor(moment, DAMPING), np.diag(moment), GRID)
         if compensate
         else fitted_by_importance(weight, importance, GRID)
     )

@@ -78,6 +78,16 @@ class QnnSimOptions:
         validator=attrs.validators.optional(attrs.validators.in_((8, 16))),
         metadata={"help": "Bits of LoRA weights, instead of the policy's.", "choices": (8, 16)},
     )
+    scale_search: Literal["plain", "importance"] = attrs.field(
+        default="plain",
+        validator=attrs.validators.in_(("plain", "importance")),
+        metadata={
+            "help": "How scales of 4-bit weights are found: plain (the least squared error of a channel), or "
+            "importance (where every weight counts by the squares of its inputs on the calibration prompts).",
+            "choices": ("plain", "importance"),
+            "omit_if_default": True,  # contexts without it stay what they were
+        },
+    )
     input_len: int = attrs.field(
         default=32, validator=_positive, metadata={"help": "Static number of tokens of the prefill graph."}
     )

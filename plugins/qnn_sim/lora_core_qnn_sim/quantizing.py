@@ -90,6 +90,7 @@ def _quantized(
     gains = None
     if spec.dims.rotated:
         weights, gains = rotated_base(weights, spec.dims.n_layers)
-    rounded = compensated_base(spec, weights, rope, bits, prompts, split=options.splits)
+    by_importance = options.scale_search == "importance"
+    rounded = compensated_base(spec, weights, rope, bits, prompts, split=options.splits, by_importance=by_importance)
     weights = SplitBase(weights=weights, splits=rounded.splits)
     return quantize_base(weights, *rope, bits, rounded.matrices), Basis(gains=gains, splits=rounded.splits)

@@ -77,6 +77,23 @@ def test_four_bit_scales_lose_less_than_plain_ones() -> None:
     assert np.square(found.dequantized() - weight).sum() < np.square(rounded - weight).sum()
 
 
+@pytest.mark.parametrize(("policy", "others"), [("w4a16", True), ("w8a16", False)])
+def test_scales_of_four_bits_can_follow_from_inputs(tmp_path: Path, model: Any, policy: str, others: bool) -> None:
+    found = {
+        search: read_foundation(
+            tiny.export(tiny.make_job(model, policy=policy, scale_search=search), tmp_path / search).file(
+                "foundation.bin"
+            )
+        ).base.linears
+        for search in ("plain", "importance")
+    }
+    name = f"{Q}.weight"
+    plain, importance = (found[search][name] for search in ("plain", "importance"))
+    assert plain.bits == importance.bits
+    assert np.array_equal(plain.scales, importance.scales) is not others
+    assert np.allclose(plain.scales, importance.scales, rtol=1.0)  # another part of the largest weight
+
+
 def test_both_versions_of_aimets_format_are_read(tmp_path: Path) -> None:
     (tmp_path / "old").write_text(json.dumps(OLD))
     entries = read_aimet(tmp_path / "old")

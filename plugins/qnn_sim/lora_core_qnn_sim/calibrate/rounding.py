@@ -1,7 +1,7 @@
 """Rounding of base weights that compensates its own error on the calibration prompts.
 
-Scales stay those of plain rounding; only integers change (`lora_core.preparation.compensation`), so the graph and its
-cost are the same.
+Integers change (`lora_core.preparation.compensation`), and scales only where it is asked for, so the graph and its cost
+are the same.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lora_core.preparation.compensation import compensated, inverse_factor
+from lora_core.preparation.rounded import DAMPING
+from lora_core.quant.fitting import Float32, Grid, weighted_scales
 from lora_core_qnn_sim.encodings.grid import ChannelWeight, quantize_channels
 from lora_core_qnn_sim.graph.nodes import Node, build_nodes
 from lora_core_qnn_sim.graph.spec import GraphSpec
@@ -45,6 +47,7 @@ class _LayerRounding:
     weights: Mapping[str, Array]
     bits: Mapping[str, int]
     split: bool
+    by_importance: bool
     matrices: dict[str, ChannelWeight] = attrs.field(factory=dict)
     splits: dict[str, npt.NDArray[np.int32]] = attrs.field(factory=dict)
     _moments: dict[str, Array] = attrs.field(factory=dict, init=False)
@@ -70,11 +73,15 @@ class _LayerRounding:
     def _round(self, splits: Splits) -> None:
         weights, moments = SplitBase(weights=self.weights, splits=splits), split_moments(self._moments, splits)
         for source, moment in moments.items():
-            factor = inverse_factor(moment)
+            factor = inverse_factor(moment, DAMPING) if self.by_importance else inverse_factor(moment)
             for name in self.readers[source]:
-                weight = weights[name]
-                plain = quantize_channels(weight, self.bits[name])
-                self.matrices[name] = _round(np.asarray(weight, np.float64), plain, factor)
+                weight, bits = weights[name], self.bits[name]
+                scales = (
+                    _scales_by_importance(weight, np.diag(moment), bits)
+                    if self.by_importance and bits == 4
+                    else quantize_channels(weight, bits).scales
+                )
+                self.matrices[name] = _round(np.asarray(weight, np.float64), bits, scales, factor)
         self.splits.update(splits)
         self._moments.clear()
 
@@ -87,11 +94,15 @@ def compensated_base(
     prompts: Sequence[npt.NDArray[np.int64]],
     *,
     split: bool,
+    by_importance: bool,
 ) -> Compensated:
     """Return the matrix of every linear layer in `bits` (by tensor name), its integers chosen with compensation for
     what its inputs are on `prompts` with the real `weights`; with `split`, massive channels of MLPs are split.
+
+    `by_importance`: 4-bit scales err least where each weight counts by the squares of its inputs, else each counts
+    alike.
     """
-    observer = _LayerRounding(spec=spec, weights=weights, bits=bits, split=split)
+    observer = _LayerRounding(spec=spec, weights=weights, bits=bits, split=split, by_importance=by_importance)
     tables = BaseWeights(linears={}, vectors={}, cos=rope[0], sin=rope[1])
 
     def wide(name: str) -> Array:
@@ -107,10 +118,15 @@ def rounded_nodes(spec: GraphSpec) -> list[Node]:
     return [node for node in build_nodes(spec) if node.op == "linear" and node.output != "lm_head.output"]
 
 
-def _round(weight: Array, plain: ChannelWeight, factor: Array) -> ChannelWeight:
-    top = (1 << (plain.bits - 1)) - 1
-    scales = plain.scales.astype(np.float64)
+def _scales_by_importance(weight: Array, importance: Array, bits: int) -> Float32:
+    top = (1 << (bits - 1)) - 1
+    grid = Grid(lowest=-top, highest=top, group=weight.shape[1])
+    return weighted_scales(np.asarray(weight, np.float32), importance, grid)
+
+
+def _round(weight: Array, bits: int, scales: Float32, factor: Array) -> ChannelWeight:
+    top, wide = (1 << (bits - 1)) - 1, scales.astype(np.float64)
     integers, _ = compensated(
-        weight, factor, lambda _start, _columns: scales, group=weight.shape[1], lowest=-top, highest=top
+        weight, factor, lambda _start, _columns: wide, group=weight.shape[1], lowest=-top, highest=top
     )
-    return ChannelWeight(bits=plain.bits, values=integers, scales=plain.scales)
+    return ChannelWeight(bits=bits, values=integers, scales=scales)

@@ -1,11 +1,12 @@
-"""What adapters cost on XNNPACK as inputs of a program, beside constants: would one program do for all adapters?
+"""What adapters cost on XNNPACK as inputs of a program, beside constants, in the linear layers alone.
 
     python benchmarks/adapters_as_inputs.py [--layers 4] [--rank 8] [--all-linear] [--policy 8da4w] [--rounds 21]
 
 Blocks of SmolLM2-135M's shape with random weights, attention itself left out: seven linear layers, gate and residuals.
 LoRA is on q and v (or on all seven), and is left out, a constant, or an input of the program, which XNNPACK multiplies
-by as it does by any matrix that is not constant. One thread; CPU milliseconds of a call for one token and for 128,
-medians of rounds taken in turn, and what LoRA adds to the blocks alone.
+by as it does by any matrix that is not constant: within its delegates, as `--lora inputs` lowers them, or, with
+`portable`, as ExecuTorch's own partitioner leaves them. One thread; CPU milliseconds of a call for one token and for
+128, medians of rounds taken in turn, and what LoRA adds to the blocks alone.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ SIZES = {
     "up": (DIM, INNER),
     "down": (INNER, DIM),
 }
-MODES = ("alone", "constants", "inputs")
+MODES = ("alone", "constants", "inputs", "portable")
 CALLS = {1: 30, 128: 3}
 """Calls that are timed together, by their tokens."""
 
@@ -48,7 +49,7 @@ class Layer(torch.nn.Module):
         out = self.base(x)
         if self.mode == "constants":
             return out + self.b(self.a(x))
-        if self.mode == "inputs":
+        if self.mode in ("inputs", "portable"):
             a, b = next(lora), next(lora)
             return out + torch.nn.functional.linear(torch.nn.functional.linear(x, a), b)
         return out
@@ -82,6 +83,7 @@ def lowered(chosen: argparse.Namespace, mode: str, tokens: int) -> tuple[Any, li
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
     from executorch.extension.pybindings.portable_lib import _load_for_executorch_from_buffer
+    from lora_core_xnnpack.lowering.slot_inputs import partitioner_of_inputs
     from lora_core_xnnpack.quant import quantize_linear
 
     from lora_core.quant.policy import Scheme
@@ -94,13 +96,14 @@ def lowered(chosen: argparse.Namespace, mode: str, tokens: int) -> tuple[Any, li
         paths = {f"blocks.{index}.{name}.base" for index, name in itertools.product(range(chosen.layers), SIZES)}
         quantize_linear(module, scheme, paths, searched=False)
     inputs = [torch.randn(1, tokens, DIM)]
-    if mode == "inputs":
+    if mode in ("inputs", "portable"):
         for name in [name for _ in range(chosen.layers) for name in SIZES if name in targets]:
             width, out = SIZES[name]
             inputs += [torch.randn(chosen.rank, width) * 0.05, torch.randn(out, chosen.rank) * 0.05]
     with torch.no_grad():
         program = torch.export.export(module, tuple(inputs), strict=True)
-        edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+        partitioner = partitioner_of_inputs() if mode == "inputs" else XnnpackPartitioner()
+        edge = to_edge_transform_and_lower(program, partitioner=[partitioner])
         wanted = module(*inputs)
     # The runtime reads the buffer for as long as the program lives.
     buffer = edge.to_executorch().buffer
@@ -124,7 +127,7 @@ def main() -> None:
 
     torch.set_num_threads(1)
     portable_lib._unsafe_reset_threadpool(1)
-    print("| tokens | " + " | ".join(MODES) + " |\n|---|---|---|---|", flush=True)
+    print("| tokens | " + " | ".join(MODES) + " |\n|---|---|---|---|---|", flush=True)
     for tokens, calls in CALLS.items():
         programs = {mode: lowered(chosen, mode, tokens) for mode in MODES}
         took: dict[str, list[float]] = {mode: [] for mode in MODES}

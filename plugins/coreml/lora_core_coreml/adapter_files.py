@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lora_core.adapters.slots.choice import PlacedAdapter
+from lora_core.adapters.slots.input_names import input_key, slots_of
 from lora_core.adapters.slots.kinds import Values
 from lora_core.backend import Artifacts, WrittenFile
 from lora_core.bundle.bundle import Bundle
@@ -17,7 +18,7 @@ from lora_core.events import Emit, StageAdvanced, stage
 from lora_core.intake.parsing import parsing
 from lora_core.sharing.proof import require_foundation
 from lora_core_coreml.program.metadata import constant_strings
-from lora_core_coreml.program.naming import FOUNDATION, input_key, methods_of, slot_of
+from lora_core_coreml.program.naming import FOUNDATION, methods_of
 from lora_core_coreml.sharing import ROLE
 from lora_core_coreml.storage import pte
 from lora_core_coreml.storage.adapter_file import AdapterData, read_adapter, write_adapter
@@ -89,15 +90,9 @@ def opened(bundle: Bundle, name: str) -> AdapterData:
 
 def slot_values(file: AdapterData) -> Mapping[str, Values]:
     """Read A and B of every slot of `file`, as float32; raises `BundleError` if they are not pairs."""
-    found: dict[str, dict[str, npt.NDArray[np.float32]]] = {}
-    for key in file.tensors:
-        with parsing(file.path):
-            module, part = slot_of(key)
-        found.setdefault(module, {})[part] = file.read(key).astype(np.float32)
+    tensors = [(key, file.read(key).astype(np.float32)) for key in file.tensors]
     with parsing(file.path):
-        if any(set(parts) != {"a", "b"} or len(parts["a"]) != parts["b"].shape[1] for parts in found.values()):
-            raise ValueError("A and B of a layer do not belong together")
-    return found
+        return slots_of(tensors)
 
 
 def _tensors(placed: PlacedAdapter, *, float16: bool) -> dict[str, npt.NDArray[np.float16] | npt.NDArray[np.float32]]:

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from lora_core.adapters.slots.input_names import input_method
 from lora_core.bundle.bundle import Artifact, Bundle
 from lora_core.errors import BundleError
 from lora_core.intake.parsing import parsing
@@ -86,7 +87,7 @@ def _readers(bundle: Bundle) -> Mapping[str, frozenset[str]]:
             method = naming.method_name(adapter, kind, multifunction)
             found[method].add(method)
             if adapter is not None:
-                found[naming.input_method(plans[adapter], kind)].add(method)
+                found[input_method(plans[adapter], kind)].add(method)
     return {name: frozenset(methods) for name, methods in found.items()}
 
 

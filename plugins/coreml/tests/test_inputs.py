@@ -207,7 +207,7 @@ def test_unloading_lets_go_of_the_file_and_the_method(inputs: Bundle) -> None:
         session.load("pirate")
         session.unload("shout@0.5")
         session.unload("pirate")
-        assert session._adapters._read == {}
+        assert session._adapters._slots._read == {}
         assert session._program._functions == {}
         assert np.array_equal(session.step("shout@0.5", TOKENS, 0), before)
 

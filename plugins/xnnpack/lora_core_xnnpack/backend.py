@@ -13,6 +13,8 @@ from lora_core.bundle.bundle import Bundle
 from lora_core.errors import Problem
 from lora_core.events import Emit, Estimated
 from lora_core.sharing.blobs import WeightSharing
+from lora_core_xnnpack.inputs import linking
+from lora_core_xnnpack.inputs.linking import takes_adapters
 
 if TYPE_CHECKING:
     from lora_core.runtime.session import Session
@@ -42,6 +44,10 @@ class XnnpackBackend(Backend):
 
     def export(self, job: ExportJob, out: Path, emit: Emit) -> Artifacts:
         """Lower the base once and one template for each plan, and link every adapter."""
+        if job.options.inputs:
+            from lora_core_xnnpack.inputs.exporting import export_with_inputs
+
+            return export_with_inputs(job, out, emit)
         if job.options.layout == "multimethod":
             from lora_core_xnnpack.multimethod.exporting import export_multimethod
 
@@ -58,11 +64,15 @@ class XnnpackBackend(Backend):
         return XnnpackSharing()
 
     def links_independently(self, bundle: Bundle) -> bool:
-        """Each adapter has files of its own in the split layout; they share a program in the other."""
-        return not _in_one_program(bundle)
+        """Each adapter has files of its own in the split layout, and where it is an input of the one program; methods
+        share it.
+        """
+        return takes_adapters(bundle) or not _in_one_program(bundle)
 
     def link(self, bundle: Bundle, adapters: Sequence[PlacedAdapter], out: Path, emit: Emit) -> Artifacts:
         """Link `adapters` into the bundle's templates: neither base weights nor ExecuTorch are needed."""
+        if takes_adapters(bundle):
+            return linking.link(bundle, adapters, out, emit)
         if _in_one_program(bundle):
             from lora_core_xnnpack.multimethod.linking import link_into
 
@@ -73,14 +83,18 @@ class XnnpackBackend(Backend):
 
     def unlink(self, bundle: Bundle, names: Sequence[str], out: Path, emit: Emit) -> Artifacts | None:
         """Write the one program of a multi-method bundle without the methods of `names`."""
-        if not _in_one_program(bundle):
+        if takes_adapters(bundle) or not _in_one_program(bundle):
             return None
         from lora_core_xnnpack.multimethod.linking import unlink_from
 
         return unlink_from(bundle, names, out, emit)
 
     def template_files(self, bundle: Bundle, plan: int) -> Sequence[str]:
-        """Return the template program and relocation table of one plan; in one program they are those of all."""
+        """Return the template program and relocation table of one plan; in one program they are those of all, or the
+        program itself where adapters are its inputs.
+        """
+        if takes_adapters(bundle):
+            return (linking.PROGRAM_FILE,)
         if _in_one_program(bundle):
             return super().template_files(bundle, plan)
         from lora_core_xnnpack.split.linking import template_files
@@ -89,6 +103,8 @@ class XnnpackBackend(Backend):
 
     def stored_values(self, bundle: Bundle, name: str) -> Mapping[str, Values]:
         """Read the tensors that the adapter's keys name, from wherever each is stored."""
+        if takes_adapters(bundle):
+            return linking.slots_in(bundle, name)
         from lora_core_xnnpack.stored_values import stored_values
 
         return stored_values(bundle, name, in_one_program=_in_one_program(bundle))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from lora_core.adapters.adapter import LOW_RANK
 from lora_core.adapters.slots.kinds import kind_of
 from lora_core.backend import ExportJob
 from lora_core.errors import Problem
@@ -31,7 +32,9 @@ def problems(job: ExportJob) -> list[Problem]:
         what = f"{option} {options.seq_len(trained)} is too short: a call takes up to {SHORTEST_CALL} tokens or more"
         found.append(Problem(what=what, remedy=f"Give at least {SHORTEST_CALL}.", where=option))
     found += job.model.problems(options.of_source(trained))
-    if options.layout == "multimethod" and options.adapter_data != "embedded":
+    if options.inputs:
+        found += _inputs(job)
+    elif options.layout == "multimethod" and options.adapter_data != "embedded":
         found.append(
             Problem(
                 what=f"--layout multimethod with --adapter-data {options.adapter_data} could not be loaded: a program "
@@ -44,11 +47,31 @@ def problems(job: ExportJob) -> list[Problem]:
     return [*found, *_adapters(job)]
 
 
+def _inputs(job: ExportJob) -> Iterator[Problem]:
+    """Yield what `--lora inputs` rules out."""
+    options: XnnpackOptions = job.options
+    kinds = {slot.kind for plan in job.plans for slot in plan.slots} - {LOW_RANK}
+    for kind in sorted(kinds):
+        what = f"--lora inputs takes the matrices A and B of LoRA, not {kind_of(kind).feature}"
+        yield Problem(what=what, remedy="Leave the option out: as constants a program carries them.", where="--lora")
+    if options.layout != "multimethod":
+        what = (
+            f"--lora inputs and --layout {options.layout} contradict each other: there is one program for all adapters"
+        )
+        yield Problem(what=what, remedy="Leave one of them out.", where="--layout")
+    if options.adapter_data != "external":
+        what = "--lora inputs and --adapter-data embedded contradict each other: an adapter is a data file"
+        yield Problem(what=what, remedy="Leave one of them out.", where="--adapter-data")
+    if job.policy.lora is not None:
+        what = "--lora inputs takes matrices in float32: XNNPACK quantizes the weights of constants alone"
+        yield Problem(what=what, remedy="Leave --adapter-dtype or --lora out.", where="--adapter-dtype")
+
+
 def _adapters(job: ExportJob) -> Iterator[Problem]:
     """Yield what rules out where adapters are to be stored."""
     slots = (slot for plan in job.plans for slot in plan.slots)
     named = {kind_of(slot.kind).feature for slot in slots if any(part.table for part in slot.parts)}
-    if named and job.options.layout == "multimethod":
+    if named and job.options.layout == "multimethod" and not job.options.inputs:
         yield Problem(
             what=f"An adapter has {' and '.join(sorted(named))}, and one program for all adapters cannot carry that: "
             "kernels find rows of an embedding at a place in the program, which is the same for all of its methods",

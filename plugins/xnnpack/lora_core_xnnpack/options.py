@@ -18,20 +18,34 @@ SHORTEST_CALL = 5
 """Tokens: torch.export is shown three and needs room above them."""
 
 
+def _usual_layout(options: XnnpackOptions) -> str:
+    return "multimethod" if options.inputs else "split"
+
+
 def _usual_adapter_data(options: XnnpackOptions) -> str:
-    return "embedded" if options.layout == "multimethod" else "external"
+    return "embedded" if options.layout == "multimethod" and not options.inputs else "external"
 
 
 @attrs.frozen(kw_only=True)
 class XnnpackOptions:
     """What an export to XNNPACK can be told."""
 
+    lora: Literal["constants", "inputs"] = attrs.field(
+        default="constants",
+        validator=attrs.validators.in_(("constants", "inputs")),
+        metadata={
+            "help": "constants: every adapter is a method whose matrices are constants. inputs: A and B are inputs of "
+            "one method for all adapters, each of which is a data file, at any strength and blended.",
+            "choices": ("constants", "inputs"),
+            "omit_if_default": True,  # bundles without it stay what they were
+        },
+    )
     layout: str = attrs.field(
-        default="split",
+        default=attrs.Factory(_usual_layout, takes_self=True),
         validator=attrs.validators.in_(("split", "multimethod")),
         metadata={
             "help": "split: a program for each adapter. multimethod: one program with a method for each, and one KV "
-            "cache for all.",
+            "cache for all. [default: split; multimethod with --lora inputs, which has no other]",
             "choices": ("split", "multimethod"),
         },
     )
@@ -40,7 +54,7 @@ class XnnpackOptions:
         validator=attrs.validators.in_(("external", "embedded")),
         metadata={
             "help": "external: NAME.pte and its weights NAME.ptd. embedded: the weights inside the program. "
-            "[default: external; embedded with --layout multimethod, which has no other]",
+            "[default: external; embedded with --layout multimethod and constants, which has no other]",
             "choices": ("external", "embedded"),
         },
     )
@@ -74,6 +88,11 @@ class XnnpackOptions:
         metadata={"help": ROUNDING_HELP, "choices": ROUNDINGS},
     )
     calibration: str | None = attrs.field(default=None, metadata={"help": CALIBRATION_HELP})
+
+    @property
+    def inputs(self) -> bool:
+        """True if adapters are inputs of the program, not constants."""
+        return self.lora == "inputs"
 
     @property
     def how_to_round(self) -> Rounding:

@@ -16,9 +16,10 @@ from lora_core.models.context import usual_context
 from lora_core.models.executorch.options import KEEPS_STATE
 from lora_core.runtime.kv_cache import KvCache
 from lora_core.runtime.session import Loaded, Session
-from lora_core.sharing.proof import require_foundation
-from lora_core.suggestions import did_you_mean
+from lora_core.runtime.strengths import Strengths
+from lora_core_xnnpack.inputs.linking import takes_adapters
 from lora_core_xnnpack.options import DEFAULT_CONTEXT
+from lora_core_xnnpack.runtime.method_choice import method_choice
 from lora_core_xnnpack.runtime.library import load_runtime
 from lora_core_xnnpack.runtime.open_program import LoadedMethod
 from lora_core_xnnpack.runtime.openmp import openmp_threads
@@ -47,6 +48,9 @@ class XnnpackSession(Session):
         self._weight_cache = switch_weight_cache(self._options.weight_cache)
         self._packed, self._unpacked = self._open_packed()
         self._shelf = ProgramShelf(bundle, self._runtime, self._packed, share_arena=self._options.share_arena)
+        self._choice = method_choice(bundle)
+        self._strengths = Strengths()
+        self._opened: dict[str, LoadedMethod] = {}
         self._methods: dict[str | None, LoadedMethod] = {}
         self._loads: dict[str | None, Loaded] = {}
         self._context_len: int | None = None
@@ -89,19 +93,19 @@ class XnnpackSession(Session):
         return self._cache is None or self._cache.rewinds
 
     def load(self, adapter: str | None) -> Loaded:
-        """Load the program of `adapter` and map the foundation; raises `UsageError` or `BundleError`."""
+        """Load the program of `adapter`, or the adapter's file where it is an input of the program, and map the
+        foundation; raises `UsageError` or `BundleError`.
+        """
+        return self._load(self._strengths.applied(adapter))
+
+    def _load(self, adapter: str | None) -> Loaded:
         if self._closed:
             raise UsageError("The session is closed", remedy="Open the bundle again.")
         if adapter in self._loads:
             return self._loads[adapter]
-        method = self._method(adapter)
-        if adapter is not None:
-            require_foundation(self._bundle, adapter=adapter)
         start = time.perf_counter()
-        self._switch()
-        self._methods[adapter] = self._shelf.load(method)
-        if self._packed is not None:
-            self._packed.confirm()
+        method = self._choice.method(adapter)
+        self._methods[adapter] = self._open(method).taking(self._choice.inputs(adapter))
         seconds = time.perf_counter() - start
         if self._cache is None:
             self._context_len = self._read_context_len(method)
@@ -110,14 +114,43 @@ class XnnpackSession(Session):
         self._loads[adapter] = Loaded.measured(adapter, seconds)
         return self._loads[adapter]
 
+    def _open(self, method: Method) -> LoadedMethod:
+        if method.name not in self._opened:
+            self._switch()
+            self._opened[method.name] = self._shelf.load(method)
+            if self._packed is not None:
+                self._packed.confirm()
+        return self._opened[method.name]
+
     def unload(self, adapter: str | None) -> None:
-        """Let go of the method of `adapter`, and of its program if no other method of it is loaded."""
+        """Let go of an adapter: of its method and its file if no other needs them, and of a program of which no other
+        method is loaded.
+        """
+        self._unload(self._strengths.applied(adapter))
+
+    def _unload(self, adapter: str | None) -> None:
         if adapter not in self._loads:
             return
         if self._cache is not None and self._cache.owner == adapter:
             self.reset()
+        method = self._choice.method(adapter)
         del self._methods[adapter], self._loads[adapter]
-        self._shelf.unload(self._method(adapter), keep={self._method(name).program for name in self._loads})
+        self._choice.unload(adapter, self._loads)
+        left = [self._choice.method(each) for each in self._loads]
+        if method.name not in {each.name for each in left}:
+            del self._opened[method.name]
+        self._shelf.unload(method, keep={each.program for each in left})
+
+    def strength(self, adapter: str, strength: float) -> None:
+        """Let `adapter` have a strength from now on, where adapters are inputs; one that is loaded stays so."""
+        if not takes_adapters(self._bundle):
+            self._choice.method(f"{adapter}@{strength!r}")  # refuses it, but for 1
+        before = self._strengths.applied(adapter)
+        self._strengths.set(adapter, strength, self._bundle.manifest.names, str(self._bundle.path))
+        after = self._strengths.applied(adapter)
+        if before in self._loads and after != before:
+            self._load(after)
+            self._unload(before)
 
     def reset(self) -> None:
         """Forget the KV cache: every adapter starts again at position 0."""
@@ -129,7 +162,8 @@ class XnnpackSession(Session):
 
         Raises `UsageError` if the KV cache holds another adapter's positions or fewer than `position`.
         """
-        self.load(adapter)
+        adapter = self._strengths.applied(adapter)
+        self._load(adapter)
         cache, method = self._cache, self._methods[adapter]
         assert cache is not None
         cache.check(adapter, position, len(tokens))
@@ -143,7 +177,8 @@ class XnnpackSession(Session):
 
     def call(self, adapter: str | None, inputs: Sequence[Any]) -> Sequence[npt.NDArray[Any]]:
         """Call the method of `adapter` with `inputs` and return its outputs; raises `UsageError` if they do not fit."""
-        self.load(adapter)
+        adapter = self._strengths.applied(adapter)
+        self._load(adapter)
         try:
             return self._methods[adapter].call(inputs)
         except RuntimeError as error:
@@ -153,6 +188,9 @@ class XnnpackSession(Session):
         """Release the programs and their memory."""
         self._closed = True
         self._methods.clear()
+        self._opened.clear()
+        for adapter in list(self._loads):
+            self._choice.unload(adapter, ())
         self._loads.clear()
         self._shelf.close()
         self.reset()
@@ -177,24 +215,6 @@ class XnnpackSession(Session):
         if self._weight_cache.state != "on":
             packed.give_up(f"the weight cache is {self._weight_cache.state}")
         return packed, ""
-
-    def _method(self, adapter: str | None) -> Method:
-        record = None if adapter is None else self._bundle.record(adapter)
-        methods = self._bundle.manifest.base_methods if adapter is None else record.methods if record else ()
-        if not methods:
-            raise self._unknown(str(adapter), [each.name for each in self._bundle.manifest.adapters])
-        return methods[-1]
-
-    def _unknown(self, adapter: str, names: Sequence[str]) -> UsageError:
-        where = str(self._bundle.path)
-        name, _, strength = adapter.partition("@")
-        if strength and name in names:
-            return UsageError(
-                f"Adapter {name!r} cannot run at strength {strength}: it is folded into the weights that were linked",
-                where=where,
-                remedy=f"Link it again under another name: lora-core add BUNDLE --adapter {name}2=DIR@{strength}.",
-            )
-        return UsageError(f"The bundle has no adapter {adapter!r}", where=where, remedy=did_you_mean(adapter, names))
 
     def _check_vocabulary(self, tokens: Sequence[int]) -> None:
         size = self._bundle.manifest.base.vocab_size

@@ -7,15 +7,17 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from lora_core.adapters.slots.input_names import input_method
 from lora_core.bundle.bundle import Bundle
 from lora_core.pte import Buffer, ContainerHeader
 from lora_core.sharing.blobs import Blob, FilePart, WeightSharing
 from lora_core.sharing.fingerprint import foundation_file_fingerprint
 from lora_core_xnnpack.files.data_file import stored_blobs
-from lora_core_xnnpack.files.marks import MARKS, require_adapters, says_true
+from lora_core_xnnpack.files.marks import is_mark, require_adapters, says_true
 from lora_core_xnnpack.files.named_blobs import content_keys, mapped, named_strings
 from lora_core_xnnpack.files.parts import data_parts, program_parts
 from lora_core_xnnpack.files.program_root import damaged, program_blobs
+from lora_core_xnnpack.inputs.linking import FORWARD, takes_adapters
 from lora_core_xnnpack.multimethod.reading import method_keys
 from lora_core_xnnpack.split.inside import inside
 
@@ -47,14 +49,16 @@ class XnnpackSharing(WeightSharing):
             digests = {
                 blob.key: hashlib.sha256(data[blob.offset : blob.offset + blob.size]).hexdigest() for blob in stored
             }
-            for blob in (each for each in stored if each.key not in MARKS):
+            for blob in (each for each in stored if not is_mark(each.key)):
                 yield Blob(
                     key=blob.key,
                     file=artifact.path,
                     offset=blob.offset,
                     size=blob.size,
                     sha256=digests[blob.key],
-                    methods=readers.of_key(blob.key, artifact.adapter),
+                    methods=readers.of_file(artifact.adapter)
+                    if artifact.adapter is not None and takes_adapters(bundle)
+                    else readers.of_key(blob.key, artifact.adapter),
                     group=_group(blob.key) if artifact.role == "foundation" else "lora",
                 )
 
@@ -109,6 +113,8 @@ def _group(key: str) -> str:
 def _keys(bundle: Bundle, programs: Mapping[str, Buffer]) -> dict[str, set[bytes]]:
     """Return for each method the keys of what it reads: those in its program, or in its part of one of several."""
     methods = bundle.manifest.methods
+    if takes_adapters(bundle):
+        return _keys_of_inputs(bundle, programs)
     owners = Counter(method.program for method in methods)
     parts = {path: method_keys(programs[path], bundle.file(path)) for path, count in owners.items() if count > 1}
     fronts: dict[str, set[bytes]] = {}
@@ -117,6 +123,18 @@ def _keys(bundle: Bundle, programs: Mapping[str, Buffer]) -> dict[str, set[bytes
         if method.program in parts
         else _program_keys(programs[method.program], bundle.file(method.program), fronts)
         for method in methods
+    }
+
+
+def _keys_of_inputs(bundle: Bundle, programs: Mapping[str, Buffer]) -> dict[str, set[bytes]]:
+    """Return for each method what it reads where adapters are inputs: an adapter's is that of its slot plan."""
+    plans = {adapter.name: adapter.plan for adapter in bundle.manifest.adapters}
+    found = {path: method_keys(program, bundle.file(path)) for path, program in programs.items()}
+    return {
+        method.name: found[method.program][
+            method.name if method.adapter is None else input_method(plans[method.adapter], FORWARD)
+        ]
+        for method in bundle.manifest.methods
     }
 
 
@@ -150,3 +168,7 @@ class _Readers:
         """Return the methods (of the adapter `owner`; None: all) that name `key`."""
         found = self._methods.get(key.encode("utf-8"), set())
         return frozenset(found if owner is None else found & self._owned[owner])
+
+    def of_file(self, owner: str) -> frozenset[str]:
+        """Return the methods that take everything in the file of the adapter `owner`."""
+        return frozenset(self._owned[owner])

@@ -12,6 +12,7 @@ from lora_core_xnnpack.artifacts import FOUNDATION_FILE
 from lora_core_xnnpack.cache.origins import BaseTensor
 from lora_core_xnnpack.files.data_file import stored_blobs
 from lora_core_xnnpack.files.named_blobs import NamedBlob
+from lora_core_xnnpack.inputs.lowering import lower_with_inputs
 from lora_core_xnnpack.multimethod.lowering import lower_together
 from lora_core_xnnpack.multimethod.weightless import WeightlessTogether
 from lora_core_xnnpack.split.lowering import lower_all
@@ -35,6 +36,13 @@ def whole_together(
 ) -> WeightlessTogether:
     model = stand_in(base, copied(base.outline))
     lowered = lower_together(model, plans, out, dtype=dtype)
+    data = (out / FOUNDATION_FILE).read_bytes()
+    return WeightlessTogether.strip(model.module, lowered, data, stored_blobs(data, out))
+
+
+def whole_with_inputs(base: StreamedBase, plans: Sequence[SlotPlan], out: Path) -> WeightlessTogether:
+    model = stand_in(base, copied(base.outline))
+    lowered = lower_with_inputs(model, plans, out)
     data = (out / FOUNDATION_FILE).read_bytes()
     return WeightlessTogether.strip(model.module, lowered, data, stored_blobs(data, out))
 

@@ -148,7 +148,7 @@ def test_steps_outside_of_context_and_vocabulary_are_refused(scenario):
     [
         ("whole", "ok"),
         ("unknown adapter", "UsageError: The bundle has no adapter 'lod'. Did you mean 'loud'? Choices: loud, quiet."),
-        ("strength", "UsageError: Adapter 'loud' cannot run at strength 0.5: it is folded into the weights"),
+        ("strength", "UnsupportedError: The adapters of this bundle are constants of its programs, so 'loud@0.5'"),
         ("adapter of another foundation", "BundleError: Adapter 'loud' was linked against foundation eeeeeeeeeeee"),
         ("foundation without the base's tensors", "BundleError: ExecuTorch cannot load"),
         ("foundation with another name", "BundleError: ExecuTorch cannot load"),

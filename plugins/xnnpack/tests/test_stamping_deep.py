@@ -9,11 +9,12 @@ from typing import Any
 
 import attrs
 import pytest
+from lora_core_xnnpack.inputs.stamping import stamp_with_inputs
 from lora_core_xnnpack.multimethod.stamping import stamp_together
 from lora_core_xnnpack.split.stamping import stamp_split
 from lora_core_xnnpack.stamping.shallow import LayeredBase
 from lora_core_xnnpack.streaming.base import StreamedBase
-from lowered_whole import assert_equal_sets, assert_equal_together, whole_split, whole_together
+from lowered_whole import assert_equal_sets, assert_equal_together, whole_split, whole_together, whole_with_inputs
 from safetensors.numpy import load_file, save_file
 from workbench import POLICY_REGISTRY, TINY_OPTIONS
 
@@ -101,13 +102,16 @@ def test_split_programs_of_a_decoder_equal_a_full_lowering(
 
 
 @pytest.mark.parametrize(("policy", "embedding"), [("fp32", None), ("8da4w", "8,0")])
+@pytest.mark.parametrize(
+    ("stamped", "whole"), [(stamp_together, whole_together), (stamp_with_inputs, whole_with_inputs)]
+)
 def test_a_decoders_program_of_several_methods_equals_a_full_lowering(
-    tmp_path: Path, policy: str, embedding: str | None
+    tmp_path: Path, stamped: Any, whole: Any, policy: str, embedding: str | None
 ) -> None:
     chosen = job(checkpoint(tmp_path / "model", 14, "llama"), everywhere, policy, embedding)
     few = SlotPlan(slots=tuple(attrs.evolve(slot, rank=2) for slot in chosen.plans[0].slots if "mlp" in slot.module))
     plans = (*chosen.plans, few)
     base = StreamedBase.of(chosen)
     assert base is not None
-    derived = stamp_together(LayeredBase.of(base), plans, ignore)
-    assert_equal_together(derived, whole_together(base, plans, tmp_path))
+    derived = stamped(LayeredBase.of(base), plans, ignore)
+    assert_equal_together(derived, whole(base, plans, tmp_path))

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import attrs
 
+from lora_core.adapters.slots.input_names import input_key
 from lora_core.errors import UnsupportedError
-from lora_core_coreml.program.naming import input_key
 from lora_core_coreml.program.object import EmbeddedConstant, Function, PartitionFoundation, SlotPart
 from lora_core_coreml.storage import blobfile, mil
 from lora_core_coreml.storage.messages import FunctionDescription, MilBlock, MilOperation, MilType, MilValue

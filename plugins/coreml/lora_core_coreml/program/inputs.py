@@ -11,9 +11,10 @@ from typing import Any
 
 import attrs
 
+from lora_core.adapters.slots.input_names import input_key, input_method
 from lora_core_coreml.program.function_inputs import FLOAT16, FLOAT32, SlotInput, taking_inputs
 from lora_core_coreml.program.metadata import constant_strings_plan
-from lora_core_coreml.program.naming import FOUNDATION, KEYS, input_key, input_method
+from lora_core_coreml.program.naming import FOUNDATION, KEYS
 from lora_core_coreml.program.object import MethodObject, PartitionFoundation, ProgramObject, SlotPart
 from lora_core_coreml.storage.pte import Program
 

@@ -17,7 +17,10 @@ ADAPTER_METHODS = "adapter_methods"
 FOUNDATION = "lora_foundation"
 """With `--lora inputs`, the constant method that says which base the program is of: its fingerprint."""
 KEYS = "_keys"
-"""Ends the name of the constant method that says what a method of `input_method` takes behind the base's inputs."""
+"""Ends the name of the constant method that says what a method that takes adapters takes behind the base's inputs.
+
+Such methods end as no adapter's name may (`RESERVED`).
+"""
 METHOD_HELP = (
     "Methods: forward is the base and NAME each adapter; with --multifunction forward (decode, one token) and prefill "
     "are the base, NAME_forward and NAME_prefill each adapter."
@@ -83,29 +86,6 @@ def methods_of(adapters: Iterable[str | None], program: str, multifunction: bool
         for name in adapters
         for kind in kinds(multifunction)
     )
-
-
-def input_method(plan: int, kind: Kind) -> str:
-    """Return the name of the method of `kind` that takes adapters of the plan with this index as inputs.
-
-    It ends as no adapter's name may (`RESERVED`).
-    """
-    return f"lora{plan or ''}_{kind}"
-
-
-def input_key(module: str, part: str) -> str:
-    """Name the input, and the tensor of an adapter's file, that is `part` of the slot on `module`, as ExecuTorch's
-    adapters for forward arguments do (pull request 19725).
-    """
-    return f"{module}.lora_{part}"
-
-
-def slot_of(key: str) -> tuple[str, str]:
-    """Return module and part of a name that `input_key` gave; raises `ValueError` for any other."""
-    module, found, part = key.rpartition(".lora_")
-    if not found or part not in ("a", "b"):
-        raise ValueError(f"{key!r} is no part of a slot")
-    return module, part
 
 
 def collisions(adapters: Sequence[str], multifunction: bool, constants: Iterable[str]) -> list[Problem]:

@@ -2,8 +2,8 @@
 
 Format of ExecuTorch 1.5.1 (`extension/flat_tensor/serialize`): a flatbuffer (flat_tensor.fbs) with a header behind its
 identifier, then segments at multiples of 128 bytes. Equal tensors are stored once. Tensors are named as ExecuTorch's
-adapters for forward arguments name them (`naming.input_key`), in the type of the program; beside them stands the
-fingerprint of the foundation that they are for, under `MARK`, with no layout.
+adapters for forward arguments name them (`lora_core.adapters.slots.input_names`), in the type of the program; beside
+them stands the fingerprint of the foundation that they are for, under `MARK`, with no layout.
 """
 
 from __future__ import annotations

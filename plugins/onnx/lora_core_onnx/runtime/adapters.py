@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
 from lora_core.adapters.slots.kinds import Values
 from lora_core.bundle.bundle import Bundle
 from lora_core.errors import BundleError
 from lora_core.runtime.selection import Selection
+from lora_core.runtime.slot_inputs import joined
 from lora_core_onnx.library import onnxruntime
 from lora_core_onnx.names import adapter_file, lora_input
 from lora_core_onnx.storage.adapter_file import read_adapter, version_of
 from lora_core_onnx.stored_values import slots_in
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    Matrix = npt.NDArray[np.float32]
 
 
 class AdapterShelf:
@@ -39,7 +34,9 @@ class AdapterShelf:
         return {
             lora_input(module, part): library.OrtValue.ortvalue_from_numpy(value)
             for module in dict.fromkeys(module for slots, _ in parts for module in slots)
-            for part, value in _joined([(slots[module], strength) for slots, strength in parts if module in slots])
+            for part, value in joined(
+                [(slots[module], strength) for slots, strength in parts if module in slots]
+            ).items()
         }
 
     def keep(self, names: Iterable[str]) -> None:
@@ -55,17 +52,6 @@ class AdapterShelf:
         if name not in self._read:
             self._read[name] = _read(self._bundle, name, known)
         return self._read[name]
-
-
-def _joined(updates: Sequence[tuple[Values, float]]) -> list[tuple[str, Matrix]]:
-    """Return A and B whose effect is the sum of those of `updates`, each times its strength."""
-    import numpy as np
-
-    if len(updates) == 1 and updates[0][1] == 1:
-        return list(updates[0][0].items())
-    a = np.concatenate([parts["a"] for parts, _ in updates], axis=0)
-    b = np.concatenate([parts["b"] * np.float32(strength) for parts, strength in updates], axis=1)
-    return [("a", a), ("b", b)]
 
 
 def _read(bundle: Bundle, name: str, known: Collection[str]) -> Mapping[str, Values]:

@@ -25,7 +25,10 @@ from lora_core_xnnpack.files.program_root import NOT_WHOLE, ProgramRoot, damaged
 FOUNDATION_MARK = "lora_core.foundation"
 PROGRAM_MARK = "lora_core.made_for_foundation"
 PROGRAM_ADAPTERS = "lora_core.adapters"
-MARKS = frozenset({FOUNDATION_MARK, PROGRAM_MARK, PROGRAM_ADAPTERS})
+ADAPTER_MARK = "lora_core.adapter_for_foundation"
+MARKS = frozenset({FOUNDATION_MARK, PROGRAM_MARK, PROGRAM_ADAPTERS, ADAPTER_MARK})
+INPUTS_OF = "lora_core.inputs_of."
+"""With a method's name behind it: the names of what it takes of an adapter, behind the base's inputs, one a line."""
 MARK_LENGTH = 64
 
 
@@ -51,7 +54,7 @@ def adapters_text(names: Iterable[str]) -> str:
 
 def marked(name: str, mark: str) -> DataBlob:
     """Return `mark` as the blob `name`."""
-    data = mark.encode("ascii")
+    data = mark.encode("utf-8")
     return DataBlob(key=name, data=data, digest=hashlib.sha256(data).hexdigest())
 
 
@@ -117,6 +120,32 @@ def require_adapters(names: Iterable[str], program: Path, *, others: bool = Fals
             where=str(program),
             remedy="Restore the file that was linked, or add the adapter again.",
         )
+
+
+def is_mark(key: str) -> bool:
+    """Say whether what a file holds under the name `key` says what the file is, and is no tensor."""
+    return key in MARKS or key.startswith(INPUTS_OF)
+
+
+def inputs_text(method: str, keys: Iterable[str]) -> DataBlob:
+    """Return what a program carries of a method that takes the parts of slots `keys` as inputs, in order."""
+    return marked(f"{INPUTS_OF}{method}", "\n".join(keys))
+
+
+def program_inputs(path: Path) -> Mapping[str, tuple[str, ...]]:
+    """Return what the methods of the program at `path` take of adapters, by method; raises `BundleError` if it is no
+    whole program.
+    """
+    data = mapped(path)
+    try:
+        root = ProgramRoot.read(data)
+        spans = {key.removeprefix(INPUTS_OF): root.spans[at] for key, at in root.named if key.startswith(INPUTS_OF)}
+        return {
+            method: tuple(bytes(data[offset : offset + size]).decode("utf-8").split("\n"))
+            for method, (offset, size) in spans.items()
+        }
+    except NOT_WHOLE as error:
+        raise damaged(path, error) from error
 
 
 def _listed(text: str) -> str:

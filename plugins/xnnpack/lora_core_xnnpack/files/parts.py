@@ -10,7 +10,14 @@ from typing import TypeAlias
 
 from lora_core.pte import Buffer
 from lora_core_xnnpack.files.data_file import DataBlob, front, stored_blobs
-from lora_core_xnnpack.files.marks import FOUNDATION_MARK, MARK_LENGTH, PROGRAM_ADAPTERS, PROGRAM_MARK
+from lora_core_xnnpack.files.marks import (
+    ADAPTER_MARK,
+    FOUNDATION_MARK,
+    INPUTS_OF,
+    MARK_LENGTH,
+    PROGRAM_ADAPTERS,
+    PROGRAM_MARK,
+)
 from lora_core_xnnpack.files.named_blobs import NamedBlob, field, number, tables
 from lora_core_xnnpack.files.program_root import NOT_WHOLE, PLANS, ProgramRoot, damaged
 
@@ -25,7 +32,7 @@ _LOCATION, _INDEX, _SEGMENT = 0, 1, 1  # of BackendDelegateDataReference, and it
 def data_parts(data: Buffer, path: Path) -> list[Piece]:
     """Return the front of a data file: as long as its blobs need, whatever the file says of it."""
     blobs = stored_blobs(data, path)
-    marks = [_mark(blob.offset, blob.size) for blob in blobs if blob.key == FOUNDATION_MARK]
+    marks = [_mark(blob.offset, blob.size) for blob in blobs if blob.key in (FOUNDATION_MARK, ADAPTER_MARK)]
     return [(0, min(len(_front(blobs)), *(blob.offset for blob in blobs), len(data)), "header"), *marks]
 
 
@@ -61,6 +68,7 @@ def program_parts(data: Buffer, path: Path) -> list[Piece]:
         used = {each.segment for each in tables_of_constants if each is not None and each.offsets}
         parts += [_mark(*root.spans[index]) for key, index in root.named if key == PROGRAM_MARK]
         parts += [(*root.spans[index], "names") for key, index in root.named if key == PROGRAM_ADAPTERS]
+        parts += [(*root.spans[index], "inputs") for key, index in root.named if key.startswith(INPUTS_OF)]
         return parts + [(*root.spans[index], "constants") for index in sorted(used)]
     except NOT_WHOLE as error:
         raise damaged(path, error) from error

@@ -8,7 +8,7 @@ partitioner.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,12 @@ from lora_core.fast_lowering.patching import Patches
 from lora_core.models.base import BaseModel
 from lora_core.models.tracing import tracing
 from lora_core_xnnpack.lowering.fast import fast_lowering
+from lora_core_xnnpack.lowering.slot_inputs import (
+    SlotInput,
+    partitioner_of_inputs,
+    slot_inputs,
+    with_slots_as_inputs,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -32,9 +38,13 @@ _UNWRAPPED = re.compile(r"\.parametrizations\.(\w+)\.original\d+$")
 
 @attrs.frozen(kw_only=True)
 class Lowered:
-    """A lowered program: ExecuTorch's manager, which holds the program and the data put outside of it, by tag."""
+    """A lowered program: ExecuTorch's manager, which holds the program and the data put outside of it, by tag.
+
+    `slot_inputs` are what methods take of slots behind their own inputs, by method.
+    """
 
     manager: ExecutorchProgramManager
+    slot_inputs: Mapping[str, Sequence[SlotInput]] = attrs.field(factory=dict)
 
     @property
     def pte(self) -> bytes:
@@ -47,13 +57,14 @@ class EdgeMethods:
     """Methods of a program in ExecuTorch's edge dialect, before anything is delegated.
 
     `lora` are the names of the nodes whose constants fill slots; these go to the file that `lora_tag` names. Constants
-    of nodes named in `inside` stay in the program.
+    of nodes named in `inside` stay in the program. With `takes_slots` methods take what fills slots as inputs.
     """
 
     manager: EdgeProgramManager
     lora: frozenset[str]
     inside: frozenset[str]
     lora_tag: str | None
+    takes_slots: bool = False
 
     @property
     def programs(self) -> Mapping[str, ExportedProgram]:
@@ -164,12 +175,17 @@ def _holder(path: str) -> str:
 
 
 def to_edge(
-    methods: Mapping[str, torch.nn.Module], model: BaseModel, *, lora_tag: str | None = LORA_TAG
+    methods: Mapping[str, torch.nn.Module],
+    model: BaseModel,
+    *,
+    lora_tag: str | None = LORA_TAG,
+    takes_slots: bool = False,
 ) -> EdgeMethods:
     """Trace `methods` (all with the example inputs of `model`) to ExecuTorch's edge dialect: most of a lowering's time.
 
     Constants of the base go to the foundation file, those that fill slots to the file that `lora_tag` names (None keeps
-    them in the program). Raises `ModelError` for a module that `torch.export` cannot trace.
+    them in the program); with `takes_slots` these are inputs of their method. Raises `ModelError` for a module that
+    `torch.export` cannot trace.
     """
     from executorch.exir.program._program import _gen_edge_manager_for_partitioners
 
@@ -184,7 +200,13 @@ def to_edge(
             _edge_config(),
             dict(model.metadata),
         )
-    return EdgeMethods(manager=manager, lora=frozenset(lora), inside=frozenset(inside), lora_tag=lora_tag)
+    return EdgeMethods(
+        manager=manager,
+        lora=frozenset(lora),
+        inside=frozenset(inside),
+        lora_tag=lora_tag,
+        takes_slots=takes_slots,
+    )
 
 
 def delegated(edge: EdgeMethods) -> Lowered:
@@ -198,11 +220,14 @@ def delegated(edge: EdgeMethods) -> Lowered:
     from executorch.exir.program import _program
     from executorch.extension.llm.export.builder import ConvertToLinearPass
 
+    taken = {name: slot_inputs(each, edge.lora) for name, each in edge.programs.items()} if edge.takes_slots else {}
     with fast_lowering(), ExitStack() as stack:
         # Its first step is done.
-        Patches(stack).replace(_program, "_gen_edge_manager_for_partitioners", lambda *_: edge.manager)
+        source = _taking_slots(edge) if edge.takes_slots else edge.manager
+        Patches(stack).replace(_program, "_gen_edge_manager_for_partitioners", lambda *_: source)
+        partitioner = partitioner_of_inputs() if edge.takes_slots else _partitioner()
         manager = to_edge_transform_and_lower(
-            dict(edge.programs), partitioner=[_partitioner()], compile_config=_edge_config()
+            dict(edge.programs), partitioner=[partitioner], compile_config=_edge_config()
         )
         manager = manager.transform([ConvertToLinearPass()]).to_executorch(
             ExecutorchBackendConfig(
@@ -215,12 +240,25 @@ def delegated(edge: EdgeMethods) -> Lowered:
                 external_constants=edge.file_of,
             )
         )
-    return Lowered(manager=manager)
+    return Lowered(manager=manager, slot_inputs=taken)
 
 
-def lower(methods: Mapping[str, torch.nn.Module], model: BaseModel, *, lora_tag: str | None = LORA_TAG) -> Lowered:
+def _taking_slots(edge: EdgeMethods) -> EdgeProgramManager:
+    from executorch.exir import EdgeProgramManager
+
+    programs = {name: with_slots_as_inputs(program, edge.lora) for name, program in edge.programs.items()}
+    return EdgeProgramManager(programs, edge.manager._config_methods, edge.manager.compile_config)
+
+
+def lower(
+    methods: Mapping[str, torch.nn.Module],
+    model: BaseModel,
+    *,
+    lora_tag: str | None = LORA_TAG,
+    takes_slots: bool = False,
+) -> Lowered:
     """Lower `methods` into one program, as `to_edge` and `delegated` say."""
-    return delegated(to_edge(methods, model, lora_tag=lora_tag))
+    return delegated(to_edge(methods, model, lora_tag=lora_tag, takes_slots=takes_slots))
 
 
 def _partitioner() -> XnnpackPartitioner:

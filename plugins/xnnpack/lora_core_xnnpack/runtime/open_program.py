@@ -24,11 +24,24 @@ PACKED_CACHE_PATH = "packed_cache_path"
 
 
 class LoadedMethod:
-    """One method, ready to run: tokens in, logits out; or any tensors, for a module that takes no tokens."""
+    """One method, ready to run: tokens in, logits out; or any tensors, for a module that takes no tokens.
 
-    def __init__(self, call: Callable[[Any], list[Any]], meta: Any) -> None:
+    `more` are tensors that it takes behind them, the same at each call.
+    """
+
+    def __init__(self, call: Callable[[Any], list[Any]], meta: Any, more: Sequence[Any] = ()) -> None:
         self._call = call
         self._meta = meta
+        self._more = tuple(more)
+
+    def taking(self, more: Sequence[Any]) -> LoadedMethod:
+        """Return the same method, called with the tensors `more` behind its other inputs."""
+        return LoadedMethod(self._call, self._meta, more) if more else self
+
+    @property
+    def input_sizes(self) -> list[tuple[int, ...]]:
+        """The shapes of all inputs, the largest where they may be smaller."""
+        return [tuple(self._meta.input_tensor_meta(index).sizes()) for index in range(self._meta.num_inputs())]
 
     @property
     def longest_step(self) -> int:
@@ -39,7 +52,7 @@ class LoadedMethod:
         """Return the outputs for `inputs`, arrays or tensors."""
         import torch
 
-        outputs = self._call(tuple(torch.as_tensor(each) for each in inputs))
+        outputs = self._call((*(torch.as_tensor(each) for each in inputs), *self._more))
         return [output.numpy().copy() for output in outputs if isinstance(output, torch.Tensor)]
 
     def __call__(self, tokens: Sequence[int], position: int) -> npt.NDArray[np.float32]:
@@ -47,7 +60,7 @@ class LoadedMethod:
         import torch
 
         inputs = (torch.tensor([list(tokens)], dtype=torch.long), torch.tensor([position], dtype=torch.long))
-        logits = self._call(inputs)[0]
+        logits = self._call((*inputs, *self._more))[0]
         last: npt.NDArray[np.float32] = logits.reshape(-1, logits.shape[-1])[-1].float().numpy().copy()
         return last
 
@@ -117,7 +130,7 @@ class PackedProgram(OpenProgram):
             lambda inputs: self._module.run_method(name, inputs, clone_outputs=False), self._module.method_meta(name)
         )
         if not loaded:
-            method([0], 0)
+            method.taking(_zeros(method.input_sizes[2:]))([0], 0)
         return method
 
     def _plan(self, name: str) -> PlannedMemory | None:
@@ -130,6 +143,12 @@ class PackedProgram(OpenProgram):
     def constant(self, name: str) -> int:
         """Return what a metadata method gives."""
         return int(self._module.run_method(name, ())[0])
+
+
+def _zeros(sizes: Sequence[tuple[int, ...]]) -> list[Any]:
+    import torch
+
+    return [torch.zeros(size) for size in sizes]
 
 
 def open_program(

@@ -55,10 +55,18 @@ class Traced:
 
     @classmethod
     def of(
-        cls, methods: Mapping[str, torch.nn.Module], model: BaseModel, placeholders: Sequence[Mapping[str, StoredParts]]
+        cls,
+        methods: Mapping[str, torch.nn.Module],
+        model: BaseModel,
+        placeholders: Sequence[Mapping[str, StoredParts]],
+        *,
+        takes_slots: bool = False,
     ) -> Traced:
-        """Trace `methods`, and take out what was injected into them."""
-        edge = to_edge(methods, model)
+        """Trace `methods`, and take out what was injected into them.
+
+        With `takes_slots` they take it as inputs, and there are no `placeholders`.
+        """
+        edge = to_edge(methods, model, takes_slots=takes_slots)
         for module in methods.values():
             eject(module)
         return cls(model=model, edge=edge, placeholders=placeholders)
@@ -93,7 +101,8 @@ class Traced:
         }
         found = dict(image.lists(emitted.program, requests, known))
         found[FOUNDATION] = tuple(map(_foundation_element, tensors))
-        found[SLOTS] = tuple(_key_element(known[key]) for key in _slot_order(lowered))
+        filling = [known[key] for key in _slot_order(lowered)] or _slots_taken(lowered)
+        found[SLOTS] = tuple(map(_key_element, filling))
         sample = Sample(program=emitted.program, lists=found)
         texts = {key: text for text, key in known.items()}
         if serialize(image.program(sample.program, sample.lists, texts.__getitem__)) != lowered.pte:
@@ -112,7 +121,7 @@ def foundation_of(lists: Lists) -> tuple[BaseTensor, ...]:
 
 
 def slots_of(lists: Lists) -> tuple[SlotKey, ...]:
-    """Return the tensors that fill slots in stored order."""
+    """Return the tensors that fill slots in stored order, or in that in which methods take them."""
     keys = []
     for element in lists[SLOTS]:
         assert isinstance(element.kind, SlotKey)
@@ -160,6 +169,12 @@ def _slot_keys(placeholders: Sequence[Mapping[str, StoredParts]]) -> dict[str, S
         for path, parts in values.items()
         for part, array in parts.items()
     }
+
+
+def _slots_taken(lowered: Lowered) -> list[StoredKey]:
+    """Return what methods take of slots, one plan after the other."""
+    taken = (inputs for inputs in lowered.slot_inputs.values() if inputs)
+    return [SlotKey(plan=number, path=path, part=part) for number, each in enumerate(taken) for path, part in each]
 
 
 def _slot_order(lowered: Lowered) -> tuple[str, ...]:

@@ -1,0 +1,80 @@
+"""Run a bundle whose adapters are inputs of its program: `python inputs_worker.py BUNDLE PACKED` prints JSON.
+
+It has a process of its own, because the weight cache belongs to the process.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from executorch.extension.llm.custom_ops import custom_ops  # noqa: F401  registers the operators
+from executorch.extension.pybindings import portable_lib
+from lora_core_xnnpack.files.data_file import stored_blobs
+from lora_core_xnnpack.files.marks import program_inputs
+
+import lora_core
+
+TOKENS = (5, 17, 3, 99, 42)
+SELECTIONS = (None, "alpha", "zulu", "zulu@0.5", "zulu@-1.5", "zulu@0", "alpha:0.5+zulu:-0.3")
+
+
+def logits(session: Any, selection: str | None) -> list[float]:
+    """Feed the tokens in two calls, and return the logits of the last."""
+    session.reset()
+    session.step(selection, TOKENS[:-1], 0)
+    found: list[float] = session.step(selection, TOKENS[-1:], len(TOKENS) - 1).tolist()
+    return found
+
+
+def told(session: Any) -> list[list[float]]:
+    """Tell the session a strength, take it back, and return the logits before, between and after."""
+    found = [logits(session, "zulu")]
+    for strength in (0.5, 1.0):
+        session.strength("zulu", strength)
+        found.append(logits(session, "zulu"))
+    return found
+
+
+def unloaded(session: Any) -> dict[str, Any]:
+    """Let go of all adapters, then of the base; return what is left after each, and the logits of an adapter again."""
+    for selection in SELECTIONS[1:]:
+        session.unload(selection)
+    left = {"files": sorted(session._choice._slots._read), "methods": sorted(session._opened)}
+    session.unload(None)
+    return {"left": left, "at last": sorted(session._opened), "again": logits(session, "zulu")}
+
+
+def stock(bundle: Path) -> list[float]:
+    """Run the method that takes adapters as a runner would that knows nothing but the files."""
+    (inputs,) = program_inputs(bundle / "model.pte").values()
+    file = bundle / "adapters/zulu.ptd"
+    data = file.read_bytes()
+    blobs = {blob.key: blob for blob in stored_blobs(data, file)}
+    tensors = [
+        torch.from_numpy(np.frombuffer(data, "<f4", blob.size // 4, blob.offset).reshape(blob.layout.sizes).copy())
+        for blob in (blobs[key] for key in inputs)
+    ]
+    module = portable_lib._load_for_executorch(str(bundle / "model.pte"), data_path=str(bundle / "foundation.ptd"))
+    fed = (torch.tensor([TOKENS], dtype=torch.long), torch.tensor([0], dtype=torch.long))
+    found: list[float] = module.run_method("lora_forward", (*fed, *tensors))[0].reshape(-1).tolist()
+    return found
+
+
+def main(bundle: str, packed: str) -> None:
+    """Print everything that the tests ask for."""
+    with lora_core.open(bundle) as session:
+        found: dict[str, Any] = {"selections": [logits(session, each) for each in SELECTIONS]}
+        found |= {"told": told(session), "unloaded": unloaded(session)}
+    with lora_core.open(bundle, options={"packed_cache": packed}) as session:
+        found["packed"] = [logits(session, each) for each in SELECTIONS]
+        found["packed cache"] = str(session.facts["packed_cache"])
+    print(json.dumps({**found, "stock": stock(Path(bundle))}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

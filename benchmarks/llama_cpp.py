@@ -1,11 +1,11 @@
 """A base with adapters beside llama.cpp: prompts, steps, loads, memory, and how far logits are from full precision.
 
     python benchmarks/llama_cpp.py build/models/SmolLM2-135M-Instruct --peer VENV/bin/python --work DIR
-        [--pair fp32 8da4w] [--threads 1 2] [--rounds 6] [--short]
+        [--pair fp32 8da4w] [--lora inputs] [--part loads] [--threads 1 2] [--rounds 6] [--short]
 
 VENV has `xllamacpp` (prebuilt llama.cpp) and numpy from PyPI, and is used by this benchmark alone. DIR keeps what is
-made once: a bundle of each policy with the adapters (context 512, split layout), and for llama.cpp the same as GGUF
-(`gguf_files.py`): fp32 stands beside F32, 8da4w beside Q4_0. Packed weights are kept in DIR too.
+made once: a bundle of each policy with the adapters (context 512, split layout, or as inputs), and for llama.cpp the
+same as GGUF (`gguf_files.py`): fp32 stands beside F32, 8da4w beside Q4_0. Packed weights are kept in DIR too.
 
 Each side is a process; in every round both read the same prompts and take the same number of steps, in turn, so that a
 busy machine is as busy for one as for the other. Times are CPU milliseconds of the whole process, so that threads that
@@ -220,19 +220,20 @@ class Worker:
 class Materials:
     """The files of both sides in a directory, each made when it is first asked for."""
 
-    def __init__(self, model: Path, work: Path) -> None:
-        self._model, self._work = model, work
+    def __init__(self, model: Path, work: Path, lora: str) -> None:
+        self._model, self._work, self._lora = model, work, lora
 
     def bundle(self, policy: str) -> Path:
         from measured import run_lora_core
 
-        path = self._work / policy
+        path = self._work / (policy if self._lora == "constants" else f"{policy}-{self._lora}")
         if not path.exists():
             print(f"exporting {policy}", file=sys.stderr, flush=True)
             command = ["export", "--backend", "xnnpack", "--policy", policy, "--model", self._model, "-o", path]
             for adapter in ADAPTERS:
                 command += ["--adapter", f"{adapter}={EXAMPLES / adapter}"]
             command += ["--max-context-len", CONTEXT, "--max-seq-len", CONTEXT, "--cache", self._work / "cache"]
+            command += ["--lora", self._lora]
             run_lora_core(*map(str, command))
         return path
 
@@ -284,18 +285,19 @@ def loads(given: argparse.Namespace, materials: Materials, models: Mapping[str, 
             after = worker.ask("memory")
             if side == "ours":
                 adapter = worker.ask("load_adapter", adapter=names[0])
-                worker.ask("load_adapter", adapter=names[1])
+                another = worker.ask("load_adapter", adapter=names[1])
             for place in (None, 0, 1):
                 worker.ask("run", tokens=[1, 2, 3], steps=1, adapter=place)
             ran = worker.ask("memory")
             worker.close()
             if side == "theirs":
                 base, several = (load_alone(given, model, threads, each) for each in ([], materials.copies()))
-                adapter = [(many - one) / COPIES for many, one in zip(several, base, strict=True)]
+                adapter = another = [(many - one) / COPIES for many, one in zip(several, base, strict=True)]
             print(f"loaded {model.name}", file=sys.stderr, flush=True)
             if number:
                 found[side]["load base"].append(base)
                 found[side]["load adapter"].append(adapter)
+                found[side]["load another adapter"].append(another)
                 memories[side] = {f"{kind}, base and two adapters": (ran[kind] - before[kind]) / 1e6 for kind in ran}
                 memories[side]["anonymous, loaded"] = (after["anonymous"] - before["anonymous"]) / 1e6
     return {side: {"ms": medians(found[side]), "MB": memories[side]} for side in models}
@@ -411,7 +413,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--peer", help="a Python with xllamacpp and numpy")
     parser.add_argument("--work", type=Path, help="where bundles and GGUF files are kept")
     parser.add_argument("--pair", nargs="+", choices=PAIRS, default=list(PAIRS))
-    parser.add_argument("--part", nargs="+", choices=("times", "quality"), default=["times", "quality"])
+    parser.add_argument("--part", nargs="+", choices=("times", "loads", "quality"), default=["times", "quality"])
+    parser.add_argument("--lora", choices=("constants", "inputs"), default="constants")
     parser.add_argument("--threads", type=int, nargs="+", default=[1])
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--loads", type=int, default=5)
@@ -430,13 +433,15 @@ def main() -> None:
         given.first = given.rounds = given.loads = 1
         given.prompts = (16,)
     given.work.mkdir(parents=True, exist_ok=True)
-    materials, result = Materials(Path(given.model), given.work), {}
+    materials, result = Materials(Path(given.model), given.work, given.lora), {}
     tokens = np.random.default_rng(0).integers(20, 40_000, max(PROMPTS)).tolist()
-    for policy in given.pair if "times" in given.part else ():
+    for policy in given.pair if {"times", "loads"} & {*given.part} else ():
         models = {"ours": materials.bundle(policy), "theirs": materials.gguf(PAIRS[policy])}
         for threads in given.threads:
             name = f"{policy} beside {PAIRS[policy]}, {threads} thread{'s' if threads > 1 else ''}"
             result[name] = found = loads(given, materials, models, threads)
+            if "times" not in given.part:
+                continue
             workers = {side: Worker(side, given, model, threads) for side, model in models.items()}
             for side, worker in workers.items():
                 worker.ask("load", adapters=materials.adapters(side))

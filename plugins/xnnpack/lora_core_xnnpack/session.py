@@ -19,8 +19,8 @@ from lora_core.runtime.session import Loaded, Session
 from lora_core.runtime.strengths import Strengths
 from lora_core_xnnpack.inputs.linking import takes_adapters
 from lora_core_xnnpack.options import DEFAULT_CONTEXT
-from lora_core_xnnpack.runtime.method_choice import method_choice
 from lora_core_xnnpack.runtime.library import load_runtime
+from lora_core_xnnpack.runtime.method_choice import method_choice
 from lora_core_xnnpack.runtime.open_program import LoadedMethod
 from lora_core_xnnpack.runtime.openmp import openmp_threads
 from lora_core_xnnpack.runtime.packed_cache import AUTOMATIC, PackedCache, PackedState, packed_automatically

@@ -20,7 +20,30 @@ from lora_core_xnnpack.runtime.shared_arena import PlannedMemory, SharedArena
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+Inputs = tuple[Any, ...]
 PACKED_CACHE_PATH = "packed_cache_path"
+
+
+class MethodCalls:
+    """Calls of one method, by whoever shares it.
+
+    Where inputs are the very tuple of the call before, in whose tensors other values may stand, the method is not told
+    them again: that takes about a microsecond for each, and an adapter that is an input is hundreds.
+    """
+
+    def __init__(self, call: Callable[[Inputs], list[Any]], again: Callable[[], list[Any]], meta: Any) -> None:
+        self.meta = meta
+        self._call, self._again = call, again
+        self._last: Inputs | None = None
+
+    def __call__(self, inputs: Inputs) -> list[Any]:
+        """Return the outputs, which the next call may overwrite."""
+        if inputs is self._last:
+            return self._again()
+        self._last = None  # a call that fails half way may have told some
+        outputs = self._call(inputs)
+        self._last = inputs
+        return outputs
 
 
 class LoadedMethod:
@@ -29,40 +52,49 @@ class LoadedMethod:
     `more` are tensors that it takes behind them, the same at each call.
     """
 
-    def __init__(self, call: Callable[[Any], list[Any]], meta: Any, more: Sequence[Any] = ()) -> None:
-        self._call = call
-        self._meta = meta
+    def __init__(self, calls: MethodCalls, more: Sequence[Any] = ()) -> None:
+        self._calls = calls
         self._more = tuple(more)
+        self._token, self._position = np.zeros((1, 1), np.int64), np.zeros(1, np.int64)
+        self._step: Inputs = ()
 
     def taking(self, more: Sequence[Any]) -> LoadedMethod:
         """Return the same method, called with the tensors `more` behind its other inputs."""
-        return LoadedMethod(self._call, self._meta, more) if more else self
+        return LoadedMethod(self._calls, more) if more else self
 
     @property
     def input_sizes(self) -> list[tuple[int, ...]]:
         """The shapes of all inputs, the largest where they may be smaller."""
-        return [tuple(self._meta.input_tensor_meta(index).sizes()) for index in range(self._meta.num_inputs())]
+        meta = self._calls.meta
+        return [tuple(meta.input_tensor_meta(index).sizes()) for index in range(meta.num_inputs())]
 
     @property
     def longest_step(self) -> int:
         """The most tokens that one call takes."""
-        return int(self._meta.input_tensor_meta(0).sizes()[1])
+        return int(self._calls.meta.input_tensor_meta(0).sizes()[1])
 
     def call(self, inputs: Sequence[Any]) -> list[npt.NDArray[Any]]:
         """Return the outputs for `inputs`, arrays or tensors."""
         import torch
 
-        outputs = self._call((*(torch.as_tensor(each) for each in inputs), *self._more))
+        outputs = self._calls((*(torch.as_tensor(each) for each in inputs), *self._more))
         return [output.numpy().copy() for output in outputs if isinstance(output, torch.Tensor)]
 
     def __call__(self, tokens: Sequence[int], position: int) -> npt.NDArray[np.float32]:
         """Return the logits of the last of at most `longest_step` tokens."""
-        import torch
-
-        inputs = (torch.tensor([list(tokens)], dtype=torch.long), torch.tensor([position], dtype=torch.long))
-        logits = self._call((*inputs, *self._more))[0]
+        logits = self._calls(self._inputs(tokens, position))[0]
         last: npt.NDArray[np.float32] = logits.reshape(-1, logits.shape[-1])[-1].float().numpy().copy()
         return last
+
+    def _inputs(self, tokens: Sequence[int], position: int) -> Inputs:
+        import torch
+
+        if len(tokens) > 1:
+            places = torch.tensor([list(tokens)], dtype=torch.long), torch.tensor([position], dtype=torch.long)
+            return (*places, *self._more)
+        self._token[0, 0], self._position[0] = tokens[0], position
+        self._step = self._step or (torch.from_numpy(self._token), torch.from_numpy(self._position), *self._more)
+        return self._step
 
 
 class OpenProgram(ABC):
@@ -94,7 +126,15 @@ class ArenaProgram(OpenProgram):
     def load(self, name: str) -> LoadedMethod:
         """Load a method into the arena."""
         method = self._program.load_method(name)
-        return LoadedMethod(lambda inputs: method.call(inputs, clone_outputs=False), method.method_meta())
+
+        def again() -> list[Any]:
+            method.execute()
+            outputs: list[Any] = method.get_outputs(clone_outputs=False)
+            return outputs
+
+        return LoadedMethod(
+            MethodCalls(lambda inputs: method.call(inputs, clone_outputs=False), again, method.method_meta())
+        )
 
     def constant(self, name: str) -> int:
         """Return what a metadata method gives."""
@@ -127,7 +167,11 @@ class PackedProgram(OpenProgram):
         """Load a method; where the runtime cannot be told to, by running it once."""
         loaded = self._native.load_method(name, self._plan(name))
         method = LoadedMethod(
-            lambda inputs: self._module.run_method(name, inputs, clone_outputs=False), self._module.method_meta(name)
+            MethodCalls(
+                lambda inputs: self._module.run_method(name, inputs, clone_outputs=False),
+                lambda: self._module.plan_execute(name, clone_outputs=False),
+                self._module.method_meta(name),
+            )
         )
         if not loaded:
             method.taking(_zeros(method.input_sizes[2:]))([0], 0)

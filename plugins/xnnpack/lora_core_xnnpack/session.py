@@ -123,9 +123,7 @@ class XnnpackSession(Session):
         return self._opened[method.name]
 
     def unload(self, adapter: str | None) -> None:
-        """Let go of an adapter: of its method and its file if no other needs them, and of a program of which no other
-        method is loaded.
-        """
+        """Let go of an adapter: of its file, its own method, and a program of which nothing else is loaded."""
         self._unload(self._strengths.applied(adapter))
 
     def _unload(self, adapter: str | None) -> None:
@@ -137,8 +135,10 @@ class XnnpackSession(Session):
         del self._methods[adapter], self._loads[adapter]
         self._choice.unload(adapter, self._loads)
         left = [self._choice.method(each) for each in self._loads]
-        if method.name not in {each.name for each in left}:
-            del self._opened[method.name]
+        used = {each.name for each in left}
+        if self._choice.shared and left:
+            used.add(method.name)  # the next adapter's too: its own memory is little, and loading it most of a load
+        self._opened = {name: opened for name, opened in self._opened.items() if name in used}
         self._shelf.unload(method, keep={each.program for each in left})
 
     def strength(self, adapter: str, strength: float) -> None:

@@ -151,8 +151,8 @@ def test_a_strength_that_is_set_is_that_of_every_call(ran: dict[str, Any]) -> No
     assert np.array_equal(before, after)
 
 
-def test_unloading_lets_go_of_files_and_methods(ran: dict[str, Any]) -> None:
-    assert ran["unloaded"]["left"] == {"files": [], "methods": ["forward"]}
+def test_unloading_lets_go_of_files_and_at_last_of_the_methods(ran: dict[str, Any]) -> None:
+    assert ran["unloaded"]["left"] == {"files": [], "methods": ["forward", "lora_forward"]}
     assert ran["unloaded"]["at last"] == []
     assert np.array_equal(np.array(ran["unloaded"]["again"], np.float32), of(ran, "zulu"))
 

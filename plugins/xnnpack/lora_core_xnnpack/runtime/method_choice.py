@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import attrs
 
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 class MethodChoice(Protocol):
     """What a session asks of either way; adapters are given as selections, None is the base."""
+
+    @property
+    def shared(self) -> bool:
+        """Whether one method is that of many adapters."""
 
     def method(self, adapter: str | None) -> Method:
         """Return the method to call; raises `UsageError` for unknown names, `UnsupportedError` for what cannot be
@@ -44,6 +48,7 @@ class OwnMethods:
     """Adapters as constants of methods of their own."""
 
     bundle: Bundle
+    shared: ClassVar[bool] = False
 
     def method(self, adapter: str | None) -> Method:
         """Return the adapter's own method, as it was linked."""
@@ -73,6 +78,8 @@ class OwnMethods:
 
 class SharedMethods:
     """Adapters as files of A and B, which the method of a slot plan takes."""
+
+    shared: ClassVar[bool] = True
 
     def __init__(self, bundle: Bundle) -> None:
         self._bundle = bundle

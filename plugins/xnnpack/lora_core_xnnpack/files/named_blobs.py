@@ -110,10 +110,13 @@ def _layout(data: Buffer, named: int) -> TensorLayout | None:
     )
 
 
-def named_blobs(data: Buffer, base: int, *, segments_field: int, named_field: int) -> list[NamedBlob]:
+def named_blobs(
+    data: Buffer, base: int, *, segments_field: int, named_field: int, length: int | None = None
+) -> list[NamedBlob]:
     """List the named blobs of a file whose root table has these fields; segments start at `base`.
 
-    Raises `ValueError`, `struct.error` or `IndexError` if the file is not whole.
+    With the file's `length`, `data` need be no more than what stands before the first of them. Raises `ValueError`,
+    `struct.error` or `IndexError` if the file is not whole.
     """
     root = struct.unpack_from("<I", data)[0]
     segments = [
@@ -123,7 +126,7 @@ def named_blobs(data: Buffer, base: int, *, segments_field: int, named_field: in
     for table in tables(data, root, named_field):
         key = text(data, table, 0)
         offset, size = segments[number(data, table, 1, "<I")]
-        if base + offset + size > len(data):
+        if base + offset + size > (len(data) if length is None else length):
             raise ValueError(f"blob {key} ends behind the end of the file")
         blobs.append(NamedBlob(key=key, offset=base + offset, size=size, layout=_layout(data, table)))
     return blobs

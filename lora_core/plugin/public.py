@@ -62,6 +62,7 @@ PUBLIC: Mapping[str, str] = {
     "lora_core.models.tracing": "whose error it is that a module cannot be traced",
     "lora_core.models.executorch.options": "what is asked of ExecuTorch's Llama definition",
     "lora_core.models.executorch.inputs": "what a decoder is called with",
+    "lora_core.models.executorch.key_value_caches": "keys and values in float16 and int8",
     "lora_core.models.executorch.attention": "the parts of attention in the core's own decoder",
     "lora_core.models.reference_model": "the interface of independent references",
     "lora_core.plugin.requirements": "installed versions, and those that a backend was proven on",

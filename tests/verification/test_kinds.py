@@ -223,7 +223,6 @@ def test_a_backend_of_pairs_alone_refuses_the_rest_by_name_and_with_its_reason(
 @pytest.mark.parametrize(
     ("backend", "dtype", "why"),
     [
-        ("xnnpack", "fp16", "float16 weights with float16 inputs only"),
         ("coreml", "int8", "are not decompressed"),
         ("coreml", "fp32", "--dtype fp32"),
         ("qnn_sim", "fp16", "--lora-bits"),

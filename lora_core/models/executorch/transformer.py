@@ -37,6 +37,10 @@ def build_structure(architecture: Architecture, options: ExecutorchOptions) -> t
     _set_rope(module, architecture)
     if options.attention == "custom_sdpa":
         _use_custom_sdpa(module)
+        if options.cache_type != "fp32":
+            from lora_core.models.executorch.key_value_caches import replace_caches
+
+            replace_caches(module, options.cache_type)
     return module.requires_grad_(False).eval()
 
 

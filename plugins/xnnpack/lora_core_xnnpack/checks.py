@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import attrs
+
 from lora_core.adapters.slots.kinds import kind_of
 from lora_core.backend import ExportJob
 from lora_core.errors import Problem
 from lora_core.models.context import context_problems
+from lora_core.models.decoders import read_llama
 from lora_core_xnnpack.options import SHORTEST_CALL, XnnpackOptions
 from lora_core_xnnpack.quant import unsupported
 
@@ -31,6 +34,7 @@ def problems(job: ExportJob) -> list[Problem]:
         what = f"{option} {options.seq_len(trained)} is too short: a call takes up to {SHORTEST_CALL} tokens or more"
         found.append(Problem(what=what, remedy=f"Give at least {SHORTEST_CALL}.", where=option))
     found += job.model.problems(options.of_source(trained))
+    found += _cache(job)
     if options.layout == "multimethod" and options.adapter_data != "embedded":
         found.append(
             Problem(
@@ -42,6 +46,23 @@ def problems(job: ExportJob) -> list[Problem]:
     assignment = job.policy.assign(job.model.summary.layers)
     found += options.how_to_round.problems(job.model, assignment)
     return [*found, *_adapters(job)]
+
+
+def _cache(job: ExportJob) -> Iterator[Problem]:
+    """Yield what rules out the type of the KV cache."""
+    kind, summary = job.options.kv_cache, job.model.summary
+    if kind == "fp32":
+        return
+    architecture, problems = read_llama(summary, f"A KV cache in {kind}")
+    yield from (attrs.evolve(each, remedy="Leave --kv-cache out.", where="--kv-cache") for each in problems)
+    window = None if architecture is None else architecture.window
+    if window is not None and window < job.options.context_len(summary.context_len):
+        yield Problem(
+            what=f"A KV cache in {kind} is read by attention to the whole context, and that of {summary.family} ends "
+            f"after {window} tokens",
+            remedy=f"Leave --kv-cache out, or give --max-context-len {window} or less.",
+            where="--kv-cache",
+        )
 
 
 def _adapters(job: ExportJob) -> Iterator[Problem]:

@@ -198,7 +198,10 @@ def delegated(edge: EdgeMethods) -> Lowered:
     from executorch.exir.program import _program
     from executorch.extension.llm.export.builder import ConvertToLinearPass
 
+    from lora_core_xnnpack.lowering.float_conversions import write_conversions
+
     with fast_lowering(), ExitStack() as stack:
+        write_conversions(stack)
         # Its first step is done.
         Patches(stack).replace(_program, "_gen_edge_manager_for_partitioners", lambda *_: edge.manager)
         manager = to_edge_transform_and_lower(
@@ -224,14 +227,17 @@ def lower(methods: Mapping[str, torch.nn.Module], model: BaseModel, *, lora_tag:
 
 
 def _partitioner() -> XnnpackPartitioner:
-    """Return XNNPACK's partitioner, which takes quantized layers too.
+    """Return XNNPACK's partitioner, which takes quantized layers too, and conversions between float types.
 
     `_to_edge_and_lower_llama_xnnpack` puts XnnpackDynamicallyQuantizedPartitioner before it, which on 1.5.1 takes each
     float linear layer as a delegate of its own too.
     """
+    from executorch.backends.xnnpack.partition.config import ALL_PARTITIONER_CONFIGS
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 
-    return XnnpackPartitioner()
+    from lora_core_xnnpack.lowering.float_conversions import FloatConversionConfig
+
+    return XnnpackPartitioner(configs=[*ALL_PARTITIONER_CONFIGS, FloatConversionConfig])
 
 
 def _edge_config() -> EdgeCompileConfig:

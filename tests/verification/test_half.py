@@ -61,6 +61,7 @@ def test_a_bundle_in_float16_keeps_to_the_limits_of_float16(sources: Sources, ha
     report = verified(sources, halved)
 
     assert report.passed, report.failures
+    assert report.facts["kv_cache_type"] == "fp16"
     assert report.limits.kl == FLOAT16.kl
     assert {each.method for each in report.methods if each.effect} == set(sources.adapters)
     (base, *adapters) = [each.detail for each in report.findings if each.check == "precision"]

@@ -88,6 +88,7 @@ class LeanAttention(torch.nn.Module):  # type: ignore[misc]  # torch is untyped 
         if attention.use_qk_norm:
             self.q_norm_fn, self.k_norm_fn = attention.q_norm_fn, attention.k_norm_fn
         self.norms_heads, self.kv_cache, self.half_turn = attention.use_qk_norm, attention.kv_cache, half_turn
+        self.whole = type(attention.kv_cache) is CustomKVCache  # while it is traced, it has a type of its own
         self.heads, self.kv_heads, self.head_dim = attention.n_heads, attention.n_kv_heads, attention.head_dim
 
     def forward(
@@ -108,7 +109,7 @@ class LeanAttention(torch.nn.Module):  # type: ignore[misc]  # torch is untyped 
 
     def _attended(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, start: Any) -> torch.Tensor:
         cache: Any = self.kv_cache
-        if type(cache) is CustomKVCache:
+        if self.whole:
             torch.ops.llama.update_cache(k, cache.k_cache, start)
             torch.ops.llama.update_cache(v, cache.v_cache, start)
             found: torch.Tensor = torch.ops.llama.custom_sdpa(q, cache.k_cache, cache.v_cache, start, None, 0, True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from typing import Any
 
 from lora_core.fast_lowering.patching import Patches
 
@@ -20,17 +21,22 @@ def forget_programs(patches: Patches) -> None:
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
+    checks: list[WhyNoPartition] = []
+    refuse = WhyNoPartition.__call__
+
+    def refuse_and_note(self: Any, node: Any, reason: str) -> None:
+        checks.append(self)
+        refuse(self, node, reason)
+
     def forget() -> None:
         is_same_node.cache_clear()
-        memories = []
-        for each in gc.get_objects():
-            if type(each) is ShapeEnv:
-                memories.append(each.fake_tensor_cache)
-            elif type(each) is WhyNoPartition:
-                each.node = None
+        for check in checks:
+            check.node = None
+        memories = [each.fake_tensor_cache for each in gc.get_objects() if type(each) is ShapeEnv]
         for memory in (FakeTensorMode.cache, *memories):
             for key in [*memory]:
                 if any(isinstance(part, LoweredBackendModule) for part in key.key):
                     del memory[key]
 
+    patches.replace(WhyNoPartition, "__call__", refuse_and_note)
     patches.undo(forget)

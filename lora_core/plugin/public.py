@@ -27,6 +27,7 @@ PUBLIC: Mapping[str, str] = {
     "lora_core.elementary": "powers, cosines and sines that are the same on every processor",
     "lora_core.fast_lowering": "torch.export and ExecuTorch's passes made cheaper, with the same results",
     "lora_core.fast_lowering.cutting": "programs of fewer layers, cut out of a traced one",
+    "lora_core.fast_lowering.unwrapping": "programs of bare layers, taken out of those of wrapped ones",
     "lora_core.fast_lowering.patching": "what a patch of it is given: attributes replaced for a while",
     "lora_core.pte": "the container of ExecuTorch programs",
     "lora_core.adapters.adapter": "adapters and their updates",

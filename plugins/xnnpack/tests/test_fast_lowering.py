@@ -10,7 +10,7 @@ import logging
 import pickle
 import threading
 import weakref
-from importlib import import_module
+from importlib import import_module, resources
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,8 +18,11 @@ import numpy as np
 import pytest
 import torch
 from lora_core_xnnpack.lowering import fast as module
-from lora_core_xnnpack.lowering.fast import FastLowering, fast_lowering
+from lora_core_xnnpack.lowering.fast import FastLowering, fast_lowering, fusion
 from lora_core_xnnpack.lowering.fast.patching import Patches
+from ruamel.yaml import YAML
+
+from lora_core.fast_lowering import import_executorch, old_objects_spared
 
 # torch and ExecuTorch warn about their own deprecated calls while they export.
 pytestmark = [
@@ -441,3 +444,35 @@ def test_checks_forget_the_last_node_that_they_refused() -> None:
     with fast_lowering(only=["memories"]):
         check(next(iter(graph.nodes)), "it is refused")
     assert check.node is None
+
+
+def test_the_edge_dialect_is_what_executorchs_own_reader_makes_of_it() -> None:
+    import_executorch()
+    dialect = import_module("executorch.exir.dialects.edge._ops")
+    text = resources.files("executorch.exir.dialects.edge").joinpath("edge.yaml").read_text("utf-8")
+    read = YAML(typ="safe").load(text)
+    assert repr(dialect._edge_dialect_info) == repr({each["inherits"]: each for each in read})
+
+
+def test_patterns_of_quantization_are_left_out_only_of_graphs_that_hold_none() -> None:
+    from executorch.exir.passes.quant_fusion_pass import get_quant_patterns_and_replacements
+
+    for pattern, _, _ in get_quant_patterns_and_replacements({}):
+        graph = getattr(pattern, "graph", None) or torch.fx.symbolic_trace(pattern).graph
+        assert {getattr(node.target, "namespace", None) for node in graph.nodes} & fusion.NAMESPACES
+
+
+def test_old_objects_are_collected_again_after_lowerings() -> None:
+    with old_objects_spared():
+        assert gc.get_freeze_count()
+    assert not gc.get_freeze_count()
+
+
+def test_what_a_process_froze_stays_frozen() -> None:
+    gc.freeze()
+    try:
+        with old_objects_spared():
+            pass
+        assert gc.get_freeze_count()
+    finally:
+        gc.unfreeze()

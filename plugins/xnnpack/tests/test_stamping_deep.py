@@ -64,7 +64,7 @@ def job(model: Path, ranks: Ranks, policy: str, embedding: str | None) -> Export
     slots = []
     for layer in handle.summary.layers:
         parts = layer.name.split(".")
-        rank = ranks(int(parts[2]), parts[-1]) if parts[1] == "layers" else 0
+        rank = ranks(int(parts[2]), parts[-1]) if "layers" in parts else 0
         if rank:
             slots.append(
                 Slot(module=layer.name, in_features=layer.in_features, out_features=layer.out_features, rank=rank)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from itertools import islice
 from typing import Any
 
 from lora_core.fast_lowering.patching import Patches
@@ -21,6 +22,8 @@ def forget_programs(patches: Patches) -> None:
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
+    # What was remembered before cannot hold what is lowered now, and a process that lowers much remembers much.
+    first, known = next(iter(FakeTensorMode.cache), None), len(FakeTensorMode.cache)
     checks: list[WhyNoPartition] = []
     refuse = WhyNoPartition.__call__
 
@@ -33,8 +36,9 @@ def forget_programs(patches: Patches) -> None:
         for check in checks:
             check.node = None
         memories = [each.fake_tensor_cache for each in gc.get_objects() if type(each) is ShapeEnv]
-        for memory in (FakeTensorMode.cache, *memories):
-            for key in [*memory]:
+        cleared = next(iter(FakeTensorMode.cache), None) is not first
+        for memory, start in ((FakeTensorMode.cache, 0 if cleared else known), *((each, 0) for each in memories)):
+            for key in [*islice(memory, start, None)]:
                 if any(isinstance(part, LoweredBackendModule) for part in key.key):
                     del memory[key]
 

@@ -25,7 +25,7 @@ PATCHES: Mapping[str, Callable[[Patches], None]] = {
     "nibbles": pack_at_once,
     "affine": know_shapes,
     "fields": know_fields,
-    "patterns": skip_idle_patterns,
+    "idle patterns": skip_idle_patterns,
 }
 
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+# Two workers fill two cores. Threads of torch and numpy wait for each other by spinning, which takes longer than what
+# tiny models compute: logits of small decoders took three times the processor time. They read this when imported.
+for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")
 
 # A busy machine is no fault of an example that takes long.
 settings.register_profile("shared-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -31,6 +38,8 @@ LONGEST = (
     "plugins/xnnpack/tests/test_link.py",
     "plugins/qnn_sim/tests/test_smollm2.py",
     "plugins/xnnpack/tests/test_session.py",
+    "tests/processors/test_golden.py",
+    "plugins/transformers/tests/test_bundles.py",
     "tests/verification/test_kinds.py",
     "plugins/coreml/tests/test_export.py",
     "tests/verification/test_formats.py",
@@ -46,12 +55,36 @@ LONGEST = (
     "tests/verification/test_verify.py",
     "tests/full/test_smollm2_onnx.py",
     "plugins/qnn_sim/tests/test_conformance.py",
+    "plugins/transformers/tests/test_classifiers.py",
+    "plugins/ray/tests/test_executor.py",
+    "plugins/onnx/tests/test_conformance.py",
     "plugins/coreml/tests/test_errors.py",
     "tests/testing/test_mutants.py",
     "tests/testing/test_conformance.py",
     "tests/bundle/test_many_adapters.py",
     "tests/security/test_promises.py",
 )
+
+
+_IMPORTED = pytest.StashKey[int]()
+
+
+def pytest_configure() -> None:
+    """Let the garbage collector look less often: nearly all that it meets here is modules and graphs, which stay."""
+    gc.set_threshold(10_000, 20, 20)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Take what libraries made when they were imported out of the garbage collector's walks.
+
+    torch, ExecuTorch, coremltools and transformers leave millions of objects for good, and each lowering ends with a
+    walk over all that there is.
+    """
+    if len(sys.modules) > item.config.stash.get(_IMPORTED, 500) + 200:
+        item.config.stash[_IMPORTED] = len(sys.modules)
+        gc.collect()
+        gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -80,10 +80,11 @@ class Blocks(torch.nn.Module):
 
 def lowered(chosen: argparse.Namespace, mode: str, tokens: int) -> tuple[Any, list[Any], bytes]:
     """Return a program, loaded, its inputs and its bytes; fails if what it computes is not what torch does."""
+    from executorch.backends.xnnpack.partition.config import ALL_PARTITIONER_CONFIGS
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
     from executorch.extension.pybindings.portable_lib import _load_for_executorch_from_buffer
-    from lora_core_xnnpack.lowering.slot_inputs import partitioner_of_inputs
+    from lora_core_xnnpack.lowering.slot_inputs import taking_inputs
     from lora_core_xnnpack.quant import quantize_linear
 
     from lora_core.quant.policy import Scheme
@@ -102,7 +103,8 @@ def lowered(chosen: argparse.Namespace, mode: str, tokens: int) -> tuple[Any, li
             inputs += [torch.randn(chosen.rank, width) * 0.05, torch.randn(out, chosen.rank) * 0.05]
     with torch.no_grad():
         program = torch.export.export(module, tuple(inputs), strict=True)
-        partitioner = partitioner_of_inputs() if mode == "inputs" else XnnpackPartitioner()
+        configs = taking_inputs(ALL_PARTITIONER_CONFIGS) if mode == "inputs" else None
+        partitioner = XnnpackPartitioner(configs=configs)
         edge = to_edge_transform_and_lower(program, partitioner=[partitioner])
         wanted = module(*inputs)
     # The runtime reads the buffer for as long as the program lives.

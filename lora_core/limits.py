@@ -87,12 +87,22 @@ INT4 = Limits(
 )
 
 
-def limits_for(policy: Mapping[str, Any], own: Mapping[str, Limits]) -> Limits:
+OptionLimits = Mapping[str, Mapping[Any, Limits]]
+"""What values of an export's options cost in precision, by the option's name."""
+
+
+def limits_for(
+    policy: Mapping[str, Any],
+    own: Mapping[str, Limits],
+    options: Mapping[str, Any] | None = None,
+    of_options: OptionLimits | None = None,
+) -> Limits:
     """Return the limits of `policy` as a manifest records it.
 
     They follow from its schemes: the widest of what its linear layers, output head, embeddings and LoRA matrices need.
     `own` are the limits that a backend states by policy name (`BackendSpec.limits`), in place of those; a quantized
-    embedding, which callers can add to any policy, widens them too.
+    embedding, which callers can add to any policy, widens them too. So do those of the manifest's `options` that
+    `of_options` (`BackendSpec.option_limits`) has limits for.
     """
     parts = ("embedding",) if policy.get("name") in own else ("linear", "output", "embedding", "lora")
     limits = own.get(str(policy.get("name")), FLOAT32)
@@ -100,6 +110,10 @@ def limits_for(policy: Mapping[str, Any], own: Mapping[str, Limits]) -> Limits:
         scheme = policy.get(part)
         if scheme is not None:
             limits = limits.loosened(_of_scheme(scheme))
+    for name, known in (of_options or {}).items():
+        value = (options or {}).get(name)
+        if value in known:
+            limits = limits.loosened(known[value])
     return limits
 
 

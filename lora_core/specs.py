@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from lora_core.capability import Capability
-from lora_core.limits import Limits
+from lora_core.limits import Limits, OptionLimits
 
 if TYPE_CHECKING:
     from lora_core.quant.policy import Scheme
@@ -43,7 +43,8 @@ class BackendSpec:
     (`lora_core.adapters.slots.kinds`) that its programs can carry; an adapter with another is refused by name, with the
     reason in `refused_kinds` if there is one (a clause, by kind). `adapter_dtypes` are the types that `--adapter-dtype`
     can ask for (`fp32`, `fp16`, `int8`), each with what a policy then says of LoRA matrices; another is refused, with
-    the reason in `refused_adapter_dtypes` if there is one.
+    the reason in `refused_adapter_dtypes` if there is one. `limits` are what its numbers keep to, by policy, where that
+    does not follow from the policy's schemes; `option_limits` widen them for values of its options, by option.
     """
 
     name: str
@@ -64,6 +65,7 @@ class BackendSpec:
     requires: Mapping[str, str] = attrs.field(factory=dict)
     install_hint: str = ""
     limits: Mapping[str, Limits] = attrs.field(factory=dict)
+    option_limits: OptionLimits = attrs.field(factory=dict)
     api_version: int = API_VERSION
 
 

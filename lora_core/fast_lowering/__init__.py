@@ -13,18 +13,24 @@ from importlib.metadata import PackageNotFoundError, version
 
 import attrs
 
-from lora_core.fast_lowering.collector import collect_rarely
+from lora_core.fast_lowering.collector import collect_rarely, old_objects_spared
 from lora_core.fast_lowering.copies import share_parameters
 from lora_core.fast_lowering.decompositions import decompose_once
 from lora_core.fast_lowering.delegates import answer_for_delegates
+from lora_core.fast_lowering.dialect import import_executorch
+from lora_core.fast_lowering.maps import map_without_types
 from lora_core.fast_lowering.memories import forget_programs
 from lora_core.fast_lowering.operators import list_operators_once
 from lora_core.fast_lowering.partitions import describe_nothing, sort_in_place
 from lora_core.fast_lowering.patching import Patches
+from lora_core.fast_lowering.patterns import trace_patterns_once
 from lora_core.fast_lowering.provenance import share_provenance
 from lora_core.fast_lowering.recompile import recompile_lazily
 from lora_core.fast_lowering.replay import replay_from_memory
+from lora_core.fast_lowering.stacks import record_no_stacks
 from lora_core.fast_lowering.symbols import remember_arithmetic
+
+__all__ = ["PATCHES", "PROVEN_VERSIONS", "FastLowering", "Patch", "import_executorch", "old_objects_spared", "patched"]
 
 Patch = Callable[[Patches], None]
 
@@ -42,6 +48,9 @@ PATCHES: Mapping[str, Patch] = {
     "copies": share_parameters,
     "symbols": remember_arithmetic,
     "operators": list_operators_once,
+    "patterns": trace_patterns_once,
+    "stacks": record_no_stacks,
+    "maps": map_without_types,
     "delegates": answer_for_delegates,
 }
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from lora_core.fast_lowering.patching import Patches
 
@@ -16,3 +18,20 @@ def collect_rarely(patches: Patches) -> None:
     before = gc.get_threshold()
     gc.set_threshold(200_000, 50, 1000)
     patches.undo(lambda: gc.set_threshold(*before))
+
+
+@contextmanager
+def old_objects_spared() -> Iterator[None]:
+    """Have the collector pass over what there is already, for several lowerings in the block.
+
+    A million objects of imported libraries stay anyway. A process that has objects frozen by itself keeps it so.
+    """
+    if gc.get_freeze_count():
+        yield
+        return
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 if TYPE_CHECKING:
-    from torch.export import ExportedProgram
+    from torch.export import ExportedProgram, ExportGraphSignature
     from torch.export.exported_program import ModuleCallEntry
     from torch.export.graph_signature import InputSpec
     from torch.fx import Graph, Node
@@ -34,9 +34,7 @@ def cut(program: ExportedProgram, blocks: str, keep: Sequence[int], narrow: Narr
     Raises `NotAChainError` if a layer takes anything from other layers but the one tensor that the layer before it
     gives.
     """
-    from executorch.exir.passes.debug_handle_generator_pass import DebugHandleGeneratorPass
-    from torch.export import ExportedProgram, ExportGraphSignature
-    from torch.fx import GraphModule
+    from torch.export import ExportGraphSignature
 
     graph = copied(program.graph)
     layers, paths, call = _Layers.of(graph, blocks), _Paths(blocks=blocks, keep=keep), _Call.of(program, narrow)
@@ -59,22 +57,46 @@ def cut(program: ExportedProgram, blocks: str, keep: Sequence[int], narrow: Narr
             raise NotAChainError(f"{node.name} belongs to a layer that is not left, and is used by one that is")
         else:
             graph.erase_node(node)
-    module = GraphModule(program.graph_module, graph)
-    module.meta.update(program.graph_module.meta)
-    DebugHandleGeneratorPass()(module)  # handles number what there is
     kept = zip(graph.output_node().args[0], outputs, strict=True)
     specs = [
         replace(spec, arg=replace(spec.arg, name=node.name), target=paths.of(spec.target)) for node, (_, spec) in kept
     ]
+    return assembled(
+        program,
+        graph,
+        ExportGraphSignature(inputs, specs),
+        call.graph,
+        state_dict=paths.among(program.state_dict, used),
+        constants=paths.among(program.constants, used),
+    )
+
+
+def assembled(
+    program: ExportedProgram,
+    graph: Graph,
+    signature: ExportGraphSignature,
+    calls: Sequence[ModuleCallEntry],
+    *,
+    state_dict: dict[str, Any],
+    constants: dict[str, Any],
+) -> ExportedProgram:
+    """Return `program` with another graph, and what goes with that; handles number the nodes that there are."""
+    from executorch.exir.passes.debug_handle_generator_pass import DebugHandleGeneratorPass
+    from torch.export import ExportedProgram
+    from torch.fx import GraphModule
+
+    module = GraphModule(program.graph_module, graph)
+    module.meta.update(program.graph_module.meta)
+    DebugHandleGeneratorPass()(module)
     return ExportedProgram(
         root=module,
         graph=graph,
-        graph_signature=ExportGraphSignature(inputs, specs),
-        state_dict=paths.among(program.state_dict, used),
+        graph_signature=signature,
+        state_dict=state_dict,
         range_constraints=copy.copy(program.range_constraints),
-        module_call_graph=call.graph,
+        module_call_graph=list(calls),
         example_inputs=program.example_inputs,
-        constants=paths.among(program.constants, used),
+        constants=constants,
         verifiers=program.verifiers,
     )
 
@@ -128,6 +150,11 @@ class _Call:
         own = replace(signature, in_spec=in_spec, out_spec=out_spec, **arguments)
         graph = [replace(whole, signature=own), *copy.deepcopy(others)]
         return cls(graph=graph, taken=taken, given=given)
+
+
+def calls_of(program: ExportedProgram) -> list[ModuleCallEntry]:
+    """Return how a method is called, for another with the same inputs and outputs."""
+    return _Call.of(program, None).graph
 
 
 def _narrowed(spec: TreeSpec, narrow: Narrow | None) -> tuple[TreeSpec, _Users]:
@@ -221,7 +248,7 @@ class _Layers:
         others = sorted(self.ends.keys() - set(numbers))
         for number in others:
             before = max(each for each in numbers if each < number)
-            if _described(self.ends[before]) != _described(self.ends[number]):
+            if described(self.ends[before]) != described(self.ends[number]):
                 raise NotAChainError(f"layer {number} gives another kind of tensor than layer {before}")
             self.ends[number].replace_all_uses_with(self.ends[before])
         for node in reversed(self.graph.nodes):
@@ -237,6 +264,7 @@ def _layer(node: Node, blocks: str) -> int | None:
     return next((number for path in paths if (number := _number(path, blocks)) is not None), None)
 
 
-def _described(node: Node) -> tuple[str, str]:
+def described(node: Node) -> tuple[str, str]:
+    """Return the shape and the type of what a node gives."""
     value = node.meta["val"]
     return str(value.shape), str(value.dtype)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+from itertools import islice
+from typing import Any
 
 from lora_core.fast_lowering.patching import Patches
 
@@ -20,17 +22,25 @@ def forget_programs(patches: Patches) -> None:
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
+    # What was remembered before cannot hold what is lowered now, and a process that lowers much remembers much.
+    first, known = next(iter(FakeTensorMode.cache), None), len(FakeTensorMode.cache)
+    checks: list[WhyNoPartition] = []
+    refuse = WhyNoPartition.__call__
+
+    def refuse_and_note(self: Any, node: Any, reason: str) -> None:
+        checks.append(self)
+        refuse(self, node, reason)
+
     def forget() -> None:
         is_same_node.cache_clear()
-        memories = []
-        for each in gc.get_objects():
-            if type(each) is ShapeEnv:
-                memories.append(each.fake_tensor_cache)
-            elif type(each) is WhyNoPartition:
-                each.node = None
-        for memory in (FakeTensorMode.cache, *memories):
-            for key in [*memory]:
+        for check in checks:
+            check.node = None
+        memories = [each.fake_tensor_cache for each in gc.get_objects() if type(each) is ShapeEnv]
+        cleared = next(iter(FakeTensorMode.cache), None) is not first
+        for memory, start in ((FakeTensorMode.cache, 0 if cleared else known), *((each, 0) for each in memories)):
+            for key in [*islice(memory, start, None)]:
                 if any(isinstance(part, LoweredBackendModule) for part in key.key):
                     del memory[key]
 
+    patches.replace(WhyNoPartition, "__call__", refuse_and_note)
     patches.undo(forget)

@@ -22,6 +22,7 @@ from lora_core.models.weights_digest import weights_digest
 from lora_core.pipeline.as_trained import as_trained
 from lora_core.pipeline.given import adapter_formats, adapter_references, located, open_model
 from lora_core.pipeline.peft_forms import PeftForms
+from lora_core.quant.policy import HALF
 from lora_core.runtime.run import context_len
 from lora_core.runtime.tokenizer import has_tokenizer
 from lora_core.sharing.blobs import Blob
@@ -74,7 +75,7 @@ def verify(
     if fitted:
         wanted = {each.name: each for each in read_adapters(trained, handle.summary, formats) if each.name in given}
     told = hub.session_options(spec.name, settings.session)
-    limits = limits_for(bundle.manifest.policy, spec.limits)
+    limits = limits_for(bundle.manifest.policy, spec.limits, bundle.manifest.options, spec.option_limits)
     with stage(emit, "Check the files"):
         findings = tuple(_check_files(bundle, backend, handle, given))
     with stage(emit, "Compare the tokens"):
@@ -141,7 +142,7 @@ def _check_precision(
         return [unchecked("precision", subject, why) for subject in ("bundle", *given)]
     base = stored.base_precision(bundle, blobs, handle)
     lora = stored.recorded_policy(bundle.manifest.policy).lora
-    if lora is not None:
+    if lora not in (None, HALF):
         why = f"adapters are stored with {lora.bits} bits; what that loses the numbers tell"
         return [base, *(unchecked("precision", name, why) for name in given)]
     return [base, *(stored.adapter_precision(bundle, blobs, adapter) for adapter in given.values())]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import attrs
 
 from lora_core.errors import PolicyError, Problem
-from lora_core.quant.policy import QuantPolicy, Scheme
+from lora_core.quant.policy import FP16, QuantPolicy, Scheme
 from lora_core.suggestions import did_you_mean
 
 EMBEDDING_BITS = (4, 8)
@@ -31,6 +31,7 @@ _FLOAT = "float"
 
 POLICIES: tuple[QuantPolicy, ...] = (
     QuantPolicy(name="fp32", summary="Full precision: nothing is quantized"),
+    FP16,
     QuantPolicy(
         name="8da4w",
         summary="4-bit linear weights in groups, 8-bit head and embedding, activations quantized to 8 bits at run time",

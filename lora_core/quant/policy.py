@@ -71,3 +71,14 @@ class QuantPolicy:
                 scheme = None
             schemes[layer.name] = scheme
         return Assignment(schemes=schemes, undivided=tuple(undivided))
+
+
+HALF = Scheme(bits=16)
+"""Weights rounded to float16."""
+FP16 = QuantPolicy(
+    name="fp16",
+    summary="No quantization: weights in float16, or in the precision of --dtype where a backend has that option",
+    linear=HALF,
+    output=HALF,
+    embedding=HALF,
+)

@@ -19,11 +19,16 @@ LAYERS = (
 
 
 def test_core_offers_its_policies_through_the_hub():
-    assert set(PluginHub(entry_points=()).policies) == {"fp32", "8da4w", "8da8w"}
+    assert set(PluginHub(entry_points=()).policies) == {"fp32", "fp16", "8da4w", "8da8w"}
 
 
 def test_full_precision_decides_nothing():
     assert set(parse_policy("fp32", REGISTRY).assign(LAYERS).schemes.values()) == {None}
+
+
+def test_half_precision_rounds_every_layer_and_quantizes_none():
+    policy = parse_policy("fp16", REGISTRY)
+    assert set(policy.assign(LAYERS).schemes.values()) == {Scheme(bits=16)}
 
 
 def test_8da4w_quantizes_linear_layers_in_groups_and_keeps_8_bits_for_head_and_embedding():
@@ -119,12 +124,12 @@ def test_unknown_policy_lists_the_choices():
         parse_policy("8da4", REGISTRY)
     assert raised.value.exit_code is ExitCode.UNSUPPORTED
     assert str(raised.value) == (
-        "There is no quantization policy '8da4'. Did you mean '8da4w'? Choices: fp32, 8da4w, 8da8w."
+        "There is no quantization policy '8da4'. Did you mean '8da4w'? Choices: fp32, fp16, 8da4w, 8da8w."
     )
 
 
 def test_unknown_policy_lists_the_choices_of_the_hub_too():
-    with pytest.raises(PolicyError, match="fp32, 8da4w, 8da8w"):
+    with pytest.raises(PolicyError, match="fp32, fp16, 8da4w, 8da8w"):
         parse_policy("int8", PluginHub(entry_points=()).policies)
 
 

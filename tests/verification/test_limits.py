@@ -47,6 +47,13 @@ def test_a_quantized_embedding_widens_a_backends_own_limits():
     assert figures(limits_for(policy, {"fp16": FLOAT16})) == figures(INT8)
 
 
+def test_an_option_that_costs_precision_widens_the_limits_of_every_policy():
+    costs = {"kv_cache": {"int8": INT8}}
+    assert figures(limits_for(recorded("fp32"), {}, {"kv_cache": "int8"}, costs)) == figures(INT8)
+    for options in ({"kv_cache": "fp32"}, {}):
+        assert limits_for(recorded("fp32"), {}, options, costs) == FLOAT32
+
+
 @pytest.mark.parametrize("limits", [FLOAT32, FLOAT16, INT8, INT4])
 def test_every_limit_has_a_reason(limits):
     assert limits.reason

@@ -12,16 +12,20 @@ KEEPS_STATE = "use_recurrent_state"
 """The metadata by which a program says that it keeps more than keys and values: what was fed cannot be taken back."""
 
 Attention = Literal["custom_sdpa", "sdpa", "static"]
+CacheType = Literal["fp32", "fp16", "int8"]
+CACHE_TYPES: tuple[CacheType, ...] = ("fp32", "fp16", "int8")
 
 
 @attrs.frozen(kw_only=True)
 class ExecutorchOptions(ModelOptions):
     """`attention` is `custom_sdpa` (ExecuTorch's `llama::custom_sdpa` with its KV cache), `sdpa` (plain torch operators
     with ExecuTorch's KV cache) or `static` (ExecuTorch's static attention for the Neural Engine, caches as inputs and
-    outputs).
+    outputs). `cache_type` is the type of keys and values in the cache; other than `fp32` it is for `custom_sdpa` and
+    what `names.is_llama` says, whose caches are then those of `key_value_caches.py`.
     """
 
     attention: Attention = "custom_sdpa"
+    cache_type: CacheType = "fp32"
 
     @classmethod
     def of(cls, options: ModelOptions) -> ExecutorchOptions:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lora_core.errors import ModelError
+from lora_core.fast_lowering import import_executorch
 from lora_core.models import hf_names
 from lora_core.models.architecture import Architecture
 from lora_core.models.executorch.names import BlockNames, block_names, is_llama, path_of
@@ -21,6 +22,9 @@ def build_structure(architecture: Architecture, options: ExecutorchOptions) -> t
     Raises `ModelError` if the context asked for is one that the architecture cannot compute exactly.
     """
     import torch  # heavy
+
+    if options.attention != "sdpa":
+        import_executorch()  # what it is built of imports all of it anyway
     from executorch.examples.models.llama.llama_transformer import construct_transformer  # heavy
     from executorch.examples.models.llama.model_args import ModelArgs  # heavy
 
@@ -37,6 +41,10 @@ def build_structure(architecture: Architecture, options: ExecutorchOptions) -> t
     _set_rope(module, architecture)
     if options.attention == "custom_sdpa":
         _use_custom_sdpa(module)
+        if options.cache_type != "fp32":
+            from lora_core.models.executorch.key_value_caches import replace_caches
+
+            replace_caches(module, options.cache_type)
     return module.requires_grad_(False).eval()
 
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from lora_core.capability import Capability
 from lora_core.hookspecs import hookimpl
 from lora_core.limits import FLOAT16
-from lora_core.quant.policy import QuantPolicy
+from lora_core.quant.policy import FP16, HALF, QuantPolicy
 from lora_core.specs import BackendSpec
 from lora_core_coreml.program.naming import RESERVED
-from lora_core_coreml.quant import HALF, POLICIES
+from lora_core_coreml.quant import POLICIES
 
 _TOKENS = "a program tells tokens apart by their numbers, and float16 holds whole numbers only up to 2048"
 
@@ -50,5 +50,5 @@ def lora_core_register_backends() -> Sequence[BackendSpec]:
 
 @hookimpl
 def lora_core_register_quant_policies() -> Sequence[QuantPolicy]:
-    """Offer the policies that CoreML programs are made with."""
-    return POLICIES
+    """Offer the policies that CoreML programs are made with, but for the core's own."""
+    return [policy for policy in POLICIES if policy != FP16]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from lora_core.errors import Problem
 from lora_core.layers import LayerInfo
-from lora_core.quant.policy import QuantPolicy, Scheme
+from lora_core.quant.policy import FP16, HALF, QuantPolicy, Scheme
 
 if TYPE_CHECKING:
     import torch
@@ -19,16 +19,9 @@ _CHANNEL4 = Scheme(bits=4, granularity="channel")
 _BLOCK4 = Scheme(bits=4, granularity="group", group_size=32)
 # The head is where 4 bits cost most, and a tied one of the embedding's scheme is stored once.
 _CHANNEL8 = Scheme(bits=8, granularity="channel")
-HALF = Scheme(bits=16)
 
 POLICIES = (
-    QuantPolicy(
-        name="fp16",
-        summary="No quantization: weights in the precision of --dtype.",
-        linear=HALF,
-        output=HALF,
-        embedding=HALF,
-    ),
+    FP16,
     QuantPolicy(
         name="c4w",
         summary="4-bit linear layers with one scale per channel (Neural Engine), 8-bit head and embedding.",

@@ -94,6 +94,26 @@ def test_everything_is_in_place_and_put_back() -> None:
     assert all(now is then for now, then in zip(replaced(), before, strict=True))
 
 
+def test_a_type_is_described_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with quiet():
+        from coremltools.converters.mil.mil import types
+        from coremltools.converters.mil.mil.types import type_mapping
+
+    asked: list[Any] = []
+    describe = type_mapping.get_type_info
+    monkeypatch.setattr(type_mapping, "get_type_info", lambda kind: asked.append(kind) or describe(kind))
+    kinds = (types.tensor(types.fp16, (2, 3)), types.tensor(types.fp16, (3, 2)), types.str, types.fp16, None, 1, True)
+
+    def told() -> list[tuple[bool, bool]]:
+        return [(type_mapping.is_tensor(kind), type_mapping.is_str(kind)) for kind in kinds]
+
+    plain = told()
+    asked.clear()
+    with fast_lowering():
+        assert told() == plain
+        assert asked.count(kinds[0]) == 1
+
+
 def fits(*values: Any) -> bool:
     """Ask coremltools whether an operation on these constants may be computed in float16."""
     from coremltools.converters.mil import Builder as mb

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 
 import attrs
@@ -28,27 +29,40 @@ class Exported:
 
 
 # Lowering is the time that these tests take, so the second model has one layer.
-@pytest.fixture(scope="module", params=[("gpt_neox", {}), ("gpt2", {"n_layer": 1})], ids=["gpt_neox", "gpt2"])
-def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, hub: PluginHub) -> Exported:
-    model_type, changes = request.param
-    work = tmp_path_factory.mktemp(model_type)
-    base = tiny_models.write_decoder(work / "model", model_type, **changes)
-    adapters = {
-        "one": tiny_models.write_adapter(work / "one", base, seed=1, r=3),
-        "two": tiny_models.write_adapter(work / "two", base, seed=2, r=2, use_rslora=True),
-    }
-    told: list[Event] = []
-    lora_core.export(
-        base,
-        adapters={"one": adapters["one"]},
-        backend="xnnpack",
-        out=work / "bundle",
-        options=OPTIONS,
-        emit=told.append,
-        hub=hub,
-    )
-    bundle = lora_core.add(work / "bundle", {"two": adapters["two"]}, hub=hub)
-    return Exported(base=base, adapters=adapters, bundle=bundle, told=tuple(told))
+CHANGES: Mapping[str, Mapping[str, int]] = {"gpt_neox": {}, "gpt2": {"n_layer": 1}}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, hub: PluginHub) -> Callable[[str], Exported]:
+    """Return a function that exports a model when it is first asked for."""
+
+    @cache
+    def export(model_type: str) -> Exported:
+        work = tmp_path_factory.mktemp(model_type)
+        base = tiny_models.write_decoder(work / "model", model_type, **CHANGES[model_type])
+        adapters = {
+            "one": tiny_models.write_adapter(work / "one", base, seed=1, r=3),
+            "two": tiny_models.write_adapter(work / "two", base, seed=2, r=2, use_rslora=True),
+        }
+        told: list[Event] = []
+        lora_core.export(
+            base,
+            adapters={"one": adapters["one"]},
+            backend="xnnpack",
+            out=work / "bundle",
+            options=OPTIONS,
+            emit=told.append,
+            hub=hub,
+        )
+        bundle = lora_core.add(work / "bundle", {"two": adapters["two"]}, hub=hub)
+        return Exported(base=base, adapters=adapters, bundle=bundle, told=tuple(told))
+
+    return export
+
+
+@pytest.fixture(params=list(CHANGES))
+def exported(request: pytest.FixtureRequest, made: Callable[[str], Exported]) -> Exported:
+    return made(request.param)
 
 
 def test_the_export_says_that_no_family_covers_it(exported: Exported) -> None:
@@ -56,8 +70,10 @@ def test_the_export_says_that_no_family_covers_it(exported: Exported) -> None:
     assert any("is exported as transformers" in note and "llama::custom_sdpa" in note for note in notes)
 
 
-@pytest.mark.parametrize("exported", [("gpt2", {"n_layer": 1})], ids=["gpt2"], indirect=True)
-def test_what_is_linked_has_the_bytes_of_a_full_export(exported: Exported, tmp_path: Path, hub: PluginHub) -> None:
+def test_what_is_linked_has_the_bytes_of_a_full_export(
+    made: Callable[[str], Exported], tmp_path: Path, hub: PluginHub
+) -> None:
+    exported = made("gpt2")
     whole = lora_core.export(
         exported.base, adapters=exported.adapters, backend="xnnpack", out=tmp_path / "whole", options=OPTIONS, hub=hub
     )

@@ -1,8 +1,8 @@
 """The types that adapters' tensors are stored in: what is quantized of a slot, and how, without torch.
 
 ExecuTorch 1.5.1's XNNPACK takes a linear layer with int8 weights, a scale for each row, whose inputs it quantizes for
-each token as it runs: what `8da8w` is for the base. It has none for float16 weights of float32 inputs, and delegates no
-conversion between the two (`ToDimOrderCopyConfig`), so that each matrix in float16 would end a delegate twice.
+each token as it runs: what `8da8w` is for the base. Matrices in float16 take float16 inputs, which are converted in the
+delegate (`lowering/float_conversions.py`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from lora_core.quant.policy import QuantPolicy, Scheme
+from lora_core.errors import AdapterError
+from lora_core.quant.policy import HALF, QuantPolicy, Scheme
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,14 +21,17 @@ if TYPE_CHECKING:
 
     from lora_core.adapters.slots.plan import Slot
 
-FP32, INT8 = "fp32", "int8"
+FP32, FP16, INT8 = "fp32", "fp16", "int8"
 ADAPTER_SCHEME = Scheme(bits=8, activations="int8_dynamic")
 """What a policy says of LoRA matrices that are to be stored in int8."""
+ADAPTER_SCHEMES: Mapping[str, Scheme | None] = {FP32: None, FP16: HALF, INT8: ADAPTER_SCHEME}
+"""What a policy says of LoRA matrices, by the type that they are to be stored in."""
 SCALE = ".scale"
 """The end of the name of a part that holds the scales of another."""
 StoredParts = Mapping[str, "npt.NDArray[Any]"]
 """The arrays of a module's slots as a program stores them, by part."""
 _MOST = 127
+_LARGEST_HALF = 65504
 _QUANTIZED = frozenset(("a", "b", "delta"))
 
 
@@ -51,11 +55,11 @@ class QuantizedRows:
 
 def dtype_of(policy: QuantPolicy) -> str:
     """Return the type in which `policy` has adapters stored."""
-    return FP32 if policy.lora is None else INT8
+    return next(name for name, scheme in ADAPTER_SCHEMES.items() if scheme == policy.lora)
 
 
 def quantized_parts(slot: Slot) -> Iterator[str]:
-    """Yield the parts of `slot` that int8 is for: matrices, and not the gains, shifts and tables of vectors."""
+    """Yield the parts of `slot` that other types are for: matrices, and not gains, shifts and tables of vectors."""
     return (part.name for part in slot.parts if part.name in _QUANTIZED and not part.table)
 
 
@@ -63,4 +67,19 @@ def as_stored(array: npt.NDArray[np.float32], part: str, dtype: str) -> npt.NDAr
     """Return what is stored of the matrix `array` as `part` (its scales, if that is what it names) in type `dtype`."""
     if part.endswith(SCALE):
         return QuantizedRows.of(array).scales
+    if dtype == "float16":
+        return in_half(array)
     return QuantizedRows.of(array).values if dtype == "int8" else array
+
+
+def in_half(array: npt.NDArray[np.float32]) -> npt.NDArray[np.float16]:
+    """Return `array` rounded to float16; raises `AdapterError` if a value is too large for it."""
+    import numpy as np
+
+    largest = float(np.abs(array).max(initial=0.0))
+    if largest > _LARGEST_HALF:
+        raise AdapterError(
+            f"A matrix of the adapter has a value of {largest:.3g}, and float16 ends at {_LARGEST_HALF}.",
+            remedy="Export the bundle with --adapter-dtype fp32.",
+        )
+    return array.astype(np.float16)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import attrs
+
 from lora_core.adapters.adapter import LOW_RANK
 from lora_core.adapters.slots.kinds import kind_of
 from lora_core.backend import ExportJob
 from lora_core.errors import Problem
 from lora_core.models.context import context_problems
+from lora_core.models.decoders import read_llama
 from lora_core_xnnpack.options import SHORTEST_CALL, XnnpackOptions
 from lora_core_xnnpack.quant import unsupported
 
@@ -32,6 +35,7 @@ def problems(job: ExportJob) -> list[Problem]:
         what = f"{option} {options.seq_len(trained)} is too short: a call takes up to {SHORTEST_CALL} tokens or more"
         found.append(Problem(what=what, remedy=f"Give at least {SHORTEST_CALL}.", where=option))
     found += job.model.problems(options.of_source(trained))
+    found += _cache(job)
     if options.inputs:
         found += _inputs(job)
     elif options.layout == "multimethod" and options.adapter_data != "embedded":
@@ -45,6 +49,23 @@ def problems(job: ExportJob) -> list[Problem]:
     assignment = job.policy.assign(job.model.summary.layers)
     found += options.how_to_round.problems(job.model, assignment)
     return [*found, *_adapters(job)]
+
+
+def _cache(job: ExportJob) -> Iterator[Problem]:
+    """Yield what rules out the type of the KV cache."""
+    kind, summary = job.options.kv_cache, job.model.summary
+    if kind == "fp32":
+        return
+    architecture, problems = read_llama(summary, f"A KV cache in {kind}")
+    yield from (attrs.evolve(each, remedy="Leave --kv-cache out.", where="--kv-cache") for each in problems)
+    window = None if architecture is None else architecture.window
+    if window is not None and window < job.options.context_len(summary.context_len):
+        yield Problem(
+            what=f"A KV cache in {kind} is read by attention to the whole context, and that of {summary.family} ends "
+            f"after {window} tokens",
+            remedy=f"Leave --kv-cache out, or give --max-context-len {window} or less.",
+            where="--kv-cache",
+        )
 
 
 def _inputs(job: ExportJob) -> Iterator[Problem]:
@@ -63,7 +84,7 @@ def _inputs(job: ExportJob) -> Iterator[Problem]:
         what = "--lora inputs and --adapter-data embedded contradict each other: an adapter is a data file"
         yield Problem(what=what, remedy="Leave one of them out.", where="--adapter-data")
     if job.policy.lora is not None:
-        what = "--lora inputs takes matrices in float32: XNNPACK quantizes the weights of constants alone"
+        what = "--lora inputs takes matrices in float32, not in another type"
         yield Problem(what=what, remedy="Leave --adapter-dtype or --lora out.", where="--adapter-dtype")
 
 

@@ -53,7 +53,8 @@ def _most_held(job: ExportJob) -> int | None:
     lowered = _lowered(job.model.summary.layers)
     schemes = job.policy.assign(job.model.summary.layers).schemes
     held = sum(_held(layer, schemes) + _stored(layer, schemes) for layer in lowered)
-    packed = max((_weights(layer) for layer in lowered if layer.kind == "linear" and schemes[layer.name]), default=0)
+    quantized = (layer for layer in lowered if (scheme := schemes[layer.name]) is not None and scheme.bits <= 8)
+    packed = max((_weights(layer) for layer in quantized if layer.kind == "linear"), default=0)
     return _TOOLS + held + _PACKING * packed + sum(_matrices(plan) for plan in job.plans)
 
 
@@ -70,7 +71,7 @@ def _lowered(layers: Sequence[LayerInfo]) -> list[LayerInfo]:
 def _held(layer: LayerInfo, schemes: Mapping[str, Scheme | None]) -> int:
     """Return the bytes of a layer's stand-in: torchao keeps a value of a quantized linear layer in a byte."""
     scheme = schemes[layer.name]
-    if scheme is None or layer.kind == "embedding":
+    if scheme is None or scheme.bits > 8 or layer.kind == "embedding":
         return _stored(layer, schemes)
     return _stored(layer, schemes) + _weights(layer) * (8 - scheme.bits) // 8
 
@@ -94,9 +95,10 @@ def _expert_bytes(job: ExportJob) -> int:
 def _stored(layer: LayerInfo, schemes: Mapping[str, Scheme | None]) -> int:
     weights, scheme = layer.in_features * layer.out_features, schemes[layer.name]
     bias = FLOAT32_SIZE * layer.out_features if layer.has_bias else 0
-    if scheme is None:
-        shared = layer.tied_to is not None and schemes[layer.tied_to] is None
-        return bias + (0 if shared else FLOAT32_SIZE * weights)
+    if scheme is None or scheme.bits > 8:
+        shared = layer.tied_to is not None and schemes[layer.tied_to] == scheme
+        size = FLOAT32_SIZE if scheme is None else scheme.bits // 8
+        return bias + (0 if shared else size * weights)
     rows = layer.in_features if layer.kind == "embedding" else layer.out_features
     scales = weights // scheme.group_size if scheme.group_size else rows
     small = layer.kind == "linear" and scheme.group_size

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from lora_core.capability import Capability
 from lora_core.hookspecs import hookimpl
+from lora_core.limits import FLOAT16, INT8
 from lora_core.specs import BackendSpec, ReservedNames
-from lora_core_xnnpack.adapter_dtype import ADAPTER_SCHEME
+from lora_core_xnnpack.adapter_dtype import ADAPTER_SCHEMES
 
 # `forward` is the base's method. What ExecuTorch's runners read as metadata are methods beside it: `get_max_seq_len`,
 # `use_kv_cache`, `enable_dynamic_shape`.
@@ -21,16 +22,13 @@ XNNPACK = BackendSpec(
     options="lora_core_xnnpack.options:XnnpackOptions",
     capabilities=frozenset({Capability.EXPORT, Capability.LINK, Capability.RUN, Capability.STRENGTH, Capability.BLEND}),
     selection_options={"lora": "inputs"},
-    policies=("fp32", "8da4w", "8da8w"),
+    policies=("fp32", "fp16", "8da4w", "8da8w"),
     embeddings=True,
     session_options="lora_core_xnnpack.session_options:XnnpackSessionOptions",
     reserved=RESERVED,
     kinds=("low_rank", "gain", "shift", "dense", "lookup", "rows", "tokens", "token_logits"),
-    adapter_dtypes={"fp32": None, "int8": ADAPTER_SCHEME},
-    refused_adapter_dtypes={
-        "fp16": "XNNPACK's linear layers take float16 weights with float16 inputs only, and ExecuTorch delegates no "
-        "conversion between float types, so that every slot would end a delegate twice",
-    },
+    adapter_dtypes=ADAPTER_SCHEMES,
+    option_limits={"kv_cache": {"fp16": FLOAT16, "int8": INT8}},
     requires={"executorch": "1.5.1", "torch": "2.13.0", "torchao": "0.18.0"},
     install_hint="pip install lora-core-xnnpack",
 )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import attrs
 
 from lora_core.models.context import usual_context
+from lora_core.models.executorch.options import CACHE_TYPES, CacheType
 from lora_core.preparation.options import CALIBRATION_HELP, ROUNDING_HELP, ROUNDINGS, HowToRound
 
 if TYPE_CHECKING:
@@ -73,6 +74,15 @@ class XnnpackOptions:
             "help": "The longest input of one call; a longer prompt is fed in parts. [default: --max-context-len]"
         },
     )
+    kv_cache: CacheType = attrs.field(
+        default="fp32",
+        validator=attrs.validators.in_(CACHE_TYPES),
+        metadata={
+            "help": "The type of keys and values in the cache. fp16: half of the bytes. int8: little more than a "
+            "quarter, a scale for each head of a token.",
+            "choices": CACHE_TYPES,
+        },
+    )
     scale_search: str = attrs.field(
         default="fitted",
         validator=attrs.validators.in_(("fitted", "affine", "hqq")),
@@ -114,4 +124,6 @@ class XnnpackOptions:
         """Return what is asked of the source of a base trained on `trained` tokens."""
         from lora_core.models.executorch.options import ExecutorchOptions
 
-        return ExecutorchOptions(max_context_len=self.context_len(trained), max_seq_len=self.seq_len(trained))
+        return ExecutorchOptions(
+            max_context_len=self.context_len(trained), max_seq_len=self.seq_len(trained), cache_type=self.kv_cache
+        )

@@ -6,10 +6,12 @@ import contextlib
 import io
 from typing import TYPE_CHECKING, Any, Literal
 
+import attrs
+
 from lora_core.errors import Problem
 from lora_core.models.base import BaseModel
 from lora_core.quant.policy import Assignment, QuantPolicy, Scheme
-from lora_core_xnnpack.adapter_dtype import ADAPTER_SCHEME
+from lora_core_xnnpack.adapter_dtype import ADAPTER_SCHEMES
 from lora_core_xnnpack.scale_search import searching
 
 if TYPE_CHECKING:
@@ -27,22 +29,28 @@ def unsupported(policy: QuantPolicy) -> list[Problem]:
     for kind, scheme in (("linear layers", policy.linear), ("the output head", policy.output)):
         if scheme is None:
             continue
-        if scheme.activations != "int8_dynamic" or scheme.bits not in _LINEAR_BITS:
+        half = is_half(attrs.evolve(scheme, group_size=None))
+        if not half and (scheme.activations != "int8_dynamic" or scheme.bits not in _LINEAR_BITS):
             problems.append(f"{kind} with {scheme.bits}-bit weights and {scheme.activations} activations")
         elif scheme.group_size and (scheme.bits != 4 or scheme.group_size % _GROUPS_OF):
             problems.append(f"{kind} with {scheme.bits}-bit weights in groups of {scheme.group_size}")
     if policy.embedding is not None and policy.embedding.activations != "float":
         problems.append("embeddings with quantized activations")
-    if policy.lora is not None and policy.lora != ADAPTER_SCHEME:
+    if policy.lora is not None and policy.lora not in ADAPTER_SCHEMES.values():
         problems.append(f"LoRA matrices with {policy.lora.bits} bits and {policy.lora.activations} activations")
     return [
         Problem(
             what=f"Policy {policy.name!r} asks for {what}, which the XNNPACK backend does not do",
-            remedy="It can do fp32, 8da4w and 8da8w, each with 4- or 8-bit embeddings; 4-bit weights per channel or in "
-            "groups of 32, 64 and so on, 8-bit ones per channel.",
+            remedy="It can do fp32, fp16, 8da4w and 8da8w, each with 4- or 8-bit embeddings; 4-bit weights per channel "
+            "or in groups of 32, 64 and so on, 8-bit ones per channel.",
         )
         for what in problems
     ]
+
+
+def is_half(scheme: Scheme) -> bool:
+    """Say whether `scheme` has weights rounded to float16, with nothing quantized."""
+    return scheme.bits == 16 and scheme.activations == "float" and not scheme.group_size
 
 
 def quantize(base: BaseModel, assignment: Assignment, *, scale_search: str) -> None:
@@ -65,6 +73,8 @@ def quantized_layer(
     import torch
 
     rows, width = weight.shape
+    if is_half(scheme):
+        return _half_layer(weight, kind)
     holder = torch.nn.Module()
     with searching(scale_search):
         if kind == "embedding":
@@ -97,6 +107,14 @@ def rounded_weight(integers: npt.NDArray[np.int8], scales: npt.NDArray[np.float3
     )
 
 
+def _half_layer(
+    weight: torch.Tensor, kind: Literal["linear", "embedding"], bias: torch.Tensor | None = None
+) -> torch.nn.Module:
+    from lora_core_xnnpack.lowering.half_layers import HalfEmbedding, HalfLinear
+
+    return HalfEmbedding(weight) if kind == "embedding" else HalfLinear(weight, bias)
+
+
 def _searched(scheme: Scheme, scale_search: str) -> bool:
     """Say whether scales are searched: 8 bits lose so little that `fitted` leaves them by range."""
     return scale_search == "hqq" or (scale_search == "fitted" and scheme.bits < 8)
@@ -106,11 +124,15 @@ def _quantize(base: BaseModel, assignment: Assignment, scale_search: str) -> Non
     module = base.module
     decided = [(layer, assignment.schemes.get(layer.name)) for layer in base.summary.layers]
     for layer, scheme in decided:
-        if layer.kind == "embedding" and scheme is not None:
+        if scheme is not None and is_half(scheme):
+            path = base.paths[layer.name]
+            old = module.get_submodule(path)
+            put_layer(module, path, _half_layer(old.weight, layer.kind, getattr(old, "bias", None)))
+        elif layer.kind == "embedding" and scheme is not None:
             _quantize_embedding(module, base.paths[layer.name], scheme, searched=_searched(scheme, scale_search))
     linear: dict[Scheme, set[str]] = {}
     for layer, scheme in decided:
-        if layer.kind == "linear" and scheme is not None:
+        if layer.kind == "linear" and scheme is not None and not is_half(scheme):
             linear.setdefault(scheme, set()).add(base.paths[layer.name])
     for scheme, paths in linear.items():
         quantize_linear(module, scheme, paths, searched=_searched(scheme, scale_search))
@@ -146,5 +168,10 @@ def _quantize_embedding(module: torch.nn.Module, path: str, scheme: Scheme, *, s
     )
     with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does
         handler.quantized_model()
+    put_layer(module, path, holder.embedding)
+
+
+def put_layer(module: torch.nn.Module, path: str, layer: torch.nn.Module) -> None:
+    """Put `layer` where `module` has another one, at `path`."""
     parent, _, name = path.rpartition(".")
-    setattr(module.get_submodule(parent), name, holder.embedding)
+    setattr(module.get_submodule(parent), name, layer)

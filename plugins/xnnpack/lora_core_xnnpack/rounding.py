@@ -12,7 +12,7 @@ from lora_core.events import Emit
 from lora_core.layers import LayerInfo
 from lora_core.preparation.rounded import RoundedLayers
 from lora_core.quant.fitting import Grid, bfloat16, dequantized, fitted
-from lora_core_xnnpack.quant import quantized_layer
+from lora_core_xnnpack.quant import is_half, quantized_layer
 
 Float32 = npt.NDArray[np.float32]
 
@@ -27,6 +27,8 @@ def rounding(job: ExportJob, work: Path, emit: Emit) -> RoundWeight:
         scheme = assignment.schemes[layer.name]
         if scheme is None:
             return weight
+        if is_half(scheme):
+            return weight.astype(np.float16).astype(np.float32)
         if kept is not None and layer.name in known:
             return kept.weight(layer.name)
         if scheme.bits < 8 and job.options.scale_search == "fitted":

@@ -42,7 +42,8 @@ def searching(scale_search: str) -> Iterator[None]:
 
 
 def fit(weight: torch.Tensor, block_size: Sequence[int], qmin: int, qmax: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return integers and scales as `search` does, each group for itself: some rows give what they give in the whole.
+    """Return integers, int8, and scales as `search` does, each group for itself: some rows give what they give in the
+    whole.
 
     Scales are those that bfloat16 holds, in which XNNPACK stores the scales of groups.
     """
@@ -50,7 +51,7 @@ def fit(weight: torch.Tensor, block_size: Sequence[int], qmin: int, qmax: int) -
 
     grid = Grid(lowest=qmin, highest=qmax, group=block_size[1], narrow=bfloat16)
     integers, scales = fitted(weight.detach().float().numpy(), grid)
-    return torch.from_numpy(integers).to(torch.int32), torch.from_numpy(scales).to(weight.dtype)
+    return torch.from_numpy(integers), torch.from_numpy(scales).to(weight.dtype)
 
 
 def search(weight: torch.Tensor, block_size: Sequence[int], qmin: int, qmax: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -84,6 +84,7 @@ class XnnpackSession(Session):
             "threads": self._runtime._threadpool_get_thread_count(),
             "openmp_threads": openmp_threads(),
             "kv_cache": self._bundle.manifest.kv_cache,
+            "kv_cache_type": self._bundle.manifest.options.get("kv_cache", "fp32"),
         }
         return facts if self._context_len is None else facts | {"context_len": self._context_len}
 

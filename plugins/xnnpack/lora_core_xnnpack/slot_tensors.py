@@ -30,11 +30,13 @@ from lora_core_xnnpack.adapter_dtype import SCALE, as_stored
 from lora_core_xnnpack.files.data_file import DataBlob
 
 KEY_LENGTH = 64
-SCHEMA_VERSION = 3
-"""Of both layouts' relocation tables; 1 had A and B under the name `matrix`."""
+SCHEMA_VERSION = 4
+"""Of both layouts' relocation tables; 1 had A and B under the name `matrix`, 3 had nothing in float16."""
 _PLAIN_VERSION = 2
 """What a table says in which nothing is int8 or inside of programs: older versions know the rest."""
-DTYPES = {"float32": 4, "int8": 1}
+_WITHOUT_HALF = 3
+"""What one says in which nothing is float16."""
+DTYPES = {"float32": 4, "float16": 2, "int8": 1}
 """The types of stored tensors, as NumPy calls them, with their bytes."""
 LOW_RANK_PARTS = frozenset(("a", "b"))
 Table = TypeVar("Table")
@@ -132,8 +134,10 @@ def _prefix(part: str) -> str:
 
 def schema_version(tensors: Iterable[TensorRelocation]) -> int:
     """Return the version that a table of `tensors` says: the first that knows all of it."""
-    plain = all(each.dtype == "float32" and not each.inside for each in tensors)
-    return _PLAIN_VERSION if plain else SCHEMA_VERSION
+    kinds = {(each.dtype, each.inside) for each in tensors}
+    if any(dtype == "float16" for dtype, _ in kinds):
+        return SCHEMA_VERSION
+    return _PLAIN_VERSION if kinds <= {("float32", False)} else _WITHOUT_HALF
 
 
 def linkable_values(adapter: PlacedAdapter) -> dict[str, Values]:
@@ -214,9 +218,9 @@ def read_table(path: Path, build: Callable[[dict[str, Any]], Table], *, foundati
     try:
         document = read_json(path, TABLE, BundleError, links=False, remedy="Export the bundle again.")
         version = document["schema_version"]
-        if version not in (_PLAIN_VERSION, SCHEMA_VERSION):
+        if version not in range(_PLAIN_VERSION, SCHEMA_VERSION + 1):
             raise BundleError(
-                f"Relocation table {path.name} has schema {version}; this version reads {_PLAIN_VERSION} and "
+                f"Relocation table {path.name} has schema {version}; this version reads {_PLAIN_VERSION} to "
                 f"{SCHEMA_VERSION}.",
                 where=str(path),
                 remedy="Update lora-core-xnnpack." if version > SCHEMA_VERSION else "Export the bundle again.",

@@ -1,4 +1,4 @@
-"""Make small real programs for the session's tests: `python session_programs.py OUT`.
+"""Make small real programs for the session's tests.
 
 A random one-layer Llama of ExecuTorch's own, with custom SDPA and KV cache, whose foundation weighs about 30 MB, is
 lowered to XNNPACK with and without LoRA. Two adapters are written in every layout (multi-method: the first):
@@ -13,7 +13,6 @@ lowered to XNNPACK with and without LoRA. Two adapters are written in every layo
 
 from __future__ import annotations
 
-import sys
 from copy import deepcopy
 from hashlib import sha256
 from pathlib import Path
@@ -199,7 +198,3 @@ def write_programs(out: Path) -> None:
     (out / "multimethod" / "model.pte").write_bytes(
         join_as_executorch_does(both.buffer, bytes(both._tensor_data[ADAPTERS[0]]))
     )
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

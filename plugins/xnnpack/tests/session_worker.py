@@ -1,7 +1,8 @@
 """Scenarios for the session's tests: `python session_worker.py PROGRAMS SCENARIO [ARGUMENT ...]` prints JSON.
 
 Each runs in a process of its own, because the weight cache and the threads belong to the process. `PROGRAMS` is what
-`session_programs.py` wrote.
+`session_programs.py` wrote. Without arguments it serves the words of one command after another, a list in JSON on a
+line of its standard input, by processes that are forked when the runtime is loaded, and tells how each ended.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import attrs
 import mapped_memory
@@ -303,7 +304,6 @@ def threads(programs: Path, given: str) -> dict[str, Any]:
 def killed_while_packing(programs: Path, directory: str) -> None:
     """Leave without closing, as a killed process does."""
     XnnpackSession(bundle(programs, "embedded"), XnnpackSessionOptions(packed_cache=directory)).load(None)
-    print("{}", flush=True)
     os._exit(0)
 
 
@@ -324,6 +324,33 @@ def joined(programs: Path) -> dict[str, Any]:
     return {"programs": ours.program == theirs.program, "data": keys[0] == keys[1], "blobs": len(keys[0])}
 
 
+def act(out: IO[str], programs: str, scenario: str, *arguments: str) -> None:
+    """Write what a scenario tells to `out`."""
+    found: Callable[..., dict[str, Any] | None] = globals()[scenario]
+    print(json.dumps(found(Path(programs), *arguments)), file=out, flush=True)
+
+
+def serve() -> None:
+    """Run each command in a process that has the runtime loaded, and no program, and write its exit status.
+
+    The first two words of a command are the files for what the scenario tells and for what is printed besides.
+    """
+    load_runtime()
+    for line in sys.stdin:
+        told, said, *words = json.loads(line)
+        process = os.fork()
+        if process == 0:
+            with Path(told).open("w") as out, Path(said).open("w") as errors:
+                for stream in (sys.stdout, sys.stderr):
+                    os.dup2(errors.fileno(), stream.fileno())
+                act(out, *words)
+            sys.exit()
+        _, status = os.waitpid(process, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
 if __name__ == "__main__":
-    scenario: Callable[..., dict[str, Any] | None] = globals()[sys.argv[2]]
-    print(json.dumps(scenario(Path(sys.argv[1]), *sys.argv[3:])))
+    if sys.argv[1:]:
+        act(sys.stdout, *sys.argv[1:])
+    else:
+        serve()

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import attrs
 import pytest
 from lora_core_xnnpack.checks import problems
@@ -9,14 +13,16 @@ from lora_core_xnnpack.options import XnnpackOptions
 from workbench import POLICY_REGISTRY, Workbench
 
 from lora_core.backend import ExportJob
+from lora_core.models.hf import HfModelSource
 from lora_core.quant.policies import parse_policy
+from lora_core.testing.tiny import TINY_LLAMA, write_tiny_checkpoint
 
 
 def job(bench: Workbench, policy: str, group_size: int) -> ExportJob:
     return attrs.evolve(bench.job([]), policy=parse_policy(policy, POLICY_REGISTRY, group_size=group_size))
 
 
-@pytest.mark.parametrize(("policy", "size"), [("8da4w", 16), ("8da4w", 48), ("8da8w", 32)])
+@pytest.mark.parametrize(("policy", "size"), [("8da4w", 16), ("8da4w", 48), ("8da8w", 32), ("fp16", 32)])
 def test_groups_that_the_runtime_has_no_kernel_for_are_refused(one_layer: Workbench, policy: str, size: int):
     (problem, *_) = problems(job(one_layer, policy, size))
     assert f"-bit weights in groups of {size}" in problem.what
@@ -32,6 +38,34 @@ def test_calibration_that_nothing_uses_is_refused(one_layer: Workbench):
     options = attrs.evolve(asked.options, calibration="prompts.txt")
     (problem,) = problems(attrs.evolve(asked, options=options))
     assert "--calibration is for --rounding importance" in problem.what
+
+
+def with_cache(asked: ExportJob, kind: str) -> ExportJob:
+    return attrs.evolve(asked, options=attrs.evolve(asked.options, kv_cache=kind))
+
+
+@pytest.mark.parametrize("kind", ["fp16", "int8"])
+def test_a_cache_of_fewer_bytes_is_for_attention_to_the_whole_context(tmp_path: Path, kind: str):
+    family = {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": 16}
+    write_tiny_checkpoint(tmp_path, config={**TINY_LLAMA, **family, "num_hidden_layers": 1})
+    bench = Workbench(root=tmp_path, layers=1, checkpoint=tmp_path, handle=HfModelSource().open(str(tmp_path)))
+    (problem,) = problems(with_cache(bench.job([]), kind))
+    assert problem.what == (
+        f"A KV cache in {kind} is read by attention to the whole context, and that of mistral ends after 16 tokens"
+    )
+
+
+def test_a_cache_of_fewer_bytes_is_not_for_a_callers_module(one_layer: Workbench):
+    asked = one_layer.job([])
+    summary = attrs.evolve(asked.model.summary, family="module")
+    model: Any = SimpleNamespace(summary=summary, problems=lambda _options: ())
+    (problem,) = problems(with_cache(attrs.evolve(asked, model=model), "int8"))
+    assert problem.what.startswith("A KV cache in int8 is made for decoders as Llama is one, not for 'module'")
+    assert problem.where == "--kv-cache"
+
+
+def test_a_cache_of_fewer_bytes_is_for_a_llama(one_layer: Workbench):
+    assert problems(with_cache(one_layer.job([]), "int8")) == []
 
 
 @pytest.mark.parametrize(

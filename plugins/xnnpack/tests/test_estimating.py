@@ -34,5 +34,13 @@ def test_memory_counts_a_float_weight_as_it_is_held_and_as_it_is_stored() -> Non
     assert two - one == 2 * 4 * WIDTH * WIDTH
 
 
+def test_a_base_in_float16_is_written_and_held_in_half_of_the_bytes() -> None:
+    for policy, size in (("fp32", 4), ("fp16", 2)):
+        one, two = (estimate(job(blocks, policy=policy)) for blocks in (1, 2))
+        assert two.written - one.written > size * WIDTH * WIDTH
+        assert two.written - one.written < size * WIDTH * WIDTH + 10_000  # the program's tables
+        assert two.memory - one.memory == 2 * size * WIDTH * WIDTH
+
+
 def test_memory_of_a_callers_module_is_not_known() -> None:
     assert estimate(job(2, family="module")).memory is None

@@ -10,7 +10,7 @@ import logging
 import pickle
 import threading
 import weakref
-from importlib import import_module
+from importlib import import_module, resources
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,8 +18,11 @@ import numpy as np
 import pytest
 import torch
 from lora_core_xnnpack.lowering import fast as module
-from lora_core_xnnpack.lowering.fast import FastLowering, fast_lowering
+from lora_core_xnnpack.lowering.fast import FastLowering, fast_lowering, fusion
 from lora_core_xnnpack.lowering.fast.patching import Patches
+from ruamel.yaml import YAML
+
+from lora_core.fast_lowering import import_executorch, old_objects_spared
 
 # torch and ExecuTorch warn about their own deprecated calls while they export.
 pytestmark = [
@@ -366,6 +369,57 @@ def test_an_operator_that_comes_while_lowering_is_found() -> None:
     assert [operator.name() for operator in new] == ["lora_core_fast_test::twice"]
 
 
+def test_operators_are_looked_for_again_only_when_there_are_new_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._export import utils
+
+    walks: list[object] = []
+    one = utils._collect_all_valid_cia_ops_for_namespace
+    monkeypatch.setattr(utils, "_collect_all_valid_cia_ops_for_namespace", lambda of: walks.append(of) or one(of))
+    with fast_lowering(only=["operators"]):
+        first = utils._collect_all_valid_cia_ops()
+        walks.clear()
+        assert utils._collect_all_valid_cia_ops() is first
+        assert walks == []
+        library = torch.library.Library("lora_core_again_test", "DEF")
+        library.define("half(Tensor x) -> Tensor")
+        library.impl("half", lambda x: x / 2, "CompositeImplicitAutograd")
+        assert utils._collect_all_valid_cia_ops() > first
+    assert walks != []
+
+
+def test_operators_are_traced_without_the_stacks_that_called_them() -> None:
+    def stacks() -> list[bool]:
+        program = torch.export.export(Gated(), (torch.ones(3, 4),))
+        return ["stack_trace" in node.meta for node in program.graph.nodes if node.op == "call_function"]
+
+    assert all(stacks())
+    with fast_lowering(only=["stacks"]):
+        assert not any(stacks())
+
+
+@pytest.mark.parametrize("kind", [int, (int, str), int | str, lambda value: value == 2])
+def test_values_of_one_kind_are_mapped_as_torch_does(kind: Any) -> None:
+    from torch.utils._pytree import tree_map_only
+
+    tree = {"a": [1, 2.5, True], "b": ("x", None, 2)}
+    plain = tree_map_only(kind, repr, tree)
+    with fast_lowering(only=["maps"]):
+        assert tree_map_only(kind, repr, tree) == plain != tree
+
+
+def test_patterns_are_traced_once_and_told_apart_by_what_they_are_closed_over() -> None:
+    from executorch.exir.passes import _quant_patterns_and_replacements as patterns
+
+    def all_of() -> list[tuple[str, str]]:
+        return [(before.code, after.code) for before, after, _ in patterns.get_quant_patterns_and_replacements({})]
+
+    plain = all_of()
+    with fast_lowering(only=["patterns"]):
+        assert all_of() == plain
+        first, again = (patterns.get_quant_patterns_and_replacements({}) for _ in range(2))
+    assert [(a is c, b is d) for (a, b, _), (c, d, _) in zip(first, again, strict=True)] == [(True, True)] * len(plain)
+
+
 def test_a_delegate_answers_as_its_graph_would() -> None:
     module = import_module("torch._higher_order_ops.executorch_call_delegate")
     shapes = ({0: torch.export.Dim("rows", min=2, max=8)},)
@@ -441,3 +495,35 @@ def test_checks_forget_the_last_node_that_they_refused() -> None:
     with fast_lowering(only=["memories"]):
         check(next(iter(graph.nodes)), "it is refused")
     assert check.node is None
+
+
+def test_the_edge_dialect_is_what_executorchs_own_reader_makes_of_it() -> None:
+    import_executorch()
+    dialect = import_module("executorch.exir.dialects.edge._ops")
+    text = resources.files("executorch.exir.dialects.edge").joinpath("edge.yaml").read_text("utf-8")
+    read = YAML(typ="safe").load(text)
+    assert repr(dialect._edge_dialect_info) == repr({each["inherits"]: each for each in read})
+
+
+def test_patterns_of_quantization_are_left_out_only_of_graphs_that_hold_none() -> None:
+    from executorch.exir.passes.quant_fusion_pass import get_quant_patterns_and_replacements
+
+    for pattern, _, _ in get_quant_patterns_and_replacements({}):
+        graph = getattr(pattern, "graph", None) or torch.fx.symbolic_trace(pattern).graph
+        assert {getattr(node.target, "namespace", None) for node in graph.nodes} & fusion.NAMESPACES
+
+
+def test_old_objects_are_collected_again_after_lowerings() -> None:
+    with old_objects_spared():
+        assert gc.get_freeze_count()
+    assert not gc.get_freeze_count()
+
+
+def test_what_a_process_froze_stays_frozen() -> None:
+    gc.freeze()
+    try:
+        with old_objects_spared():
+            pass
+        assert gc.get_freeze_count()
+    finally:
+        gc.unfreeze()

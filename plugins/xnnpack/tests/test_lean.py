@@ -27,6 +27,7 @@ from workbench import ALL_LINEAR, Workbench
 from lora_core.backend import Artifacts, ExportJob
 from lora_core.events import ignore
 from lora_core.models.base import BaseModel, ModelOptions
+from lora_core.models.executorch.key_value_caches import replace_caches
 from tests.numeric import apart, decoder_tolerance
 
 SHAPE: Mapping[str, Any] = {"dim": 48, "hidden_dim": 80, "n_layers": 2, "n_heads": 3, "n_kv_heads": 1, "vocab_size": 64}
@@ -79,6 +80,17 @@ def test_a_lean_decoder_computes_what_the_decoder_does(family: str) -> None:
     made = lean(copy.deepcopy(model))
     assert type(made) is LeanDecoder
     assert apart(logits(made), logits(model)) < TOLERANCE
+
+
+# Keys and values are rounded once, and averaged. A step of int8 is up to 1 / 255 of a head's range, some six spreads.
+@pytest.mark.parametrize(("kind", "limit"), [("fp16", 2.0**-8), ("int8", 0.1)])
+def test_a_cache_of_fewer_bytes_changes_little_and_something(kind: str, limit: float) -> None:
+    model = transformer()
+    expected = logits(copy.deepcopy(model))
+    replace_caches(model, kind)
+    made = lean(model)
+    assert type(made) is LeanDecoder
+    assert 2.0**-16 < apart(logits(made), expected) < limit
 
 
 @pytest.mark.parametrize(

@@ -220,7 +220,7 @@ def test_a_changed_tensor_is_not_linked_on(exported_together: Exported, copied: 
 @pytest.mark.parametrize(
     ("file", "old", "new", "told"),
     [
-        ("template/model.json", '"schema_version":2', '"schema_version":4', "has schema 4; this version reads 2 and 3"),
+        ("template/model.json", '"schema_version":2', '"schema_version":5', "has schema 5; this version reads 2 to 4"),
         ("template/model.json", '"offset":', '"offset":9', "model.json is damaged: ValueError: a key ends behind"),
         ("template/model.json", '"plans"', '"plants"', "model.json is damaged: KeyError: 'plans'"),
         ("template/model.pte", "eh00", "eh01", "model.pte is not a whole ExecuTorch program: it has no ExecuTorch"),

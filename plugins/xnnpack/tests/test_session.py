@@ -1,5 +1,5 @@
 """A bundle on ExecuTorch's runtime. Programs are real and small; each scenario has a process of its own, because the
-weight cache belongs to the process."""
+weight cache belongs to the process. All but those that ask how the runtime is loaded are forked when it is."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
+from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import pytest
@@ -21,11 +25,17 @@ LAYOUTS = ("external", "embedded", "multimethod")
 TOLERANCE = decoder_tolerance(layers=1, hidden=512, inner=4096, context=24, rank=8)
 
 
-def python(script: str, *arguments: str) -> str:
-    environment = {"OMP_NUM_THREADS": "1"} | os.environ  # one is enough for such small programs
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(HERE.parents[2]), os.environ.get("PYTHONPATH"))))
-    command = [sys.executable, str(HERE / script), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+Scenario = Callable[..., dict[str, Any]]
+
+
+def environment() -> dict[str, str]:
+    path = os.pathsep.join(filter(None, (str(HERE.parents[2]), os.environ.get("PYTHONPATH"))))
+    return {"OMP_NUM_THREADS": "1"} | os.environ | {"PYTHONPATH": path}  # one is enough for such small programs
+
+
+def python(*arguments: str) -> str:
+    command = [sys.executable, str(HERE / "session_worker.py"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     return done.stdout
 
@@ -33,20 +43,38 @@ def python(script: str, *arguments: str) -> str:
 @pytest.fixture(scope="session")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("programs")
-    python("session_programs.py", str(out))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch and ExecuTorch warn of their own deprecated calls
+        import session_programs
+
+        session_programs.main(out)
     return out
 
 
 @pytest.fixture(scope="session")
-def scenario(programs: Path):
-    seen: dict[tuple[str, ...], dict[str, Any]] = {}
+def again(programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scenario]:
+    """Return a function that runs a scenario in a new process."""
+    folder = tmp_path_factory.mktemp("scenarios")
+    told, said = folder / "told.json", folder / "said.txt"
+    command = [sys.executable, str(HERE / "session_worker.py")]
+    with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, text=True, env=environment()) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
 
-    def run(*arguments: str) -> dict[str, Any]:
-        if arguments not in seen:
-            seen[arguments] = json.loads(python("session_worker.py", str(programs), *arguments).splitlines()[-1])
-        return seen[arguments]
+        def run(*arguments: str) -> dict[str, Any]:
+            print(json.dumps([str(told), str(said), str(programs), *arguments]), file=server.stdin, flush=True)
+            status = server.stdout.readline()
+            assert status == "0\n", (status, said.read_text()[-4000:])
+            return json.loads(told.read_text() or "{}")
 
-    return run
+        yield run
+        server.stdin.close()
+
+
+@pytest.fixture(scope="session")
+def scenario(again: Scenario) -> Scenario:
+    """Return what a scenario told, which runs when it is first asked for."""
+    return lru_cache(maxsize=None)(again)
 
 
 @pytest.mark.parametrize("cache", ["on", "off"])
@@ -103,8 +131,8 @@ def test_an_adapter_that_was_unloaded_is_loaded_again_with_an_empty_cache(scenar
 
 
 @pytest.mark.parametrize(("given", "settled"), [("", 1), ("2", 2)])
-def test_openmp_has_one_thread_unless_the_environment_says_how_many(scenario, given, settled):
-    told = scenario("threads", given)
+def test_openmp_has_one_thread_unless_the_environment_says_how_many(programs, given, settled):
+    told = json.loads(python(str(programs), "threads", given))
     assert told["facts"]["openmp_threads"] == settled
     assert told["facts"]["threads"] == 2
     assert told["environment"] == given
@@ -197,29 +225,25 @@ def file_of(directory: Path) -> Path:
     return path
 
 
-def again(programs: Path, directory: Path, layout: str = "external") -> dict[str, Any]:
-    return json.loads(python("session_worker.py", str(programs), "answers", layout, "on", str(directory)))
-
-
 @pytest.mark.parametrize("layout", ["external", "multimethod"])
-def test_a_second_process_maps_packed_weights_instead_of_packing(packed, programs, layout):
+def test_a_second_process_maps_packed_weights_instead_of_packing(packed, again, programs, layout):
     directory, first = packed
-    told = again(programs, directory, layout)
+    told = again("answers", layout, "on", str(directory))
     assert (first["packed"], told["packed"]) == (f"written: {file_of(directory)}", f"proven: {file_of(directory)}")
     assert max(told["errors"].values()) < TOLERANCE
     # Not even the first program holds the foundation in anonymous memory now.
     assert max(told["growth"]) < 0.15 * (programs / "foundation.ptd").stat().st_size
 
 
-def test_a_packed_file_is_not_changed_by_use(packed, programs):
+def test_a_packed_file_is_not_changed_by_use(packed, again):
     directory, _ = packed
     before = file_of(directory).read_bytes()
-    again(programs, directory)
+    again("answers", "external", "on", str(directory))
     assert file_of(directory).read_bytes() == before
 
 
 @pytest.mark.parametrize("damage", ["flipped bit", "truncated", "no proof", "proof of a later version"])
-def test_a_packed_file_without_its_proof_is_made_again(packed, programs, tmp_path, damage):
+def test_a_packed_file_without_its_proof_is_made_again(packed, again, tmp_path, damage):
     directory = shutil.copytree(packed[0], tmp_path / "packed")
     (proof,) = directory.glob("*.json")
     path = file_of(directory)
@@ -234,15 +258,15 @@ def test_a_packed_file_without_its_proof_is_made_again(packed, programs, tmp_pat
         proof.unlink()
     else:
         proof.write_text(proof.read_text().replace('"schema_version": 2', '"schema_version": 3'))
-    told = again(programs, directory, "embedded")
+    told = again("answers", "embedded", "on", str(directory))
     assert told["packed"].startswith("written")
     assert max(told["errors"].values()) < TOLERANCE
 
 
-def test_a_packed_file_of_a_process_that_was_killed_is_made_again(programs, tmp_path):
-    python("session_worker.py", str(programs), "killed_while_packing", str(tmp_path))
+def test_a_packed_file_of_a_process_that_was_killed_is_made_again(again, tmp_path):
+    again("killed_while_packing", str(tmp_path))
     assert file_of(tmp_path).stat().st_size > 0
-    told = again(programs, tmp_path)
+    told = again("answers", "external", "on", str(tmp_path))
     assert told["packed"].startswith("written")
     assert max(told["errors"].values()) < TOLERANCE
 

@@ -12,6 +12,7 @@ from lora_core_xnnpack.multimethod.stamping import stamp_together
 from lora_core_xnnpack.split.stamping import stamp_split
 from lora_core_xnnpack.split.weightless import WeightlessSet
 from lora_core_xnnpack.stamping.elements import NotStampableError, TooFewLayersError
+from lora_core_xnnpack.stamping.sample import Traced
 from lora_core_xnnpack.stamping.shallow import LayeredBase
 from lora_core_xnnpack.streaming.weightless import Missing, stamped
 from lowered_whole import assert_equal_sets, assert_equal_together, whole_split, whole_together
@@ -32,8 +33,23 @@ def derived_alone(layers: LayeredBase, missing: Missing[WeightlessSet], emit: Em
 def test_split_programs_equal_a_full_lowering(tmp_path: Path) -> None:
     base = streamed([48] * 11, FP32)  # numbers of one and two digits
     plans = (plan(base, lambda _, name: 2 * (name == "up")),)
-    derived = stamp_split(LayeredBase.of(base), plans, ignore)
+    events: list[Event] = []
+    derived = stamp_split(LayeredBase.of(base), plans, events.append)
     assert_equal_sets(derived, whole_split(base, plans, tmp_path))
+    assert not [event for event in events if isinstance(event, Noted)]
+
+
+def test_a_base_that_is_cut_wrongly_is_traced_for_itself_and_that_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Traced, "bare", lambda self: self)  # with all slots
+    base = streamed([48] * 7, FP32)
+    plans = (plan(base, lambda _, name: 2 * (name == "up")),)
+    events: list[Event] = []
+    derived = stamp_split(LayeredBase.of(base), plans, events.append)
+    assert_equal_sets(derived, whole_split(base, plans, tmp_path))
+    (note,) = [event.message for event in events if isinstance(event, Noted)]
+    assert note.startswith("The base program is traced for itself")
 
 
 def test_a_program_of_several_methods_with_int8_slots_equals_a_full_lowering(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def job(model: Path, ranks: Ranks, policy: str, embedding: str | None) -> Export
     slots = []
     for layer in handle.summary.layers:
         parts = layer.name.split(".")
-        rank = ranks(int(parts[2]), parts[-1]) if parts[1] == "layers" else 0
+        rank = ranks(int(parts[2]), parts[-1]) if "layers" in parts else 0
         if rank:
             slots.append(
                 Slot(module=layer.name, in_features=layer.in_features, out_features=layer.out_features, rank=rank)
@@ -84,6 +84,7 @@ def job(model: Path, ranks: Ranks, policy: str, embedding: str | None) -> Export
     ("layers", "family", "ranks", "policy", "embedding"),
     [
         (14, "llama", everywhere, "fp32", None),
+        (14, "llama", everywhere, "fp16", None),
         (14, "llama", everywhere, "8da4w", "8,0"),
         (14, "llama", everywhere, "8da8w", "4,32"),
         (14, "qwen3", everywhere, "fp32", None),

@@ -142,12 +142,33 @@ def _overflows_float16(values: npt.NDArray[Any]) -> bool:
     return False
 
 
+def describe_types_once(patches: Patches) -> None:
+    """Say what a type is without describing it anew, which a tensor's is by what it is of and by each of its sizes.
+
+    coremltools 9.0 (`types/type_mapping.py`) asks whether types are tensors, texts or tuples several times for every
+    value. Its types are made once each. Drop when it keeps what it says.
+    """
+    from coremltools.converters.mil.mil.types import type_mapping
+
+    describe, known = type_mapping.get_type_info, dict[type, Any]()
+
+    def described(kind: Any) -> Any:
+        if not isinstance(kind, type):
+            return describe(kind)
+        if kind not in known:
+            known[kind] = describe(kind)
+        return known[kind]
+
+    patches.replace(type_mapping, "get_type_info", described)
+
+
 PATCHES: Mapping[str, Callable[[Patches], None]] = {
     **GENERAL_PATCHES,
     "messages": tell_nobody,
     "overflow": look_for_overflow_in_pieces,
     "validation": validate_at_the_ends,
     "replaceability": propagate_once,
+    "types": describe_types_once,
 }
 
 

@@ -10,6 +10,7 @@ import attrs
 from lora_core.adapters.slots.plan import SlotPlan
 from lora_core.backend import ExportJob
 from lora_core.events import Emit, Noted, StageAdvanced, stage
+from lora_core.fast_lowering import old_objects_spared
 from lora_core_coreml.lowering.base import PreparedBase
 from lora_core_coreml.lowering.methods import MethodLowering, base_methods, lower_all, template_methods
 from lora_core_coreml.lowering.program import LoweredProgram, Methods, names_of_groups
@@ -65,7 +66,7 @@ class StandInLowering:
         pairs = zip(choices, known, strict=True)
         methods = sum(each.lowerings if each else 1 for each, group in pairs if group is None)
         self._total = len(self.prepared.shapes) * methods
-        with stage(self.emit, _STAGE), one_row_each():
+        with stage(self.emit, _STAGE), one_row_each(), old_objects_spared():
             names = names_of_groups(len(self.job.plans))
             stamped = [
                 self._stamped(plan, name, choice) if group is None else group

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lora_core.backend import ExportJob
+from lora_core.errors import UnsupportedError
 from lora_core.events import Emit, Warned, stage
 from lora_core.models.base import BaseModel
 from lora_core.models.executorch.options import ExecutorchOptions
@@ -21,17 +22,19 @@ if TYPE_CHECKING:
 
 def outlined(job: ExportJob) -> Outline | None:
     """Return the base of `job` without its weights, made lean; None if its source can only give it whole."""
-    outline = job.model.outline(_asked(job))
+    asked = _asked(job)
+    outline = job.model.outline(asked)
     if outline is not None:
-        _make_lean(outline.base)
+        _make_lean(outline.base, asked)
     return outline
 
 
 def load_base(job: ExportJob, emit: Emit) -> BaseModel:
     """Load the base once, make it lean and quantize it as the policy decides."""
     with stage(emit, "Load the base model"):
-        base = job.model.load(_asked(job))
-        _make_lean(base)
+        asked = _asked(job)
+        base = job.model.load(asked)
+        _make_lean(base, asked)
     assignment = job.policy.assign(base.summary.layers)
     if any(assignment.schemes.values()):
         with stage(emit, f"Quantize the base ({job.policy.name})"):
@@ -66,12 +69,20 @@ def _asked(job: ExportJob) -> ExecutorchOptions:
     return options.of_source(job.model.summary.context_len)
 
 
-def _make_lean(base: BaseModel) -> None:
-    """Make the decoder lean if it is called as the core's own are; what callers bring is lowered as it is."""
-    from lora_core_xnnpack.lowering.lean import lean
+def _make_lean(base: BaseModel, asked: ExecutorchOptions) -> None:
+    """Make the decoder lean if it is called as the core's own are; what callers bring is lowered as it is.
+
+    Raises `UnsupportedError` for a KV cache in another type than float32 in a decoder that stays as it is.
+    """
+    from lora_core_xnnpack.lowering.lean import LeanDecoder, lean
 
     if base.summary.family != "module" and _takes_one_sequence(base):
         base.module = lean(base.module)
+    if asked.cache_type != "fp32" and type(base.module) is not LeanDecoder:
+        raise UnsupportedError(
+            f"The decoder of {base.summary.name} has a KV cache of its own, which cannot be {asked.cache_type}.",
+            remedy="Leave --kv-cache out.",
+        )
 
 
 def _takes_one_sequence(base: BaseModel) -> bool:

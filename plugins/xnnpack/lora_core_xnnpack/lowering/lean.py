@@ -26,6 +26,7 @@ from executorch.examples.models.llama.source_transformation.sdpa import SDPACust
 from torch.nn import functional
 
 from lora_core.models.executorch.attention import RotateHalf
+from lora_core.models.executorch.key_value_caches import HalfCache, Int8Cache
 
 
 class MeanPlusEpsilon(torch.nn.Module):  # type: ignore[misc]  # torch is untyped here
@@ -87,6 +88,7 @@ class LeanAttention(torch.nn.Module):  # type: ignore[misc]  # torch is untyped 
         if attention.use_qk_norm:
             self.q_norm_fn, self.k_norm_fn = attention.q_norm_fn, attention.k_norm_fn
         self.norms_heads, self.kv_cache, self.half_turn = attention.use_qk_norm, attention.kv_cache, half_turn
+        self.whole = type(attention.kv_cache) is CustomKVCache  # while it is traced, it has a type of its own
         self.heads, self.kv_heads, self.head_dim = attention.n_heads, attention.n_kv_heads, attention.head_dim
 
     def forward(
@@ -103,10 +105,17 @@ class LeanAttention(torch.nn.Module):  # type: ignore[misc]  # torch is untyped 
             q, k = self.q_norm_fn(q), self.k_norm_fn(k)
         q = q * cos + self.half_turn(q) * sin
         k = k * cos + self.half_turn(k) * sin
-        torch.ops.llama.update_cache(k, self.kv_cache.k_cache, start)
-        torch.ops.llama.update_cache(v, self.kv_cache.v_cache, start)
-        attended = torch.ops.llama.custom_sdpa(q, self.kv_cache.k_cache, self.kv_cache.v_cache, start, None, 0, True)
-        return self.wo(attended.view(1, -1, self.heads * self.head_dim)), None
+        return self.wo(self._attended(q, k, v, start).view(1, -1, self.heads * self.head_dim)), None
+
+    def _attended(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, start: Any) -> torch.Tensor:
+        cache: Any = self.kv_cache
+        if self.whole:
+            torch.ops.llama.update_cache(k, cache.k_cache, start)
+            torch.ops.llama.update_cache(v, cache.v_cache, start)
+            found: torch.Tensor = torch.ops.llama.custom_sdpa(q, cache.k_cache, cache.v_cache, start, None, 0, True)
+        else:
+            found = cache.attend(q, k, v, start)
+        return found
 
 
 class LeanDecoder(torch.nn.Module):  # type: ignore[misc]  # torch is untyped here
@@ -189,7 +198,7 @@ def _understood(decoder: Transformer) -> bool:
 def _understood_attention(attention: torch.nn.Module) -> bool:
     return (
         type(attention) is AttentionMHA
-        and type(attention.kv_cache) is CustomKVCache
+        and type(attention.kv_cache) in (CustomKVCache, HalfCache, Int8Cache)
         and type(attention.SDPA) is SDPACustom
         and not attention.SDPA.use_attention_mask
         and not (attention.use_q_gate or attention.use_attn_o_gate or attention.use_attn_o_norm)

@@ -20,8 +20,8 @@ from lora_core.models.tracing import tracing
 from lora_core_xnnpack.lowering.fast import fast_lowering
 from lora_core_xnnpack.lowering.slot_inputs import (
     SlotInput,
-    partitioner_of_inputs,
     slot_inputs,
+    taking_inputs,
     with_slots_as_inputs,
 )
 
@@ -220,14 +220,16 @@ def delegated(edge: EdgeMethods) -> Lowered:
     from executorch.exir.program import _program
     from executorch.extension.llm.export.builder import ConvertToLinearPass
 
+    from lora_core_xnnpack.lowering.float_conversions import write_conversions
+
     taken = {name: slot_inputs(each, edge.lora) for name, each in edge.programs.items()} if edge.takes_slots else {}
     with fast_lowering(), ExitStack() as stack:
+        write_conversions(stack)
         # Its first step is done.
         source = _taking_slots(edge) if edge.takes_slots else edge.manager
         Patches(stack).replace(_program, "_gen_edge_manager_for_partitioners", lambda *_: source)
-        partitioner = partitioner_of_inputs() if edge.takes_slots else _partitioner()
         manager = to_edge_transform_and_lower(
-            dict(edge.programs), partitioner=[partitioner], compile_config=_edge_config()
+            dict(edge.programs), partitioner=[_partitioner(takes_slots=edge.takes_slots)], compile_config=_edge_config()
         )
         manager = manager.transform([ConvertToLinearPass()]).to_executorch(
             ExecutorchBackendConfig(
@@ -261,15 +263,19 @@ def lower(
     return delegated(to_edge(methods, model, lora_tag=lora_tag, takes_slots=takes_slots))
 
 
-def _partitioner() -> XnnpackPartitioner:
-    """Return XNNPACK's partitioner, which takes quantized layers too.
+def _partitioner(*, takes_slots: bool = False) -> XnnpackPartitioner:
+    """Return XNNPACK's partitioner, which takes quantized layers too, and conversions between float types.
 
     `_to_edge_and_lower_llama_xnnpack` puts XnnpackDynamicallyQuantizedPartitioner before it, which on 1.5.1 takes each
     float linear layer as a delegate of its own too.
     """
+    from executorch.backends.xnnpack.partition.config import ALL_PARTITIONER_CONFIGS
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 
-    return XnnpackPartitioner()
+    from lora_core_xnnpack.lowering.float_conversions import FloatConversionConfig
+
+    configs = [*ALL_PARTITIONER_CONFIGS, FloatConversionConfig]
+    return XnnpackPartitioner(configs=taking_inputs(configs) if takes_slots else configs)
 
 
 def _edge_config() -> EdgeCompileConfig:

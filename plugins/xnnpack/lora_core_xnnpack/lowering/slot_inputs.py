@@ -72,15 +72,13 @@ def slot_inputs(program: ExportedProgram, slots: Collection[str]) -> Sequence[Sl
     return found
 
 
-def partitioner_of_inputs() -> Any:
-    """Return XNNPACK's partitioner, which takes linear layers whose weights are inputs too.
+def taking_inputs(configs: Sequence[type]) -> list[type]:
+    """Return what XNNPACK's partitioner is told to take, with linear layers whose weights are inputs too.
 
     ExecuTorch 1.5.1's takes none (`gemm_configs.py`), though its serializer and XNNPACK do: the layer would be taken
     apart, and its matrix product run outside of delegates, each of which it ends.
     """
-    from executorch.backends.xnnpack.partition.config import ALL_PARTITIONER_CONFIGS
     from executorch.backends.xnnpack.partition.config.gemm_configs import LinearConfig
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.backends.xnnpack.utils.utils import get_input_node, is_param_node
 
     class LinearOfInput(LinearConfig):  # type: ignore[misc]  # ExecuTorch is untyped here
@@ -91,6 +89,4 @@ def partitioner_of_inputs() -> Any:
             found: tuple[bool, list[Any]] = super()._get_weight_deps(node, ep, precision)
             return found
 
-    return XnnpackPartitioner(
-        configs=[LinearOfInput if config is LinearConfig else config for config in ALL_PARTITIONER_CONFIGS]
-    )
+    return [LinearOfInput if config is LinearConfig else config for config in configs]

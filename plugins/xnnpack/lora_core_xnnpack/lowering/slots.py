@@ -11,7 +11,16 @@ import numpy.typing as npt
 from lora_core.adapters.slots.kinds import Values
 from lora_core.adapters.slots.placeholders import placeholder_values
 from lora_core.adapters.slots.plan import SlotPlan
-from lora_core_xnnpack.adapter_dtype import ADAPTER_SCHEME, INT8, SCALE, StoredParts, quantized_parts
+from lora_core_xnnpack.adapter_dtype import (
+    ADAPTER_SCHEME,
+    FP16,
+    FP32,
+    INT8,
+    SCALE,
+    StoredParts,
+    in_half,
+    quantized_parts,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -42,20 +51,29 @@ def attach(
 ) -> torch.nn.Module:
     """Fill the slots of `plan` in `module`, one like that of `model`, with `values`; returns the module.
 
-    With the type `int8` the matrices among them are quantized as torchao does it. Undone by `models.injection.eject`.
+    With the type `int8` the matrices among them are quantized as torchao does it, with `fp16` they are rounded. Undone
+    by `models.injection.eject`.
     """
     from lora_core.models.injection import inject, part_parameters
 
     module = inject(module, plan, model.paths, values)
+    if dtype == FP32:
+        return module
+    paths = {
+        part_parameters(module, model.paths[slot.module])[part].removesuffix(".weight")
+        for slot in plan.slots
+        for part in quantized_parts(slot)
+    }
     if dtype == INT8:
         from lora_core_xnnpack.quant import quantize_linear
 
-        paths = {
-            part_parameters(module, model.paths[slot.module])[part].removesuffix(".weight")
-            for slot in plan.slots
-            for part in quantized_parts(slot)
-        }
         quantize_linear(module, ADAPTER_SCHEME, paths, searched=False)
+    else:
+        from lora_core_xnnpack.lowering.half_layers import HalfLinear
+        from lora_core_xnnpack.quant import put_layer
+
+        for path in paths:
+            put_layer(module, path, HalfLinear(module.get_submodule(path).weight))
     return module
 
 
@@ -67,6 +85,9 @@ def stored_placeholders(plan: SlotPlan, values: Mapping[str, Values], dtype: str
             parts = found[slot.module]
             for part in quantized_parts(slot):
                 parts[part], parts[part + SCALE] = _quantized(values[slot.module][part])
+    if dtype == FP16:
+        for slot in plan.slots:
+            found[slot.module] |= {part: in_half(values[slot.module][part]) for part in quantized_parts(slot)}
     return dict(found)
 
 

@@ -8,7 +8,7 @@ from functools import partial
 import attrs
 
 from lora_core.adapters.slots.plan import SlotPlan
-from lora_core.events import Emit, advancing
+from lora_core.events import Emit, Noted, advancing
 from lora_core.models.base import BaseModel
 from lora_core_xnnpack.adapter_dtype import FP32
 from lora_core_xnnpack.cache.origins import BaseTensor
@@ -17,10 +17,11 @@ from lora_core_xnnpack.split.templating import find_template
 from lora_core_xnnpack.split.weightless import WeightlessProgram, WeightlessSet, sites_of
 from lora_core_xnnpack.stamping import sample
 from lora_core_xnnpack.stamping.elements import NotStampableError
+from lora_core_xnnpack.stamping.lowerings import Methods, SharedTrace
 from lora_core_xnnpack.stamping.sample import Traced
 from lora_core_xnnpack.stamping.shallow import LayeredBase
 from lora_core_xnnpack.stamping.slot_texts import SlotTexts
-from lora_core_xnnpack.stamping.stamping import Methods, Stamped, check, stamp
+from lora_core_xnnpack.stamping.stamping import Stamped, check, deepest, stamp
 
 
 def stamp_split(
@@ -39,21 +40,31 @@ def stamp_split(
     trace = partial(_trace, dtype=dtype)
     for plan in plans:
         check(base, (plan,))  # before anything is lowered in vain
-    made = _base(base, trace, emit, dtype) if known is None else known
+    shared = None if known is not None or not plans else _shared(base, plans[0], trace)
+    made = _base(base, trace, emit, dtype, shared) if known is None else known
     for index, plan in enumerate(plans):
         name = "template" if len(plans) == 1 else f"template {index + 1} of {len(plans)}"
         with advancing(emit, f"Lower a few layers of the {name}") as advanced:
-            stamped = stamp(base, (plan,), trace, advanced)
+            stamped = stamp(base, (plan,), trace, advanced, shared if index == 0 else None)
         program, memory = _program(base, stamped, plan, made.foundation, dtype)
         planned = {**made.planned_memory, f"template/{index}": memory}
         made = attrs.evolve(made, programs=(*made.programs, program), planned_memory=planned)
     return made
 
 
-def _base(base: LayeredBase, trace: Methods, emit: Emit, dtype: str) -> WeightlessSet:
-    """Return the base program."""
+def _shared(base: LayeredBase, plan: SlotPlan, trace: Methods) -> SharedTrace:
+    """Return the trace that base and template share: that of the template's deepest model."""
+    return SharedTrace(base, plan, deepest(base, (plan,)), trace)
+
+
+def _base(base: LayeredBase, trace: Methods, emit: Emit, dtype: str, shared: SharedTrace | None) -> WeightlessSet:
+    """Return the base program, derived from what is cut out of `shared` if that proves itself; if not, it is noted."""
     with advancing(emit, "Lower a few layers of the base program") as advanced:
-        stamped = stamp(base, (), trace, advanced)
+        stamped = stamp(base, (), trace, advanced, shared)
+    if shared is not None:
+        shared.proven = stamped.cut
+        if not shared.proven:
+            emit(Noted(message="The base program is traced for itself: what is cut out of the template's is another"))
     foundation = sample.foundation_of(stamped.lists)
     program, memory = _program(base, stamped, None, foundation, dtype)
     return WeightlessSet(foundation=foundation, programs=(program,), planned_memory={"base": memory})

@@ -16,14 +16,14 @@ from executorch.exir._serialize._program import PTEFile, serialize_pte_binary
 from executorch.exir.schema import Program
 
 from lora_core.models.base import BaseModel
-from lora_core.models.injection import eject
+from lora_core.models.injection import eject, wrapped_layers
 from lora_core.pte import SEGMENT_ALIGNMENT
 from lora_core_xnnpack.adapter_dtype import StoredParts
 from lora_core_xnnpack.cache.origins import BaseTensor, DependsOnWeightsError, is_content_key, trace_foundation
 from lora_core_xnnpack.files.data_file import stored_blobs
 from lora_core_xnnpack.files.named_blobs import NamedBlob
 from lora_core_xnnpack.lowering.lowering import FOUNDATION_TAG, LORA_TAG, EdgeMethods, Lowered, delegated, to_edge
-from lora_core_xnnpack.lowering.shortening import shortened
+from lora_core_xnnpack.lowering.shortening import bare, shortened
 from lora_core_xnnpack.slot_tensors import tensor_blob
 from lora_core_xnnpack.stamping import image, planning
 from lora_core_xnnpack.stamping.elements import Element, Lists, NotStampableError, join_numbers, split_numbers
@@ -46,12 +46,14 @@ class Traced:
     """Methods of a model of few layers with weights of no meaning, traced and not yet delegated.
 
     `placeholders` are the values in the slots of each plan, by path and part. The model is as before injection, so that
-    tensors have the paths that they have in the base.
+    tensors have the paths that they have in the base. `wrapped` has for each layer with slots where the one method that
+    was traced has the layer itself; None where nodes still tell of other layers.
     """
 
     model: BaseModel
     edge: EdgeMethods
     placeholders: Sequence[Mapping[str, StoredParts]]
+    wrapped: Mapping[str, str] | None
 
     @classmethod
     def of(
@@ -67,9 +69,10 @@ class Traced:
         With `takes_slots` they take it as inputs, and there are no `placeholders`.
         """
         edge = to_edge(methods, model, takes_slots=takes_slots)
+        wrapped = {path: inner for module in methods.values() for path, inner, _ in wrapped_layers(module)}
         for module in methods.values():
             eject(module)
-        return cls(model=model, edge=edge, placeholders=placeholders)
+        return cls(model=model, edge=edge, placeholders=placeholders, wrapped=wrapped)
 
     def shortened(self, blocks: str, keep: Sequence[int]) -> Traced | None:
         """Return the same of the layers `keep` of those at the path `blocks`; None if they cannot be cut out."""
@@ -81,7 +84,12 @@ class Traced:
             {mine: parts for path, parts in values.items() for mine in paths_in_cut(path, blocks, keep)}
             for values in self.placeholders
         ]
-        return Traced(model=model, edge=edge, placeholders=placeholders)
+        return Traced(model=model, edge=edge, placeholders=placeholders, wrapped=None)
+
+    def bare(self) -> Traced | None:
+        """Return the same of the base alone; None if the slots cannot be cut out, as where layers have been."""
+        edge = None if self.wrapped is None else bare(self.edge, self.wrapped)
+        return None if edge is None else attrs.evolve(self, edge=edge, placeholders=(), wrapped={})
 
     def sample(self) -> Sample:
         """Lower the methods and take the result apart; the trace is of no use afterwards.

@@ -3,20 +3,18 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
 
 import attrs
 from executorch.exir.schema import Program
 
 from lora_core.adapters.slots.plan import SlotPlan
-from lora_core.models.base import BaseModel
 from lora_core_xnnpack.stamping import image, sample
 from lora_core_xnnpack.stamping.elements import Elements, Lists, NotStampableError, TooFewLayersError
 from lora_core_xnnpack.stamping.keys import Texts
 from lora_core_xnnpack.stamping.kinds import Run, kinds, runs
-from lora_core_xnnpack.stamping.sample import Sample, Traced
+from lora_core_xnnpack.stamping.lowerings import LOWERING, Advanced, Layers, Methods, ShallowModels, SharedTrace, cost
+from lora_core_xnnpack.stamping.sample import Sample
 from lora_core_xnnpack.stamping.shallow import LayeredBase
 from lora_core_xnnpack.stamping.stretching import Stretch
 
@@ -24,92 +22,19 @@ from lora_core_xnnpack.stamping.stretching import Stretch
 # are irregular (one of them reads the embedding), what is regular comes later.
 _STARTS = (2, 3, 4)
 _FEWEST = 6  # layers that cost no more than the models of two, three and four from which all follows if all are alike
-# Parts of what lowering a layer takes.
-_TRACING, _DELEGATING = 3, 1
-_LOWERING = _TRACING + _DELEGATING
 _MOST_DETAIL = 2
-
-Layers = tuple[int, ...]
-"""Numbers of layers of the base."""
-
-Advanced = Callable[[int, int], None]
-"""Is told how much is done of how much there is to do."""
-
-
-class Methods(Protocol):
-    """Makes the methods of a shallow model, with its plans, and traces them."""
-
-    def __call__(self, model: BaseModel, plans: Sequence[SlotPlan]) -> Traced:
-        """Return what `Traced.of` does."""
-        ...
-
-
-class ShallowModels:
-    """The shallow models of one program, lowered when they are asked for, once each."""
-
-    def __init__(self, base: LayeredBase, plans: Sequence[SlotPlan], methods: Methods, advanced: Advanced) -> None:
-        self._base, self._plans, self._methods, self._advanced = base, plans, methods, advanced
-        self._traced: dict[Layers, Sample] = {}
-        self._cut: dict[Layers, Sample] = {}
-        self._done = self._planned = 0
-
-    def affords(self, choices: Sequence[Layers], depth: int) -> bool:
-        """Say whether it takes less than lowering `depth` layers, all in all, if `choices` are lowered too."""
-        return self._planned + _cost(choices) < _LOWERING * depth
-
-    def samples(self, choices: Sequence[Layers]) -> list[Sample]:
-        """Lower the models of the layers `choices`.
-
-        The first and the last, which has all layers of the others, are traced; the others are cut out of the last where
-        they can be. What a cut kept of the deeper graph by mistake would make both ends disagree.
-        """
-        self._planned += _cost(choices)
-        first, *between, last = choices
-        deepest = self._trace(last)
-        for keep in between:
-            if keep not in self._traced and keep not in self._cut:
-                cut = deepest.shortened(self._base.blocks, [last.index(number) for number in keep])
-                known, traced = (self._traced, self._trace(keep)) if cut is None else (self._cut, cut)
-                known[keep] = self._sample(keep, traced)
-                del cut, traced
-        self._traced[last] = self._sample(last, deepest)
-        del deepest
-        if first not in self._traced:
-            self._traced[first] = self._sample(first, self._trace(first))
-        self._advance(self._planned - self._done)  # what was known from an attempt before
-        return [self._traced[keep] if keep in self._traced else self._cut[keep] for keep in choices]
-
-    def _trace(self, keep: Layers) -> Traced:
-        model = self._base.cut(keep)
-        traced = self._methods(model, [self._base.cut_plan(plan, keep) for plan in self._plans])
-        self._advance(_TRACING * len(keep))
-        return traced
-
-    def _sample(self, keep: Layers, traced: Traced) -> Sample:
-        sample = traced.sample()
-        gc.collect()  # graphs are cyclic, and hold the weights
-        self._advance(_DELEGATING * len(keep))
-        return sample
-
-    def _advance(self, parts: int) -> None:
-        done = min(self._done + parts, self._planned)  # what cannot be cut takes longer
-        if done > self._done:
-            self._done = done
-            self._advanced(done, self._planned)
-
-
-def _cost(choices: Sequence[Layers]) -> int:
-    """Return what it takes to lower models of the layers `choices`, the first and the last traced."""
-    traced, lowered = len(choices[0]) + len(choices[-1]), sum(map(len, choices))
-    return _TRACING * traced + _DELEGATING * lowered
 
 
 @attrs.frozen(kw_only=True)
 class Stamped:
-    """The lists of a deep program, and a shallow program for what is in no list."""
+    """The lists of a deep program, and a shallow program for what is in no list.
+
+    `cut` says that it was derived from models that were cut out of a shared trace.
+    """
 
     like: Program
     lists: Lists
+    cut: bool
 
     def build(self, texts: Texts) -> tuple[bytes, dict[str, int]]:
         """Return the program file, and the bytes of memory that each method plans; `texts` gives each key's text.
@@ -128,17 +53,26 @@ def check(base: LayeredBase, plans: Sequence[SlotPlan]) -> None:
     _first(base, plans)
 
 
+def deepest(base: LayeredBase, plans: Sequence[SlotPlan]) -> Layers:
+    """Return the layers of the deepest model that `stamp` lowers at first; raises what it raises before that."""
+    return _first(base, plans).choices[-1]
+
+
 def stamp(
-    base: LayeredBase, plans: Sequence[SlotPlan], methods: Methods, advanced: Advanced = lambda _done, _total: None
+    base: LayeredBase,
+    plans: Sequence[SlotPlan],
+    methods: Methods,
+    advanced: Advanced = lambda _done, _total: None,
+    shared: SharedTrace | None = None,
 ) -> Stamped:
-    """Derive the program of the whole model.
+    """Derive the program of the whole model; its models are cut out of `shared` where they can be.
 
     Raises `NotStampableError` if its layers do not repeat or the derivation does not prove itself, `TooFewLayersError`
     if a full lowering lowers no more layers than the derivation would.
     """
     attempt = _first(base, plans)
     depth = len(base.layers)
-    lowering = ShallowModels(base, plans, methods, advanced)
+    lowering = ShallowModels(base, plans, methods, advanced, shared)
     for start in _STARTS:
         attempt = _Attempt.of(attempt.runs, start)
         if start > _STARTS[0] and not (attempt.stretched and lowering.affords(attempt.choices, depth)):
@@ -147,6 +81,11 @@ def stamp(
             return attempt.stamp(lowering)
         except _NotYetError as error:
             reason = str(error)
+        if lowering.is_cut(attempt.choices):
+            try:  # the cut may be to blame
+                return attempt.stamp(lowering.for_itself())
+            except _NotYetError as error:
+                reason = str(error)
     raise NotStampableError(reason)
 
 
@@ -159,7 +98,7 @@ def _first(base: LayeredBase, plans: Sequence[SlotPlan]) -> _Attempt:
         raise NotStampableError("no layers repeat")
     if any(part.table for plan in plans for slot in plan.slots for part in slot.parts):
         raise NotStampableError("a slot's rows are read by a portable kernel")
-    if _cost(attempt.choices) >= _LOWERING * len(found):
+    if cost(attempt.choices) >= LOWERING * len(found):
         raise TooFewLayersError(f"{len(found)} layers are few for so many kinds")
     return attempt
 
@@ -206,7 +145,7 @@ class _Attempt:
                     values[method] = stretch
         except NotStampableError as error:
             raise _NotYetError(str(error)) from error
-        return Stamped(like=shallow.program, lists=lists)
+        return Stamped(like=shallow.program, lists=lists, cut=lowering.is_cut(self.choices))
 
     def _layers(self, more: Mapping[int, int]) -> Layers:
         kept: list[int] = []

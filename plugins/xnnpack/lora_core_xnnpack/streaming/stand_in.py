@@ -13,7 +13,7 @@ from lora_core.layers import LayerInfo
 from lora_core.models.base import BaseModel
 from lora_core.models.outline import Outline
 from lora_core.quant.policy import Scheme
-from lora_core_xnnpack.quant import quantized_layer
+from lora_core_xnnpack.quant import is_half, put_layer, quantized_layer
 from lora_core_xnnpack.streaming.base import StreamedBase
 
 if TYPE_CHECKING:
@@ -50,21 +50,28 @@ def _put(module: torch.nn.Module, path: str, layer: torch.nn.Module) -> None:
     """Put a quantized layer in place; a linear layer keeps its bias."""
     import torch
 
+    from lora_core_xnnpack.lowering.half_layers import HalfLinear
+
     old = module.get_submodule(path)
-    if isinstance(old, torch.nn.Linear):
+    if isinstance(layer, HalfLinear):
+        layer.bias = old.bias
+    elif isinstance(old, torch.nn.Linear):
         old.weight = layer.weight
         return
-    parent, _, name = path.rpartition(".")
-    setattr(module.get_submodule(parent), name, layer)
+    put_layer(module, path, layer)
 
 
 def _quantized(layer: LayerInfo, scheme: Scheme, scale_search: str, generator: torch.Generator) -> Any:
+    import torch
+
     rows, width = layer.out_features, layer.in_features
     if layer.kind == "embedding":
         rows, width = width, rows
     few = min(rows, _ROWS)
     made: Any = quantized_layer(_random((few, width), generator), layer.kind, scheme, scale_search=scale_search)
-    if layer.kind == "embedding":
+    if is_half(scheme):
+        made.weight = torch.nn.Parameter(_repeated(made.weight, rows), requires_grad=False)
+    elif layer.kind == "embedding":
         made.weight, made.scales = (_repeated(tensor, rows) for tensor in (made.weight, made.scales))
     else:
         made.weight = _repeated_parts(made.weight, rows)

@@ -14,6 +14,7 @@ from lora_core.adapters.slots.plan import SlotPlan
 from lora_core.backend import ExportJob
 from lora_core.errors import LoraCoreError
 from lora_core.events import Emit, Noted, stage
+from lora_core.fast_lowering import old_objects_spared
 from lora_core.models.base import BaseModel
 from lora_core.template_cache.kept import Keepable
 from lora_core_xnnpack.artifacts import FOUNDATION_FILE
@@ -117,7 +118,8 @@ def weightless(
         return kind.joined(found)
     wanted = [plan for plans, each in zip(places, kept, strict=True) if each is None for plan in plans]
     missing = Missing(plans=wanted, base=kept[0])
-    made = stamped(base, missing, lowering.stamp, emit) or _whole(job, base, missing, lowering.whole, out, emit)
+    with old_objects_spared():
+        made = stamped(base, missing, lowering.stamp, emit) or _whole(job, base, missing, lowering.whole, out, emit)
     if made is None:
         return None
     lowered = iter(made.parts()[0 if missing.base is None else 1 :])

@@ -68,7 +68,8 @@ class EvaluatedFunction:
                 )
             variable._sym_val = _Known(value.astype(floating) if _is_float(value) else value)
         try:
-            with np.errstate(over="ignore", invalid="ignore", divide="ignore", under="ignore"):
+            # Once for all operations: each time, the caches of all loggers of the process are emptied.
+            with quiet(), np.errstate(over="ignore", invalid="ignore", divide="ignore", under="ignore"):
                 for operation in self._function.operations:
                     if operation.op_type != "const":
                         self._evaluate(operation, floating)
@@ -99,8 +100,7 @@ class EvaluatedFunction:
 
     def _infer(self, operation: Any) -> Any:
         try:
-            with quiet():
-                results = operation.value_inference()
+            results = operation.value_inference()
         except Exception as error:  # whatever an operator raises: ours from it
             raise UnsupportedError(
                 f"Operator {operation.op_type!r} of {self.name!r} cannot be evaluated: {error}", where=operation.name

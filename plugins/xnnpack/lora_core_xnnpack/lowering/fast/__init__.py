@@ -7,9 +7,12 @@ from contextlib import contextmanager
 
 from lora_core.fast_lowering import PATCHES as GENERAL_PATCHES
 from lora_core.fast_lowering import PROVEN_VERSIONS, FastLowering, patched
+from lora_core_xnnpack.lowering.fast.affine import know_shapes
 from lora_core_xnnpack.lowering.fast.constants import share_constants
+from lora_core_xnnpack.lowering.fast.fusion import skip_idle_patterns
 from lora_core_xnnpack.lowering.fast.nibbles import pack_at_once
 from lora_core_xnnpack.lowering.fast.patching import Patches
+from lora_core_xnnpack.lowering.fast.serializing import know_fields
 from lora_core_xnnpack.lowering.fast.xnnpack_passes import skip_idle_passes, warn_of_no_workflow
 
 __all__ = ["PATCHES", "PROVEN_VERSIONS", "FastLowering", "fast_lowering"]
@@ -20,6 +23,9 @@ PATCHES: Mapping[str, Callable[[Patches], None]] = {
     "callers": warn_of_no_workflow,
     "constants": share_constants,
     "nibbles": pack_at_once,
+    "affine": know_shapes,
+    "fields": know_fields,
+    "idle patterns": skip_idle_patterns,
 }
 
 

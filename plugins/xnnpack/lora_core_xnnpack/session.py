@@ -133,7 +133,8 @@ class XnnpackSession(Session):
         if self._cache is not None and self._cache.owner == adapter:
             self.reset()
         method = self._choice.method(adapter)
-        del self._methods[adapter], self._loads[adapter]
+        self._methods.pop(adapter).release()
+        del self._loads[adapter]
         self._choice.unload(adapter, self._loads)
         left = [self._choice.method(each) for each in self._loads]
         used = {each.name for each in left}

@@ -152,7 +152,7 @@ def test_a_strength_that_is_set_is_that_of_every_call(ran: dict[str, Any]) -> No
 
 
 def test_unloading_lets_go_of_files_and_at_last_of_the_methods(ran: dict[str, Any]) -> None:
-    assert ran["unloaded"]["left"] == {"files": [], "methods": ["forward", "lora_forward"]}
+    assert ran["unloaded"]["left"] == {"files": 0, "methods": ["forward", "lora_forward"]}
     assert ran["unloaded"]["at last"] == []
     assert np.array_equal(np.array(ran["unloaded"]["again"], np.float32), of(ran, "zulu"))
 

@@ -45,6 +45,10 @@ class MethodCalls:
         self._last = inputs
         return outputs
 
+    def forget(self) -> None:
+        """Let go of the inputs of the last call."""
+        self._last = None
+
 
 class LoadedMethod:
     """One method, ready to run: tokens in, logits out; or any tensors, for a module that takes no tokens.
@@ -61,6 +65,11 @@ class LoadedMethod:
     def taking(self, more: Sequence[Any]) -> LoadedMethod:
         """Return the same method, called with the tensors `more` behind its other inputs."""
         return LoadedMethod(self._calls, more) if more else self
+
+    def release(self) -> None:
+        """Let go of all inputs: this object is not called again, but others of its method are."""
+        self._calls.forget()
+        self._more = self._step = ()
 
     @property
     def input_sizes(self) -> list[tuple[int, ...]]:

@@ -10,6 +10,7 @@ import logging
 import pickle
 import threading
 import weakref
+from collections.abc import Iterator
 from importlib import import_module, resources
 from types import SimpleNamespace
 from typing import Any
@@ -513,17 +514,24 @@ def test_patterns_of_quantization_are_left_out_only_of_graphs_that_hold_none() -
         assert {getattr(node.target, "namespace", None) for node in graph.nodes} & fusion.NAMESPACES
 
 
+@pytest.fixture
+def unfrozen() -> Iterator[None]:
+    """Have no object frozen, as the tests' processes have those of imported libraries (conftest.py)."""
+    gc.unfreeze()
+    yield
+    gc.freeze()
+
+
+@pytest.mark.usefixtures("unfrozen")
 def test_old_objects_are_collected_again_after_lowerings() -> None:
     with old_objects_spared():
         assert gc.get_freeze_count()
     assert not gc.get_freeze_count()
 
 
+@pytest.mark.usefixtures("unfrozen")
 def test_what_a_process_froze_stays_frozen() -> None:
     gc.freeze()
-    try:
-        with old_objects_spared():
-            pass
-        assert gc.get_freeze_count()
-    finally:
-        gc.unfreeze()
+    with old_objects_spared():
+        pass
+    assert gc.get_freeze_count()

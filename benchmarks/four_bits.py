@@ -255,7 +255,7 @@ def bundles(paths: list[Path], prompts: list[Array], judge: Judge) -> Iterator[s
     """Yield the row of each bundle, run on its own runtime."""
     for path in paths:
         start, rows = time.process_time(), []
-        with lora_core.open(path) as session:
+        with lora_core.open(path, options={"threads": 1}) as session:
             session.load(None)
             for prompt in prompts:
                 steps = (session.step(None, (int(token),), place) for place, token in enumerate(prompt))

@@ -109,6 +109,8 @@ def fitted_scales(groups: Float32, grid: Grid) -> Float32:
 def weighted_scales(groups: Float32, importance: npt.NDArray[np.floating[Any]], grid: Grid) -> Float32:
     """Return for each row of `groups` (groups, group) the scale, of some that follow from its largest weight, with the
     least squared error, each input's counted by its `importance` (group).
+
+    Errors are summed in float64: another order of summation decides between equals at most.
     """
     largest = np.abs(groups).max(axis=1) / np.float32(-grid.lowest)
     scales = np.empty(len(groups), np.float32)

@@ -58,6 +58,14 @@ def test_a_group_size_leaves_a_head_alone_that_is_quantized_otherwise():
     assert parse_policy("8da8w", REGISTRY, group_size=64).output.group_size == 64
 
 
+def test_a_group_size_keeps_head_and_embedding_of_one_scheme_alike():
+    scheme = Scheme(bits=8, granularity="group", group_size=32)
+    known = {"alike": QuantPolicy(name="alike", summary="", linear=scheme, output=scheme, embedding=scheme)}
+    policy = parse_policy("alike", known, group_size=64)
+    assert policy.embedding == policy.output == policy.linear != scheme
+    assert parse_policy("8da4w", REGISTRY, group_size=64).embedding == Scheme(bits=8)
+
+
 def test_a_head_is_quantized_as_asked_with_the_activations_of_the_policy():
     asked = Scheme(bits=4, granularity="group", group_size=32, activations="int8_dynamic")
     assert parse_policy("8da4w", REGISTRY, head="4,32").output == asked

@@ -49,7 +49,7 @@ def _conditions() -> Mapping[type, Callable[[Any], bool]]:
     return {
         passes.DimOrderOpsRevertPass: one_of(*MemoryFormatOpsMap),
         passes.ConvertToUpsampleBilinear2d: one_of(aten.upsample_bilinear2d.vec),
-        passes.ConvertToLinearPass: _becomes_linear,
+        passes.ConvertToLinearPass: becomes_linear,
         passes.PropagateCustomMetaPass: lambda node: is_quant(node) or is_dequant(node),
         passes.ConvertToSDPAPass: one_of(aten._softmax.default),  # both of its patterns hold one
         passes.ConstPropPass: lambda node: not node.all_input_nodes,
@@ -64,7 +64,7 @@ def _conditions() -> Mapping[type, Callable[[Any], bool]]:
     }
 
 
-def _becomes_linear(node: Any) -> bool:
+def becomes_linear(node: Any) -> bool:
     """Say whether a node becomes a linear layer, is one that takes the place of a view beside it, or goes unused."""
     from executorch.backends.transforms.addmm_mm_to_linear import get_dqlinear_input, get_shape
     from executorch.exir.dialects._ops import ops
@@ -93,7 +93,7 @@ def skip_idle_conversion(patches: Patches) -> None:
     convert = ConvertToLinearPass.call
 
     def convert_what_there_is(self: Any, graph_module: Any) -> Any:
-        if any(_becomes_linear(node) for node in graph_module.graph.nodes if node.op == "call_function"):
+        if any(becomes_linear(node) for node in graph_module.graph.nodes if node.op == "call_function"):
             return convert(self, graph_module)
         return PassResult(graph_module, False)
 

@@ -6,8 +6,6 @@ import contextlib
 import io
 from typing import TYPE_CHECKING, Any, Literal
 
-import attrs
-
 from lora_core.errors import Problem
 from lora_core.models.base import BaseModel
 from lora_core.quant.policy import Assignment, QuantPolicy, Scheme
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import torch
 
-_LINEAR_BITS = (4, 8)
+_LINEAR_BITS = {"int8_dynamic": (4, 8), "float": (8, 16)}
 _GROUPS_OF = 32  # ExecuTorch 1.5.1, `NodeVisitor._check_per_channel_group_params`, which asserts it half way through
 
 
@@ -29,10 +27,7 @@ def unsupported(policy: QuantPolicy) -> list[Problem]:
     for kind, scheme in (("linear layers", policy.linear), ("the output head", policy.output)):
         if scheme is None:
             continue
-        half = is_half(attrs.evolve(scheme, group_size=None))
-        if not (half or is_weight_only(scheme)) and (
-            scheme.activations != "int8_dynamic" or scheme.bits not in _LINEAR_BITS
-        ):
+        if scheme.bits not in _LINEAR_BITS.get(scheme.activations, ()):
             problems.append(f"{kind} with {scheme.bits}-bit weights and {scheme.activations} activations")
         elif scheme.group_size and (scheme.bits != 4 or scheme.group_size % _GROUPS_OF):
             problems.append(f"{kind} with {scheme.bits}-bit weights in groups of {scheme.group_size}")
@@ -43,8 +38,8 @@ def unsupported(policy: QuantPolicy) -> list[Problem]:
     return [
         Problem(
             what=f"Policy {policy.name!r} asks for {what}, which the XNNPACK backend does not do",
-            remedy="It can do fp32, fp16, 8da4w, 8da8w and c8w, each with 4- or 8-bit embeddings; 4-bit weights per channel "
-            "or in groups of 32, 64 and so on, 8-bit ones per channel.",
+            remedy="It can do fp32, fp16, 8da4w, 8da8w and c8w, each with 4- or 8-bit embeddings; 4-bit weights per "
+            "channel or in groups of 32, 64 and so on, 8-bit ones per channel.",
         )
         for what in problems
     ]

@@ -1,4 +1,4 @@
-"""Linear layers whose weights alone are small are delegated with what is around them, and compute what they do in torch."""
+"""Linear layers whose weights alone are small are delegated with what is around them, and compute what torch does."""
 
 from __future__ import annotations
 

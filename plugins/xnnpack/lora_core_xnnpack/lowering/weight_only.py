@@ -1,9 +1,9 @@
 # ruff: noqa: TID253  this module is imported only while exporting, with ExecuTorch already loaded
 """Linear layers with int8 weights and float inputs, in XNNPACK's delegates.
 
-ExecuTorch 1.5.1's partitioner takes quantized weights for a sign of quantized inputs (`GEMMConfig._detect_precision`) and
-leaves the layer alone if they are not. Its serializer writes such a layer all the same, and XNNPACK has kernels for it
-(`xnn_create_fully_connected_nc_f32_qc8w`): a scale for each row, widened as the products are summed.
+ExecuTorch 1.5.1's partitioner takes quantized weights for a sign of quantized inputs (`GEMMConfig._detect_precision`),
+and leaves the layer alone if they are not. Its serializer writes such a layer all the same, and XNNPACK has kernels for
+it (`xnn_create_fully_connected_nc_f32_qc8w`): a scale for each row, widened as the products are summed.
 """
 
 from __future__ import annotations

@@ -277,8 +277,8 @@ def _partitioner(*, takes_slots: bool = False) -> XnnpackPartitioner:
     from lora_core_xnnpack.lowering.float_conversions import FloatConversionConfig
     from lora_core_xnnpack.lowering.weight_only import AnyLinearConfig
 
-    others = [config for config in ALL_PARTITIONER_CONFIGS if config is not LinearConfig]
-    configs = [*others, AnyLinearConfig, FloatConversionConfig]
+    known = [AnyLinearConfig if config is LinearConfig else config for config in ALL_PARTITIONER_CONFIGS]
+    configs = [*known, FloatConversionConfig]
     return XnnpackPartitioner(configs=taking_inputs(configs) if takes_slots else configs)
 
 

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from lora_core.capability import Capability
 from lora_core.hookspecs import hookimpl
 from lora_core.limits import FLOAT16, INT8
+from lora_core.quant.policy import QuantPolicy
 from lora_core.specs import BackendSpec, ReservedNames
 from lora_core_xnnpack.adapter_dtype import ADAPTER_SCHEMES
+from lora_core_xnnpack.policies import POLICIES
 
 # `forward` is the base's method. What ExecuTorch's runners read as metadata are methods beside it: `get_max_seq_len`,
 # `use_kv_cache`, `enable_dynamic_shape`.
@@ -22,7 +24,7 @@ XNNPACK = BackendSpec(
     options="lora_core_xnnpack.options:XnnpackOptions",
     capabilities=frozenset({Capability.EXPORT, Capability.LINK, Capability.RUN, Capability.STRENGTH, Capability.BLEND}),
     selection_options={"lora": "inputs"},
-    policies=("fp32", "fp16", "8da4w", "8da8w"),
+    policies=("fp32", "fp16", "8da4w", "8da8w", *(policy.name for policy in POLICIES)),
     embeddings=True,
     session_options="lora_core_xnnpack.session_options:XnnpackSessionOptions",
     reserved=RESERVED,
@@ -38,3 +40,9 @@ XNNPACK = BackendSpec(
 def lora_core_register_backends() -> Sequence[BackendSpec]:
     """Return the XNNPACK backend."""
     return (XNNPACK,)
+
+
+@hookimpl
+def lora_core_register_quant_policies() -> Sequence[QuantPolicy]:
+    """Offer the policies that the core does not have."""
+    return POLICIES

@@ -79,7 +79,7 @@ class XnnpackOptions:
         validator=attrs.validators.in_(CACHE_TYPES),
         metadata={
             "help": "The type of keys and values in the cache. fp16: half of the bytes. int8: little more than a "
-            "quarter, a scale for each head of a token.",
+            "quarter, a scale for each head of a token. Either takes longer in long contexts.",
             "choices": CACHE_TYPES,
         },
     )

@@ -6,8 +6,6 @@ import contextlib
 import io
 from typing import TYPE_CHECKING, Any, Literal
 
-import attrs
-
 from lora_core.errors import Problem
 from lora_core.models.base import BaseModel
 from lora_core.quant.policy import Assignment, QuantPolicy, Scheme
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import torch
 
-_LINEAR_BITS = (4, 8)
+_LINEAR_BITS = {"int8_dynamic": (4, 8), "float": (8, 16)}
 _GROUPS_OF = 32  # ExecuTorch 1.5.1, `NodeVisitor._check_per_channel_group_params`, which asserts it half way through
 
 
@@ -29,8 +27,7 @@ def unsupported(policy: QuantPolicy) -> list[Problem]:
     for kind, scheme in (("linear layers", policy.linear), ("the output head", policy.output)):
         if scheme is None:
             continue
-        half = is_half(attrs.evolve(scheme, group_size=None))
-        if not half and (scheme.activations != "int8_dynamic" or scheme.bits not in _LINEAR_BITS):
+        if scheme.bits not in _LINEAR_BITS.get(scheme.activations, ()):
             problems.append(f"{kind} with {scheme.bits}-bit weights and {scheme.activations} activations")
         elif scheme.group_size and (scheme.bits != 4 or scheme.group_size % _GROUPS_OF):
             problems.append(f"{kind} with {scheme.bits}-bit weights in groups of {scheme.group_size}")
@@ -41,8 +38,8 @@ def unsupported(policy: QuantPolicy) -> list[Problem]:
     return [
         Problem(
             what=f"Policy {policy.name!r} asks for {what}, which the XNNPACK backend does not do",
-            remedy="It can do fp32, fp16, 8da4w and 8da8w, each with 4- or 8-bit embeddings; 4-bit weights per channel "
-            "or in groups of 32, 64 and so on, 8-bit ones per channel.",
+            remedy="It can do fp32, fp16, 8da4w, 8da8w and c8w, each with 4- or 8-bit embeddings; 4-bit weights per "
+            "channel or in groups of 32, 64 and so on, 8-bit ones per channel.",
         )
         for what in problems
     ]
@@ -51,6 +48,11 @@ def unsupported(policy: QuantPolicy) -> list[Problem]:
 def is_half(scheme: Scheme) -> bool:
     """Say whether `scheme` has weights rounded to float16, with nothing quantized."""
     return scheme.bits == 16 and scheme.activations == "float" and not scheme.group_size
+
+
+def is_weight_only(scheme: Scheme) -> bool:
+    """Say whether `scheme` has the linear weights in 8 bits that XNNPACK takes with float inputs: by row."""
+    return scheme.bits == 8 and scheme.activations == "float" and not scheme.group_size
 
 
 def quantize(base: BaseModel, assignment: Assignment, *, scale_search: str) -> None:
@@ -84,6 +86,8 @@ def quantized_layer(
             holder.layer = torch.nn.Linear(width, rows, bias=False, device="meta")
             holder.layer.weight = torch.nn.Parameter(weight, requires_grad=False)
             quantize_linear(holder, scheme, {"layer"}, searched=_searched(scheme, scale_search))
+            if is_weight_only(scheme):
+                return _weight_only(holder.layer)
     return holder.get_submodule("layer")
 
 
@@ -115,6 +119,12 @@ def _half_layer(
     return HalfEmbedding(weight) if kind == "embedding" else HalfLinear(weight, bias)
 
 
+def _weight_only(layer: Any) -> torch.nn.Module:
+    from lora_core_xnnpack.lowering.half_layers import WeightOnlyLinear
+
+    return WeightOnlyLinear(layer.weight, layer.bias)
+
+
 def _searched(scheme: Scheme, scale_search: str) -> bool:
     """Say whether scales are searched: 8 bits lose so little that `fitted` leaves them by range."""
     return scale_search == "hqq" or (scale_search == "fitted" and scheme.bits < 8)
@@ -136,20 +146,27 @@ def _quantize(base: BaseModel, assignment: Assignment, scale_search: str) -> Non
             linear.setdefault(scheme, set()).add(base.paths[layer.name])
     for scheme, paths in linear.items():
         quantize_linear(module, scheme, paths, searched=_searched(scheme, scale_search))
+        for path in paths if is_weight_only(scheme) else ():
+            put_layer(module, path, _weight_only(module.get_submodule(path)))
 
 
 def quantize_linear(module: torch.nn.Module, scheme: Scheme, paths: set[str], *, searched: bool) -> None:
     """Quantize the linear layers at `paths` of `module` in place, as `scheme` says; with `searched` scales."""
     import torch
-    from torchao.quantization import Int8DynamicActivationIntxWeightConfig, quantize_
+    from torchao.quantization import Int8DynamicActivationIntxWeightConfig, IntxWeightOnlyConfig, quantize_
     from torchao.quantization.granularity import PerAxis, PerGroup
 
-    config = Int8DynamicActivationIntxWeightConfig(
-        weight_dtype=torch.int4 if scheme.bits == 4 else torch.int8,
-        weight_granularity=PerGroup(scheme.group_size) if scheme.group_size else PerAxis(0),
-        intx_choose_qparams_algorithm="hqq_scale_only" if searched else "affine",
-    )
-
+    algorithm = "hqq_scale_only" if searched else "affine"
+    if is_weight_only(scheme):
+        config: Any = IntxWeightOnlyConfig(
+            weight_dtype=torch.int8, granularity=PerAxis(0), intx_choose_qparams_algorithm=algorithm
+        )
+    else:
+        config = Int8DynamicActivationIntxWeightConfig(
+            weight_dtype=torch.int4 if scheme.bits == 4 else torch.int8,
+            weight_granularity=PerGroup(scheme.group_size) if scheme.group_size else PerAxis(0),
+            intx_choose_qparams_algorithm=algorithm,
+        )
     quantize_(module, config, filter_fn=lambda _layer, path: path in paths)
 
 

@@ -66,6 +66,7 @@ def with_equal_weights(root: Path, equal: dict[str, str]) -> ExportJob:
         ("split", "fp32", None, "affine"),
         ("split", "8da4w", "4,32", "hqq"),
         ("split", "fp16", None, "affine"),
+        pytest.param("split", "c8w", None, "affine", marks=pytest.mark.deep),
         pytest.param("split", "8da8w", "8,0", "affine", marks=pytest.mark.deep),
         pytest.param("multimethod", "fp32", None, "affine", marks=pytest.mark.deep),
         ("multimethod", "8da4w", "8,0", "affine"),

@@ -22,7 +22,7 @@ def job(bench: Workbench, policy: str, group_size: int) -> ExportJob:
     return attrs.evolve(bench.job([]), policy=parse_policy(policy, POLICY_REGISTRY, group_size=group_size))
 
 
-@pytest.mark.parametrize(("policy", "size"), [("8da4w", 16), ("8da4w", 48), ("8da8w", 32), ("fp16", 32)])
+@pytest.mark.parametrize(("policy", "size"), [("8da4w", 16), ("8da4w", 48), ("8da8w", 32), ("fp16", 32), ("c8w", 32)])
 def test_groups_that_the_runtime_has_no_kernel_for_are_refused(one_layer: Workbench, policy: str, size: int):
     (problem, *_) = problems(job(one_layer, policy, size))
     assert f"-bit weights in groups of {size}" in problem.what

@@ -25,6 +25,7 @@ from lora_core.events import ignore
         ("8da4w", {"scale_search": "affine"}, 2.0**-8),
         ("8da8w", {}, 0.0),
         ("fp16", {}, 0.0),
+        ("c8w", {}, 0.0),
     ],
 )
 def test_rounding_tells_the_weights_of_the_quantized_base(

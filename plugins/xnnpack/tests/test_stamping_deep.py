@@ -85,6 +85,7 @@ def job(model: Path, ranks: Ranks, policy: str, embedding: str | None) -> Export
     [
         (14, "llama", everywhere, "fp32", None),
         (14, "llama", everywhere, "fp16", None),
+        (14, "llama", everywhere, "c8w", None),
         (14, "llama", everywhere, "8da4w", "8,0"),
         (14, "llama", everywhere, "8da8w", "4,32"),
         (14, "qwen3", everywhere, "fp32", None),

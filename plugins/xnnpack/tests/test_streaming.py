@@ -38,6 +38,7 @@ POLICIES = [
     ("fp32", None, {}),
     ("fp32", "8,0", {}),
     ("fp16", None, {}),
+    ("c8w", None, {}),
     ("8da4w", "4,32", {"scale_search": "affine"}),
     ("8da4w", "8,32", {"scale_search": "hqq"}),
     ("8da4w", None, {}),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import attrs
 from lora_core_xnnpack.options import XnnpackOptions
+from lora_core_xnnpack.policies import POLICIES as OWN_POLICIES
 
 from lora_core.adapters.adapter import Adapter
 from lora_core.adapters.peft.format import PeftFormat
@@ -21,7 +22,7 @@ from lora_core.tensors import LazyTensor
 from lora_core.testing.tiny import TINY_LLAMA, write_tiny_adapter, write_tiny_checkpoint
 
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-POLICY_REGISTRY = {policy.name: policy for policy in POLICIES}
+POLICY_REGISTRY = {policy.name: policy for policy in (*POLICIES, *OWN_POLICIES)}
 TINY_OPTIONS = XnnpackOptions(max_context_len=32, max_seq_len=16)
 
 

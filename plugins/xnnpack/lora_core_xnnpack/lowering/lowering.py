@@ -264,17 +264,21 @@ def lower(
 
 
 def _partitioner(*, takes_slots: bool = False) -> XnnpackPartitioner:
-    """Return XNNPACK's partitioner, which takes quantized layers too, and conversions between float types.
+    """Return XNNPACK's partitioner, which takes quantized layers too, of weights alone and of all, and conversions
+    between float types.
 
     `_to_edge_and_lower_llama_xnnpack` puts XnnpackDynamicallyQuantizedPartitioner before it, which on 1.5.1 takes each
     float linear layer as a delegate of its own too.
     """
     from executorch.backends.xnnpack.partition.config import ALL_PARTITIONER_CONFIGS
+    from executorch.backends.xnnpack.partition.config.gemm_configs import LinearConfig
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 
     from lora_core_xnnpack.lowering.float_conversions import FloatConversionConfig
+    from lora_core_xnnpack.lowering.weight_only import AnyLinearConfig
 
-    configs = [*ALL_PARTITIONER_CONFIGS, FloatConversionConfig]
+    known = [AnyLinearConfig if config is LinearConfig else config for config in ALL_PARTITIONER_CONFIGS]
+    configs = [*known, FloatConversionConfig]
     return XnnpackPartitioner(configs=taking_inputs(configs) if takes_slots else configs)
 
 

@@ -78,10 +78,11 @@ def taking_inputs(configs: Sequence[type]) -> list[type]:
     ExecuTorch 1.5.1's takes none (`gemm_configs.py`), though its serializer and XNNPACK do: the layer would be taken
     apart, and its matrix product run outside of delegates, each of which it ends.
     """
-    from executorch.backends.xnnpack.partition.config.gemm_configs import LinearConfig
     from executorch.backends.xnnpack.utils.utils import get_input_node, is_param_node
 
-    class LinearOfInput(LinearConfig):  # type: ignore[misc]  # ExecuTorch is untyped here
+    from lora_core_xnnpack.lowering.weight_only import AnyLinearConfig
+
+    class LinearOfInput(AnyLinearConfig):
         def _get_weight_deps(self, node: Any, ep: Any, precision: Any) -> tuple[bool, list[Any]]:
             weight = get_input_node(node, self.weight_idx)
             if weight.op == "placeholder" and not is_param_node(ep, weight):
@@ -89,4 +90,4 @@ def taking_inputs(configs: Sequence[type]) -> list[type]:
             found: tuple[bool, list[Any]] = super()._get_weight_deps(node, ep, precision)
             return found
 
-    return [LinearOfInput if config is LinearConfig else config for config in configs]
+    return [LinearOfInput if config is AnyLinearConfig else config for config in configs]

@@ -50,10 +50,10 @@ def _put(module: torch.nn.Module, path: str, layer: torch.nn.Module) -> None:
     """Put a quantized layer in place; a linear layer keeps its bias."""
     import torch
 
-    from lora_core_xnnpack.lowering.half_layers import HalfLinear
+    from lora_core_xnnpack.lowering.half_layers import WeightOnlyLinear
 
     old = module.get_submodule(path)
-    if isinstance(layer, HalfLinear):
+    if isinstance(layer, WeightOnlyLinear):
         layer.bias = old.bias
     elif isinstance(old, torch.nn.Linear):
         old.weight = layer.weight

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 from lora_core_xnnpack.lowering import fast as module
-from lora_core_xnnpack.lowering.fast import FastLowering, fast_lowering, fusion
+from lora_core_xnnpack.lowering.fast import FastLowering, fast_lowering, fusion, xnnpack_passes
 from lora_core_xnnpack.lowering.fast.patching import Patches
 from ruamel.yaml import YAML
 
@@ -535,3 +535,18 @@ def test_what_a_process_froze_stays_frozen() -> None:
     with old_objects_spared():
         pass
     assert gc.get_freeze_count()
+
+
+def test_layers_are_converted_until_they_are_linear() -> None:
+    from executorch.backends.xnnpack._passes import ConvertToLinearPass
+    from executorch.exir import to_edge
+
+    program = torch.export.export(torch.nn.Linear(4, 2), (torch.zeros(3, 4),), strict=False)
+    decomposed = to_edge(program).exported_program().graph_module
+    assert any(map(xnnpack_passes.becomes_linear, calls(decomposed)))
+    converted = ConvertToLinearPass()(decomposed).graph_module
+    assert not any(map(xnnpack_passes.becomes_linear, calls(converted)))
+
+
+def calls(module: torch.fx.GraphModule) -> list[torch.fx.Node]:
+    return [node for node in module.graph.nodes if node.op == "call_function"]

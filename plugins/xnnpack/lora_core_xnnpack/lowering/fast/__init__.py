@@ -13,7 +13,7 @@ from lora_core_xnnpack.lowering.fast.fusion import skip_idle_patterns
 from lora_core_xnnpack.lowering.fast.nibbles import pack_at_once
 from lora_core_xnnpack.lowering.fast.patching import Patches
 from lora_core_xnnpack.lowering.fast.serializing import know_fields
-from lora_core_xnnpack.lowering.fast.xnnpack_passes import skip_idle_passes, warn_of_no_workflow
+from lora_core_xnnpack.lowering.fast.xnnpack_passes import skip_idle_conversion, skip_idle_passes, warn_of_no_workflow
 
 __all__ = ["PATCHES", "PROVEN_VERSIONS", "FastLowering", "fast_lowering"]
 
@@ -26,6 +26,7 @@ PATCHES: Mapping[str, Callable[[Patches], None]] = {
     "affine": know_shapes,
     "fields": know_fields,
     "idle patterns": skip_idle_patterns,
+    "conversion": skip_idle_conversion,
 }
 
 

@@ -49,7 +49,7 @@ def _conditions() -> Mapping[type, Callable[[Any], bool]]:
     return {
         passes.DimOrderOpsRevertPass: one_of(*MemoryFormatOpsMap),
         passes.ConvertToUpsampleBilinear2d: one_of(aten.upsample_bilinear2d.vec),
-        passes.ConvertToLinearPass: one_of(aten.mm.default, aten.addmm.default, aten.bmm.default, aten.linear.default),
+        passes.ConvertToLinearPass: becomes_linear,
         passes.PropagateCustomMetaPass: lambda node: is_quant(node) or is_dequant(node),
         passes.ConvertToSDPAPass: one_of(aten._softmax.default),  # both of its patterns hold one
         passes.ConstPropPass: lambda node: not node.all_input_nodes,
@@ -62,6 +62,42 @@ def _conditions() -> Mapping[type, Callable[[Any], bool]]:
         passes.PReLUReshapePass: one_of(aten._prelu_kernel.default),
         passes.RemoveRedundantCopyPass: one_of(aten._to_copy.default),
     }
+
+
+def becomes_linear(node: Any) -> bool:
+    """Say whether a node becomes a linear layer, is one that takes the place of a view beside it, or goes unused."""
+    from executorch.backends.transforms.addmm_mm_to_linear import get_dqlinear_input, get_shape
+    from executorch.exir.dialects._ops import ops
+
+    aten = ops.edge.aten
+    if node.target in (aten.mm.default, aten.addmm.default, aten.bmm.default):
+        return True
+    if node.target != aten.linear.default:
+        return not node.users and not node.is_impure()
+    given, weight = node.args[:2]
+    views = [user for user in node.users if user.target == aten.view_copy.default]
+    return get_dqlinear_input(given) not in (None, given) or any(
+        list(get_shape(view)) == [*get_shape(given)[:-1], weight.meta["val"].shape[0]] for view in views
+    )
+
+
+def skip_idle_conversion(patches: Patches) -> None:
+    """Leave a whole program as it is where no layer of it becomes a linear one.
+
+    ExecuTorch's exporter has the pass run on programs whose layers are all delegated; it prints their code twice, for a
+    debug message, and replays them. Drop when the pass reports `modified=False`.
+    """
+    from executorch.extension.llm.export.builder import ConvertToLinearPass
+    from torch.fx.passes.infra.pass_base import PassResult
+
+    convert = ConvertToLinearPass.call
+
+    def convert_what_there_is(self: Any, graph_module: Any) -> Any:
+        if any(becomes_linear(node) for node in graph_module.graph.nodes if node.op == "call_function"):
+            return convert(self, graph_module)
+        return PassResult(graph_module, False)
+
+    patches.replace(ConvertToLinearPass, "call", convert_what_there_is)
 
 
 def warn_of_no_workflow(patches: Patches) -> None:

@@ -81,6 +81,7 @@ class XnnpackOptions:
             "help": "The type of keys and values in the cache. fp16: half of the bytes. int8: little more than a "
             "quarter, a scale for each head of a token. Either takes longer in long contexts.",
             "choices": CACHE_TYPES,
+            "omit_if_default": True,
         },
     )
     scale_search: str = attrs.field(

@@ -328,10 +328,11 @@ def test_other_kinds_than_lora_and_other_types_than_float32_are_refused(two_laye
     assert "float32" in dtype.what
 
 
-def test_a_manifest_tells_the_option_only_where_it_is_used() -> None:
-    """Bundles with adapters as constants are what they were before there was a choice."""
-    assert "lora" not in plain_options(XnnpackOptions())
-    assert plain_options(XnnpackOptions(lora="inputs"))["lora"] == "inputs"
+@pytest.mark.parametrize(("option", "value"), [("lora", "inputs"), ("kv_cache", "int8")])
+def test_a_manifest_tells_the_option_only_where_it_is_used(option: str, value: str) -> None:
+    """Bundles without it are what they were before there was a choice."""
+    assert option not in plain_options(XnnpackOptions())
+    assert plain_options(attrs.evolve(XnnpackOptions(), **{option: value}))[option] == value
 
 
 def test_the_descriptor_says_which_option_selections_need() -> None:

@@ -35,8 +35,12 @@ def _reader(slow: Any, yaml: Any) -> Any:
         """Reads plain texts with libyaml, all else as it would be read."""
 
         def load(self, stream: Any) -> Any:
-            if self.typ == ["safe"] and isinstance(stream, str):
-                return yaml.load(stream, Loader=yaml.CSafeLoader)
-            return super().load(stream)
+            if self.typ != ["safe"] or not isinstance(stream, str):
+                return super().load(stream)
+            loader = yaml.CSafeLoader(stream)
+            try:
+                return loader.get_single_data()
+            finally:
+                loader.dispose()
 
     return Reader

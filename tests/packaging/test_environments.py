@@ -80,6 +80,7 @@ def test_every_module_of_the_core_is_importable_but_for_those_that_extend_anothe
         "lora_core.models.executorch.decoder": "torch",
         "lora_core.models.executorch.delta": "torch",
         "lora_core.models.executorch.experts": "torch",
+        "lora_core.models.executorch.key_value_caches": "executorch",
         "lora_core.models.executorch.layer_inputs": "torch",
         "lora_core.models.injection": "torch",
         "lora_core.testing.pytest_plugin": "pytest",

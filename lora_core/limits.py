@@ -33,7 +33,7 @@ class Limits:
     def loosened(self, other: Limits) -> Limits:
         """Return what both allow together: of each figure the wider one."""
         return Limits(
-            reason=self.reason if self.reason == other.reason else f"{self.reason} {other.reason}",
+            reason=self.reason if other.reason in self.reason else f"{self.reason} {other.reason}",
             kl=max(self.kl, other.kl),
             top1=min(self.top1, other.top1),
             greedy=min(self.greedy, other.greedy),

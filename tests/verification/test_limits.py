@@ -66,3 +66,8 @@ def test_the_documented_figures_are_those_in_force():
         values = [getattr(limits, field) for limits in names.values()]
         lines.append(f"| `{field}` | " + " | ".join("-" if value is None else f"{value:g}" for value in values) + " |")
     assert "\n".join(lines) in (Path(__file__).parents[2] / "docs/reference/verify.md").read_text("utf-8")
+
+
+def test_a_reason_is_told_once_for_all_parts_that_have_it():
+    reason = limits_for(recorded("fp16"), {}).reason
+    assert reason == f"{FLOAT32.reason} {FLOAT16.reason}"

@@ -140,11 +140,20 @@ def test_a_policy_changes_nothing_in_that(
 
 
 @pytest.mark.deep
-def test_decode_and_prefill_follow_too(deep_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Layers with slots lie between layers without: the base follows, and the template is as deep as its examples."""
-    job = deep_job(deep_model, {0: 2, DEPTH - 1: 4}, "c4w", multifunction=True)
+@pytest.mark.parametrize(
+    ("ranks", "template"),
+    [
+        ({0: 2, DEPTH - 1: 4}, 3),
+        ({0: 2, DEPTH // 2: 3, DEPTH - 1: 4}, 1),  # its examples would be as deep as it is
+    ],
+)
+def test_decode_and_prefill_follow_too(
+    deep_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ranks: dict[int, int], template: int
+) -> None:
+    """Layers with slots lie between layers without: the base follows, and the template where it has few kinds."""
+    job = deep_job(deep_model, ranks, "c4w", multifunction=True)
     stamped, full, count = stamped_and_full(job, tmp_path, monkeypatch)
-    assert count == 2 * (3 + 1)
+    assert count == 2 * (3 + template)
     assert stamped == full
 
 

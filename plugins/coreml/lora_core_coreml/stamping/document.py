@@ -226,6 +226,7 @@ def _origin_layer(origin: ConstantOrigin, paths: Mapping[str, str]) -> int | Non
 
 def _table(method: StampedMethod) -> dict[str, list[Item]]:
     """Return the numbers of the method's table, which the metadata of the base has."""
-    entries = {name: value for name, value in method.table.entries.items() if name != "kv_cache_specs"}
+    # Its rows are told one by one; what is left of it holds its place, since constant methods have an order.
+    entries = {**method.table.entries, "kv_cache_specs": []}
     rows = zip(method.table.caches, method.table.entries["kv_cache_specs"], strict=True)
     return {"table": [item(entries)], "caches": [_labelled(key, row) for key, row in rows]}

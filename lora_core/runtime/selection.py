@@ -57,6 +57,24 @@ class Selection:
             raise UsageError(problems)
 
 
+def as_linked(text: str, names: Collection[str], where: str) -> str:
+    """Return the adapter of `names` that `text` is, where adapters are constants of methods in the bundle `where`.
+
+    Raises `UsageError` for one that is not there, and `UnsupportedError` for a strength or a blend.
+    """
+    selection = Selection.parse(text)
+    selection.require_known(names, where)
+    if selection.needs is not None:
+        raise UnsupportedError(
+            f"The adapters of this bundle are constants of its programs, so {text!r} is none of its methods.",
+            where=where,
+            remedy="Export it with --lora inputs, where strengths and blends are those of a call, or link it as an "
+            "adapter of its own: lora-core add BUNDLE --adapter NAME=DIR@STRENGTH.",
+        )
+    (name,) = selection.strengths
+    return name
+
+
 def require_selectable(texts: Sequence[str | None], spec: BackendSpec) -> None:
     """Raise `UnsupportedError` for each of `texts` that is more than a name, if `spec` declares no such selections.
 

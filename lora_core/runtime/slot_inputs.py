@@ -19,12 +19,6 @@ if TYPE_CHECKING:
 
     Slots = Mapping[str, Values]
 
-REMEDY = (
-    "Export it with --lora inputs, where strengths and blends are those of a call, or link it as an adapter of its "
-    "own: lora-core add BUNDLE --adapter NAME=DIR@STRENGTH."
-)
-"""What to do about a strength of an adapter whose matrices are constants."""
-
 
 @attrs.frozen(kw_only=True)
 class FilledInputs:

@@ -2,7 +2,6 @@
 
 import copy
 import shutil
-import struct
 
 import attrs
 import numpy as np
@@ -22,6 +21,7 @@ from lora_core.events import ignore
 from lora_core.hub import PluginHub
 from lora_core.pipeline.recording import plain_options
 from lora_core.sharing.accounting import unaccounted_problems
+from tests.data_file_damages import DAMAGES
 from tests.numeric import FLOAT16, apart, tolerance
 
 TOKENS = [5, 17, 3, 99, 42, 7, 8]
@@ -236,27 +236,11 @@ def test_the_descriptor_says_which_option_selections_need() -> None:
     assert spec.selection_options == {"lora": "inputs"}
 
 
-def _cut(data: bytes) -> bytes:
-    return data[:-200]
-
-
-def _longer(data: bytes) -> bytes:
-    return data + bytes(200)
-
-
-def _no_header(data: bytes) -> bytes:
-    return data[:8] + b"XX" + data[10:]
-
-
-def _far_segments(data: bytes) -> bytes:
-    return data[:32] + struct.pack("<Q", 1 << 40) + data[40:]
-
-
 def _renamed_mark(data: bytes) -> bytes:
     return data.replace(adapter_file.MARK.encode(), b"x" * len(adapter_file.MARK))
 
 
-@pytest.mark.parametrize("damage", [_cut, _longer, _no_header, _far_segments, _renamed_mark])
+@pytest.mark.parametrize("damage", [*DAMAGES, _renamed_mark])
 def test_a_damaged_file_is_refused(inputs: Bundle, tmp_path, damage) -> None:
     path = tmp_path / "pirate.ptd"
     shutil.copy(inputs.path / "adapters" / "pirate.ptd", path)

@@ -6,7 +6,6 @@ import copy
 import json
 import os
 import shutil
-import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -42,6 +41,7 @@ from lora_core.hub import PluginHub
 from lora_core.pipeline.recording import plain_options
 from lora_core.runtime.selection import Selection
 from lora_core.sharing.accounting import unaccounted_problems
+from tests.data_file_damages import DAMAGES
 from tests.numeric import apart, decoder_tolerance
 
 OPTIONS = {"lora": "inputs", "max_context_len": 32, "max_seq_len": 16}
@@ -265,22 +265,6 @@ def test_a_file_of_another_base_is_not_read(bundle: Bundle) -> None:
         read_adapter(bundle.file("adapters/zulu.ptd"), "0" * 64)
 
 
-def _cut(data: bytes) -> bytes:
-    return data[:-100]
-
-
-def _longer(data: bytes) -> bytes:
-    return data + bytes(200)
-
-
-def _no_header(data: bytes) -> bytes:
-    return data[:8] + b"XX" + data[10:]
-
-
-def _far_segments(data: bytes) -> bytes:
-    return data[:32] + struct.pack("<Q", 1 << 40) + data[40:]
-
-
 def _renamed_mark(data: bytes) -> bytes:
     return data.replace(ADAPTER_MARK.encode(), b"x" * len(ADAPTER_MARK))
 
@@ -289,7 +273,7 @@ def _renamed_part(data: bytes) -> bytes:
     return data.replace(b"q_proj.lora_a", b"q_proj.lora_c", 1)
 
 
-@pytest.mark.parametrize("damage", [_cut, _longer, _no_header, _far_segments, _renamed_mark, _renamed_part])
+@pytest.mark.parametrize("damage", [*DAMAGES, _renamed_mark, _renamed_part])
 def test_a_damaged_file_is_refused(bundle: Bundle, tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     path = tmp_path / "zulu.ptd"
     mark = bundle.manifest.detail["foundation_mark"]

@@ -11,9 +11,8 @@ import numpy.typing as npt
 
 from lora_core.adapters.slots.input_names import InputPlan, input_method
 from lora_core.bundle.bundle import Bundle
-from lora_core.errors import UnsupportedError
-from lora_core.runtime.selection import Selection
-from lora_core.runtime.slot_inputs import REMEDY, SlotInputs
+from lora_core.runtime.selection import as_linked
+from lora_core.runtime.slot_inputs import SlotInputs
 from lora_core_coreml.adapter_files import opened, slot_values
 from lora_core_coreml.program.naming import KEYS, Kind, method_name
 from lora_core_coreml.runtime.evaluation.program import EvaluatedProgram
@@ -46,14 +45,8 @@ class AdaptersAsMethods:
 
     def load(self, adapter: str | None) -> None:
         """Refuse everything but an adapter as it was linked."""
-        selection = Selection.parse(adapter)
-        selection.require_known(self.bundle.manifest.names, str(self.bundle.path))
-        if selection.needs is not None:
-            raise UnsupportedError(
-                f"The adapters of this bundle are constants of its program, so {adapter!r} is none of its methods.",
-                where=str(self.bundle.path),
-                remedy=REMEDY,
-            )
+        if adapter is not None:
+            as_linked(adapter, self.bundle.manifest.names, str(self.bundle.path))
 
     def method(self, adapter: str | None, kind: Kind) -> str:
         """Return the adapter's own method."""

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
 
 from lora_core.adapters.slots.input_names import input_key
+from lora_core.adapters.slots.plan import SlotPlan
 from lora_core.backend import Artifacts, ExportJob, WrittenFile
 from lora_core.bundle.bundle import Method
 from lora_core.bundle.hashing import file_sha256
 from lora_core.events import Emit, stage
 from lora_core.models.base import BaseModel
 from lora_core_xnnpack.artifacts import FOUNDATION_FILE, MARK_DETAIL, tool_versions, write_parts
-from lora_core_xnnpack.files.data_file import stored_blobs
-from lora_core_xnnpack.files.marks import foundation_mark, inputs_text, mark_file, program_marks
-from lora_core_xnnpack.files.named_blobs import mapped
+from lora_core_xnnpack.files.marks import foundation_mark, inputs_text, program_marks
 from lora_core_xnnpack.files.program import ProgramParts
 from lora_core_xnnpack.inputs.linking import FORWARD, PROGRAM_FILE, write_all
 from lora_core_xnnpack.inputs.lowering import lower_with_inputs
-from lora_core_xnnpack.lowering.base import load_base, warn_of_undivided
+from lora_core_xnnpack.lowering.base import warn_of_undivided
 from lora_core_xnnpack.multimethod.lowering import LoweredTogether
-from lora_core_xnnpack.multimethod.weightless import WeightlessTogether
-from lora_core_xnnpack.streaming.weightless import Lowering, Missing, streamed
+from lora_core_xnnpack.multimethod.streaming import lowered_together
 
 if TYPE_CHECKING:
+    from lora_core_xnnpack.multimethod.weightless import WeightlessTogether
     from lora_core_xnnpack.stamping.shallow import LayeredBase
 
 
@@ -53,28 +53,16 @@ def export_with_inputs(job: ExportJob, out: Path, emit: Emit) -> Artifacts:
 def _lowered(job: ExportJob, out: Path, emit: Emit) -> LoweredTogether:
     """Return the program and what its methods take, and write the foundation file."""
 
-    def stamp(layers: LayeredBase, missing: Missing[WeightlessTogether], emit: Emit) -> WeightlessTogether:
+    def stamp(layers: LayeredBase, plans: Sequence[SlotPlan], emit: Emit) -> WeightlessTogether:
         from lora_core_xnnpack.inputs.stamping import stamp_with_inputs
 
-        return stamp_with_inputs(layers, missing.plans, emit)
+        return stamp_with_inputs(layers, plans, emit)
 
-    def lower(model: BaseModel, work: Path, _: Missing[WeightlessTogether]) -> WeightlessTogether:
-        lowered = _lower(model, job, work, emit)
-        data = mapped(work / FOUNDATION_FILE)
-        return WeightlessTogether.strip(model.module, lowered, data, stored_blobs(data, work / FOUNDATION_FILE))
+    def lower(model: BaseModel, work: Path) -> LoweredTogether:
+        with stage(emit, "Lower the base, alone and with adapters as inputs"):
+            return lower_with_inputs(model, job.plans, work)
 
-    written = streamed(job, WeightlessTogether, Lowering(stamp=stamp, whole=lower), out, emit)
-    if written is not None:
-        program, blobs = written
-        return program.fill(blobs)
-    made = _lower(load_base(job, emit), job, out, emit)
-    mark_file(out / FOUNDATION_FILE)
-    return made
-
-
-def _lower(model: BaseModel, job: ExportJob, out: Path, emit: Emit) -> LoweredTogether:
-    with stage(emit, "Lower the base, alone and with adapters as inputs"):
-        return lower_with_inputs(model, job.plans, out)
+    return lowered_together(job, out, emit, stamp=stamp, lower=lower)
 
 
 def _write_program(lowered: LoweredTogether, mark: str, path: Path) -> None:

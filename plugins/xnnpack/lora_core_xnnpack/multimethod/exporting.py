@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
 
+from lora_core.adapters.slots.plan import SlotPlan
 from lora_core.backend import Artifacts, ExportJob, WrittenFile
 from lora_core.bundle.bundle import Method
 from lora_core.bundle.hashing import file_sha256
@@ -14,11 +16,9 @@ from lora_core.events import Emit, stage
 from lora_core.models.base import BaseModel
 from lora_core_xnnpack.adapter_dtype import dtype_of
 from lora_core_xnnpack.artifacts import FOUNDATION_FILE, MARK_DETAIL, tool_versions
-from lora_core_xnnpack.files.data_file import stored_blobs
-from lora_core_xnnpack.files.marks import foundation_mark, mark_file
-from lora_core_xnnpack.files.named_blobs import mapped
+from lora_core_xnnpack.files.marks import foundation_mark
 from lora_core_xnnpack.files.program import ProgramParts
-from lora_core_xnnpack.lowering.base import load_base, warn_of_undivided
+from lora_core_xnnpack.lowering.base import warn_of_undivided
 from lora_core_xnnpack.multimethod.linking import (
     PROGRAM_FILE,
     TABLE_FILE,
@@ -29,10 +29,10 @@ from lora_core_xnnpack.multimethod.linking import (
 from lora_core_xnnpack.multimethod.lowering import LoweredTogether, lower_together
 from lora_core_xnnpack.multimethod.relocations import MultimethodTemplate
 from lora_core_xnnpack.multimethod.residents import BASE_METHOD
-from lora_core_xnnpack.multimethod.weightless import WeightlessTogether
-from lora_core_xnnpack.streaming.weightless import Lowering, Missing, streamed
+from lora_core_xnnpack.multimethod.streaming import lowered_together
 
 if TYPE_CHECKING:
+    from lora_core_xnnpack.multimethod.weightless import WeightlessTogether
     from lora_core_xnnpack.stamping.shallow import LayeredBase
 
 
@@ -56,29 +56,18 @@ def export_multimethod(job: ExportJob, out: Path, emit: Emit) -> Artifacts:
 
 def _lowered(job: ExportJob, out: Path, emit: Emit) -> LoweredTogether:
     """Return the base and the templates in one program, and write the foundation file."""
+    dtype = dtype_of(job.policy)
 
-    def stamp(layers: LayeredBase, missing: Missing[WeightlessTogether], emit: Emit) -> WeightlessTogether:
+    def stamp(layers: LayeredBase, plans: Sequence[SlotPlan], emit: Emit) -> WeightlessTogether:
         from lora_core_xnnpack.multimethod.stamping import stamp_together
 
-        return stamp_together(layers, missing.plans, emit, dtype=dtype_of(job.policy))
+        return stamp_together(layers, plans, emit, dtype=dtype)
 
-    def lower(model: BaseModel, work: Path, _: Missing[WeightlessTogether]) -> WeightlessTogether:
-        lowered = _lower(model, job, work, emit)
-        data = mapped(work / FOUNDATION_FILE)
-        return WeightlessTogether.strip(model.module, lowered, data, stored_blobs(data, work / FOUNDATION_FILE))
+    def lower(model: BaseModel, work: Path) -> LoweredTogether:
+        with stage(emit, "Lower the base and the templates together"):
+            return lower_together(model, job.plans, work, dtype=dtype)
 
-    written = streamed(job, WeightlessTogether, Lowering(stamp=stamp, whole=lower), out, emit)
-    if written is not None:
-        program, blobs = written
-        return program.fill(blobs)
-    made = _lower(load_base(job, emit), job, out, emit)
-    mark_file(out / FOUNDATION_FILE)
-    return made
-
-
-def _lower(model: BaseModel, job: ExportJob, out: Path, emit: Emit) -> LoweredTogether:
-    with stage(emit, "Lower the base and the templates together"):
-        return lower_together(model, job.plans, out, dtype=dtype_of(job.policy))
+    return lowered_together(job, out, emit, stamp=stamp, lower=lower)
 
 
 def _write_template(lowered: LoweredTogether, foundation: str, out: Path) -> tuple[WrittenFile, ...]:

@@ -9,9 +9,8 @@ import attrs
 
 from lora_core.adapters.slots.input_names import input_method
 from lora_core.bundle.bundle import Bundle, Method
-from lora_core.errors import UnsupportedError
-from lora_core.runtime.selection import Selection
-from lora_core.runtime.slot_inputs import REMEDY, SlotInputs
+from lora_core.runtime.selection import as_linked
+from lora_core.runtime.slot_inputs import SlotInputs
 from lora_core.sharing.proof import require_foundation
 from lora_core_xnnpack.inputs.linking import FORWARD, PROGRAM_FILE, input_plans, slots_in, takes_adapters
 
@@ -54,15 +53,7 @@ class OwnMethods:
         """Return the adapter's own method, as it was linked."""
         if adapter is None:
             return _base_method(self.bundle)
-        selection = Selection.parse(adapter)
-        selection.require_known(self.bundle.manifest.names, str(self.bundle.path))
-        if selection.needs is not None:
-            raise UnsupportedError(
-                f"The adapters of this bundle are constants of its programs, so {adapter!r} is none of its methods.",
-                where=str(self.bundle.path),
-                remedy=REMEDY,
-            )
-        ((name, _),) = selection.strengths.items()
+        name = as_linked(adapter, self.bundle.manifest.names, str(self.bundle.path))
         require_foundation(self.bundle, adapter=name)
         record = self.bundle.record(name)
         assert record is not None, "it is known"

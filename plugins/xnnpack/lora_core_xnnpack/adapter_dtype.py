@@ -31,7 +31,7 @@ SCALE = ".scale"
 StoredParts = Mapping[str, "npt.NDArray[Any]"]
 """The arrays of a module's slots as a program stores them, by part."""
 _MOST = 127
-_LARGEST_HALF = 65504
+LARGEST_HALF = 65504
 _QUANTIZED = frozenset(("a", "b", "delta"))
 
 
@@ -77,9 +77,9 @@ def in_half(array: npt.NDArray[np.float32]) -> npt.NDArray[np.float16]:
     import numpy as np
 
     largest = float(np.abs(array).max(initial=0.0))
-    if largest > _LARGEST_HALF:
+    if largest > LARGEST_HALF:
         raise AdapterError(
-            f"A matrix of the adapter has a value of {largest:.3g}, and float16 ends at {_LARGEST_HALF}.",
+            f"A matrix of the adapter has a value of {largest:.3g}, and float16 ends at {LARGEST_HALF}.",
             remedy="Export the bundle with --adapter-dtype fp32.",
         )
     return array.astype(np.float16)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 from typing import TYPE_CHECKING, Any, Literal
 
-from lora_core.errors import Problem
+from lora_core.errors import ModelError, Problem
 from lora_core.models.base import BaseModel
 from lora_core.quant.policy import Assignment, QuantPolicy, Scheme
-from lora_core_xnnpack.adapter_dtype import ADAPTER_SCHEMES
+from lora_core_xnnpack.adapter_dtype import ADAPTER_SCHEMES, LARGEST_HALF
 from lora_core_xnnpack.scale_search import searching
 
 if TYPE_CHECKING:
@@ -114,8 +115,15 @@ def rounded_weight(integers: npt.NDArray[np.int8], scales: npt.NDArray[np.float3
 def _half_layer(
     weight: torch.Tensor, kind: Literal["linear", "embedding"], bias: torch.Tensor | None = None
 ) -> torch.nn.Module:
+    """Return a layer with float16 weights; raises `ModelError` for a weight that is too large for them."""
     from lora_core_xnnpack.lowering.half_layers import HalfEmbedding, HalfLinear
 
+    largest = float(weight.detach().abs().max())
+    if LARGEST_HALF < largest < math.inf:
+        raise ModelError(
+            f"A weight of the base has a value of {largest:.3g}, and float16 ends at {LARGEST_HALF}.",
+            remedy="Export the bundle with --policy fp32.",
+        )
     return HalfEmbedding(weight) if kind == "embedding" else HalfLinear(weight, bias)
 
 

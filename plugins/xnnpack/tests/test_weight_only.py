@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from lora_core_xnnpack.quant import put_layer, quantized_layer
 from lora_core_xnnpack.runtime.library import load_runtime
 from workbench import POLICY_REGISTRY
 
+from lora_core.errors import ModelError
 from lora_core.layers import ModelSummary
 from lora_core.models.base import BaseModel
 from tests.numeric import FLOAT16, FLOAT32, apart, tolerance
@@ -56,3 +58,13 @@ def test_weights_alone_are_one_delegate_that_computes_what_torch_does(tmp_path: 
     found = program.forward((inputs,))[0]
     assert found.dtype is torch.float32
     assert apart(found, module(inputs)) < tolerance(WIDTH + INNER, unit=unit)
+
+
+@pytest.mark.parametrize("kind", ["linear", "embedding"])
+def test_a_weight_that_float16_cannot_hold_is_refused(kind: Literal["linear", "embedding"]) -> None:
+    scheme = POLICY_REGISTRY["fp16"].linear
+    assert scheme is not None
+    weight = torch.ones(4, 4)
+    weight[1, 2] = -7e4
+    with pytest.raises(ModelError, match=r"7e\+04, and float16 ends at 65504"):
+        quantized_layer(weight, kind, scheme, scale_search="fitted")

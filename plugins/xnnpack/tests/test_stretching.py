@@ -20,14 +20,32 @@ def program(first: int, second: int) -> Elements:
 
 
 def test_a_list_of_two_runs_is_continued_in_both() -> None:
-    stretch = Stretch.derive("calls", program(2, 2), [program(3, 2), program(2, 3)], detail=0)
+    stretch = Stretch.derive("calls", program(2, 2), [program(3, 2), program(2, 3)], repeats=2, detail=0)
     assert stretch.predict([9, 12]) == program(11, 14)
+
+
+def norms(*runs: int) -> Elements:
+    """Return what layers of all runs have alike, as norms are: each entry has its place and its run's length."""
+    made = [Element(kind="input", numbers=(0, 0))]
+    for layers in runs:
+        made += [Element(kind="norm", numbers=(len(made) + layer, layers)) for layer in range(layers)]
+    return (*made, Element(kind="output", numbers=(len(made), sum(runs))))
+
+
+@pytest.mark.parametrize("runs", [(2, 2), (2, 2, 2)])
+def test_runs_whose_layers_have_equal_entries_are_continued_each_at_its_own_place(runs: tuple[int, ...]) -> None:
+    def with_more(count: int, only: int | None = None) -> Elements:
+        return norms(*(each + count * (only in (None, number)) for number, each in enumerate(runs)))
+
+    deeper = [with_more(1, number) for number in range(len(runs))]
+    stretch = Stretch.derive("norms", with_more(0), deeper, repeats=2, detail=0)
+    assert stretch.predict([5] * len(runs)) == with_more(5)
 
 
 def test_what_is_no_copy_of_what_stands_before_it_is_refused() -> None:
     shallow, deeper = ((Element(kind="a"),), (Element(kind="a"), Element(kind="new")))
     with pytest.raises(NotStampableError, match="the calls is no repetition"):
-        Stretch.derive("calls", shallow, [deeper], detail=0)
+        Stretch.derive("calls", shallow, [deeper], repeats=1, detail=0)
 
 
 def test_hints_tell_entries_apart_that_look_alike() -> None:
@@ -38,7 +56,7 @@ def test_hints_tell_entries_apart_that_look_alike() -> None:
             for layer in range(layers)
         )
 
-    blind, seeing = (Stretch.derive("tables", tables(2), [tables(3)], detail=detail) for detail in (0, 1))
+    blind, seeing = (Stretch.derive("tables", tables(2), [tables(3)], repeats=2, detail=detail) for detail in (0, 1))
     assert blind.predict([2]) != tables(4)
     assert seeing.predict([2]) == tables(4)
 
@@ -54,8 +72,8 @@ def test_what_a_layer_reads_of_the_one_before_it_is_that_layers_though_the_first
             for layer, read in enumerate(reads)
         )
 
-    stretch = Stretch.derive("calls", calls(1), [calls(2)], detail=0)
-    listed = Stretch.derive("values", values(1), [values(2)], detail=0)
+    stretch = Stretch.derive("calls", calls(1), [calls(2)], repeats=1, detail=0)
+    listed = Stretch.derive("values", values(1), [values(2)], repeats=1, detail=0)
     assert stretch.predict([3]) != calls(4)
     assert stretch.predict([3], listed) == calls(4)
 

@@ -17,6 +17,17 @@ class Insertion:
     start: int
     length: int
 
+    def earlier(self, count: int, longer: Sequence[object], end: int) -> Insertion:
+        """Return it `count` elements earlier, if that makes the same longer list and what it copies begins at `end` or
+        behind; else itself.
+        """
+        begin = self.start - count
+        if self.before - count - self.length < end:
+            return self
+        if longer[begin : self.start] != longer[begin + self.length : self.start + self.length]:
+            return self
+        return Insertion(before=self.before - count, start=begin, length=self.length)
+
 
 def insertions(shorter: Sequence[object], longer: Sequence[object]) -> tuple[Insertion, ...] | None:
     """Return the fewest insertions that make `shorter` into `longer`, each as late as possible; None if none do.

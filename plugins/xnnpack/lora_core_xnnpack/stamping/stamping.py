@@ -140,7 +140,7 @@ class _Attempt:
             for name in shallow.lists:
                 method, _, kind = name.rpartition(": ")
                 used = values.get(method) if kind == image.INSTRUCTIONS else None
-                lists[name], stretch = _predict(name, shallow, one_more, proof, more, used)
+                lists[name], stretch = _predict(name, shallow, one_more, proof, self.start, more, used)
                 if kind == image.VALUES:
                     values[method] = stretch
         except NotStampableError as error:
@@ -159,17 +159,20 @@ def _predict(
     shallow: Sample,
     one_more: Sequence[Sample],
     proof: Sample,
+    start: int,
     more: Sequence[int],
     values: Stretch | None,
 ) -> tuple[Elements, Stretch]:
-    """Return a list with `more` units of each run, derived so that it also predicts that of `proof`, and how.
+    """Return a list with `more` units of each run than the `start` of `shallow`, derived so that it also predicts that
+    of `proof`, and how.
 
     With `values`, references to them go by constants, or else where these go.
     """
     reason = NotStampableError(f"one more layer adds {name}")
     for detail in range(_MOST_DETAIL + 1):
         try:
-            stretch = Stretch.derive(name, shallow.lists[name], [each.lists[name] for each in one_more], detail=detail)
+            deeper = [each.lists[name] for each in one_more]
+            stretch = Stretch.derive(name, shallow.lists[name], deeper, repeats=start, detail=detail)
         except (NotStampableError, KeyError) as error:
             reason = error if isinstance(error, NotStampableError) else reason
             continue

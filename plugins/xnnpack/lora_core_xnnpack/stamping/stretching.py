@@ -43,13 +43,25 @@ class Stretch:
     runs: tuple[_Run, ...]
 
     @classmethod
-    def derive(cls, name: str, shallow: Elements, deeper: Sequence[Elements], *, detail: int) -> Stretch:
+    def derive(cls, name: str, shallow: Elements, deeper: Sequence[Elements], *, repeats: int, detail: int) -> Stretch:
         """Derive from the `shallow` list and, for each run of layers, that with one more unit of it.
 
-        `detail` says how many hints must agree for entries to be taken for copies of one another. Raises
-        `NotStampableError` naming the list (`name`) if what is new is no repetition of what was there.
+        `repeats` says how often the unit of each run is in the shallow model, and `detail` how many hints must agree
+        for entries to be taken for copies of one another. Raises `NotStampableError` naming the list (`name`) if what
+        is new is no repetition of what was there.
         """
-        return cls(shallow=shallow, runs=tuple(_run(name, shallow, each, detail) for each in deeper))
+        numbered: dict[object, int] = {}
+        entries, *more = (
+            [numbered.setdefault(each.likeness(detail), len(numbered)) for each in some] for some in (shallow, *deeper)
+        )
+        found: list[tuple[Insertion, ...]] = []
+        for longer in more:
+            inserted = insertions(entries, longer)
+            if inserted is None:
+                raise NotStampableError(f"what one more layer adds to the {name} is no repetition of what is there")
+            found.append(inserted)
+        placed = [_own_place(each, found[number + 1 :], more[number], repeats) for number, each in enumerate(found)]
+        return cls(shallow=shallow, runs=tuple(_run(shallow, *each) for each in zip(deeper, placed, strict=True)))
 
     def predict(self, more: Sequence[int], values: Stretch | None = None) -> Elements:
         """Return the list with `more[i]` more units of run `i` than the shallow one has.
@@ -149,13 +161,21 @@ def _copies(section: _Section, count: int, own: Sequence[Numbers], growth: Seque
     return made
 
 
-def _run(name: str, shallow: Elements, deeper: Elements, detail: int) -> _Run:
-    numbered: dict[object, int] = {}
-    found = insertions(
-        *([numbered.setdefault(each.likeness(detail), len(numbered)) for each in some] for some in (shallow, deeper))
-    )
-    if found is None:
-        raise NotStampableError(f"what one more layer adds to the {name} is no repetition of what is there")
+def _own_place(
+    found: Sequence[Insertion], later: Sequence[Sequence[Insertion]], longer: Sequence[object], repeats: int
+) -> list[Insertion]:
+    """Return what a run inserts, before what the `later` ones have where they insert at the same place.
+
+    Layers of several runs can have equal entries, as those of norms are; then each run's are found behind all of them.
+    """
+    placed: list[Insertion] = []
+    for each in found:
+        behind = repeats * sum(other.length for run in later for other in run if other.before == each.before)
+        placed.append(each.earlier(behind, longer, end=placed[-1].before if placed else 0))
+    return placed
+
+
+def _run(shallow: Elements, deeper: Elements, found: Sequence[Insertion]) -> _Run:
     growth: list[Numbers] = []
     for index, element in enumerate(shallow):
         shift = sum(each.length for each in found if each.before <= index)

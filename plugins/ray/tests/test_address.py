@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 import pytest
 from lora_core_ray.executor import RayExecutor
 
-from lora_core.executor import ExecutorSettings, LostTask
+from lora_core.executor import ExecutorSettings
 from tests.pipeline import fleet_work
 
 
@@ -46,9 +46,6 @@ def address() -> Iterator[str]:
 
 def test_tasks_are_done_by_the_cluster_which_stays(address: str, tmp_path: Path) -> None:
     settings = ExecutorSettings(address=address)
-    for tasks in ([1, 2, 5, 7], [1, 13, 2]):
+    for tasks in ([1, 2, 5], [7, 1]):  # 5 kills the process that does it first
         done = dict(RayExecutor().run(fleet_work.double, tmp_path, tasks, settings))
-        results = {tasks[index]: result for index, result in done.items()}
-        lost = {task for task, result in results.items() if isinstance(result, LostTask)}
-        assert lost == {13} & set(tasks)
-        assert all(result == 2 * task for task, result in results.items() if task not in lost)
+        assert {tasks[index]: result for index, result in done.items()} == {task: 2 * task for task in tasks}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-from itertools import islice
 from typing import Any
 
 from lora_core.fast_lowering.patching import Patches
@@ -18,14 +16,20 @@ def forget_programs(patches: Patches) -> None:
     remembers which nodes were alike, and each of its checks the last node that it refused. Drop when they do so weakly.
     """
     from executorch.exir.backend.utils import WhyNoPartition, is_same_node
-    from executorch.exir.lowered_backend_module import LoweredBackendModule
-    from torch._subclasses.fake_tensor import FakeTensorMode
-    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+    from torch._higher_order_ops import executorch_call_delegate
+    from torch._subclasses import fake_tensor
 
-    # What was remembered before cannot hold what is lowered now, and a process that lowers much remembers much.
-    first, known = next(iter(FakeTensorMode.cache), None), len(FakeTensorMode.cache)
+    kept: list[tuple[dict[Any, Any], Any]] = []
     checks: list[WhyNoPartition] = []
     refuse = WhyNoPartition.__call__
+
+    def noting(remember: Any) -> Any:
+        def remember_and_note(memory: dict[Any, Any], key: Any, entry: Any) -> None:
+            remember(memory, key, entry)
+            if key.key[0] is executorch_call_delegate:
+                kept.append((memory, key))
+
+        return remember_and_note
 
     def refuse_and_note(self: Any, node: Any, reason: str) -> None:
         checks.append(self)
@@ -35,12 +39,10 @@ def forget_programs(patches: Patches) -> None:
         is_same_node.cache_clear()
         for check in checks:
             check.node = None
-        memories = [each.fake_tensor_cache for each in gc.get_objects() if type(each) is ShapeEnv]
-        cleared = next(iter(FakeTensorMode.cache), None) is not first
-        for memory, start in ((FakeTensorMode.cache, 0 if cleared else known), *((each, 0) for each in memories)):
-            for key in [*islice(memory, start, None)]:
-                if any(isinstance(part, LoweredBackendModule) for part in key.key):
-                    del memory[key]
+        for memory, key in kept:
+            memory.pop(key, None)
 
+    for name in ("_set_cache_key", "_set_cache_key_for_shape_env"):
+        patches.replace(fake_tensor, name, noting(getattr(fake_tensor, name)))
     patches.replace(WhyNoPartition, "__call__", refuse_and_note)
     patches.undo(forget)

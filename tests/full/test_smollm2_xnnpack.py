@@ -10,13 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import attrs
-import numpy as np
-import numpy.typing as npt
 import pytest
 
 import lora_core
-from lora_core.limits import FLOAT32
+from tests.full.reference import Reference
 
 pytestmark = pytest.mark.full
 PROMPTS = ("What is the capital of Italy?", "What is a clock?", "How do I boil an egg?")
@@ -36,55 +33,9 @@ def bundle(smollm2_dir: Path, examples: Path, tmp_path_factory: pytest.TempPathF
     return out
 
 
-@attrs.frozen(kw_only=True)
-class Greedy:
-    """A greedy text of the reference: its tokens, and the logits that each was chosen from."""
-
-    tokens: list[int]
-    logits: list[npt.NDArray[np.float32]]
-
-    def allows(self, ours: list[int]) -> bool:
-        """Say whether `ours` is this text, or leaves it at a tie, where float32 does not say which token comes first.
-
-        After a tie the texts have different pasts, and nothing is left to compare.
-        """
-        for ours_next, theirs_next, row in zip(ours, self.tokens, self.logits, strict=False):
-            if ours_next != theirs_next:
-                return bool(row[theirs_next] - row[ours_next] <= FLOAT32.tie * row.std())
-        # transformers keeps the end-of-sequence token that it stopped at.
-        return len(ours) == len(self.tokens) or (len(ours) == len(self.tokens) - 1 and len(self.tokens) < NEW_TOKENS)
-
-
 @pytest.fixture(scope="session")
-def reference(smollm2_dir: Path, examples: Path) -> dict[tuple[str | None, str], Greedy]:
-    """Greedy texts of transformers and peft, for the base and each adapter."""
-    import peft
-    import torch
-    import transformers
-
-    tokenizer = transformers.AutoTokenizer.from_pretrained(smollm2_dir)
-    texts: dict[tuple[str | None, str], Greedy] = {}
-    for name in (None, *ADAPTERS):
-        model = transformers.AutoModelForCausalLM.from_pretrained(smollm2_dir, dtype=torch.float32)
-        if name is not None:
-            model = peft.PeftModel.from_pretrained(model, examples / name)
-        for prompt in PROMPTS:
-            inputs = tokenizer.apply_chat_template(
-                [{"role": "user", "content": prompt}], add_generation_prompt=True, return_tensors="pt", return_dict=True
-            )
-            with torch.no_grad():
-                out = model.generate(
-                    **inputs,
-                    max_new_tokens=NEW_TOKENS,
-                    do_sample=False,
-                    return_dict_in_generate=True,
-                    output_logits=True,
-                )
-            texts[name, prompt] = Greedy(
-                tokens=out.sequences[0, inputs["input_ids"].shape[1] :].tolist(),
-                logits=[row[0].numpy() for row in out.logits],
-            )
-    return texts
+def reference(smollm2_dir: Path, examples: Path) -> Reference:
+    return Reference.of(smollm2_dir, {name: examples / name for name in ADAPTERS})
 
 
 def run(
@@ -117,14 +68,16 @@ def shared(bundle: Path) -> dict[str, Any]:
     return run(bundle, "on", "base", "pirate", "shout", "twin")
 
 
-def test_every_program_answers_like_transformers_and_peft(
-    shared: dict[str, Any], reference: dict[tuple[str | None, str], Greedy]
-) -> None:
+def test_every_program_answers_like_transformers_and_peft(shared: dict[str, Any], reference: Reference) -> None:
     same_as = {None: None, "pirate": "pirate", "shout": "shout", "twin": "pirate"}
     answers = {(answer["adapter"], answer["prompt"]): answer["tokens"] for answer in shared["answers"]}
-    expected = {(name, prompt): reference[same_as[name], prompt] for name in PROGRAMS for prompt in PROMPTS}
-    differing = {key: (answers[key], text.tokens) for key, text in expected.items() if not text.allows(answers[key])}
-    assert differing == {}
+    assert set(answers) == {(name, prompt) for name in PROGRAMS for prompt in PROMPTS}
+    departures = {
+        (name, prompt): reference.departures(same_as[name], prompt, tokens, NEW_TOKENS)
+        for (name, prompt), tokens in answers.items()
+        if name != "twin" or tokens != answers["pirate", prompt]
+    }
+    assert {key: found for key, found in departures.items() if found} == {}
 
 
 def test_an_adapter_adds_its_own_memory_and_without_the_cache_the_base_again(bundle: Path, tmp_path: Path) -> None:

@@ -24,12 +24,21 @@ GROWTH = 8 << 20
 
 @pytest.mark.parametrize(
     ("backend", "options"),
-    [("xnnpack", {"max_context_len": 16, "max_seq_len": 8}), ("qnn_sim", {"context_len": 16, "input_len": 8})],
+    [("xnnpack", {"max_context_len": 32, "max_seq_len": 16}), ("qnn_sim", {"context_len": 16, "input_len": 8})],
 )
-def test_switches_change_nothing(backend: str, options: dict[str, int], tmp_path: Path) -> None:
+def test_switches_change_nothing(backend: str, options: dict[str, int], tmp_path: Path, lowered_once: Path) -> None:
     model = write_tiny_checkpoint(tmp_path / "model")
     adapters = {name: write_tiny_adapter(tmp_path / name, seed=seed) for seed, name in enumerate("abc", 1)}
-    bundle = lora_core.export(model, adapters=adapters, backend=backend, out=tmp_path / "bundle", options=options)
+    bundle = lora_core.export(
+        model,
+        adapters=adapters,
+        backend=backend,
+        out=tmp_path / "bundle",
+        options=options,
+        max_rank=8,
+        targets=["q_proj", "v_proj", "down_proj"],  # as in tests/verification, which lower the same
+        cache=lowered_once,
+    )
     with lora_core.open(bundle) as session:
         choices = (None, *adapters)
         first = {adapter: np.array(session.step(adapter, PROMPT, 0), copy=True) for adapter in choices}

@@ -10,13 +10,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from executorch.extension.llm.custom_ops import custom_ops  # noqa: F401  registers the operators
-from executorch.extension.pybindings import portable_lib
-from lora_core_xnnpack.files.data_file import stored_blobs
-from lora_core_xnnpack.files.marks import program_inputs
-
 import lora_core
 
 TOKENS = (5, 17, 3, 99, 42)
@@ -51,22 +44,6 @@ def unloaded(session: Any) -> dict[str, Any]:
     return {"left": left, "at last": sorted(session._opened), "again": logits(session, "zulu")}
 
 
-def stock(bundle: Path) -> list[float]:
-    """Run the method that takes adapters as a runner would that knows nothing but the files."""
-    (inputs,) = program_inputs(bundle / "model.pte").values()
-    file = bundle / "adapters/zulu.ptd"
-    data = file.read_bytes()
-    blobs = {blob.key: blob for blob in stored_blobs(data, file)}
-    tensors = [
-        torch.from_numpy(np.frombuffer(data, "<f4", blob.size // 4, blob.offset).reshape(blob.layout.sizes).copy())
-        for blob in (blobs[key] for key in inputs)
-    ]
-    module = portable_lib._load_for_executorch(str(bundle / "model.pte"), data_path=str(bundle / "foundation.ptd"))
-    fed = (torch.tensor([TOKENS], dtype=torch.long), torch.tensor([0], dtype=torch.long))
-    found: list[float] = module.run_method("lora_forward", (*fed, *tensors))[0].reshape(-1).tolist()
-    return found
-
-
 def main(bundle: str, packed: str) -> None:
     """Print everything that the tests ask for."""
     with lora_core.open(bundle) as session:
@@ -75,7 +52,7 @@ def main(bundle: str, packed: str) -> None:
     with lora_core.open(bundle, options={"packed_cache": packed}) as session:
         found["packed"] = [logits(session, each) for each in SELECTIONS]
         found["packed cache"] = str(session.facts["packed_cache"])
-    print(json.dumps({**found, "stock": stock(Path(bundle))}))
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

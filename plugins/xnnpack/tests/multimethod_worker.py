@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 import lora_core
@@ -33,19 +32,6 @@ def switching(bundle: str, *adapters: str) -> dict[str, Any]:
     return told
 
 
-def stock(bundle: str, *methods: str) -> dict[str, Any]:
-    """Run methods with ExecuTorch's own runtime and nothing of ours but the tokens."""
-    import torch
-    from executorch.extension.llm.custom_ops import custom_ops  # noqa: F401  registers the operators
-    from executorch.extension.pybindings import portable_lib
-
-    module = portable_lib._load_for_executorch(
-        str(Path(bundle) / "model.pte"), data_path=str(Path(bundle) / "foundation.ptd")
-    )
-    inputs = (torch.tensor([TOKENS], dtype=torch.long), torch.tensor([0], dtype=torch.long))
-    return {name: module.run_method(name, inputs)[0].reshape(-1).tolist() for name in methods}
-
-
 def adding(bundle: str, *references: str) -> dict[str, Any]:
     """Add adapters, given as NAME=DIRECTORY, and list the heavy modules that it took."""
     lora_core.add(bundle, dict(reference.split("=", 1) for reference in references))
@@ -53,4 +39,4 @@ def adding(bundle: str, *references: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps({"switching": switching, "stock": stock, "adding": adding}[sys.argv[1]](*sys.argv[2:])))
+    print(json.dumps({"switching": switching, "adding": adding}[sys.argv[1]](*sys.argv[2:])))

@@ -65,11 +65,11 @@ def with_equal_weights(root: Path, equal: dict[str, str]) -> ExportJob:
     [
         ("split", "fp32", None, "affine"),
         ("split", "8da4w", "4,32", "hqq"),
-        ("split", "fp16", None, "affine"),
+        pytest.param("split", "fp16", None, "affine", marks=pytest.mark.deep),
         pytest.param("split", "c8w", None, "affine", marks=pytest.mark.deep),
         pytest.param("split", "8da8w", "8,0", "affine", marks=pytest.mark.deep),
-        pytest.param("multimethod", "fp32", None, "affine", marks=pytest.mark.deep),
-        ("multimethod", "8da4w", "8,0", "affine"),
+        ("multimethod", "fp32", None, "affine"),
+        pytest.param("multimethod", "8da4w", "8,0", "affine", marks=pytest.mark.deep),
     ],
 )
 def test_a_base_filled_from_the_cache_equals_one_lowered_with_its_own_weights(

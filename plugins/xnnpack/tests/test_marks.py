@@ -179,15 +179,16 @@ def recorded(bundle: Bundle) -> object:
 
 @pytest.mark.parametrize("layout", ["split", "multimethod"])
 def test_every_program_of_a_bundle_is_marked_and_accounted_for(
-    layout: str, one_layer: Workbench, tmp_path: Path, exported_adapter: Callable[[], Path]
+    layout: str, one_layer: Workbench, tmp_path: Path, exported_adapter: Callable[[], Path], lowered_once: Path
 ) -> None:
     bundle = lora_core.export(
         one_layer.checkpoint,
         adapters={"some": exported_adapter()},
         backend="xnnpack",
-        policy="8da4w",
+        policy="fp32",
         out=tmp_path / "bundle",
         options={"layout": layout, "max_context_len": 32, "max_seq_len": 16},
+        cache=lowered_once,
     )
     mark = recorded(bundle)
     assert foundation_mark(bundle.file("foundation.ptd")) == mark

@@ -43,7 +43,7 @@ PREFILL, STEPS = (5, 60, 3, 9, 33, 2, 17), (8, 41)
 # Delegates: one before the first attention, one for what follows the choice of the last token.
 OUTSIDE = 2
 KERNELS = [
-    *("aten::sym_size", "aten::embedding", "aten::_local_scalar_dense", "executorch_prim::add"),
+    *("aten::sym_size", "quantized_decomposed::embedding_byte", "aten::_local_scalar_dense", "executorch_prim::add"),
     *("aten::slice_copy", "llama::update_cache", "llama::custom_sdpa", "aten::select_copy"),
 ]
 FAMILIES = {
@@ -154,10 +154,10 @@ def names(plan: ExecutionPlan) -> list[str]:
 
 
 def test_a_layer_is_one_delegate_and_three_kernel_calls(
-    one_layer: Workbench, exported: Callable[[ExportJob], tuple[Path, Artifacts]]
+    one_layer: Workbench, exported: Callable[[ExportJob], tuple[Path, Artifacts]], lowered_once: Path
 ) -> None:
     adapter = one_layer.adapter("lean", seed=8, targets=ALL_LINEAR)
-    out, _ = exported(one_layer.job([adapter], policy="8da4w", embedding="float"))
+    out, _ = exported(one_layer.job([adapter], policy="8da4w", embedding="8,0", cache=lowered_once))
     for path in (out / "base.pte", out / "lean.pte"):
         plan = computing(path.read_bytes())
         assert len(plan.delegates) == one_layer.layers + OUTSIDE

@@ -63,15 +63,9 @@ def full_precision(two_layers: Workbench, exported: Exported) -> ExportedJob:
 
 
 @pytest.fixture(scope="session")
-def quantized(one_layer: Workbench, exported: Exported) -> ExportedJob:
-    job = one_layer.job([one_layer.adapter("everything", seed=2, targets=ALL_LINEAR)], policy="8da4w", embedding="8,0")
-    return job, exported(job)[0]
-
-
-@pytest.fixture(scope="session")
-def small(one_layer: Workbench, exported: Exported) -> ExportedJob:
-    adapters = [one_layer.adapter("first", seed=1), one_layer.adapter("second", seed=2, rank=2, targets=ALL_LINEAR)]
-    job = one_layer.job(adapters)
+def quantized(one_layer: Workbench, exported: Exported, lowered_once: Path) -> ExportedJob:
+    adapter = one_layer.adapter("everything", seed=2, targets=ALL_LINEAR)
+    job = one_layer.job([adapter], policy="8da4w", embedding="8,0", cache=lowered_once)
     return job, exported(job)[0]
 
 
@@ -91,26 +85,18 @@ def test_an_embedded_program_with_equal_tensors_equals_a_full_lowering(full_prec
     assert b"".join(linked.program) == marked(full_lowering(job, adapter, embed=True), mark_of(out), "zeros")[0]
 
 
-@pytest.mark.parametrize("case", ["small", "quantized"])
 def test_adapters_change_neither_the_foundation_nor_the_base_program(
-    request: pytest.FixtureRequest, exported: Exported, case: str
+    full_precision: ExportedJob, exported: Exported
 ) -> None:
-    job, out = request.getfixturevalue(case)
+    job, out = full_precision
     alone = files_of(exported(attrs.evolve(job, adapters=(), plans=()))[0])
     assert alone == {name: content for name, content in files_of(out).items() if name in alone}
 
 
-def test_the_order_of_adapters_changes_nothing_and_exports_repeat(small: ExportedJob, exported: Exported) -> None:
-    job, out = small
-    again = files_of(exported(attrs.evolve(job, adapters=job.adapters[::-1]))[0])
-    before = files_of(out)
-    assert sorted(again) == sorted(before)
-    assert [name for name, content in before.items() if again[name] != content] == []
-
-
-def test_a_plan_for_each_shape_pads_nothing(one_layer: Workbench, exported: Exported) -> None:
+def test_a_plan_for_each_shape_pads_nothing(one_layer: Workbench, exported: Exported, lowered_once: Path) -> None:
     adapters = [one_layer.adapter("thin", seed=1, rank=2), one_layer.adapter("wide", seed=2, targets=("down_proj",))]
-    job = one_layer.job(adapters, plans=SlotPlan.per_shape(adapters, one_layer.handle.summary.layers))
+    plans = SlotPlan.per_shape(adapters, one_layer.handle.summary.layers)
+    job = one_layer.job(adapters, plans=plans, cache=lowered_once)
     out, _ = exported(job)
     assert {placed.index for placed in job.adapters} == {0, 1}
     costs = [placed.plan.cost(placed.adapter) for placed in job.adapters]
@@ -119,8 +105,8 @@ def test_a_plan_for_each_shape_pads_nothing(one_layer: Workbench, exported: Expo
     assert (out / "wide.pte").read_bytes() == marked(full, mark_of(out), "wide")[0]
 
 
-def test_an_adapter_tensor_that_the_foundation_holds_is_not_stored_again(small: ExportedJob) -> None:
-    job, out = small
+def test_an_adapter_tensor_that_the_foundation_holds_is_not_stored_again(full_precision: ExportedJob) -> None:
+    job, out = full_precision
     template, adapter = template_of(out), job.adapters[0]
     first = template.table.tensors[0]
     key = first.blob(linkable_values(adapter)).key

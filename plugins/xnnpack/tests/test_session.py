@@ -16,6 +16,7 @@ from subprocess import PIPE
 from typing import Any
 
 import pytest
+from lora_core_xnnpack.files.joining import join_program
 
 from tests.numeric import decoder_tolerance
 
@@ -209,8 +210,20 @@ def test_sharing_is_not_claimed_where_the_option_cannot_be_set(scenario):
     assert "'weight_cache': 'impossible" in facts
 
 
-def test_a_joined_program_is_what_executorch_reads_as_program_with_data(scenario):
-    assert scenario("joined") == {"programs": True, "data": True, "blobs": 4}
+def test_a_joined_program_is_what_executorch_reads_as_program_with_data(programs):
+    """ExecuTorch's own serializer wrote the other."""
+    from executorch.exir._serialize._program import deserialize_pte_binary
+
+    files = [programs / "external" / f"loud.{suffix}" for suffix in ("pte", "ptd")]
+    ours = deserialize_pte_binary(b"".join(bytes(part) for part in join_program(files[0], files[1:])))
+    theirs = deserialize_pte_binary((programs / "embedded" / "loud.pte").read_bytes())
+    data, expected = (
+        {key: bytes(file.named_data.buffers[entry.buffer_index]) for key, entry in file.named_data.pte_data.items()}
+        for file in (ours, theirs)
+    )
+    assert ours.program == theirs.program
+    assert data == expected
+    assert len(data) == 4
 
 
 @pytest.fixture(scope="module")

@@ -109,5 +109,5 @@ def test_the_stock_runner_of_executorch_runs_the_base_and_an_embedded_adapter(
     result = subprocess.run([sys.executable, *map(str, arguments)], check=True, capture_output=True, text=True)
     found = dict(zip((None, "pirate"), json.loads(result.stdout.splitlines()[-1]), strict=True))
     answers = {answer["adapter"]: answer["text"] for answer in shared["answers"] if answer["prompt"] == PROMPTS[0]}
-    expected = {adapter: answers[adapter].strip()[:40] for adapter in found}
-    assert {adapter: text.strip()[:40] for adapter, text in found.items()} == expected
+    # It prints the token that ends a text.
+    assert {name: text for name, text in found.items() if not text.strip().startswith(answers[name].strip()[:40])} == {}

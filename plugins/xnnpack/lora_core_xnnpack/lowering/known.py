@@ -33,6 +33,9 @@ class KnownBytes(FileBackedData):  # type: ignore[misc]  # ExecuTorch is untyped
             self._hash = hashlib.sha256(self._view)
         return self._hash
 
+    def __deepcopy__(self, _memo: Any) -> KnownBytes:
+        return self  # as bytes do
+
     def __len__(self) -> int:
         return len(self._view)
 
@@ -68,6 +71,13 @@ class KnownTensors:
         size = tensor.numel() * tensor.element_size()
         if tensor.is_contiguous() and tensor.untyped_storage().nbytes() == size > 0:
             self._at.setdefault((tensor.data_ptr(), size), KnownBytes(tensor))
+
+    def hold_parts(self, tensor: torch.Tensor) -> None:
+        """Hold `tensor`, or what a quantized one of torchao's consists of."""
+        for part in getattr(tensor, "tensor_data_names", None) or ():
+            self.hold(getattr(tensor, part))
+        if not hasattr(tensor, "tensor_data_names"):
+            self.hold(tensor)
 
     def at(self, address: int, size: int) -> KnownBytes | None:
         """Return the bytes of the held tensor whose storage is these; None if none is."""

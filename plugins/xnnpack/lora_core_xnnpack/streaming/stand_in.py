@@ -56,8 +56,7 @@ class StandInWeights:
         if path not in self._layers:
             made = self._layers[path] = _quantized(layer, scheme, scale_search, self._generator)
             for _, tensor in named_tensors(made):
-                for part in getattr(tensor, "tensor_data_names", None) or ("",):
-                    self.known.hold(getattr(tensor, part) if part else tensor)
+                self.known.hold_parts(tensor)
         copied = copy.copy(self._layers[path])
         copied._parameters = dict(copied._parameters)
         return copied

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import gc
+import hashlib
+import weakref
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from blocks_model import Chain, Dense, plan, streamed
 from executorch.exir.passes import debug_handle_generator_pass
 from lora_core_xnnpack.adapter_dtype import INT8
+from lora_core_xnnpack.cache.forms import named_tensors, stored
 from lora_core_xnnpack.multimethod.stamping import stamp_together
 from lora_core_xnnpack.split.stamping import stamp_split
 from lora_core_xnnpack.split.weightless import WeightlessSet
@@ -20,6 +26,7 @@ from workbench import POLICY_REGISTRY
 
 from lora_core.events import Emit, Event, Noted, StageAdvanced, ignore
 from lora_core.quant.policies import parse_policy
+from lora_core.quant.policy import QuantPolicy
 
 FP32 = POLICY_REGISTRY["fp32"]
 BASE = Missing[WeightlessSet](plans=(), base=None)
@@ -61,6 +68,35 @@ def test_a_program_of_several_methods_with_int8_slots_equals_a_full_lowering(tmp
     told = [event for event in events if isinstance(event, StageAdvanced)]
     assert [event.done for event in told] == sorted({event.done for event in told})
     assert told[-1].done == told[-1].total
+
+
+@pytest.mark.parametrize("policy", [FP32, INT4], ids=["fp32", "8da4w"])
+def test_no_weight_is_hashed_twice_for_all_samples_and_none_is_held_afterwards(
+    monkeypatch: pytest.MonkeyPatch, policy: QuantPolicy
+) -> None:
+    hashed: Counter[bytes] = Counter()
+    real = hashlib.sha256
+
+    def counted(data: bytes = b"") -> Any:
+        done = real(data)
+        hashed[done.digest()] += 1
+        return done
+
+    monkeypatch.setattr(hashlib, "sha256", counted)
+    base = streamed([64] * 7, policy)
+    layers = LayeredBase.of(base)
+    derived = stamp_split(layers, (plan(base, lambda _, name: 2 * (name == "up")),), ignore)
+    monkeypatch.undo()
+    weights = dict(named_tensors(layers.cut((0, 1)).module))
+    forms = [tensor.form for tensor in derived.foundation if tensor.form.path in weights]
+    told = {form: hashed[real(stored(weights[form.path], form)).digest()] for form in forms}
+    matrices = {form: times for form, times in told.items() if form.part != "scale"}
+    assert len(matrices) >= 7
+    assert set(matrices.values()) == {1}
+    held = weakref.ref(layers.weights), weakref.ref(weights[forms[0].path])
+    del layers, weights
+    gc.collect()
+    assert [each() for each in held] == [None, None]
 
 
 def test_what_a_cut_keeps_of_the_deeper_graph_is_found_by_the_proof(monkeypatch: pytest.MonkeyPatch) -> None:

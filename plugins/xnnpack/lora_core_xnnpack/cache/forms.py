@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -13,6 +13,8 @@ from lora_core_xnnpack.lowering.fast.nibbles import packed
 
 if TYPE_CHECKING:
     import torch
+
+    from lora_core_xnnpack.lowering.known import KnownTensors
 
 # Parts of torchao's `IntxUnpackedToInt8Tensor`, and how XNNPACK's serializer may store each.
 _QUANTIZED_PARTS = {"qdata": ("raw", "int4"), "scale": ("raw", "bfloat16"), "zero_point": ("raw",)}
@@ -46,26 +48,58 @@ def stored(tensor: Any, form: Form) -> Buffer:
     """Return the bytes of `tensor`, the one at the path of `form`, as `form` says; of some rows, those rows' bytes."""
     import torch
 
-    tensor = getattr(tensor, form.part).detach() if form.part else tensor.detach()
-    if form.transform == "int4":
-        tensor = packed(tensor)  # ExecuTorch 1.5.1, `NodeVisitor.convert_to_qc4w`
-    elif form.transform == "bfloat16":
-        tensor = tensor.to(torch.bfloat16).view(torch.uint16)
-    elif tensor.dtype == torch.bfloat16:
-        tensor = tensor.view(torch.uint16)
-    return memoryview(tensor.contiguous().numpy().reshape(-1)).cast("B")
+    made = _made(_part(tensor, form), form.transform)
+    made = made.view(torch.uint16) if made.dtype == torch.bfloat16 else made
+    return memoryview(made.contiguous().numpy().reshape(-1)).cast("B")
 
 
-def forms_by_digest(module: torch.nn.Module) -> dict[str, list[Form]]:
-    """Return the forms under the SHA-256 of their bytes; several where tensors are equal."""
+def _part(tensor: Any, form: Form) -> torch.Tensor:
+    part: torch.Tensor = getattr(tensor, form.part) if form.part else tensor
+    return part.detach()
+
+
+def _made(part: torch.Tensor, transform: str) -> torch.Tensor:
+    import torch
+
+    if transform == "int4":
+        made: torch.Tensor = packed(part)  # ExecuTorch 1.5.1, `NodeVisitor.convert_to_qc4w`
+        return made
+    return part.to(torch.bfloat16) if transform == "bfloat16" else part
+
+
+def forms_by_digest(
+    module: torch.nn.Module, sizes: Collection[int], held: KnownTensors | None = None
+) -> dict[str, list[Form]]:
+    """Return the forms whose bytes are of one of `sizes`, under the SHA-256 of these; several where tensors are equal.
+
+    What is `held` of the tensors, and was made of them there, is not hashed again.
+    """
     found: dict[str, list[Form]] = {}
     tensors = dict(named_tensors(module))
     for form in forms(module):
         tensor = tensors[form.path]
-        if form.transform == "int4" and getattr(tensor, form.part).shape[-1] % 2:
+        part = _part(tensor, form)
+        if form.transform == "int4" and part.shape[-1] % 2:
             continue
-        found.setdefault(hashlib.sha256(stored(tensor, form)).hexdigest(), []).append(form)
+        if _size(part, form.transform) in sizes:
+            found.setdefault(_sha256(tensor, form, held), []).append(form)
     return found
+
+
+def _size(part: torch.Tensor, transform: str) -> int:
+    """Return the bytes of what is made of `part`."""
+    if transform == "int4":
+        return int(part.numel()) // 2
+    return int(part.numel()) * (2 if transform == "bfloat16" else int(part.element_size()))
+
+
+def _sha256(tensor: Any, form: Form, held: KnownTensors | None) -> str:
+    if held is not None:
+        made = held.made(_part(tensor, form), form.transform, lambda part: _made(part, form.transform))
+        known = held.bytes_of(made)
+        if known is not None:
+            return str(known.hash.hexdigest())
+    return hashlib.sha256(stored(tensor, form)).hexdigest()
 
 
 def same_storage(module: torch.nn.Module, first: Form, second: Form) -> bool:

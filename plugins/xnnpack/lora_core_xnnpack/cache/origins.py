@@ -17,6 +17,8 @@ from lora_core_xnnpack.slot_tensors import occurrences
 if TYPE_CHECKING:
     import torch
 
+    from lora_core_xnnpack.lowering.known import KnownTensors
+
 _CONTENT_KEY = re.compile(r"(scale_)?[0-9a-f]{64}")
 
 
@@ -55,13 +57,15 @@ class BaseTensor:
 
 
 def trace_foundation(
-    module: torch.nn.Module, blobs: Sequence[NamedBlob], digests: Sequence[str]
+    module: torch.nn.Module, blobs: Sequence[NamedBlob], digests: Sequence[str], held: KnownTensors | None = None
 ) -> tuple[BaseTensor, ...]:
     """Trace every blob of a foundation file, whose bytes have the SHA-256 in `digests`, to a tensor of `module`.
 
+    What is `held` of the module's tensors is not hashed again.
+
     Raises `DependsOnWeightsError` if a blob is no stored form of a tensor, or of several that are equal by chance.
     """
-    known = forms_by_digest(module)
+    known = forms_by_digest(module, {blob.size for blob in blobs}, held)
     keys = {blob.key for blob in blobs}
     # What kernels read by name is not delegated: a delegated tensor that equals it (a tied head) is the other one.
     delegated = {digest: [form for form in found if form.path not in keys] or found for digest, found in known.items()}

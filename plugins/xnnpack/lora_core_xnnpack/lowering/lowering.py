@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from executorch.exir import EdgeCompileConfig, EdgeProgramManager, ExecutorchProgramManager
     from torch.export import ExportedProgram
 
+    from lora_core_xnnpack.lowering.known import KnownTensors
+
 FOUNDATION_TAG = "foundation"
 LORA_TAG = "lora"
 _UNWRAPPED = re.compile(r"\.parametrizations\.(\w+)\.original\d+$")
@@ -209,10 +211,11 @@ def to_edge(
     )
 
 
-def delegated(edge: EdgeMethods) -> Lowered:
+def delegated(edge: EdgeMethods, known: KnownTensors | None = None) -> Lowered:
     """Give XNNPACK its parts of `edge` and emit the program; `edge` is of no use afterwards.
 
-    With several methods, mutable buffers (the KV cache) are shared between them.
+    With several methods, mutable buffers (the KV cache) are shared between them. Constants that `known` holds are left
+    where they are; the data outside of the program refers to them.
     """
     from executorch.exir import ExecutorchBackendConfig, to_edge_transform_and_lower
     from executorch.exir.passes import MemoryPlanningPass
@@ -223,7 +226,7 @@ def delegated(edge: EdgeMethods) -> Lowered:
     from lora_core_xnnpack.lowering.float_conversions import write_conversions
 
     taken = {name: slot_inputs(each, edge.lora) for name, each in edge.programs.items()} if edge.takes_slots else {}
-    with fast_lowering(), ExitStack() as stack:
+    with fast_lowering(known=known), ExitStack() as stack:
         write_conversions(stack)
         # Its first step is done.
         source = _taking_slots(edge) if edge.takes_slots else edge.manager

@@ -125,7 +125,7 @@ class ShallowModels:
         return traced
 
     def _sample(self, keep: Layers, traced: Traced) -> Sample:
-        sample = traced.sample()
+        sample = traced.sample(self._base.weights.known)
         gc.collect()  # graphs are cyclic, and hold the weights
         self._advance(_DELEGATING * len(keep))
         return sample

@@ -22,6 +22,7 @@ from lora_core_xnnpack.adapter_dtype import StoredParts
 from lora_core_xnnpack.cache.origins import BaseTensor, DependsOnWeightsError, is_content_key, trace_foundation
 from lora_core_xnnpack.files.data_file import stored_blobs
 from lora_core_xnnpack.files.named_blobs import NamedBlob
+from lora_core_xnnpack.lowering.known import KnownBytes, KnownTensors
 from lora_core_xnnpack.lowering.lowering import FOUNDATION_TAG, LORA_TAG, EdgeMethods, Lowered, delegated, to_edge
 from lora_core_xnnpack.lowering.shortening import bare, shortened
 from lora_core_xnnpack.slot_tensors import tensor_blob
@@ -91,16 +92,18 @@ class Traced:
         edge = None if self.wrapped is None else bare(self.edge, self.wrapped)
         return None if edge is None else attrs.evolve(self, edge=edge, placeholders=(), wrapped={})
 
-    def sample(self) -> Sample:
+    def sample(self, weights: KnownTensors | None = None) -> Sample:
         """Lower the methods and take the result apart; the trace is of no use afterwards.
+
+        `weights` are those of the model, where they are held for several samples.
 
         Raises `NotStampableError`, also if the program put together again is another.
         """
-        lowered = delegated(self.edge)
+        lowered = delegated(self.edge, weights)
         emitted = lowered.manager._emitter_output
         if emitted.mutable_data is not None or (lowered.manager._named_data and lowered.manager._named_data.pte_data):
             raise NotStampableError("the program holds data of its own")
-        tensors, known = _base_keys(lowered, self.model.module)
+        tensors, known = _base_keys(lowered, self.model.module, weights)
         known |= _slot_keys(self.placeholders)
         methods = lowered.manager._execution_programs
         requests = {
@@ -137,10 +140,12 @@ def slots_of(lists: Lists) -> tuple[SlotKey, ...]:
     return tuple(keys)
 
 
-def _base_keys(lowered: Lowered, module: torch.nn.Module) -> tuple[tuple[BaseTensor, ...], dict[str, StoredKey]]:
+def _base_keys(
+    lowered: Lowered, module: torch.nn.Module, weights: KnownTensors | None
+) -> tuple[tuple[BaseTensor, ...], dict[str, StoredKey]]:
     blobs, digests = _stored(lowered)
     try:
-        tensors = trace_foundation(module, blobs, digests)
+        tensors = trace_foundation(module, blobs, digests, weights)
     except DependsOnWeightsError as error:
         raise NotStampableError(str(error)) from error
     known: dict[str, StoredKey] = {
@@ -162,7 +167,11 @@ def _stored(lowered: Lowered) -> tuple[list[NamedBlob], list[str]]:
         blobs = stored_blobs(empty, Path(FOUNDATION_TAG))
     starts = itertools.accumulate(map(len, segments), initial=len(tables))
     placed = dict(zip(starts, segments, strict=False))
-    return blobs, [hashlib.sha256(placed[blob.offset]).hexdigest() for blob in blobs]
+    return blobs, [_sha256(placed[blob.offset]) for blob in blobs]
+
+
+def _sha256(data: bytes | KnownBytes) -> str:
+    return str((data.hash if isinstance(data, KnownBytes) else hashlib.sha256(data)).hexdigest())
 
 
 def key_of(tensor: BaseTensor) -> BaseKey:

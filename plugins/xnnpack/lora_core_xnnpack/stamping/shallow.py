@@ -15,15 +15,19 @@ from lora_core.models.outline import Outline
 from lora_core.quant.policy import Assignment
 from lora_core_xnnpack.stamping.elements import NotStampableError
 from lora_core_xnnpack.streaming.base import StreamedBase
-from lora_core_xnnpack.streaming.stand_in import stand_in
+from lora_core_xnnpack.streaming.stand_in import StandInWeights, stand_in
 
 
 @attrs.frozen(kw_only=True)
 class LayeredBase:
-    """A base whose layers are the list of modules at the path `blocks`."""
+    """A base whose layers are the list of modules at the path `blocks`.
+
+    `weights` are those of all that is cut out of it.
+    """
 
     base: StreamedBase
     blocks: str
+    weights: StandInWeights = attrs.field(factory=StandInWeights, eq=False, repr=False)
 
     @classmethod
     def of(cls, base: StreamedBase) -> LayeredBase:
@@ -53,10 +57,11 @@ class LayeredBase:
         module = copy.deepcopy(_with_layers(self.base.model.module, self.blocks, keep))
         whole = self.base.model
         names = {path: name for name, path in whole.paths.items()}
-        layers, schemes = [], {}
+        layers, schemes, origins = [], {}, {}
         for layer in whole.summary.layers:
             for path in self.paths(whole.paths[layer.name], keep):
                 layers.append(attrs.evolve(layer, name=path, tied_to=None))
+                origins[path] = whole.paths[layer.name]
                 schemes[path] = self.base.assignment.schemes.get(names[whole.paths[layer.name]])
         sources = {
             mine: source for path, source in self.base.outline.sources.items() for mine in self.paths(path, keep)
@@ -68,7 +73,8 @@ class LayeredBase:
             paths={layer.name: layer.name for layer in layers},
         )
         outline = Outline(base=model, sources=sources)
-        return stand_in(attrs.evolve(self.base, outline=outline, assignment=Assignment(schemes=schemes)), outline)
+        cut = attrs.evolve(self.base, outline=outline, assignment=Assignment(schemes=schemes))
+        return stand_in(cut, outline, self.weights, origins)
 
     def cut_plan(self, plan: SlotPlan, keep: Sequence[int]) -> SlotPlan:
         """Return what `plan` is for the model of the layers `keep`."""

@@ -7,12 +7,16 @@ repeated.
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from lora_core.layers import LayerInfo
 from lora_core.models.base import BaseModel
 from lora_core.models.outline import Outline
 from lora_core.quant.policy import Scheme
+from lora_core.tensors import LazyTensor
+from lora_core_xnnpack.cache.forms import named_tensors
 from lora_core_xnnpack.quant import is_half, put_layer, quantized_layer
 from lora_core_xnnpack.streaming.base import StreamedBase
 
@@ -23,24 +27,59 @@ _ROWS = 16
 _SCALE = 0.05
 
 
-def stand_in(base: StreamedBase, outline: Outline) -> BaseModel:
+class StandInWeights:
+    """The weights of stand-ins of one base, made when a model first has them, and held as long as this is.
+
+    Models of different layers of the base have the same tensors for the layers that they have in common: nothing writes
+    into one, so what a lowering makes of them, above all their hashes, serves the next.
+    """
+
+    def __init__(self) -> None:
+        import torch
+
+        from lora_core_xnnpack.lowering.known import KnownTensors
+
+        self.known = KnownTensors()
+        self._generator = torch.Generator().manual_seed(0)
+        self._tensors: dict[str, torch.Tensor] = {}
+        self._layers: dict[str, torch.nn.Module] = {}
+
+    def tensor(self, source: LazyTensor) -> torch.Tensor:
+        """Return what stands for the stored tensor `source`."""
+        if source.name not in self._tensors:
+            made = self._tensors[source.name] = _random(source.shape, self._generator)
+            self.known.hold(made)
+        return self._tensors[source.name]
+
+    def layer(self, path: str, layer: LayerInfo, scheme: Scheme, scale_search: str) -> torch.nn.Module:
+        """Return a quantized layer for that at `path` of the base: a new one each time, with the same tensors."""
+        if path not in self._layers:
+            made = self._layers[path] = _quantized(layer, scheme, scale_search, self._generator)
+            for _, tensor in named_tensors(made):
+                self.known.hold_parts(tensor)
+        copied = copy.copy(self._layers[path])
+        copied._parameters = dict(copied._parameters)
+        return copied
+
+
+def stand_in(
+    base: StreamedBase,
+    outline: Outline,
+    weights: StandInWeights | None = None,
+    origins: Mapping[str, str] | None = None,
+) -> BaseModel:
     """Give `outline`, one like that of `base`, random weights, quantized as those of the base are; return its base.
 
-    Tied parameters are tied here too.
+    Tied parameters are tied here too. `weights` are those of all models that are cut out of one base, which calls a
+    layer by the path that `origins` has for it.
     """
-    import torch
-
-    generator = torch.Generator().manual_seed(0)
+    weights = weights or StandInWeights()
     module = outline.base.module
     for path, (layer, scheme) in base.quantized.items():
-        _put(module, path, _quantized(layer, scheme, base.scale_search, generator))
-    values: dict[str, torch.Tensor] = {}
-    given: dict[str, torch.Tensor] = {}
-    for path, source in outline.sources.items():
-        if base.reads_alone(path):
-            if source.name not in values:
-                values[source.name] = _random(source.shape, generator)
-            given[path] = values[source.name]
+        origin = path if origins is None else origins[path]
+        _put(module, path, weights.layer(origin, layer, scheme, base.scale_search))
+    alone = {path: source for path, source in outline.sources.items() if base.reads_alone(path)}
+    given = {path: weights.tensor(source) for path, source in alone.items()}
     module.load_state_dict(given, strict=False, assign=True)
     module.requires_grad_(False)
     return outline.base

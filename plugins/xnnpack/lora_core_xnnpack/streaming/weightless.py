@@ -145,12 +145,14 @@ def stamped(base: StreamedBase, missing: Missing[Kind], stamp: Stamp[Kind], emit
     from lora_core_xnnpack.stamping.shallow import LayeredBase
 
     try:
-        return stamp(LayeredBase.of(base), missing, emit)
+        made = stamp(LayeredBase.of(base), missing, emit)
     except TooFewLayersError:
         return None
     except (NotStampableError, DependsOnWeightsError, LoraCoreError) as error:  # a fault of the job's comes again
         emit(Noted(message=f"Every layer is lowered, because the others do not follow from a few: {error}"))
         return None
+    gc.collect()  # graphs are cyclic, and hold the stand-ins
+    return made
 
 
 def _whole(

@@ -64,8 +64,14 @@ def anonymous_growth(report: dict[str, Any]) -> dict[str, int]:
 
 
 @pytest.fixture(scope="session")
-def shared(bundle: Path) -> dict[str, Any]:
-    return run(bundle, "on", "base", "pirate", "shout", "twin")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("packed")
+
+
+@pytest.fixture(scope="session")
+def shared(bundle: Path, packed: Path) -> dict[str, Any]:
+    """What a run of all programs tells, which packs the base, and proves the file when it ends."""
+    return run(bundle, "on", "base", "pirate", "shout", "twin", packed=packed)
 
 
 def test_every_program_answers_like_transformers_and_peft(shared: dict[str, Any], reference: Reference) -> None:
@@ -80,16 +86,18 @@ def test_every_program_answers_like_transformers_and_peft(shared: dict[str, Any]
     assert {key: found for key, found in departures.items() if found} == {}
 
 
-def test_an_adapter_adds_its_own_memory_and_without_the_cache_the_base_again(bundle: Path, tmp_path: Path) -> None:
+def test_an_adapter_adds_its_own_memory_and_without_the_cache_the_base_again(
+    bundle: Path, shared: dict[str, Any], packed: Path
+) -> None:
     loading = partial(run, prompts=PROMPTS[:1], new_tokens=1)  # memory is told when a program is loaded
-    loading(bundle, "on", "base", *ADAPTERS, packed=tmp_path)  # packs, and proves the file when it ends
-    shared = loading(bundle, "on", "base", *ADAPTERS, packed=tmp_path)
-    assert shared["facts"]["packed_cache"].startswith("proven")
+    assert shared["facts"]["packed_cache"].startswith("written")
+    again = loading(bundle, "on", "base", *ADAPTERS, packed=packed)
+    assert again["facts"]["packed_cache"].startswith("proven")
     manifest = json.loads((bundle / "manifest.json").read_text("utf-8"))
     planned = manifest["detail"]["planned_memory"]["template/0"]["forward"]
     own = {name: sum(item["size"] for item in manifest["artifacts"] if item["adapter"] == name) for name in ADAPTERS}
     foundation = next(item["size"] for item in manifest["artifacts"] if item["role"] == "foundation")
-    growth = anonymous_growth(shared)
+    growth = anonymous_growth(again)
     assert {name: growth[name] for name in ADAPTERS if growth[name] > planned + 1.5 * own[name]} == {}
     unshared = anonymous_growth(loading(bundle, "off", "base", "pirate"))
     # The embedding is read where it lies; all linear layers are packed anew.

@@ -54,7 +54,8 @@ def test_foundation_and_adapter_data_are_those_of_the_exporter_of_executorch(
 ) -> None:
     adapter = one_layer.adapter("theirs", seed=8, rank=4, alpha=4.0, targets=ALL_LINEAR)
     out, _ = exported(one_layer.job([adapter], cache=lowered_once))
-    prepared = export_llm.prepare(one_layer.checkpoint, tmp_path / "prepared")
+    prepared = tmp_path / "prepared"
+    export_llm.convert(one_layer.checkpoint, prepared)
     context = TINY_OPTIONS.max_context_len
     peer = export_llm.run(
         prepared,

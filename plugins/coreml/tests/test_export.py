@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import attrs
+import pytest
 from lora_core_coreml.backend import CoremlBackend
 from lora_core_coreml.storage import mil, package, pte
 
@@ -23,13 +24,30 @@ def test_every_adapter_is_a_method_beside_forward(bundle: Bundle) -> None:
     assert not [name for name in names if "template" in name]
 
 
-def test_base_and_plan_are_lowered_once_whatever_the_adapters(exporter, tmp_path: Path) -> None:
-    lowered = []
-    for names in (["shout", "pirate"], ["shout"]):
-        made = attrs.evolve(exporter, cache=tmp_path).export_again(names, plan_of=["shout", "pirate"])
-        events = [event for event in exporter.events[made.path] if isinstance(event, StageAdvanced)]
-        lowered.append([(event.done, event.total) for event in events])
-    assert lowered == [[(1, 2), (2, 2)], []]
+@pytest.fixture(scope="module")
+def lowered_again(exporter, tmp_path_factory: pytest.TempPathFactory):
+    """The exporter with a template cache of its own, and a bundle with the adapters of `bundle` that filled it."""
+    apart = attrs.evolve(exporter, cache=tmp_path_factory.mktemp("cache"), made={})
+    return apart, apart.export_again(["pirate", "shout"])
+
+
+def lowerings(exporter, bundle: Bundle) -> list[tuple[int, int | None]]:
+    events = exporter.events[bundle.path]
+    return [(event.done, event.total) for event in events if isinstance(event, StageAdvanced)]
+
+
+def test_base_and_plan_are_lowered_once_whatever_the_adapters(lowered_again) -> None:
+    apart, first = lowered_again
+    assert lowerings(apart, first) == [(1, 2), (2, 2)]
+    assert lowerings(apart, apart.export_again(["shout"], plan_of=["shout", "pirate"])) == []
+
+
+def test_two_exports_are_byte_identical(bundle: Bundle, lowered_again) -> None:
+    _, again = lowered_again
+    files = sorted(path.relative_to(bundle.path) for path in bundle.path.rglob("*") if path.is_file())
+    assert files == sorted(path.relative_to(again.path) for path in again.path.rglob("*") if path.is_file())
+    for path in files:
+        assert (bundle.path / path).read_bytes() == (again.path / path).read_bytes(), path
 
 
 def test_the_program_grows_by_an_adapters_bytes_and_a_function(exporter, bundle: Bundle) -> None:

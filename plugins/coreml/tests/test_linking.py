@@ -26,14 +26,6 @@ def test_adding_to_a_bundle_without_adapters_writes_the_bytes_of_an_export_with_
     assert program_bytes(exporter.add(empty, ["pirate", "shout"])) == program_bytes(bundle)
 
 
-def test_two_exports_are_byte_identical(exporter, bundle: Bundle) -> None:
-    again = attrs.evolve(exporter, cache=None).export_again(["pirate", "shout"])
-    files = sorted(path.relative_to(bundle.path) for path in bundle.path.rglob("*") if path.is_file())
-    assert files == sorted(path.relative_to(again.path) for path in again.path.rglob("*") if path.is_file())
-    for path in files:
-        assert (bundle.path / path).read_bytes() == (again.path / path).read_bytes(), path
-
-
 def test_removing_an_adapter_writes_the_bytes_of_an_export_without_it(exporter, bundle: Bundle, tmp_path) -> None:
     alone = exporter.export(["shout"], plan_of=["shout", "pirate"])
     CoremlBackend().unlink(bundle, ["pirate"], tmp_path, ignore)

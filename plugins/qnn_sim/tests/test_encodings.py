@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from lora_core_qnn_sim.artifacts.context_binary import read_context
 from lora_core_qnn_sim.artifacts.foundation import read_foundation
 from lora_core_qnn_sim.artifacts.section import read_section
+from lora_core_qnn_sim.calibrate.calibrate import quantized_base, quantized_rows
 from lora_core_qnn_sim.encodings.aimet import aimet_document, read_aimet
 from lora_core_qnn_sim.encodings.grid import asymmetric, covering, quantize_channels, symmetric
 from lora_core_qnn_sim.errors import EncodingsFileError
-from lora_core_qnn_sim.graph.rotation import rotate
+from lora_core_qnn_sim.graph.rotation import RotatedBase, rotate
+from lora_core_qnn_sim.runtime.weights import BaseWeights
 
 from lora_core.preparation.prompts import calibration_prompts
 from plugins.qnn_sim.tests import tiny
@@ -191,3 +193,13 @@ def test_rotation_is_orthogonal_and_spreads_a_single_channel(width: int) -> None
     matrix = rotate(np.eye(width))
     assert np.abs(matrix @ matrix.T - np.eye(width)).max() < 1e-12
     assert np.abs(matrix).max() <= np.sqrt(2.0 / width) + 1e-12
+
+
+@pytest.mark.parametrize("width", [6, 64, 576])
+def test_rows_of_an_embedding_are_rotated_and_dequantized_as_in_all_of_it(width: int) -> None:
+    name, numbers = "embed_tokens.weight", np.array([7, 0, 7, 299])
+    table = np.random.default_rng(1).standard_normal((300, width)).astype(np.float32)
+    rotated = RotatedBase(weights={name: table}, gains={})
+    assert np.array_equal(rotated.rows(name, numbers), rotated[name][numbers])
+    base = BaseWeights(linears={name: quantize_channels(table, 8)}, vectors={}, cos=table, sin=table)
+    assert np.array_equal(quantized_rows(base)(name, numbers), quantized_base(base)(name)[numbers])

@@ -35,10 +35,21 @@ def quantized_base(base: BaseWeights) -> Callable[[str], Array]:
     return read
 
 
+def quantized_rows(base: BaseWeights) -> Callable[[str, npt.NDArray[np.int64]], Array]:
+    """Return a reader of some rows of the base's weights, the same numbers as `quantized_base` gives."""
+
+    def read(name: str, numbers: npt.NDArray[np.int64]) -> Array:
+        weight = base.linears[name]
+        return weight.values[numbers] * weight.scales[numbers, None].astype(np.float64)
+
+    return read
+
+
 def calibrate_base(spec: GraphSpec, base: BaseWeights, prompts: Sequence[npt.NDArray[np.int64]]) -> dict[str, Encoding]:
     """Return encodings of all activations of a graph without slots (zero LoRA)."""
     observer = RangeObserver(bits=tensor_bits(spec), firsts=first_tokens(prompts))
-    FloatRun(spec=spec, weight=quantized_base(base), base=base, lora={}, observe=observer).logits(prompts)
+    weight, rows = quantized_base(base), quantized_rows(base)
+    FloatRun(spec=spec, weight=weight, base=base, lora={}, observe=observer, rows=rows).logits(prompts)
     return observer.encodings()
 
 
@@ -61,6 +72,7 @@ def calibrate_adapter(
         base=foundation.base,
         lora={name: array.astype(np.float64) for name, array in weights.items()},
         observe=observer,
+        rows=quantized_rows(foundation.base),
     )
     run.watch(foundation.prompts, observer.bits)
     return observer.encodings() | weight_encodings(spec, weights)

@@ -19,6 +19,7 @@ from lora_core.preparation.rounded import DAMPING
 from lora_core.quant.fitting import Float32, Grid, weighted_scales
 from lora_core_qnn_sim.encodings.grid import ChannelWeight, quantize_channels
 from lora_core_qnn_sim.graph.nodes import Node, build_nodes
+from lora_core_qnn_sim.graph.rotation import RotatedBase
 from lora_core_qnn_sim.graph.spec import GraphSpec
 from lora_core_qnn_sim.graph.splitting import PRODUCT, SplitBase, Splits, find_splits, split_moments
 from lora_core_qnn_sim.runtime.floating import FloatRun
@@ -108,8 +109,13 @@ def compensated_base(
     def wide(name: str) -> Array:
         return np.asarray(weights[name], np.float64)
 
+    def wide_rows(name: str, numbers: npt.NDArray[np.int64]) -> Array:
+        rows = weights.rows(name, numbers) if isinstance(weights, RotatedBase) else weights[name][numbers]
+        return np.asarray(rows, np.float64)
+
     # float64, as calibration: the order of summation then moves what is rounded by 1e-13 of a step.
-    FloatRun(spec=spec, weight=wide, base=tables, lora={}, observe=observer).watch(prompts, observer.readers)
+    run = FloatRun(spec=spec, weight=wide, base=tables, lora={}, observe=observer, rows=wide_rows)
+    run.watch(prompts, observer.readers)
     return Compensated(matrices=observer.matrices, splits=observer.splits)
 
 

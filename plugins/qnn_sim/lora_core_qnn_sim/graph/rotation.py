@@ -54,17 +54,18 @@ def rotate(rows: Array) -> Array:
     out = np.empty(flat.shape)
     step = max(1, _CHUNK // flat.shape[1])
     for begin in range(0, len(flat), step):
-        out[begin : begin + step] = _rotated(flat[begin : begin + step].astype(np.float64))
+        out[begin : begin + step] = _rotated(flat[begin : begin + step].T.astype(np.float64, order="C")).T
     return out.reshape(given.shape)
 
 
-def _rotated(rows: Array) -> Array:
-    width = rows.shape[1]
+def _rotated(columns: Array) -> Array:
+    """Rotate vectors that are columns: what is added up then lies side by side, whatever the size of a factor."""
+    width, count = columns.shape
     for size in sizes(width):
-        blocks = rows.reshape(len(rows), width // size, size)
+        blocks = columns.reshape(width // size, size, count)
         turned = _times_dct(blocks) if size % 2 else _times_hadamard(blocks)
-        rows = np.ascontiguousarray(turned.swapaxes(1, 2)).reshape(rows.shape)
-    return rows
+        columns = np.ascontiguousarray(turned.swapaxes(0, 1)).reshape(width, count)
+    return columns
 
 
 @attrs.frozen(kw_only=True)
@@ -83,6 +84,10 @@ class RotatedBase(Mapping[str, Array]):
         if last != "bias":
             return rotated_matrix(layer, array, self.gains)
         return rotate(array).astype(np.float32) if layer.endswith(_WRITES) else array
+
+    def rows(self, name: str, numbers: npt.NDArray[np.int64]) -> Array:
+        """Read some rows of the embedding and rotate them alone."""
+        return rotated_matrix("embed_tokens", self.weights[name][numbers], self.gains)
 
     def __contains__(self, name: object) -> bool:
         """Say whether there is such a weight, without reading it."""
@@ -143,23 +148,25 @@ def rotated_b(layer: str, b: Array) -> Array:
 
 
 def _times_hadamard(blocks: Array) -> Array:
-    """Multiply the last axis by Sylvester's Hadamard matrix, scaled to be orthogonal."""
-    shape, half, out = blocks.shape, blocks.shape[-1] // 2, blocks
+    """Multiply the middle axis by Sylvester's Hadamard matrix, scaled to be orthogonal."""
+    number, size, count = blocks.shape
+    half, out, spare = size // 2, blocks, np.empty_like(blocks)
     while half:
-        pairs = out.reshape(*shape[:-1], -1, 2, half)
-        first, second = pairs[..., 0, :], pairs[..., 1, :]
-        out = np.stack([first + second, first - second], axis=-2).reshape(shape)
+        pairs, into = (each.reshape(number, -1, 2, half * count) for each in (out, spare))
+        np.add(pairs[:, :, 0], pairs[:, :, 1], out=into[:, :, 0])
+        np.subtract(pairs[:, :, 0], pairs[:, :, 1], out=into[:, :, 1])
+        out, spare = spare, np.empty_like(blocks) if out is blocks else out
         half //= 2
-    scaled: Array = out * (1.0 / np.sqrt(shape[-1]))
+    scaled: Array = out * (1.0 / np.sqrt(size))
     return scaled
 
 
 def _times_dct(blocks: Array) -> Array:
-    """Multiply the last axis by the transpose of the orthogonal DCT-II."""
-    matrix = _dct(blocks.shape[-1])
-    out: Array = blocks[..., 0, None] * matrix[0]
+    """Multiply the middle axis by the transpose of the orthogonal DCT-II."""
+    matrix, product = _dct(blocks.shape[1]), np.empty_like(blocks)
+    out: Array = blocks[:, 0, None] * matrix[0, :, None]
     for index in range(1, len(matrix)):
-        out += blocks[..., index, None] * matrix[index]
+        out += np.multiply(blocks[:, index, None], matrix[index, :, None], out=product)
     return out
 
 

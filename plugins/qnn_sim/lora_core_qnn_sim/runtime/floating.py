@@ -27,7 +27,8 @@ class FloatRun:
     """One pass over several prompts at once, in the type of the weights.
 
     `weight` returns a static weight by name; `lora` holds real A and B (missing: zero). `observe` sees every
-    activation that the integer graph quantizes.
+    activation that the integer graph quantizes. `rows` returns some rows of a static weight:
+    few of an embedding's are looked up.
     """
 
     spec: GraphSpec
@@ -35,6 +36,7 @@ class FloatRun:
     base: BaseWeights
     lora: Mapping[str, Real]
     observe: Observe | None = None
+    rows: Callable[[str, npt.NDArray[np.int64]], Real] | None = None
     _lengths: list[int] = attrs.field(factory=list, init=False)
     _values: dict[str, Real] = attrs.field(factory=dict, init=False)
 
@@ -74,7 +76,8 @@ class FloatRun:
         values, dims = [self._values[name] for name in node.inputs], self.spec.dims
         match node.op:
             case "embed":
-                rows = self.weight(node.weights["weight"])[tokens]
+                name = node.weights["weight"]
+                rows = self.weight(name)[tokens] if self.rows is None else self.rows(name, tokens)
                 return rows if dims.embedding_scale == 1.0 else rows * rows.dtype.type(dims.embedding_scale)
             case "linear":
                 out: Real = values[0] @ self.weight(node.weights["weight"]).T

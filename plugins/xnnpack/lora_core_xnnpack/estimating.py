@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from lora_core.adapters.slots.kinds import FLOAT32_SIZE
 from lora_core.adapters.slots.plan import SlotPlan
@@ -19,15 +19,14 @@ _GROUP_SCALE = 2
 """Bytes of a group's scale in a linear layer (bfloat16); one of a whole channel, or of an embedding, is float32."""
 _PROGRAM_BYTES = 1500
 """Of a program for each linear layer: tables of its delegate, its tensors and calls, seen on ExecuTorch 1.5.1."""
-_TOOLS = 530_000_000
-"""What torch, ExecuTorch and torchao take, and the graphs of the lowering: 440 to 522 MB were the peaks of models of
-width 64 (`benchmarks/depth.py`). Two exports in fp32 of ten blocks of width 512 had peaks of 1174 MB (16.8 million
-embedded values, tied) and 1242 MB (10.5 million values a block), where this gives 1178 and 1287."""
+_TOOLS = 650_000_000
+"""What torch, ExecuTorch and torchao take, the graphs of the lowering, and pages of the checkpoint: peaks in fp32 were
+439 to 448 MB for models of width 64 (`benchmarks/depth.py`), 540 MB for SmolLM2-135M and 700 MB for Qwen3-0.6B
+(`benchmarks/first_export.py`)."""
 _PACKING = 3
 """Bytes that a value of a quantized weight takes while ExecuTorch 1.5.1 packs it (`convert_to_qc4w`)."""
-_DEPTHS = (2, 3, 4)
-"""Blocks of the models that are lowered, one after the other, in place of more alike blocks. Bases of fewer than these
-have together count as they are, which is no less."""
+_FEWEST, _DEEPEST = 7, 4
+"""Bases of so many blocks are derived from models of fewer, the deepest of so many, if all are alike."""
 _BLOCK = re.compile(r"\.(\d+)\.")
 
 
@@ -45,27 +44,22 @@ def _most_held(job: ExportJob) -> int | None:
     """Return about how many bytes are held at once; None for a module that a caller or a generic source brings, whose
     layers none counts, and for one with experts, of which no peak was seen.
 
-    Stand-ins and what is stored of them, and the largest weight while it is packed. All models count from which the
-    programs follow: they are let go of one after the other, but that is what fits the peaks that were seen (`_TOOLS`).
+    Stand-ins, what is stored of them, and the largest weight while it is packed. Of a float stand-in nearly all is
+    zeros that take no memory, and models that are cut out of a deeper base store it from where it is.
     """
     if job.model.summary.family not in {family.name for family in FAMILIES} or _expert_bytes(job):
         return None
-    lowered = _lowered(job.model.summary.layers)
-    schemes = job.policy.assign(job.model.summary.layers).schemes
-    held = sum(_held(layer, schemes) + _stored(layer, schemes) for layer in lowered)
-    quantized = (layer for layer in lowered if (scheme := schemes[layer.name]) is not None and scheme.bits <= 8)
-    packed = max((_weights(layer) for layer in quantized if layer.kind == "linear"), default=0)
-    return _TOOLS + held + _PACKING * packed + sum(_matrices(plan) for plan in job.plans)
-
-
-def _lowered(layers: Sequence[LayerInfo]) -> list[LayerInfo]:
-    """Return those of all models that are lowered, if all blocks of the base are alike."""
-    numbers = {layer.name: _BLOCK.search(layer.name) for layer in layers}
-    blocks = {int(number[1]) for number in numbers.values() if number}
-    depths = _DEPTHS if len(blocks) > sum(_DEPTHS) else (len(blocks),)
-    return [
-        layer for kept in depths for layer in layers if (number := numbers[layer.name]) is None or int(number[1]) < kept
-    ]
+    layers = job.model.summary.layers
+    blocks = {layer.name: int(found[1]) if (found := _BLOCK.search(layer.name)) else 0 for layer in layers}
+    derived = len(set(blocks.values())) >= _FEWEST
+    schemes = job.policy.assign(layers).schemes
+    lowered = [layer for layer in layers if not derived or blocks[layer.name] < _DEEPEST]
+    quantized = [layer for layer in lowered if (scheme := schemes[layer.name]) is not None and scheme.bits <= 8]
+    linear = [layer for layer in quantized if layer.kind == "linear"]
+    held = sum(_held(layer, schemes) for layer in (quantized if derived else lowered))
+    stored = sum(_stored(layer, schemes) for layer in (linear if derived else lowered))
+    packed = max(map(_weights, linear), default=0)
+    return _TOOLS + held + stored + _PACKING * packed + sum(_matrices(plan) for plan in job.plans)
 
 
 def _held(layer: LayerInfo, schemes: Mapping[str, Scheme | None]) -> int:

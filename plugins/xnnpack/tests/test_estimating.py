@@ -24,9 +24,17 @@ def job(blocks: int, *, family: str = "llama", policy: str = "fp32") -> Any:
 
 
 def test_memory_does_not_grow_with_the_depth_of_a_base_whose_layers_are_alike() -> None:
-    shallow, deep, deeper = (estimate(job(blocks)) for blocks in (1, 32, 128))
-    assert shallow.memory < deep.memory == deeper.memory
-    assert deep.written < deeper.written
+    for policy in ("fp32", "8da4w"):
+        deep, deeper = (estimate(job(blocks, policy=policy)) for blocks in (32, 128))
+        assert deep.memory == deeper.memory
+        assert deep.written < deeper.written
+
+
+def test_of_a_base_that_is_derived_from_few_blocks_only_quantized_weights_are_held() -> None:
+    float32, quantized = (estimate(job(32, policy=policy)).memory for policy in ("fp32", "8da4w"))
+    embedding, blocks = 4096 * WIDTH, 4 * WIDTH * WIDTH
+    assert embedding + 2 * blocks < quantized - float32 < embedding + 3 * blocks
+    assert float32 < estimate(job(1)).memory  # lowered with all that it stores
 
 
 def test_memory_counts_a_float_weight_as_it_is_held_and_as_it_is_stored() -> None:

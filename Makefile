@@ -154,7 +154,7 @@ COMPILE = $(BIN)/python -m compileall -q lora_core tests $(wildcard plugins/*/lo
 
 test: lint types $(MODEL)/config.json
 	@$(COMPILE)
-	@echo "==> pytest (about 11 minutes on two quiet cores; the slowest tests are shown at the end)"
+	@echo "==> pytest (about 12 minutes on two cores; the slowest tests are shown at the end)"
 	@$(BIN)/python -m pytest $(WORKERS) --durations=15 -m "not packaging and not deep"
 
 test-fast: lint types
